@@ -1,0 +1,123 @@
+//! Doors to object storage behind small traits, each authority its own: [`Fetch`], [`Put`], [`Remove`].
+//!
+//! An object is written once under a name that did not exist before; only the few mutable documents
+//! (coverage, leases) are replaced, by compare-and-swap. Nothing here needs rename or delete to be correct.
+
+mod path;
+
+pub use path::ObjectPath;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use std::ops::Range;
+use std::sync::Arc;
+use terms::{Class, Explain, Timestamp};
+
+/// What a store knows of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Where it is.
+    pub path: ObjectPath,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
+    /// What changes whenever its bytes do (an ETag); compared, never parsed.
+    pub version: Version,
+}
+
+/// An object's version as the store names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version(pub(crate) String);
+
+/// How a conditional put ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// These bytes are now the object: this caller's put was the one.
+    New,
+    /// Another object was there first and stays as it is.
+    AlreadyThere,
+}
+
+/// The door for reading.
+#[async_trait]
+pub trait Fetch: Send + Sync {
+    /// The whole object. [`StoreError::Missing`] when there is none.
+    async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError>;
+    /// Exactly the bytes of `range`; [`StoreError::Truncated`] when the object ends before it.
+    async fn get_range(&self, path: &ObjectPath, range: Range<u64>) -> Result<Bytes, StoreError>;
+    /// What is known of the object, or `None` when a successful answer says that there is none.
+    async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, StoreError>;
+    /// Every object below `folder` (recursively), after `after` when given, ordered by path bytes.
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>>;
+    /// The names of the folders directly below `folder`, sorted.
+    async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError>;
+    /// The store's address for messages, without secrets: `file:///srv/backups`, `s3://bucket/prefix`.
+    fn address(&self) -> String;
+    /// Whether many requests should be under way at once because each has a long way to go (S3: yes; a folder: no).
+    fn is_remote(&self) -> bool;
+}
+
+/// The door for adding. Whatever returns `Ok` is durable, except where [`Put::settle`] says otherwise.
+#[async_trait]
+pub trait Put: Fetch {
+    /// Writes an object that must not exist yet. Of racing callers exactly one is told [`Created::New`].
+    /// An answer lost on the way is settled by reading back: if the stored bytes equal `body`, the put is [`Created::New`].
+    async fn put_new(&self, path: &ObjectPath, body: Bytes) -> Result<Created, StoreError>;
+    /// Replaces an object if its version still is `expected` (`None`: if it does not exist).
+    /// `Ok(None)` when somebody else was faster and nothing was written.
+    async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError>;
+    /// Begins a large object that is appended to by several threads and must not exist yet.
+    /// Must be called outside the runtime's own threads, like everything on [`ObjectSink`].
+    fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError>;
+    /// Returns when every object finished so far is durable, with the first error of any of them.
+    async fn settle(&self) -> Result<(), StoreError>;
+}
+
+/// One large object being written.
+pub trait ObjectSink: Send + Sync {
+    /// Appends `bytes` in one piece and returns the offset at which they lie. Safe from several threads.
+    fn append(&self, bytes: &[u8]) -> Result<u64, StoreError>;
+    /// No more appends follow. The object may become durable only later: see [`Put::settle`].
+    fn finish(&self) -> Result<(), StoreError>;
+}
+
+/// The door for removing; only upkeep holds it.
+#[async_trait]
+pub trait Remove: Fetch {
+    /// Removes the object; it is no error when there is none.
+    async fn remove(&self, path: &ObjectPath) -> Result<(), StoreError>;
+}
+
+/// What a store could not do, and with which object.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// A successful answer says that there is no such object.
+    #[error("{store} has no object {path}")]
+    Missing { store: String, path: String },
+    /// The object ends before the bytes asked for.
+    #[error("object {path} in {store} is shorter than it must be")]
+    Truncated { store: String, path: String, wanted: u64, found: u64 },
+    /// The store refuses these credentials this operation.
+    #[error("{store} denies {operation} on {path}")]
+    Denied { store: String, operation: &'static str, path: String, why: String },
+    /// No answer, or none in time.
+    #[error("cannot reach {store} to {operation} {path}")]
+    Unreachable { store: String, operation: &'static str, path: String, why: String },
+    /// No space left, or a quota is used up.
+    #[error("{store} is full: cannot {operation} {path}")]
+    Full { store: String, operation: &'static str, path: String, why: String },
+    /// The bucket or folder itself is not there.
+    #[error("{store} does not exist")]
+    NoStore { store: String, why: String },
+    /// The address or the options make no sense.
+    #[error("{url:?} is not a repository address")]
+    BadAddress { url: String, why: String },
+    /// Anything else the store answered.
+    #[error("{store} failed to {operation} {path}")]
+    Failed { store: String, operation: &'static str, path: String, why: String },
+    /// An object that must be new is there already.
+    #[error("object {path} in {store} exists already")]
+    Exists { store: String, path: String },
+}

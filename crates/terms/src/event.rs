@@ -1,0 +1,118 @@
+//! Facts in domain words. Bar, JSON lines, report and later alerts are readers that fold them; the core prints nothing.
+
+use crate::{BackupId, Lsn, RecoveryTarget, SegmentName, Timeline, Timestamp};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One thing that happened. Facts are lossless; [`Event::Progress`] is latest-wins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A backup began: its name, where its WAL begins, and how its files are read.
+    BackupBegun { backup: BackupId, start: Lsn, timeline: Timeline, source: &'static str },
+    /// The files are copied; `stop` is where the backup's WAL ends.
+    BackupCopied { backup: BackupId, stop: Lsn, files: u64, bytes: u64, bytes_stored: u64, took: Duration },
+    /// Waiting for the WAL that makes the backup whole, up to `stop`; `by` says who brings it.
+    AwaitingWal { backup: BackupId, stop: Lsn, by: &'static str },
+    /// The backup is listed: from now on it can be restored.
+    BackupPublished { backup: BackupId, took: Duration },
+    /// A page whose checksum does not match, beyond what replay would repair.
+    PageDamaged { file: String, block: u64, lsn: Lsn },
+    /// A file kept out of the backup because it vanished while the backup ran.
+    FileVanished { file: String },
+    /// A configuration file outside the data directory could not be read.
+    ConfigUnreadable { file: PathBuf, why: String },
+
+    /// The receiver is connected and streams from here.
+    WalStreaming { from: Lsn, timeline: Timeline, slot: String },
+    /// A segment or history file is in the repository.
+    WalStored { name: String, bytes_stored: u64 },
+    /// The same bytes were there already.
+    WalAlreadyStored { name: String },
+    /// The receiver follows the server to a new timeline.
+    TimelineSwitched { to: Timeline, at: Lsn },
+    /// The server's connection was lost; another try follows.
+    Disconnected { why: String, again_in: Duration },
+    /// A put failed and is tried again; nothing was confirmed.
+    StoreRetry { object: String, why: String, again_in: Duration },
+
+    /// A restore was planned.
+    RestorePlanned { backup: BackupId, timeline: Timeline, target: RecoveryTarget, segments: u64 },
+    /// A step of a restore or drill began.
+    StepBegun { step: Step },
+    /// A step ended.
+    StepEnded { step: Step, took: Duration },
+    /// What was in the way was moved aside, never deleted.
+    MovedAside { from: PathBuf, to: PathBuf },
+    /// The server asked for a segment and got it.
+    SegmentReplayed { segment: SegmentName },
+    /// Something the reader should know that is not an error.
+    Noticed { what: String },
+
+    /// How far the present work is.
+    Progress(SnapshotOfProgress),
+}
+
+/// The steps of a restore, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Step {
+    Plan,
+    MoveAside,
+    CopyFiles,
+    Sync,
+    StartServer,
+    Replay,
+    Promote,
+    Handover,
+}
+
+impl Step {
+    /// What is being done, as a report says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::MoveAside => "move the old data aside",
+            Self::CopyFiles => "restore files",
+            Self::Sync => "make durable",
+            Self::StartServer => "start PostgreSQL privately",
+            Self::Replay => "replay WAL",
+            Self::Promote => "promote",
+            Self::Handover => "hand over",
+        }
+    }
+}
+
+/// How far some work is. `bytes_total` grows while it is still being counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SnapshotOfProgress {
+    /// Bytes of the database done.
+    pub bytes_done: u64,
+    /// Bytes of the database in all, as far as known.
+    pub bytes_total: u64,
+    /// Files done.
+    pub files_done: u64,
+    /// Bytes written to or read from the repository.
+    pub bytes_stored: u64,
+}
+
+/// An event with its time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Where events go. Implementations must be quick and must not fail.
+pub trait Events: Send + Sync {
+    /// Takes one event.
+    fn tell(&self, event: Event);
+}
+
+/// Nobody listens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Events for Silent {
+    fn tell(&self, _: Event) {}
+}

@@ -1,0 +1,71 @@
+//! How far a recovery should go.
+
+use crate::{Lsn, ParseError, Timestamp};
+use std::{fmt, str::FromStr};
+
+/// The instant to which a cluster is to be recovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecoveryTarget {
+    /// Everything that is stored.
+    Latest,
+    /// The end of the backup itself: the first consistent state.
+    Immediate,
+    /// Everything before the first commit or abort stamped later than this.
+    Time(Timestamp),
+    /// Every record that ends at or before this position.
+    Lsn(Lsn),
+    /// The restore point of this name (`pg_create_restore_point`).
+    Name(String),
+}
+
+impl fmt::Display for RecoveryTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Immediate => f.write_str("immediate"),
+            Self::Time(at) => write!(f, "{at}"),
+            Self::Lsn(lsn) => write!(f, "{lsn}"),
+            Self::Name(name) => write!(f, "name:{name}"),
+        }
+    }
+}
+
+impl FromStr for RecoveryTarget {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let wrong = || {
+            ParseError::new(
+                "a recovery target: latest, immediate, a time with its zone (\"2026-11-22 14:05:00 UTC\"), an LSN (16/B374D848) or name:RESTORE_POINT",
+                text,
+            )
+        };
+        match text {
+            "latest" => return Ok(Self::Latest),
+            "immediate" => return Ok(Self::Immediate),
+            _ => {}
+        }
+        if let Some(name) = text.strip_prefix("name:") {
+            // PostgreSQL's limit: MAXFNAMELEN - 1 (src/backend/access/transam/xlogrecovery.c).
+            return if name.is_empty() || name.len() > 63 { Err(wrong()) } else { Ok(Self::Name(name.to_owned())) };
+        }
+        if let Ok(lsn) = text.parse() {
+            return Ok(Self::Lsn(lsn));
+        }
+        text.parse().map(Self::Time).map_err(|_| wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_target_reads_back_what_it_prints() {
+        for text in ["latest", "immediate", "16/B374D848", "name:before-migration", "2026-11-22 14:05:00 UTC"] {
+            assert_eq!(text.parse::<RecoveryTarget>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "name:", "2026-11-22 14:05", "lates"] {
+            assert!(wrong.parse::<RecoveryTarget>().is_err(), "{wrong:?}");
+        }
+    }
+}
