@@ -1,1 +1,29 @@
-fn main() {}
+//! The project's own chores, run as `cargo xtask …`; nothing here ships.
+
+mod bench;
+mod dataset;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND …
+  tidy       checks the shape of the project
+  dataset    loads data shaped like a knowledge service's into a running server
+  bench      measures bowline against its peers and against the machine";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let done = match arguments.next().as_deref() {
+        Some("tidy") => tidy::run().map_err(Into::into),
+        Some("dataset") => dataset::run(arguments).map_err(Into::into),
+        Some("bench") => bench::run(arguments),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,69 @@
-//! (being written)
+//! A live PostgreSQL into the repository: base backups and the write-ahead log.
+
+mod cover;
+mod error;
+mod local;
+mod pages;
+mod pipeline;
+mod push;
+mod reading;
+mod receive;
+mod segments;
+mod session;
+mod streamed;
+mod throttle;
+
+pub use error::CaptureError;
+pub use push::push;
+pub use receive::{Progress, ReceiveOptions, Slot, Until, receive};
+
+use pg::ConnInfo;
+use repo::{BackupDocument, Writer};
+use seal::Compression;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Clock, Events};
+
+/// What to do about pages whose checksum does not match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksums {
+    /// Do not publish the backup.
+    Fail,
+    /// Publish it, with the count of damaged pages in it and each of them told.
+    Warn,
+    /// Do not look.
+    Off,
+}
+
+/// How to make a backup.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    pub compression: Compression,
+    /// Threads that compress and seal.
+    pub jobs: usize,
+    /// Bytes of the database read per second, at most.
+    pub max_rate: Option<u64>,
+    pub checksums: Checksums,
+    /// Checkpoint at once instead of waiting for a spread one.
+    pub fast_checkpoint: bool,
+    /// The slot of the WAL receiver, if one may be running.
+    pub slot: Option<String>,
+    /// How long to wait for WAL that another process brings.
+    pub wal_timeout: Duration,
+}
+
+/// Makes a full backup and lists it; what is returned is what can be restored.
+///
+/// Whatever goes wrong, nothing is listed, and the server leaves backup mode with the session.
+pub async fn backup(
+    info: &ConnInfo,
+    data_dir: Option<&Path>,
+    writer: Writer,
+    options: BackupOptions,
+    clock: &dyn Clock,
+    events: Arc<dyn Events>,
+) -> Result<BackupDocument, CaptureError> {
+    let begun = session::Begun::begin(info, data_dir, writer, options, clock, events).await?;
+    begun.copy().await?.end().await?.cover().await?.publish().await
+}

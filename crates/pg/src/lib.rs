@@ -1,1 +1,51 @@
-//! (being written)
+//! The only room that knows PostgreSQL: its protocol, its files on disk, and how its programs are run.
+
+mod base_backup;
+mod certificate;
+mod conninfo;
+mod conninfo_kinds;
+mod conninfo_text;
+mod control;
+mod dial;
+mod disk_error;
+mod error;
+mod facts;
+mod frames;
+mod history;
+mod instance_error;
+mod label;
+mod login;
+mod page;
+mod passfile;
+mod private_server;
+mod programs;
+pub mod rules;
+mod running;
+mod server_error;
+mod session;
+mod sql;
+mod stream;
+mod tar;
+mod tls;
+pub mod wal;
+mod wire;
+
+pub use base_backup::{BaseBackup, BaseBackupEnd, BaseBackupOptions, Entry, Item, TablespaceToSend};
+pub use conninfo::{Address, ConnInfo};
+pub use conninfo_kinds::{Keepalive, RootCert, SslMode, TargetSession, TlsSettings};
+pub use control::{CONTROL_FILE, CONTROL_FILE_SIZE, ClusterState, ControlFile, WalLevel};
+pub use disk_error::DiskError;
+pub use error::PgError;
+pub use facts::{ArchiverFacts, Database, ReplicationFacts, ServerFacts, SlotFacts, Tablespace};
+pub use history::{Branch, TimelineHistory};
+pub use instance_error::InstanceError;
+pub use label::{BackupLabel, TablespaceLink, parse_tablespace_map, print_tablespace_map};
+pub use page::{BadPage, PAGE_SIZE, page_checksum, page_lsn, verify_page, verify_pages};
+pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode};
+pub use programs::{Owner, find_bin_dir, owner_of};
+pub use running::{server_running_in, start_normally, stop_server};
+pub use server_error::{Peer, ServerError};
+pub use sql::{BackupStopped, Sql};
+pub use stream::{StreamEvent, WalStream};
+pub use tar::{TarEntry, TarItem, TarKind, TarReader};
+pub use wire::{Identity, Replication, SlotCreated, SlotPosition};

@@ -1,1 +1,21 @@
-//! (being written)
+//! What a repository is: where each object lies, how it is sealed, what a backup and an archive of WAL are made of.
+
+mod catalog;
+mod document;
+mod error;
+mod keyring;
+mod layout;
+mod manifest;
+mod pack;
+pub mod reach;
+mod repository;
+mod wal;
+
+pub use catalog::{BackupDocument, WalPosition};
+pub use error::RepoError;
+pub use keyring::KeyPurpose;
+pub use layout::{backup_folder, pack_path, wal_object};
+pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
+pub use pack::Pack;
+pub use repository::{Encryption, Epoch, Reader, RepositoryDocument, Writer};
+pub use wal::{Coverage, Kept, SegmentRun, TimelineView, WalView};

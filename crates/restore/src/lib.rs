@@ -1,1 +1,171 @@
-//! (being written)
+//! The repository into a data directory, and a server brought to the instant that was asked for.
+
+mod error;
+mod fetch;
+mod files;
+mod log;
+mod pacing;
+mod plan;
+mod replay;
+mod supply;
+mod target;
+
+pub use error::RestoreError;
+pub use fetch::{Fetched, Spool, fetch};
+pub use files::{Restored, TablespaceMap};
+pub use plan::{PlanSummary, RestorePlan, Stop, Wish, plan};
+pub use replay::Recovered;
+pub use supply::{Supplied, ask_supply};
+pub use target::Target;
+
+use repo::Reader;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use terms::{Clock, Event, Events, Step};
+use tokio::runtime::Handle;
+
+/// How to carry a plan out.
+pub struct RestoreOptions {
+    pub tablespaces: TablespaceMap,
+    pub jobs: usize,
+    pub bin_dir: Option<PathBuf>,
+    /// The `bowline` program, which the server calls to get its WAL.
+    pub program: PathBuf,
+}
+
+/// What was done, step by step.
+#[derive(Debug, Clone)]
+pub struct RestoreReport {
+    pub steps: Vec<(Step, Duration)>,
+    pub restored: Restored,
+    /// Where the old data went.
+    pub moved_aside: Option<PathBuf>,
+    /// `None` when only files were asked for.
+    pub recovered: Option<Recovered>,
+    pub took: Duration,
+}
+
+/// Restores the files and recovers the cluster; at the end it is promoted, cleanly stopped and durable.
+pub async fn restore(
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    options: &RestoreOptions,
+    clock: &dyn Clock,
+    events: Arc<dyn Events>,
+) -> Result<RestoreReport, RestoreError> {
+    let mut report = restore_only_files(reader, plan, target, options, clock, events.clone()).await?;
+    let mut steps = Steps { events: &*events, report: &mut report };
+    let recovered = steps.run_async(Step::Replay, replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events.clone())).await?;
+    report.recovered = Some(recovered);
+    Ok(report)
+}
+
+/// Restores the files, durably, and starts nothing.
+pub async fn restore_only_files(
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    options: &RestoreOptions,
+    clock: &dyn Clock,
+    events: Arc<dyn Events>,
+) -> Result<RestoreReport, RestoreError> {
+    let began = Instant::now();
+    let now = clock.now();
+    let mut report = RestoreReport { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO };
+    let mut steps = Steps { events: &*events, report: &mut report };
+    let moved = steps.run(Step::MoveAside, || target.prepare(now))?;
+    if let Some(to) = &moved {
+        events.tell(Event::MovedAside { from: target.data_dir.clone(), to: to.clone() });
+    }
+    let copied = {
+        let (reader, target, tablespaces) = (reader.clone(), target.clone(), options.tablespaces.clone());
+        let (backup, bytes, jobs) = (plan.backup.id, plan.backup.bytes, options.jobs);
+        let (runtime, events) = (Handle::current(), events.clone());
+        let work = move || files::restore_files(&reader, backup, bytes, &target, &tablespaces, jobs, now, &runtime, &*events);
+        async move { tokio::task::spawn_blocking(work).await.map_err(|e| RestoreError::Bug(e.to_string()))? }
+    };
+    let restored = steps.run_async(Step::CopyFiles, copied).await?;
+    for (from, to) in &restored.moved {
+        events.tell(Event::MovedAside { from: from.clone(), to: to.clone() });
+    }
+    report.restored = restored;
+    report.moved_aside = moved;
+    report.took = began.elapsed();
+    Ok(report)
+}
+
+/// Writes into the restored cluster what it needs to recover by itself when somebody starts it: the target and a
+/// `restore_command`, appended to postgresql.auto.conf, and `recovery.signal`.
+pub fn write_recovery_settings(plan: &RestorePlan, target: &Target, restore_command: &str) -> Result<(), RestoreError> {
+    let path = target.data_dir.join("postgresql.auto.conf");
+    let mut lines = String::from("# Written by bowline restore --files-only\n");
+    let mut settings = replay::recovery_settings(plan);
+    settings.push(("restore_command".into(), restore_command.to_owned()));
+    for (name, value) in settings {
+        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+    }
+    let mut file = fs::OpenOptions::new().append(true).create(true).open(&path).map_err(RestoreError::file("open", &path))?;
+    file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()).map_err(RestoreError::file("write", &path))?;
+    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
+    replay::write_signal(target)
+}
+
+/// A `restore_command` that calls this program with this configuration.
+pub fn restore_command(program: &Path, config: &Path) -> String {
+    format!("{} --config {} wal fetch %f %p", replay::shell_word(program), replay::shell_word(config))
+}
+
+/// Puts outside configuration back where it was, where nothing is now; returns what was put back and what was left.
+pub fn put_config_back(restored: &Restored) -> Result<(Vec<PathBuf>, Vec<PathBuf>), RestoreError> {
+    let (mut put, mut left) = (Vec::new(), Vec::new());
+    for (kept, original) in &restored.config {
+        if original.exists() {
+            left.push(original.clone());
+            continue;
+        }
+        if let Some(parent) = original.parent() {
+            fs::create_dir_all(parent).map_err(RestoreError::file("create", parent))?;
+        }
+        fs::copy(kept, original).map_err(RestoreError::file("write", original))?;
+        let meta = fs::metadata(kept).map_err(RestoreError::file("read", kept))?;
+        use std::os::unix::fs::MetadataExt;
+        std::os::unix::fs::chown(original, Some(meta.uid()), Some(meta.gid())).map_err(RestoreError::file("own", original))?;
+        put.push(original.clone());
+    }
+    Ok((put, left))
+}
+
+/// Runs steps, tells of them and times them.
+struct Steps<'a> {
+    events: &'a dyn Events,
+    report: &'a mut RestoreReport,
+}
+
+impl Steps<'_> {
+    fn run<T>(&mut self, step: Step, work: impl FnOnce() -> Result<T, RestoreError>) -> Result<T, RestoreError> {
+        self.events.tell(Event::StepBegun { step });
+        let began = Instant::now();
+        let outcome = work();
+        self.ended(step, began.elapsed(), outcome)
+    }
+
+    async fn run_async<T>(&mut self, step: Step, work: impl Future<Output = Result<T, RestoreError>>) -> Result<T, RestoreError> {
+        self.events.tell(Event::StepBegun { step });
+        let began = Instant::now();
+        let outcome = work.await;
+        self.ended(step, began.elapsed(), outcome)
+    }
+
+    fn ended<T>(&mut self, step: Step, took: Duration, outcome: Result<T, RestoreError>) -> Result<T, RestoreError> {
+        if outcome.is_ok() {
+            self.events.tell(Event::StepEnded { step, took });
+            self.report.steps.push((step, took));
+            self.report.took += took;
+        }
+        outcome
+    }
+}

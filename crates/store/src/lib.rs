@@ -3,16 +3,32 @@
 //! An object is written once under a name that did not exist before; only the few mutable documents
 //! (coverage, leases) are replaced, by compare-and-swap. Nothing here needs rename or delete to be correct.
 
+mod address;
+mod disk;
+mod error;
+mod fault;
+mod memory;
+mod open;
 mod path;
+mod pending;
+mod probe;
+mod s3;
+mod token;
 
+pub use disk::Disk;
+pub use fault::{Fault, FaultPlan, Faults};
+pub use memory::Memory;
+pub use open::{Store, StoreOptions, create_root, open, open_remover};
 pub use path::ObjectPath;
+pub use probe::{Capabilities, probe};
+pub use s3::S3;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::ops::Range;
 use std::sync::Arc;
-use terms::{Class, Explain, Timestamp};
+use terms::Timestamp;
 
 /// What a store knows of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +88,7 @@ pub trait Put: Fetch {
     /// Must be called outside the runtime's own threads, like everything on [`ObjectSink`].
     fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError>;
     /// Returns when every object finished so far is durable, with the first error of any of them.
+    /// A failure stays: every later call tells it again, so that no run can take another run's answer. Open a store for each run.
     async fn settle(&self) -> Result<(), StoreError>;
 }
 

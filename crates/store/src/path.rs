@@ -10,12 +10,8 @@ impl ObjectPath {
     /// Checks that every part is made of letters, digits and `. _ - = +` and is not `.` or `..`.
     pub fn new(text: impl Into<String>) -> Result<Self, terms::ParseError> {
         let text = text.into();
-        let plain = |part: &str| {
-            !part.is_empty()
-                && part != "."
-                && part != ".."
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-=+".contains(&b))
-        };
+        let plain =
+            |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-=+".contains(&b));
         if text.split('/').all(plain) && text.len() <= 900 {
             Ok(Self(text))
         } else {

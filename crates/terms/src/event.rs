@@ -16,7 +16,7 @@ pub enum Event {
     /// The backup is listed: from now on it can be restored.
     BackupPublished { backup: BackupId, took: Duration },
     /// A page whose checksum does not match, beyond what replay would repair.
-    PageDamaged { file: String, block: u64, lsn: Lsn },
+    PageDamaged { file: String, block: u32, lsn: Lsn },
     /// A file kept out of the backup because it vanished while the backup ran.
     FileVanished { file: String },
     /// A configuration file outside the data directory could not be read.

@@ -1,1 +1,53 @@
-//! (being written)
+//! Grounds for tests: real PostgreSQL clusters, a ledger of acknowledged commits, real S3 servers and the store's conformance suite.
+//!
+//! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
+
+pub mod cluster;
+pub mod conformance;
+mod launch;
+mod place;
+pub mod s3;
+pub mod workload;
+
+pub use cluster::{Builder, Cluster};
+pub use workload::{Acknowledged, Workload};
+
+/// The PostgreSQL majors under test, oldest first: `BOWLINE_MAJORS` ("15 18" or "15,18"), or every supported one.
+pub fn majors() -> Vec<u32> {
+    let wanted = std::env::var("BOWLINE_MAJORS").unwrap_or_default();
+    let mut majors: Vec<u32> = wanted
+        .split([' ', ','])
+        .filter(|word| !word.is_empty())
+        .map(|word| word.parse().unwrap_or_else(|_| panic!("BOWLINE_MAJORS must hold majors such as \"15 18\", not {word:?}")))
+        .collect();
+    if majors.is_empty() {
+        majors = vec![15, 16, 17, 18];
+    }
+    majors.sort_unstable();
+    majors
+}
+
+/// The newest major under test: for what does not differ between majors.
+pub fn newest_major() -> u32 {
+    *majors().last().expect("at least one major")
+}
+
+/// Whether the long form of each test was asked for (`./test --full`).
+pub fn full() -> bool {
+    std::env::var("BOWLINE_FULL").is_ok_and(|value| value == "1")
+}
+
+/// The seed of one randomised test, printed so that a failure can be repeated: derived from `BOWLINE_SEED`
+/// (random when unset) and the test's name, so that each test walks its own path.
+pub fn seed(name: &str) -> u64 {
+    static RUN: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let run = *RUN.get_or_init(|| match std::env::var("BOWLINE_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("BOWLINE_SEED must be a whole number, not {text:?}")),
+        // The random keys of a hash map are the one source of chance that needs no crate.
+        Err(_) => std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0) >> 1,
+    });
+    // FNV-1a, because it must give the same number on every machine and release.
+    let own = name.bytes().fold(run ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    eprintln!("{name}: BOWLINE_SEED={run} (seed {own})");
+    own
+}

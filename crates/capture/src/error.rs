@@ -1,0 +1,122 @@
+//! What can go wrong between a live server and the repository.
+
+use pg::PgError;
+use repo::RepoError;
+use seal::SealError;
+use std::path::PathBuf;
+use terms::{Class, Explain, Lsn, SystemId};
+
+/// Why a backup or an archive of WAL failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The server.
+    #[error(transparent)]
+    Pg(#[from] PgError),
+    /// The repository.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// Sealing.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A file of the cluster.
+    #[error("cannot {operation} {}", path.display())]
+    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// The directory named as data_dir is none.
+    #[error("{} is not a PostgreSQL data directory", path.display())]
+    NotADataDirectory { path: PathBuf, why: String },
+    /// The directory belongs to another cluster than the server that was asked to begin the backup.
+    #[error("{} is not the data directory of the server that [postgres] conninfo leads to", path.display())]
+    OtherCluster { path: PathBuf, server: SystemId, directory: SystemId },
+    /// Pages are damaged.
+    #[error("{count} damaged page(s) found while backing up")]
+    DamagedPages { count: u64, first: String },
+    /// The server is a standby.
+    #[error("the server is a standby")]
+    Standby,
+    /// WAL was needed and does not come.
+    #[error("the WAL that makes this backup whole does not arrive in the repository")]
+    WalDoesNotArrive { wanted: String, stop: Lsn, waited_seconds: u64, why: String },
+    /// A WAL file that is not what its name says.
+    #[error("{} is not a good WAL file", path.display())]
+    BadWal { path: PathBuf, why: String },
+    /// The server's history went on without us.
+    #[error("WAL from {from} on timeline {timeline} is no longer on the server")]
+    WalGone { from: Lsn, timeline: u32, why: String },
+    /// Asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A mistake in Bowline.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
+
+impl Explain for CaptureError {
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::Pg(e) => e.slug(),
+            Self::Repo(e) => e.slug(),
+            Self::Seal(e) => e.slug(),
+            Self::File { .. } => "data-dir-unreadable",
+            Self::NotADataDirectory { .. } => "data-dir-wrong",
+            Self::OtherCluster { .. } => "system-id-foreign",
+            Self::DamagedPages { .. } => "page-damaged",
+            Self::Standby => "server-is-standby",
+            Self::WalDoesNotArrive { .. } => "wal-missing",
+            Self::BadWal { .. } => "wal-bad",
+            Self::WalGone { .. } => "wal-gone",
+            Self::Interrupted => "interrupted",
+            Self::Bug(_) => "bug",
+        }
+    }
+    fn class(&self) -> Class {
+        match self {
+            Self::Pg(e) => e.class(),
+            Self::Repo(e) => e.class(),
+            Self::Seal(e) => e.class(),
+            Self::File { .. } | Self::Standby => Class::Refused,
+            Self::NotADataDirectory { .. } | Self::OtherCluster { .. } => Class::Misuse,
+            Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
+            Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
+            Self::Interrupted => Class::Transient,
+            Self::Bug(_) => Class::Bug,
+        }
+    }
+    fn detail(&self) -> String {
+        match self {
+            Self::Pg(e) => e.detail(),
+            Self::Repo(e) => e.detail(),
+            Self::Seal(e) => e.detail(),
+            Self::File { source, .. } => format!("{source}."),
+            Self::NotADataDirectory { why, .. } | Self::BadWal { why, .. } => format!("{why}."),
+            Self::OtherCluster { server, directory, .. } => {
+                format!("The server's system identifier is {server}, the directory's is {directory}.")
+            }
+            Self::DamagedPages { first, .. } => format!("The first one: {first}. The backup was not published; earlier backups are untouched."),
+            Self::WalDoesNotArrive { wanted, stop, waited_seconds, why } => {
+                format!("Segment {wanted} is needed up to {stop}; waited {waited_seconds} s. {why} The backup was not published.")
+            }
+            Self::WalGone { why, .. } => format!("{why}."),
+            _ => String::new(),
+        }
+    }
+    fn hint(&self) -> String {
+        match self {
+            Self::Pg(e) => e.hint(),
+            Self::Repo(e) => e.hint(),
+            Self::Seal(e) => e.hint(),
+            Self::File { .. } => {
+                "Run as the user that owns the data directory (usually postgres), or leave data_dir out to back up over the replication protocol.".into()
+            }
+            Self::NotADataDirectory { .. } => "Set [postgres] data_dir to the directory that SHOW data_directory names, or leave it out.".into(),
+            Self::OtherCluster { .. } => "Make [postgres] conninfo and data_dir name the same server.".into(),
+            Self::DamagedPages { .. } => {
+                "Find the relation with pg_filenode_relation, restore it from an earlier backup; to keep a backup of the damaged cluster all the same use --checksums warn.".into()
+            }
+            Self::Standby => "Backups from a standby are not supported yet: point [postgres] conninfo at the primary.".into(),
+            Self::WalDoesNotArrive { .. } => "Look at the bowline wal receive (or archive_command) that should bring it, then run the backup again.".into(),
+            Self::BadWal { .. } => "Nothing was stored. If the file's disk is sound, look at what wrote it.".into(),
+            Self::WalGone { .. } => "Take a full backup now: instants between the stored WAL and that backup cannot be reached.".into(),
+            _ => String::new(),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be wrong with a key.
+
+use std::path::PathBuf;
+use terms::{Class, Explain};
+
+/// Why a key could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// There is no file.
+    #[error("key file {} does not exist", path.display())]
+    Missing { path: PathBuf },
+    /// The file is there already.
+    #[error("key file {} exists already", path.display())]
+    Exists { path: PathBuf },
+    /// The operating system said no.
+    #[error("cannot {operation} key file {}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// Others can read it.
+    #[error("key file {} can be read by others", path.display())]
+    TooOpen { path: PathBuf, mode: u32 },
+    /// Not a key, or a damaged one.
+    #[error("{} is not a Bowline key file", path.display())]
+    NotAKey { path: PathBuf, why: &'static str },
+}
+
+impl Explain for KeyError {
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "key-missing",
+            Self::Exists { .. } => "key-exists",
+            Self::Io { .. } => "key-unreadable",
+            Self::TooOpen { .. } => "key-too-open",
+            Self::NotAKey { .. } => "key-damaged",
+        }
+    }
+    fn class(&self) -> Class {
+        match self {
+            Self::Missing { .. } => Class::Missing,
+            Self::Exists { .. } | Self::Io { .. } | Self::TooOpen { .. } => Class::Refused,
+            Self::NotAKey { .. } => Class::Damaged,
+        }
+    }
+    fn detail(&self) -> String {
+        match self {
+            Self::Io { source, .. } => source.to_string(),
+            Self::TooOpen { mode, .. } => format!("Its mode is {mode:04o}."),
+            Self::NotAKey { why, .. } => format!("{why}."),
+            _ => String::new(),
+        }
+    }
+    fn hint(&self) -> String {
+        match self {
+            Self::Missing { .. } => {
+                "Copy the key that this repository was initialised with to this place, or name another with [encryption] recipients or --key.".into()
+            }
+            Self::Exists { .. } => "Keep it if a repository uses it; otherwise move it away first, or name another file.".into(),
+            Self::Io { .. } => "Run as the user that owns it, or give that user's group read access.".into(),
+            Self::TooOpen { path, .. } => format!("chmod 0600 {}", path.display()),
+            Self::NotAKey { .. } => "Use the copy that you kept elsewhere.".into(),
+        }
+    }
+}

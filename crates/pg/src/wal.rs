@@ -1,0 +1,11 @@
+//! PostgreSQL's write-ahead log: page headers, records, and a walker over them.
+
+mod header;
+mod record;
+mod walker;
+#[cfg(test)]
+mod walker_tests;
+
+pub use header::{PageHeader, SegmentHeader, WAL_PAGE_SIZE, page_magic};
+pub use record::{Record, RecordKind};
+pub use walker::{End, EndReason, RecordWalker, WalSource};

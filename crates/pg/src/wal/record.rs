@@ -1,0 +1,219 @@
+//! What a WAL record is and what the few kinds that matter to recovery say.
+
+use terms::{Lsn, Timeline, Timestamp};
+
+/// `SizeOfXLogRecord`, src/include/access/xlogrecord.h.
+pub(super) const RECORD_HEADER: usize = 24;
+/// Nothing longer is ever written (`XLogRecordMaxSize`).
+pub(super) const RECORD_SIZE_MAX: u32 = 1020 << 20;
+
+/// Resource managers, by their place in src/include/access/rmgrlist.h.
+const RMGR_XLOG: u8 = 0;
+const RMGR_XACT: u8 = 1;
+const RMGR_BUILTIN_MAX: u8 = 21;
+const RMGR_CUSTOM_MIN: u8 = 128;
+
+/// One valid record of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it begins.
+    pub start: Lsn,
+    /// Where the next one may begin: just after it, aligned; after a switch the segment's end.
+    pub end: Lsn,
+    /// Its length in bytes (`xl_tot_len`), without page headers and alignment.
+    pub length: u32,
+    /// The transaction it belongs to; zero when none.
+    pub xid: u32,
+    /// The resource manager that wrote it.
+    pub rmgr: u8,
+    /// The resource manager's flags (`xl_info`).
+    pub info: u8,
+    /// What it means for recovery.
+    pub kind: RecordKind,
+}
+
+/// The kinds of record that decide where recovery may stop and what it has reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A transaction was committed.
+    Commit { at: Timestamp },
+    /// A transaction was rolled back.
+    Abort { at: Timestamp },
+    /// A prepared transaction was committed.
+    CommitPrepared { at: Timestamp },
+    /// A prepared transaction was rolled back.
+    AbortPrepared { at: Timestamp },
+    /// `pg_create_restore_point`.
+    RestorePoint { name: String, at: Timestamp },
+    /// The rest of the segment is unused.
+    Switch,
+    /// A checkpoint; replay from it begins at `redo`.
+    Checkpoint { shutdown: bool, redo: Lsn, timeline: Timeline, previous_timeline: Timeline, at: Timestamp },
+    /// A server was promoted and writes on `timeline` from here.
+    EndOfRecovery { timeline: Timeline, previous_timeline: Timeline, at: Timestamp },
+    /// The backup whose redo position is `start` is consistent from here.
+    BackupEnd { start: Lsn },
+    /// The record that began at `overwritten` was never finished and does not count.
+    OverwriteContrecord { overwritten: Lsn },
+    /// Anything else.
+    Other,
+}
+
+/// The fixed part of a record (`XLogRecord`, src/include/access/xlogrecord.h).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecordHeader {
+    pub(super) length: u32,
+    pub(super) xid: u32,
+    pub(super) previous: u64,
+    pub(super) info: u8,
+    pub(super) rmgr: u8,
+    pub(super) crc: u32,
+}
+
+impl RecordHeader {
+    pub(super) fn read(bytes: &[u8; RECORD_HEADER]) -> Self {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self {
+            length: word(0),
+            xid: word(4),
+            previous: u64::from(word(8)) | u64::from(word(12)) << 32,
+            info: bytes[16],
+            rmgr: bytes[17],
+            crc: word(20),
+        }
+    }
+    /// The parts of `ValidXLogRecordHeader` (src/backend/access/transam/xlogreader.c) that need no context.
+    pub(super) fn is_possible(&self) -> bool {
+        (RECORD_HEADER as u32..=RECORD_SIZE_MAX).contains(&self.length) && (self.rmgr <= RMGR_BUILTIN_MAX || self.rmgr >= RMGR_CUSTOM_MIN)
+    }
+    /// Whether [`decode`] has something to find in it.
+    pub(super) fn matters(&self) -> bool {
+        matches!((self.rmgr, self.opcode()), (RMGR_XLOG, 0x00 | 0x10 | 0x50 | 0x70 | 0x90 | 0xD0) | (RMGR_XACT, 0x00 | 0x20 | 0x30 | 0x40))
+    }
+    pub(super) fn is_switch(&self) -> bool {
+        self.rmgr == RMGR_XLOG && self.opcode() == 0x40
+    }
+    /// The high bits are the resource manager's; of those a transaction's top bit is a flag (`XLOG_XACT_OPMASK`).
+    fn opcode(&self) -> u8 {
+        if self.rmgr == RMGR_XACT { self.info & 0x70 } else { self.info & 0xF0 }
+    }
+}
+
+/// What the record means; `head` is its beginning after the fixed header. `None` when the record's own bytes do not
+/// hold together although its CRC is right, which ends the log for PostgreSQL too.
+pub(super) fn decode(header: &RecordHeader, head: &[u8]) -> Option<RecordKind> {
+    if header.is_switch() {
+        return Some(RecordKind::Switch);
+    }
+    if !header.matters() {
+        return Some(RecordKind::Other);
+    }
+    let data = Data { bytes: main_data(header, head)? };
+    Some(match (header.rmgr, header.opcode()) {
+        (RMGR_XACT, 0x00) => RecordKind::Commit { at: data.time(0)? },
+        (RMGR_XACT, 0x20) => RecordKind::Abort { at: data.time(0)? },
+        (RMGR_XACT, 0x30) => RecordKind::CommitPrepared { at: data.time(0)? },
+        (RMGR_XACT, _) => RecordKind::AbortPrepared { at: data.time(0)? },
+        // CheckPoint, src/include/catalog/pg_control.h: its time is in seconds since 1970.
+        (_, opcode @ (0x00 | 0x10)) => RecordKind::Checkpoint {
+            shutdown: opcode == 0x00,
+            redo: Lsn::from_bytes(data.u64(0)?),
+            timeline: data.timeline(8)?,
+            previous_timeline: data.timeline(12)?,
+            at: Timestamp::from_unix_micros((data.u64(64)? as i64).saturating_mul(1_000_000)),
+        },
+        (_, 0x50) => RecordKind::BackupEnd { start: Lsn::from_bytes(data.u64(0)?) },
+        (_, 0x70) => RecordKind::RestorePoint { at: data.time(0)?, name: data.name(8)? },
+        (_, 0x90) => RecordKind::EndOfRecovery { at: data.time(0)?, timeline: data.timeline(8)?, previous_timeline: data.timeline(12)? },
+        _ => RecordKind::OverwriteContrecord { overwritten: Lsn::from_bytes(data.u64(0)?) },
+    })
+}
+
+/// Goes over the data headers to the main data, which comes last (`DecodeXLogRecord`). The records that matter have
+/// no block references, only perhaps an origin and a top-level transaction, so anything else is out of place here.
+fn main_data<'a>(header: &RecordHeader, head: &'a [u8]) -> Option<&'a [u8]> {
+    const ORIGIN: u8 = 253;
+    const TOPLEVEL_XID: u8 = 252;
+    const DATA_LONG: u8 = 254;
+    const DATA_SHORT: u8 = 255;
+    let mut rest = head;
+    loop {
+        let (&id, after) = rest.split_first()?;
+        let (length, data) = match id {
+            ORIGIN => {
+                rest = after.get(2..)?;
+                continue;
+            }
+            TOPLEVEL_XID => {
+                rest = after.get(4..)?;
+                continue;
+            }
+            DATA_SHORT => {
+                let (&length, data) = after.split_first()?;
+                (usize::from(length), data)
+            }
+            DATA_LONG => {
+                let (length, data) = after.split_first_chunk::<4>()?;
+                (u32::from_le_bytes(*length) as usize, data)
+            }
+            _ => return None,
+        };
+        // The main data must end where the record ends.
+        let begins_at = RECORD_HEADER + (head.len() - data.len());
+        return (begins_at.checked_add(length)? == header.length as usize).then_some(&data[..length.min(data.len())]);
+    }
+}
+
+struct Data<'a> {
+    bytes: &'a [u8],
+}
+
+impl Data<'_> {
+    fn u64(&self, at: usize) -> Option<u64> {
+        self.bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
+    }
+    fn time(&self, at: usize) -> Option<Timestamp> {
+        self.u64(at).map(|micros| Timestamp::from_postgres_micros(micros as i64))
+    }
+    fn timeline(&self, at: usize) -> Option<Timeline> {
+        let id = u32::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?);
+        Timeline::new(id).ok()
+    }
+    /// `rp_name`: at most 63 bytes, then a zero.
+    fn name(&self, at: usize) -> Option<String> {
+        let field = self.bytes.get(at..at + 64)?;
+        let name = field.split(|&b| b == 0).next()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(rmgr: u8, info: u8, body: usize) -> RecordHeader {
+        RecordHeader { length: (RECORD_HEADER + body) as u32, xid: 0, previous: 0, info, rmgr, crc: 0 }
+    }
+
+    #[test]
+    fn a_commit_is_found_behind_an_origin_and_a_toplevel_transaction() {
+        let mut body = vec![253, 1, 0, 252, 1, 0, 0, 0, 255, 8];
+        body.extend(0i64.to_le_bytes());
+        let at = Timestamp::from_postgres_micros(0);
+        assert_eq!(decode(&header(1, 0x80, body.len()), &body), Some(RecordKind::Commit { at }));
+        assert_eq!(decode(&header(1, 0x20, body.len()), &body), Some(RecordKind::Abort { at }));
+        assert_eq!(decode(&header(1, 0x00, body.len() + 1), &body), None, "the length disagrees");
+    }
+
+    #[test]
+    fn bytes_of_any_length_never_panic() {
+        for length in 0..200 {
+            for fill in [0u8, 7, 252, 253, 254, 255] {
+                let body = vec![fill; length];
+                for (rmgr, info) in [(0, 0x00), (0, 0x50), (0, 0x70), (0, 0x90), (0, 0xD0), (1, 0), (1, 0x30)] {
+                    let _ = decode(&header(rmgr, info, length), &body);
+                }
+            }
+        }
+    }
+}

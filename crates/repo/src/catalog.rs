@@ -1,0 +1,105 @@
+//! The list of backups: each is there from the moment its `backup.json` is.
+
+use crate::{Encryption, Reader, RepoError, Writer, document, layout};
+use futures::{StreamExt, TryStreamExt};
+use seal::{KeyId, RepositoryId};
+use serde::{Deserialize, Serialize};
+use store::Created;
+use terms::{BackupId, BackupKind, Lsn, SegmentSize, SystemId, Timeline, Timestamp};
+
+/// A position in the log and when the server passed it, by the server's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalPosition {
+    pub lsn: Lsn,
+    pub time: Timestamp,
+}
+
+/// `backup.json`: small, readable, without secrets; written last, and once. The only commit point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupDocument {
+    pub format: u32,
+    pub id: BackupId,
+    pub kind: BackupKind,
+    pub repository: RepositoryId,
+    pub system_id: SystemId,
+    /// PostgreSQL's major version.
+    pub major: u32,
+    /// PostgreSQL's version as it says itself.
+    pub server_version: String,
+    pub timeline: Timeline,
+    /// Where replay begins (the start checkpoint's redo position).
+    pub start: WalPosition,
+    /// Where the backup is consistent: no earlier instant can be reached from it.
+    pub stop: WalPosition,
+    pub segment_bytes: SegmentSize,
+    /// `local` or `stream`.
+    pub source: String,
+    pub compression: String,
+    pub encryption: Encryption,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+    pub files: u64,
+    /// Bytes of the database.
+    pub bytes: u64,
+    /// Bytes in the repository, manifest included.
+    pub bytes_stored: u64,
+    pub packs: u32,
+    pub manifest_bytes: u64,
+    /// Whether the cluster has page checksums, so that every page was verified.
+    pub page_checksums: bool,
+    /// Pages whose checksum did not match; such a backup is published only when told to.
+    pub pages_damaged: u64,
+    /// From begin to publication.
+    pub took_seconds: f64,
+    pub written_by: String,
+}
+
+impl Reader {
+    /// Every listed backup, oldest first. Folders without a `backup.json` are attempts and are not backups.
+    pub async fn backups(&self) -> Result<Vec<BackupDocument>, RepoError> {
+        let kind = BackupKind::Full;
+        let ids: Vec<BackupId> = self.store.folders(&kind.to_string()).await?.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut found: Vec<BackupDocument> = futures::stream::iter(ids)
+            .map(|id| self.backup_if_listed(kind, id))
+            .buffer_unordered(16)
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await?;
+        found.sort_by_key(|b| b.id);
+        Ok(found)
+    }
+
+    async fn backup_if_listed(&self, kind: BackupKind, id: BackupId) -> Result<Option<BackupDocument>, RepoError> {
+        let path = layout::backup_document(kind, id);
+        match self.store.get(&path).await {
+            Ok(bytes) => {
+                let found: BackupDocument = document::read(&path, &bytes)?;
+                if found.id != id || found.repository != self.document().id {
+                    return Err(RepoError::Document { path: path.to_string(), why: "it belongs to another backup or repository".into() });
+                }
+                Ok(Some(found))
+            }
+            Err(store::StoreError::Missing { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Writer {
+    /// Publishes a backup: one conditional put, after which it is listed.
+    /// Private to the room's neighbours by convention: only a covered backup session may call it.
+    pub async fn publish(&self, backup: &BackupDocument) -> Result<(), RepoError> {
+        let path = layout::backup_document(backup.kind, backup.id);
+        match self.store.put_new(&path, document::write(backup)?).await? {
+            Created::New => Ok(()),
+            Created::AlreadyThere => Err(RepoError::BackupExists { backup: backup.id.to_string() }),
+        }
+    }
+}
+
+impl BackupDocument {
+    /// The format and the program that a document written now carries.
+    pub fn stamp() -> (u32, String) {
+        (document::FORMAT, crate::repository::created_by())
+    }
+}

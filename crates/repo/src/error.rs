@@ -1,0 +1,127 @@
+//! What can be wrong with a repository.
+
+use seal::SealError;
+use store::StoreError;
+use terms::{Class, Explain, SystemId};
+
+/// Why something could not be done with the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// The store behind it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An object did not open.
+    #[error("cannot open {path}")]
+    Object { path: String, source: SealError },
+    /// Sealing failed before anything was written.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// There is no repository here.
+    #[error("there is no repository in {address}")]
+    NoRepository { address: String },
+    /// There is one already.
+    #[error("{address} holds a repository already")]
+    Exists { address: String },
+    /// A readable document is damaged.
+    #[error("{path} is damaged")]
+    Document { path: String, why: String },
+    /// Written by a later Bowline.
+    #[error("{path} has format {found}")]
+    Newer { path: String, found: u32, known: u32 },
+    /// A data key is wrapped for others only.
+    #[error("no configured key opens data key {key}")]
+    NoRecipient { key: String, wrapped_for: String, tried: String },
+    /// Encryption is on, and nobody was named who could open the backups again.
+    #[error("encryption needs at least one recipient")]
+    NobodyToWrapFor,
+    /// The repository belongs to another cluster.
+    #[error("this repository belongs to another cluster")]
+    ForeignCluster { ours: SystemId, found: SystemId },
+    /// Other bytes lie under this name.
+    #[error("WAL file {name} is in the repository with other bytes")]
+    Conflict { name: String },
+    /// The manifest does not say what it must.
+    #[error("the manifest of backup {backup} is damaged")]
+    Manifest { backup: String, why: String },
+    /// The backup's name is taken.
+    #[error("backup {backup} exists already")]
+    BackupExists { backup: String },
+    /// Someone keeps replacing the document between our reading and writing it.
+    #[error("{path} is being changed by others without end")]
+    Contended { path: String },
+    /// A mistake in Bowline.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
+
+impl RepoError {
+    pub(crate) fn object(path: impl ToString) -> impl FnOnce(SealError) -> Self {
+        move |source| Self::Object { path: path.to_string(), source }
+    }
+}
+
+impl Explain for RepoError {
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::Store(e) => e.slug(),
+            Self::Object { source: e, .. } | Self::Seal(e) => e.slug(),
+            Self::NoRepository { .. } => "repository-missing",
+            Self::Exists { .. } => "repository-exists",
+            Self::Document { .. } | Self::Manifest { .. } => "repository-damaged",
+            Self::Newer { .. } => "format-newer",
+            Self::NoRecipient { .. } => "key-wrong",
+            Self::NobodyToWrapFor => "key-missing",
+            Self::ForeignCluster { .. } => "system-id-foreign",
+            Self::Conflict { .. } => "wal-conflict",
+            Self::BackupExists { .. } => "backup-exists",
+            Self::Contended { .. } => "repository-contended",
+            Self::Bug(_) => "bug",
+        }
+    }
+    fn class(&self) -> Class {
+        match self {
+            Self::Store(e) => e.class(),
+            Self::Object { source: e, .. } | Self::Seal(e) => e.class(),
+            Self::NoRepository { .. } => Class::Missing,
+            Self::Exists { .. } | Self::Newer { .. } | Self::NoRecipient { .. } => Class::Refused,
+            Self::ForeignCluster { .. } | Self::Conflict { .. } => Class::Refused,
+            Self::Document { .. } | Self::Manifest { .. } => Class::Damaged,
+            Self::NobodyToWrapFor => Class::Misuse,
+            Self::BackupExists { .. } => Class::Held,
+            Self::Contended { .. } => Class::Transient,
+            Self::Bug(_) => Class::Bug,
+        }
+    }
+    fn detail(&self) -> String {
+        match self {
+            Self::Store(e) => e.detail(),
+            Self::Seal(e) => e.detail(),
+            Self::Object { source, .. } => [source.to_string(), source.detail()].join(". ").trim_end_matches(". ").to_owned() + ".",
+            Self::Document { why, .. } | Self::Manifest { why, .. } => format!("{why}."),
+            Self::Newer { known, .. } => format!("This Bowline reads formats up to {known}."),
+            Self::NoRecipient { wrapped_for, tried, .. } => format!("It is wrapped for {wrapped_for}; tried: {tried}."),
+            Self::ForeignCluster { ours, found } => {
+                format!("The repository holds the cluster with system identifier {ours}; this one is {found}.")
+            }
+            Self::Conflict { name } => {
+                format!("Two different histories of the cluster wrote {name}: a second primary, or a server restored without a new timeline. Nothing was overwritten.")
+            }
+            _ => String::new(),
+        }
+    }
+    fn hint(&self) -> String {
+        match self {
+            Self::Store(e) => e.hint(),
+            Self::Object { source: e, .. } | Self::Seal(e) => e.hint(),
+            Self::NoRepository { .. } => "Check [repository] url and org; bowline init makes a new repository.".into(),
+            Self::Exists { .. } => "Use it as it is, or choose another url or org. Bowline never overwrites a repository.".into(),
+            Self::Newer { .. } => "Use a Bowline at least as new as the one that wrote this repository.".into(),
+            Self::NoRecipient { .. } => "Put the key that the repository was initialised with where [encryption] recipients points, or pass it with --key.".into(),
+            Self::NobodyToWrapFor => "Name one with [encryption] recipients = [\"file:/etc/bowline/key\"], or switch encryption off by name with [encryption] mode = \"off\".".into(),
+            Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org).".into(),
+            Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
+            Self::Document { .. } | Self::Manifest { .. } => "Restore the object from a copy of the bucket, or use another backup.".into(),
+            _ => String::new(),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! A backup's manifest: one JSON line for every file, sealed and streamed, complete by itself.
+
+use crate::{Encryption, Reader, RepoError, WalPosition, Writer, layout};
+use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use store::{ObjectPath, ObjectSink};
+use terms::{BackupId, BackupKind, SegmentSize, SystemId, Timeline};
+
+/// How much of a manifest is fetched at once: 4 MiB.
+const SPAN_BYTES: u64 = 4 << 20;
+
+/// The first line: what was backed up and from what kind of host. Repeats, sealed, what backup.json says readably.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestHeader {
+    pub format: u32,
+    pub repository: RepositoryId,
+    pub backup: BackupId,
+    pub kind: BackupKind,
+    pub system_id: SystemId,
+    pub major: u32,
+    pub server_version: String,
+    pub timeline: Timeline,
+    pub start: WalPosition,
+    pub chunk_bytes: u32,
+    pub segment_bytes: SegmentSize,
+    pub page_checksums: bool,
+    pub encryption: Encryption,
+    /// The data key of every pack of this manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pack_key: Option<KeyId>,
+    /// The data directory as it was named on its host, when that was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
+    /// What the restored server needs of its host: preload libraries, extensions, locales, owner; printed by plans.
+    pub host: serde_json::Value,
+}
+
+/// Where one chunk lies: `[pack, offset, stored bytes, digest of the plain bytes]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRef(pub u32, pub u64, pub u32, pub Digest);
+
+/// A file. Chunk *i* holds the bytes from *i* × `chunk_bytes`; all chunks but the last are full.
+/// Chunks lie in packs of non-decreasing numbers, in the order of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileBody {
+    /// Relative to the data directory, `/` between parts; `%XX` stands for `%` and for bytes that are not UTF-8.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Seconds since the Unix epoch.
+    pub mtime: i64,
+    /// Bytes.
+    pub size: u64,
+    pub chunks: Vec<ChunkRef>,
+}
+
+/// One line of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Entry {
+    Header(Box<ManifestHeader>),
+    /// A directory, relative to the data directory; listed before what it holds.
+    Dir { path: String, mode: u32 },
+    File(FileBody),
+    /// A configuration file outside the data directory, by its absolute path.
+    Config(FileBody),
+    /// A tablespace: `pg_tblspc/{oid}` pointed here. Its files are listed below that path.
+    Tablespace { oid: u32, location: String },
+    End(ManifestEnd),
+}
+
+/// The last line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEnd {
+    pub stop: WalPosition,
+    pub files: u64,
+    pub bytes: u64,
+    pub packs: u32,
+}
+
+/// Writes a manifest line by line in bounded memory. Blocking: not for the runtime's threads.
+pub struct ManifestWriter {
+    stream: StreamSealer,
+    sink: Arc<dyn ObjectSink>,
+    line: Vec<u8>,
+    bytes_stored: u64,
+}
+
+impl ManifestWriter {
+    /// Begins the manifest of a backup.
+    pub fn begin(writer: &Writer, protection: &Protection, header: ManifestHeader) -> Result<Self, RepoError> {
+        let path = layout::manifest(header.kind, header.backup);
+        let object = writer.seal_object(protection, ObjectKind::Manifest, &path);
+        let sink = writer.store.begin(&path)?;
+        let stream = StreamSealer::begin(object, Compression::Zstd(1))?;
+        sink.append(stream.header())?;
+        let mut begun = Self { stream, sink, line: Vec::new(), bytes_stored: HEADER_BYTES as u64 };
+        begun.write(&Entry::Header(Box::new(header)))?;
+        Ok(begun)
+    }
+
+    /// Adds a line.
+    pub fn write(&mut self, entry: &Entry) -> Result<(), RepoError> {
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, entry).map_err(|e| RepoError::Bug(e.to_string()))?;
+        self.line.push(b'\n');
+        let Self { stream, sink, line, bytes_stored } = self;
+        stream.push(line, |chunk| -> Result<(), RepoError> {
+            *bytes_stored += chunk.bytes().len() as u64;
+            sink.append(chunk.bytes())?;
+            Ok(())
+        })
+    }
+
+    /// Adds the last line and ends the object; returns its size in bytes.
+    pub fn finish(mut self, end: ManifestEnd) -> Result<u64, RepoError> {
+        self.write(&Entry::End(end))?;
+        let Self { stream, sink, mut bytes_stored, .. } = self;
+        stream.finish(|chunk| -> Result<(), RepoError> {
+            bytes_stored += chunk.bytes().len() as u64;
+            sink.append(chunk.bytes())?;
+            Ok(())
+        })?;
+        sink.finish()?;
+        Ok(bytes_stored)
+    }
+}
+
+/// Reads a manifest line by line in bounded memory, and insists that it is whole.
+pub struct ManifestReader {
+    source: Source,
+    ready: VecDeque<Entry>,
+    header: ManifestHeader,
+    counted: (u64, u64),
+    ended: bool,
+}
+
+impl ManifestReader {
+    /// Opens the manifest of a backup and reads its header.
+    pub async fn open(reader: &Reader, kind: BackupKind, backup: BackupId) -> Result<Self, RepoError> {
+        let mut source = Source::open(reader, kind, backup).await?;
+        let mut ready = VecDeque::new();
+        while ready.is_empty() {
+            if !source.fill(&mut ready).await? {
+                return Err(source.damaged("it is empty"));
+            }
+        }
+        match ready.pop_front() {
+            Some(Entry::Header(header)) if header.backup == backup && header.repository == reader.document().id => {
+                Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false })
+            }
+            Some(Entry::Header(_)) => Err(source.damaged("it belongs to another backup or repository")),
+            _ => Err(source.damaged("it does not begin with its header")),
+        }
+    }
+
+    /// The first line.
+    pub fn header(&self) -> &ManifestHeader {
+        &self.header
+    }
+
+    /// The next line, or `None` after the last. The last line is checked against what was read.
+    pub async fn next(&mut self) -> Result<Option<Entry>, RepoError> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                self.check(&entry)?;
+                return Ok(Some(entry));
+            }
+            if !self.source.fill(&mut self.ready).await? {
+                return if self.ended { Ok(None) } else { Err(self.damaged("it has no end")) };
+            }
+        }
+    }
+
+    fn check(&mut self, entry: &Entry) -> Result<(), RepoError> {
+        if self.ended {
+            return Err(self.damaged("something follows its end"));
+        }
+        match entry {
+            Entry::Header(_) => Err(self.damaged("it has two headers")),
+            Entry::File(body) | Entry::Config(body) => {
+                let chunk = u64::from(self.header.chunk_bytes);
+                if chunk == 0 || body.chunks.len() as u64 != body.size.div_ceil(chunk) {
+                    return Err(self.damaged(&format!("{} has not as many chunks as its size needs", body.path)));
+                }
+                self.counted.0 += 1;
+                self.counted.1 += body.size;
+                Ok(())
+            }
+            Entry::End(end) => {
+                self.ended = true;
+                if (end.files, end.bytes) == self.counted {
+                    Ok(())
+                } else {
+                    Err(self.damaged("its totals do not match its lines"))
+                }
+            }
+            Entry::Dir { .. } | Entry::Tablespace { .. } => Ok(()),
+        }
+    }
+
+    fn damaged(&self, why: &str) -> RepoError {
+        self.source.damaged(why)
+    }
+}
+
+/// Where a reader stands in the object.
+struct Source {
+    reader: Reader,
+    path: ObjectPath,
+    backup: BackupId,
+    bytes: u64,
+    at: u64,
+    stream: Option<StreamOpener>,
+    /// The beginning of a line whose end is in the next frame.
+    pending: Vec<u8>,
+}
+
+impl Source {
+    async fn open(reader: &Reader, kind: BackupKind, backup: BackupId) -> Result<Self, RepoError> {
+        let path = layout::manifest(kind, backup);
+        let missing = || RepoError::Manifest { backup: backup.to_string(), why: "the object is missing".into() };
+        let bytes = reader.store.info(&path).await?.ok_or_else(missing)?.bytes;
+        let at = bytes.min(HEADER_BYTES as u64);
+        let header = reader.store.get_range(&path, 0..at).await?;
+        let object = reader.open_object(&path, ObjectKind::Manifest, &header).await?;
+        let stream = Some(StreamOpener::begin(object).map_err(RepoError::object(&path))?);
+        Ok(Self { reader: reader.clone(), path, backup, bytes, at, stream, pending: Vec::new() })
+    }
+
+    /// Fetches and opens one more span; false when the object has ended, and ended properly.
+    async fn fill(&mut self, ready: &mut VecDeque<Entry>) -> Result<bool, RepoError> {
+        if self.at >= self.bytes {
+            if let Some(stream) = self.stream.take() {
+                stream.finish().map_err(RepoError::object(&self.path))?;
+            }
+            return Ok(false);
+        }
+        let end = self.bytes.min(self.at + SPAN_BYTES);
+        let span = self.reader.store.get_range(&self.path, self.at..end).await?;
+        self.at = end;
+        let Some(stream) = self.stream.as_mut() else { return Err(self.damaged("it was read past its end")) };
+        let pending = &mut self.pending;
+        let outcome = stream.push(&span, |plain| -> Result<(), OpenOrParse> {
+            pending.extend_from_slice(plain);
+            let mut from = 0;
+            while let Some(length) = pending[from..].iter().position(|b| *b == b'\n') {
+                ready.push_back(serde_json::from_slice(&pending[from..from + length]).map_err(OpenOrParse::Parse)?);
+                from += length + 1;
+            }
+            pending.drain(..from);
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(OpenOrParse::Open(source)) => Err(RepoError::object(&self.path)(source)),
+            Err(OpenOrParse::Parse(e)) => Err(self.damaged(&format!("a line does not parse: {e}"))),
+        }
+    }
+
+    fn damaged(&self, why: &str) -> RepoError {
+        RepoError::Manifest { backup: self.backup.to_string(), why: why.to_owned() }
+    }
+}
+
+enum OpenOrParse {
+    Open(seal::SealError),
+    Parse(serde_json::Error),
+}
+
+impl From<seal::SealError> for OpenOrParse {
+    fn from(e: seal::SealError) -> Self {
+        Self::Open(e)
+    }
+}

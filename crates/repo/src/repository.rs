@@ -1,0 +1,244 @@
+//! Opening and creating a repository; the authorities to read it and to add to it.
+
+use crate::keyring::{KeyPurpose, Keyring};
+use crate::{RepoError, document, layout};
+use seal::{DataKey, Digester, KeyId, ObjectKind, OpenObject, Protection, Recipient, RepositoryId, SealedObject};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use store::{Created, Fetch, ObjectPath, Put};
+use terms::{SystemId, Timestamp};
+
+/// Whether new objects are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encryption {
+    /// The default.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// Switched off by name.
+    #[serde(rename = "off")]
+    Off,
+}
+
+/// A cluster's time in the repository; pg_upgrade or a new initdb begins another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    pub system_id: SystemId,
+    /// PostgreSQL's major version.
+    pub major: u32,
+    pub since: Timestamp,
+    /// The data key of this epoch's WAL; absent where encryption is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wal_key: Option<KeyId>,
+}
+
+/// `repository.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryDocument {
+    pub format: u32,
+    pub id: RepositoryId,
+    pub org: String,
+    pub created: Timestamp,
+    /// The Bowline that made it.
+    pub created_by: String,
+    pub encryption: Encryption,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest_key: Option<KeyId>,
+    /// What the store was probed to support when the repository was made.
+    pub store: serde_json::Value,
+    /// The clusters, oldest first; the last one is the present one.
+    pub epochs: Vec<Epoch>,
+}
+
+/// The authority to read a repository.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) store: Arc<dyn Fetch>,
+    pub(crate) keyring: Arc<Keyring>,
+    document: RepositoryDocument,
+}
+
+impl Reader {
+    /// Opens the repository at the root of `store`.
+    pub async fn open(store: Arc<dyn Fetch>, recipients: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
+        let document = match store.get(&layout::repository()).await {
+            Ok(bytes) => document::read::<RepositoryDocument>(&layout::repository(), &bytes)?,
+            Err(store::StoreError::Missing { .. }) => return Err(RepoError::NoRepository { address: store.address() }),
+            Err(e) => return Err(e.into()),
+        };
+        let keyring = Arc::new(Keyring::new(document.id, recipients));
+        Ok(Self { store, keyring, document })
+    }
+
+    /// What repository.json says.
+    pub fn document(&self) -> &RepositoryDocument {
+        &self.document
+    }
+    /// Where the repository is, for messages.
+    pub fn address(&self) -> String {
+        self.store.address()
+    }
+    /// The door to the store, for reading packs.
+    pub fn store(&self) -> &Arc<dyn Fetch> {
+        &self.store
+    }
+    /// The present cluster, if one was backed up already.
+    pub fn epoch(&self) -> Option<&Epoch> {
+        self.document.epochs.last()
+    }
+    /// Whether plain objects are refused.
+    pub fn sealed_only(&self) -> bool {
+        self.document.encryption == Encryption::Aes256Gcm
+    }
+
+    /// What digests chunks of this repository.
+    pub async fn digester(&self) -> Result<Digester, RepoError> {
+        match self.document.digest_key {
+            Some(id) => Ok(Digester::keyed(self.keyring.open(&*self.store, id).await?.reveal())),
+            None => Ok(Digester::plain()),
+        }
+    }
+
+    /// Reads an object's header and finds its key.
+    pub async fn open_object(&self, path: &ObjectPath, kind: ObjectKind, header: &[u8]) -> Result<OpenObject, RepoError> {
+        if let Some(id) = OpenObject::key_named(header) {
+            self.keyring.open(&*self.store, id).await?;
+        }
+        OpenObject::open(header, kind, &self.document.id, path.as_str(), self.sealed_only(), |id| self.keyring.opened(id))
+            .map_err(RepoError::object(path))
+    }
+
+    /// Fetches and opens a small sealed object.
+    pub async fn fetch_whole(&self, path: &ObjectPath, kind: ObjectKind) -> Result<Vec<u8>, RepoError> {
+        let sealed = self.store.get(path).await?;
+        let object = self.open_object(path, kind, &sealed).await?;
+        seal::open_whole(object, &sealed).map_err(RepoError::object(path))
+    }
+}
+
+/// The authority to add to a repository.
+#[derive(Clone)]
+pub struct Writer {
+    reader: Reader,
+    pub(crate) store: Arc<dyn Put>,
+}
+
+impl Writer {
+    /// Makes a new repository; refuses to touch one that is there.
+    pub async fn create(
+        store: Arc<dyn Put>,
+        recipients: Vec<Arc<dyn Recipient>>,
+        org: &str,
+        encryption: Encryption,
+        probed: serde_json::Value,
+        now: Timestamp,
+    ) -> Result<Self, RepoError> {
+        let exists = || RepoError::Exists { address: store.address() };
+        if store.info(&layout::repository()).await?.is_some() {
+            return Err(exists());
+        }
+        let id = RepositoryId::random();
+        let keyring = Arc::new(Keyring::new(id, recipients));
+        let digest_key = match encryption {
+            Encryption::Aes256Gcm => Some(keyring.create(&*store, KeyPurpose::Digest, now).await?.id()),
+            Encryption::Off => None,
+        };
+        let document = RepositoryDocument {
+            format: document::FORMAT,
+            id,
+            org: org.to_owned(),
+            created: now,
+            created_by: created_by(),
+            encryption,
+            digest_key,
+            store: probed,
+            epochs: Vec::new(),
+        };
+        match store.put_new(&layout::repository(), document::write(&document)?).await? {
+            Created::New => {}
+            Created::AlreadyThere => return Err(exists()),
+        }
+        Ok(Self { reader: Reader { store: store.clone(), keyring, document }, store })
+    }
+
+    /// Opens a repository for adding.
+    pub async fn open(store: Arc<dyn Put>, recipients: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
+        let reader = Reader::open(store.clone(), recipients).await?;
+        if reader.sealed_only() && reader.keyring.is_empty() {
+            return Err(RepoError::NobodyToWrapFor);
+        }
+        Ok(Self { reader, store })
+    }
+
+    /// The authority to read.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Admits a cluster: the first one becomes the repository's; any other is refused.
+    pub async fn admit(&mut self, system_id: SystemId, major: u32, now: Timestamp) -> Result<Epoch, RepoError> {
+        let path = layout::repository();
+        for _ in 0..10 {
+            let info = self.store.info(&path).await?.ok_or_else(|| RepoError::NoRepository { address: self.store.address() })?;
+            let mut document: RepositoryDocument = document::read(&path, &self.store.get(&path).await?)?;
+            if let Some(epoch) = document.epochs.last().cloned() {
+                self.reader.document = document;
+                return match epoch.system_id == system_id {
+                    true => Ok(epoch),
+                    false => Err(RepoError::ForeignCluster { ours: epoch.system_id, found: system_id }),
+                };
+            }
+            let wal_key = match document.encryption {
+                Encryption::Aes256Gcm => Some(self.reader.keyring.create(&*self.store, KeyPurpose::Wal, now).await?.id()),
+                Encryption::Off => None,
+            };
+            document.epochs.push(Epoch { system_id, major, since: now, wal_key });
+            // Somebody else may have admitted a cluster meanwhile: then look again, and never overwrite.
+            if self.store.replace(&path, document::write(&document)?, Some(&info.version)).await?.is_some() {
+                self.reader.document = document;
+            }
+        }
+        match self.reader.epoch() {
+            Some(epoch) if epoch.system_id == system_id => Ok(epoch.clone()),
+            _ => Err(RepoError::Contended { path: path.to_string() }),
+        }
+    }
+
+    /// A new data key for a backup, or plain where encryption is off by name.
+    pub async fn backup_protection(&self, now: Timestamp) -> Result<Protection, RepoError> {
+        match self.reader.document.encryption {
+            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, KeyPurpose::Backup, now).await?)),
+            Encryption::Off => Ok(Protection::Plain),
+        }
+    }
+
+    /// The data key of an epoch's WAL.
+    pub async fn wal_protection(&self, epoch: &Epoch) -> Result<Protection, RepoError> {
+        match (self.reader.document.encryption, epoch.wal_key) {
+            (Encryption::Aes256Gcm, Some(id)) => Ok(Protection::Sealed(self.open_key(id).await?)),
+            (Encryption::Off, None) => Ok(Protection::Plain),
+            _ => Err(RepoError::Document {
+                path: layout::repository().to_string(),
+                why: "its epochs and its encryption contradict each other".into(),
+            }),
+        }
+    }
+
+    async fn open_key(&self, id: KeyId) -> Result<DataKey, RepoError> {
+        self.reader.keyring.open(&*self.store, id).await
+    }
+
+    /// Begins the object at `path` with a key of its own.
+    pub(crate) fn seal_object(&self, protection: &Protection, kind: ObjectKind, path: &ObjectPath) -> SealedObject {
+        SealedObject::begin(protection, kind, &self.reader.document.id, path.as_str())
+    }
+
+    /// Returns when all packs and manifests finished so far are durable.
+    pub async fn settle(&self) -> Result<(), RepoError> {
+        Ok(self.store.settle().await?)
+    }
+}
+
+/// Name and version for documents.
+pub(crate) fn created_by() -> String {
+    format!("bowline {}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,216 @@
+//! The archive of the write-ahead log: segments, histories, and how far it is known complete.
+
+use crate::{Reader, RepoError, Writer, document, layout};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use seal::{Compression, ObjectKind, Protection};
+use serde::{Deserialize, Serialize};
+use store::Created;
+use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
+
+/// How keeping a WAL file ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is stored now, in this many bytes.
+    Stored { bytes_stored: u64 },
+    /// The same bytes were there.
+    Already,
+}
+
+/// `coverage.json`: everything up to `lsn` on `timeline` is in the repository, and at `time` (the server's clock)
+/// the server had written nothing beyond it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    pub format: u32,
+    pub system_id: SystemId,
+    pub timeline: Timeline,
+    pub lsn: Lsn,
+    pub time: Timestamp,
+}
+
+impl Coverage {
+    /// A coverage mark in the present format.
+    pub fn new(system_id: SystemId, timeline: Timeline, lsn: Lsn, time: Timestamp) -> Self {
+        Self { format: document::FORMAT, system_id, timeline, lsn, time }
+    }
+}
+
+/// Consecutive segments of one timeline, by number, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentRun {
+    pub first: u64,
+    pub last: u64,
+}
+
+/// What is stored of one timeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineView {
+    pub timeline: Timeline,
+    /// Whether `{timeline}.history` is stored; the first timeline has none.
+    pub has_history: bool,
+    /// In order, with gaps between them.
+    pub runs: Vec<SegmentRun>,
+}
+
+/// What is stored of a cluster's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalView {
+    pub system_id: SystemId,
+    pub segment_bytes: SegmentSize,
+    /// In order of their ids.
+    pub timelines: Vec<TimelineView>,
+}
+
+impl WalView {
+    /// Whether this whole segment is stored.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        let number = segment.number(self.segment_bytes);
+        self.timeline(segment.timeline()).is_some_and(|t| t.runs.iter().any(|r| (r.first..=r.last).contains(&number)))
+    }
+    /// What is stored of this timeline.
+    pub fn timeline(&self, timeline: Timeline) -> Option<&TimelineView> {
+        self.timelines.iter().find(|t| t.timeline == timeline)
+    }
+    /// How many segments there are.
+    pub fn segments(&self) -> u64 {
+        self.timelines.iter().flat_map(|t| &t.runs).map(|r| r.last - r.first + 1).sum()
+    }
+}
+
+fn kind_of(name: &WalName) -> ObjectKind {
+    match name {
+        WalName::Segment(_) | WalName::Partial(_) => ObjectKind::WalSegment,
+        WalName::History(_) | WalName::BackupLabel(..) => ObjectKind::WalFile,
+    }
+}
+
+/// Sealing and opening a segment takes tens of milliseconds of CPU: not on the threads that answer keepalives.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RepoError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| RepoError::Bug(e.to_string()))
+}
+
+impl Writer {
+    /// Stores a WAL file. Equal bytes under the name are fine; other bytes are a [`RepoError::Conflict`] and stay untouched.
+    pub async fn keep_wal(
+        &self,
+        system: SystemId,
+        name: &WalName,
+        plain: Bytes,
+        protection: &Protection,
+        compression: Compression,
+    ) -> Result<Kept, RepoError> {
+        let path = layout::wal_object(system, name);
+        if self.store.info(&path).await?.is_none() {
+            let object = self.seal_object(protection, kind_of(name), &path);
+            let bytes = plain.clone();
+            let sealed = beside(move || seal::seal_whole(object, compression, &bytes)).await??;
+            let bytes_stored = sealed.len() as u64;
+            if self.store.put_new(&path, Bytes::from(sealed)).await? == Created::New {
+                return Ok(Kept::Stored { bytes_stored });
+            }
+        }
+        match self.reader().fetch_wal(system, name).await? {
+            Some(stored) if stored[..] == plain[..] => Ok(Kept::Already),
+            Some(_) => Err(RepoError::Conflict { name: name.to_string() }),
+            None => Err(RepoError::Contended { path: path.to_string() }),
+        }
+    }
+
+    /// Moves the coverage mark forward; an older mark never replaces a newer one of the same timeline.
+    pub async fn cover(&self, coverage: &Coverage) -> Result<(), RepoError> {
+        let path = layout::coverage();
+        for _ in 0..10 {
+            let info = self.store.info(&path).await?;
+            if info.is_some() {
+                let present: Coverage = document::read(&path, &self.store.get(&path).await?)?;
+                let same = (present.system_id, present.timeline) == (coverage.system_id, coverage.timeline);
+                if same && (present.lsn, present.time) >= (coverage.lsn, coverage.time) {
+                    return Ok(());
+                }
+            }
+            let body = document::write(coverage)?;
+            if self.store.replace(&path, body, info.as_ref().map(|i| &i.version)).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(RepoError::Contended { path: path.to_string() })
+    }
+}
+
+impl Reader {
+    /// Whether a WAL file is stored.
+    pub async fn has_wal(&self, system: SystemId, name: &WalName) -> Result<bool, RepoError> {
+        Ok(self.store.info(&layout::wal_object(system, name)).await?.is_some())
+    }
+
+    /// A WAL file's plain bytes, or `None` when a successful answer says that it is not stored.
+    pub async fn fetch_wal(&self, system: SystemId, name: &WalName) -> Result<Option<Vec<u8>>, RepoError> {
+        let path = layout::wal_object(system, name);
+        let sealed = match self.store.get(&path).await {
+            Ok(sealed) => sealed,
+            Err(store::StoreError::Missing { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let object = self.open_object(&path, kind_of(name), &sealed).await?;
+        let plain = beside(move || seal::open_whole(object, &sealed)).await?.map_err(RepoError::object(&path))?;
+        Ok(Some(plain))
+    }
+
+    /// The first segment stored after this one on its timeline, if any; history files have none.
+    pub async fn wal_after(&self, system: SystemId, name: &WalName) -> Result<Option<SegmentName>, RepoError> {
+        let WalName::Segment(segment) = name else { return Ok(None) };
+        let folder = layout::wal_timeline_folder(system, segment.timeline());
+        let path = layout::wal_object(system, name);
+        let mut listing = self.store.list(&folder, Some(&path));
+        while let Some(object) = listing.try_next().await? {
+            if let Ok(WalName::Segment(later)) = object.path.name().parse() {
+                return Ok(Some(later));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How far the log is known complete, when a receiver has said so.
+    pub async fn coverage(&self) -> Result<Option<Coverage>, RepoError> {
+        let path = layout::coverage();
+        match self.store.get(&path).await {
+            Ok(bytes) => document::read(&path, &bytes).map(Some),
+            Err(store::StoreError::Missing { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Lists what is stored of a cluster's log.
+    pub async fn wal_view(&self, system_id: SystemId, segment_bytes: SegmentSize) -> Result<WalView, RepoError> {
+        let folder = layout::wal_folder(system_id);
+        let mut timelines: Vec<TimelineView> = Vec::new();
+        let mut listing = self.store.list(&folder, None);
+        while let Some(object) = listing.try_next().await? {
+            let Ok(name) = object.path.name().parse::<WalName>() else { continue };
+            let timeline = match name {
+                WalName::Segment(segment) => segment.timeline(),
+                WalName::History(timeline) => timeline,
+                WalName::Partial(_) | WalName::BackupLabel(..) => continue,
+            };
+            let at = match timelines.binary_search_by_key(&timeline, |t| t.timeline) {
+                Ok(at) => at,
+                Err(at) => {
+                    timelines.insert(at, TimelineView { timeline, has_history: false, runs: Vec::new() });
+                    at
+                }
+            };
+            let view = &mut timelines[at];
+            match name {
+                WalName::Segment(segment) => {
+                    let number = segment.number(segment_bytes);
+                    match view.runs.last_mut() {
+                        Some(run) if run.last + 1 == number => run.last = number,
+                        _ => view.runs.push(SegmentRun { first: number, last: number }),
+                    }
+                }
+                _ => view.has_history = true,
+            }
+        }
+        Ok(WalView { system_id, segment_bytes, timelines })
+    }
+}

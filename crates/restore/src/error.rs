@@ -1,0 +1,140 @@
+//! Why a restore was not begun, or did not end where it should.
+
+use pg::{DiskError, InstanceError};
+use repo::RepoError;
+use seal::SealError;
+use std::path::PathBuf;
+use terms::{BackupId, Class, Explain, Lsn, SegmentName};
+
+/// Why a restore failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The repository.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A chunk did not open.
+    #[error("cannot restore {file}")]
+    Chunk { file: String, backup: BackupId, pack: String, source: SealError },
+    /// Bytes of the cluster that do not parse.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The server did not run.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// There is nothing to restore from.
+    #[error("there is no backup in {address}")]
+    NoBackup { address: String },
+    /// A backup that was asked for is not listed.
+    #[error("there is no backup {backup} in {address}")]
+    UnknownBackup { backup: BackupId, address: String },
+    /// The target lies outside what is stored.
+    #[error("cannot restore to {target}")]
+    Unreachable { target: String, why: String, window: String },
+    /// WAL is missing in the middle.
+    #[error("cannot restore to {target}: WAL is missing")]
+    Hole { target: String, missing: SegmentName, reachable: Lsn },
+    /// The instant exists on several timelines.
+    #[error("{target} lies on several timelines")]
+    Ambiguous { target: String, why: String },
+    /// Where to restore to cannot be used.
+    #[error("cannot restore into {}", path.display())]
+    Target { path: PathBuf, why: String, hint: String },
+    /// A file of the target.
+    #[error("cannot {operation} {}", path.display())]
+    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// Recovery stopped before what was promised.
+    #[error("recovery ended early at {reached}")]
+    Early { reached: Lsn, promised: Lsn },
+    /// The manifest names a path that no writer makes.
+    #[error("the manifest names a path outside the data directory: {path:?}")]
+    Path { path: String },
+    /// A WAL file was asked for whose absence is not proven.
+    #[error("cannot fetch {name}")]
+    Fetch { name: String, why: String },
+    /// A mistake in Bowline.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
+
+impl RestoreError {
+    pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { operation, path, source }
+    }
+}
+
+fn is_full(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+impl Explain for RestoreError {
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::Repo(e) => e.slug(),
+            Self::Chunk { .. } => "backup-damaged",
+            Self::Disk(e) => e.slug(),
+            Self::Instance(e) => e.slug(),
+            Self::NoBackup { .. } | Self::UnknownBackup { .. } => "backup-missing",
+            Self::Unreachable { .. } => "target-unreachable",
+            Self::Hole { .. } => "wal-missing",
+            Self::Ambiguous { .. } => "timeline-ambiguous",
+            Self::Target { .. } => "target-unusable",
+            Self::File { source, .. } if is_full(source) => "disk-full",
+            Self::File { .. } => "target-unwritable",
+            Self::Early { .. } => "recovery-early",
+            Self::Path { .. } => "repository-damaged",
+            Self::Fetch { .. } => "wal-fetch",
+            Self::Bug(_) => "bug",
+        }
+    }
+    fn class(&self) -> Class {
+        match self {
+            Self::Repo(e) => e.class(),
+            Self::Disk(e) => e.class(),
+            Self::Instance(e) => e.class(),
+            Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } => Class::Damaged,
+            Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
+            Self::Ambiguous { .. } | Self::Target { .. } | Self::File { .. } => Class::Refused,
+            Self::Fetch { .. } => Class::Transient,
+            Self::Bug(_) => Class::Bug,
+        }
+    }
+    fn detail(&self) -> String {
+        match self {
+            Self::Repo(e) => e.detail(),
+            Self::Disk(e) => e.detail(),
+            Self::Instance(e) => e.detail(),
+            Self::Chunk { backup, pack, source, .. } => format!("Backup {backup}, {pack}: {source}."),
+            Self::Unreachable { why, window, .. } => format!("{why} {window}").trim().to_owned(),
+            Self::Hole { missing, reachable, .. } => {
+                format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
+            }
+            Self::Ambiguous { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
+            Self::File { source, .. } => format!("{source}."),
+            Self::Early { promised, .. } => format!("The repository holds valid WAL up to {promised}. The restored server was stopped; it is not what was asked for."),
+            _ => String::new(),
+        }
+    }
+    fn hint(&self) -> String {
+        match self {
+            Self::Repo(e) => e.hint(),
+            Self::Disk(e) => e.hint(),
+            Self::Instance(e) => e.hint(),
+            Self::Chunk { .. } => "Restore from another backup: bowline list, then --backup ID.".into(),
+            Self::NoBackup { .. } => "Check [repository] url and org; bowline backup makes the first backup.".into(),
+            Self::UnknownBackup { .. } => "bowline list shows what there is.".into(),
+            Self::Unreachable { .. } => "Choose an instant inside the window; nothing was touched.".into(),
+            Self::Hole { reachable, .. } => {
+                format!("Look for the segment on the server, a standby or a copy of the bucket; or restore to --to {reachable}. Nothing was touched.")
+            }
+            Self::Ambiguous { .. } => "Say which one with --timeline N; nothing was touched.".into(),
+            Self::Target { hint, .. } => hint.clone(),
+            Self::File { source, .. } if is_full(source) => "Make room and run the restore again; what was there before is untouched.".into(),
+            Self::File { .. } => "Run as the user that owns the target, or as root.".into(),
+            Self::Early { .. } => "Look at the server's log beside the target, and run the restore again.".into(),
+            Self::Path { .. } => "Do not trust this repository; restore from a copy of the bucket.".into(),
+            Self::Fetch { .. } => "The server will be told that this failed, not that the file does not exist.".into(),
+            Self::Bug(_) => String::new(),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What a restore will do, decided before anything is touched.
+
+use crate::RestoreError;
+use crate::log::Log;
+use pg::TimelineHistory;
+use repo::reach::{self, Path as History, Stretch};
+use repo::{BackupDocument, Coverage, Reader, WalView};
+use serde::Serialize;
+use terms::{BackupId, Lsn, RecoveryTarget, SegmentName, Timeline, Timestamp, WalName};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    pub target: RecoveryTarget,
+    /// Only this timeline will do; else the newest.
+    pub timeline: Option<Timeline>,
+    /// Only this backup will do; else the newest from which the target can be reached.
+    pub backup: Option<BackupId>,
+}
+
+/// How recovery is told where to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// No target: everything stored is replayed, to exactly this position.
+    EndOfWal { at: Lsn },
+    /// Before the first commit or abort stamped later.
+    Time(Timestamp),
+    /// Before the record that begins here.
+    Before(Lsn),
+    /// At the restore point.
+    Name(String),
+    /// As soon as the backup is consistent.
+    Consistent,
+}
+
+/// A restore that can be done.
+#[derive(Debug, Clone)]
+pub struct RestorePlan {
+    pub backup: BackupDocument,
+    pub target: RecoveryTarget,
+    pub stop: Stop,
+    /// The timeline that recovery follows.
+    pub timeline: Timeline,
+    /// Every segment that recovery may ask for, in order.
+    pub segments: Vec<SegmentName>,
+    /// Every history file that is stored: recovery picks a new timeline id beyond all of them.
+    pub histories: Vec<Timeline>,
+    /// The latest end of a transaction found at the end of the stored WAL.
+    pub last_transaction: Option<Timestamp>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// The plan as `--plan --json` prints it.
+#[derive(Debug, Serialize)]
+pub struct PlanSummary {
+    pub backup: BackupId,
+    pub target: String,
+    pub stop: String,
+    pub timeline: Timeline,
+    pub segments: usize,
+    pub first_segment: Option<SegmentName>,
+    pub last_segment: Option<SegmentName>,
+    pub database_bytes: u64,
+    pub repository_bytes: u64,
+    pub notes: Vec<String>,
+}
+
+impl RestorePlan {
+    /// The plan in a few words and numbers.
+    pub fn summary(&self) -> PlanSummary {
+        PlanSummary {
+            backup: self.backup.id,
+            target: self.target.to_string(),
+            stop: match &self.stop {
+                Stop::EndOfWal { at } => format!("the end of the stored WAL, {at}"),
+                Stop::Time(at) => format!("before the first commit or abort later than {at}"),
+                Stop::Before(lsn) => format!("before the record at {lsn}"),
+                Stop::Name(name) => format!("the restore point {name}"),
+                Stop::Consistent => "as soon as the backup is consistent".into(),
+            },
+            timeline: self.timeline,
+            segments: self.segments.len(),
+            first_segment: self.segments.first().copied(),
+            last_segment: self.segments.last().copied(),
+            database_bytes: self.backup.bytes,
+            repository_bytes: self.backup.bytes_stored,
+            notes: self.notes.clone(),
+        }
+    }
+}
+
+/// Everything that the repository says about what can be reached.
+struct Known {
+    backups: Vec<BackupDocument>,
+    view: WalView,
+    histories: Vec<TimelineHistory>,
+    coverage: Option<Coverage>,
+}
+
+/// Plans a restore, or says why there is none and which instants can be reached.
+pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreError> {
+    let known = Known::gather(reader).await?;
+    let Some(newest) = known.backups.last() else { return Err(RestoreError::NoBackup { address: reader.address() }) };
+    if let Some(id) = wish.backup
+        && !known.backups.iter().any(|b| b.id == id)
+    {
+        return Err(RestoreError::UnknownBackup { backup: id, address: reader.address() });
+    }
+    let timeline = wish.timeline.unwrap_or_else(|| known.newest_timeline());
+    let history = known.path_to(timeline)?;
+    let log = Log { reader, system_id: newest.system_id, major: newest.major, size: newest.segment_bytes, timeline };
+    let planner = Planner { known: &known, wish, history, log };
+    planner.run().await
+}
+
+impl Known {
+    async fn gather(reader: &Reader) -> Result<Self, RestoreError> {
+        let mut backups = reader.backups().await?;
+        let Some(newest) = backups.last() else {
+            let system_id = terms::SystemId::new(0);
+            let view = WalView { system_id, segment_bytes: terms::SegmentSize::DEFAULT, timelines: Vec::new() };
+            return Ok(Self { backups, view, histories: Vec::new(), coverage: None });
+        };
+        let (system_id, size) = (newest.system_id, newest.segment_bytes);
+        backups.retain(|b| b.system_id == system_id);
+        let view = reader.wal_view(system_id, size).await?;
+        let mut histories = Vec::new();
+        for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
+            let name = WalName::History(timeline);
+            let bytes = reader.fetch_wal(system_id, &name).await?;
+            let bytes = bytes.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })?;
+            histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
+        }
+        let coverage = reader.coverage().await?.filter(|c| c.system_id == system_id);
+        Ok(Self { backups, view, histories, coverage })
+    }
+
+    /// The newest timeline that anything is stored of.
+    fn newest_timeline(&self) -> Timeline {
+        let of_backups = self.backups.iter().map(|b| b.timeline).max();
+        let of_wal = self.view.timelines.iter().filter(|t| !t.runs.is_empty()).map(|t| t.timeline).max();
+        of_backups.max(of_wal).unwrap_or(Timeline::FIRST)
+    }
+
+    fn path_to(&self, timeline: Timeline) -> Result<History, RestoreError> {
+        if timeline == Timeline::FIRST {
+            return Ok(History::new(&[], timeline));
+        }
+        match self.histories.iter().find(|h| h.timeline() == timeline) {
+            Some(history) => {
+                let ancestors: Vec<_> = history.branches().iter().map(|b| (b.timeline, b.end)).collect();
+                Ok(History::new(&ancestors, timeline))
+            }
+            None => Err(RestoreError::Unreachable {
+                target: format!("timeline {timeline}"),
+                why: format!("The history file {} is not in the repository.", WalName::History(timeline)),
+                window: String::new(),
+            }),
+        }
+    }
+}
+
+struct Planner<'a> {
+    known: &'a Known,
+    wish: &'a Wish,
+    history: History,
+    log: Log<'a>,
+}
+
+impl Planner<'_> {
+    async fn run(&self) -> Result<RestorePlan, RestoreError> {
+        let target = &self.wish.target;
+        let mut candidates = reach::candidates(&self.known.backups, &self.history, target);
+        candidates.retain(|b| self.wish.backup.is_none_or(|id| b.id == id));
+        if candidates.is_empty() {
+            return Err(self.unreachable(format!("No {}backup was complete by then.", self.asked_backup())).await?);
+        }
+        let mut holed = None;
+        for backup in candidates {
+            let stretch = reach::stretch(&self.history, &self.known.view, backup.start.lsn);
+            if stretch.end < backup.stop.lsn {
+                // Its own WAL is gone: not even this backup alone can be restored.
+                holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
+                continue;
+            }
+            if let Some(plan) = self.try_backup(backup, &stretch).await? {
+                self.check_unambiguous().await?;
+                return Ok(plan);
+            }
+            // A restore point may lie before the newest backup; what lies after the stored WAL lies after it for all.
+            if !matches!(target, RecoveryTarget::Name(_)) {
+                if let Some(missing) = stretch.hole {
+                    return Err(RestoreError::Hole { target: target.to_string(), missing, reachable: stretch.end });
+                }
+                break;
+            }
+        }
+        match (holed, target) {
+            (Some((missing, reachable)), _) => Err(RestoreError::Hole { target: target.to_string(), missing, reachable }),
+            (None, RecoveryTarget::Name(name)) => Err(self.unreachable(format!("No restore point named {name} is in the stored WAL.")).await?),
+            (None, _) => Err(self.unreachable("It lies beyond what is known to be stored.".into()).await?),
+        }
+    }
+
+    fn asked_backup(&self) -> String {
+        self.wish.backup.map_or_else(String::new, |id| format!("{id} is not such a backup; no "))
+    }
+
+    /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
+    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch) -> Result<Option<RestorePlan>, RestoreError> {
+        let segments = &stretch.segments;
+        let mut notes = Vec::new();
+        let (end, last_transaction) = self.log.end(segments).await?;
+        let to_the_end = Stop::EndOfWal { at: end };
+        let stop = match &self.wish.target {
+            RecoveryTarget::Immediate => Stop::Consistent,
+            RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
+            RecoveryTarget::Latest => to_the_end,
+            RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
+            RecoveryTarget::Lsn(lsn) => match self.log.stop_before(segments, backup.start.lsn, *lsn).await? {
+                Some(before) => Stop::Before(before),
+                None => to_the_end,
+            },
+            RecoveryTarget::Time(at) => {
+                if self.log.ends_after(segments, backup.start.lsn, *at).await? {
+                    Stop::Time(*at)
+                } else if stretch.hole.is_none() && self.covered(*at, end) {
+                    notes.push(format!("No transaction ended after {at}: the whole stored WAL is replayed, and coverage past that time is proven."));
+                    to_the_end
+                } else {
+                    return Ok(None);
+                }
+            }
+            RecoveryTarget::Name(name) => {
+                let found = self.log.restore_points(segments, backup.start.lsn, name).await?;
+                let after: Vec<_> = found.iter().filter(|(lsn, _)| *lsn >= backup.stop.lsn).collect();
+                match after[..] {
+                    [] => return Ok(None),
+                    [_] => Stop::Name(name.clone()),
+                    [..] => {
+                        let places: Vec<String> = after.iter().map(|(lsn, at)| format!("{lsn} at {at}")).collect();
+                        return Err(RestoreError::Ambiguous {
+                            target: format!("restore point {name}"),
+                            why: format!("The name was given {} times: {}. Use one of these positions with --to.", places.len(), places.join(", ")),
+                        });
+                    }
+                }
+            }
+        };
+        Ok(Some(RestorePlan {
+            backup: backup.clone(),
+            target: self.wish.target.clone(),
+            stop,
+            timeline: self.history.timeline(),
+            segments: self.needed(segments, backup),
+            histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
+            last_transaction,
+            notes,
+        }))
+    }
+
+    /// A restore to the end of a backup needs no WAL beyond it; all others may need all that is stored.
+    fn needed(&self, segments: &[SegmentName], backup: &BackupDocument) -> Vec<SegmentName> {
+        let last = match self.wish.target {
+            RecoveryTarget::Immediate => SegmentName::ending_at(backup.stop.lsn, self.history.timeline(), self.log.size).number(self.log.size),
+            _ => u64::MAX,
+        };
+        segments.iter().copied().filter(|s| s.number(self.log.size) <= last).collect()
+    }
+
+    /// Whether the server is known to have written nothing beyond `end` until `at`.
+    fn covered(&self, at: Timestamp, end: Lsn) -> bool {
+        let on_path = |c: &Coverage| c.timeline == self.history.timeline() && c.time >= at;
+        // The mark is where a segment ends; the last record ends at or before that.
+        self.known.coverage.as_ref().is_some_and(|c| on_path(c) && c.lsn.bytes().abs_diff(end.bytes()) < self.log.size.bytes() && c.lsn >= end)
+    }
+
+    /// A time that was lived through twice: once on a timeline that was abandoned, once on the one that is followed.
+    async fn check_unambiguous(&self) -> Result<(), RestoreError> {
+        let (RecoveryTarget::Time(at), None) = (&self.wish.target, self.wish.timeline) else { return Ok(()) };
+        let size = self.log.size;
+        let Some(history) = self.known.histories.iter().find(|h| h.timeline() == self.history.timeline()) else { return Ok(()) };
+        for (branch, next) in history.branches().iter().zip(history.branches().iter().skip(1).map(|b| b.timeline).chain([history.timeline()])) {
+            let Some(view) = self.known.view.timeline(branch.timeline) else { continue };
+            let fork = branch.end.bytes() / size.bytes();
+            let run = view.runs.iter().find(|r| (r.first..=r.last).contains(&fork));
+            let Some(run) = run else { continue };
+            let tail: Vec<_> = (fork..=run.last).map(|n| SegmentName::numbered(n, branch.timeline, size)).collect();
+            let abandoned = Log { timeline: branch.timeline, ..self.log }.ends_between(&tail, branch.end).await?;
+            let Some((_, last)) = abandoned.filter(|(first, _)| first <= at) else { continue };
+            let first_of_next = SegmentName::numbered(fork, next, size);
+            let begun = match self.known.view.has(first_of_next) {
+                true => Log { timeline: next, ..self.log }.begun_at(&[first_of_next], branch.end).await?,
+                false => None,
+            };
+            if begun.is_none_or(|begun| *at < begun || last >= begun) {
+                return Err(RestoreError::Ambiguous {
+                    target: at.to_string(),
+                    why: format!(
+                        "Timeline {} was left at {} but went on until {last}; timeline {next} begins there{}.",
+                        branch.timeline,
+                        branch.end,
+                        begun.map_or_else(String::new, |b| format!(" at {b}")),
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The error that says which instants can be reached.
+    async fn unreachable(&self, why: String) -> Result<RestoreError, RestoreError> {
+        let mut on_path: Vec<_> = self.known.backups.iter().filter(|b| self.history.holds(b.timeline, b.stop.lsn)).collect();
+        on_path.sort_by_key(|b| b.stop.lsn);
+        let window = match (on_path.first(), on_path.last()) {
+            (Some(oldest), Some(newest)) => {
+                let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn);
+                let end = match stretch.segments.is_empty() {
+                    true => None,
+                    false => Some(self.log.end(&stretch.segments).await?),
+                };
+                let latest = match end {
+                    Some((lsn, at)) => {
+                        let covered = self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline() && c.lsn >= lsn).map(|c| c.time);
+                        let until = covered.max(at).map_or_else(|| newest.stop.time.to_string(), |t| t.to_string());
+                        format!("{until} ({lsn})")
+                    }
+                    None => format!("{} ({})", newest.stop.time, newest.stop.lsn),
+                };
+                format!("What can be restored: {} ({}) to {latest}, on timeline {}.", oldest.stop.time, oldest.stop.lsn, self.history.timeline())
+            }
+            _ => format!("No backup lies on timeline {}.", self.history.timeline()),
+        };
+        Ok(RestoreError::Unreachable { target: self.wish.target.to_string(), why, window })
+    }
+}

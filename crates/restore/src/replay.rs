@@ -1,0 +1,170 @@
+//! Lets PostgreSQL replay the log in private, and believes only what its own files then say.
+
+use crate::RestoreError;
+use crate::plan::{RestorePlan, Stop};
+use crate::supply::Supply;
+use crate::target::Target;
+use pg::{CONTROL_FILE, ClusterState, ControlFile, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel, find_bin_dir};
+use repo::Reader;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Events, Lsn, Timeline};
+
+/// Replay takes as long as it takes; progress is told, and a server that ends is seen at once.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
+/// How long the recovered server may take to write everything out and stop.
+const STOP_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Where recovery ended.
+#[derive(Debug, Clone)]
+pub struct Recovered {
+    /// The new timeline.
+    pub timeline: Timeline,
+    /// The end of the last record that was replayed.
+    pub at: Lsn,
+    /// When the last transaction replayed was committed, as the server's log says it.
+    pub last_transaction: Option<String>,
+}
+
+/// Recovers the cluster in `target` as planned, promotes it and stops it again.
+pub(crate) async fn replay(
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    bin_dir: Option<&Path>,
+    program: &Path,
+    events: Arc<dyn Events>,
+) -> Result<Recovered, RestoreError> {
+    let bin_dir = find_bin_dir(plan.backup.major, bin_dir)?;
+    let log = target.side_dir.join("recovery.log");
+    let spool = target.side_dir.join("wal");
+    target.make_dir(&spool)?;
+    // Sockets have short names only (107 bytes), data directories need not.
+    let private = tempfile::Builder::new().prefix("bowline-").tempdir_in("/tmp").map_err(RestoreError::file("create a folder in", "/tmp"))?;
+    std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
+    let socket = private.path().join("wal.sock");
+    let supply = Supply::start(
+        reader,
+        plan.backup.system_id,
+        &plan.segments,
+        &plan.histories,
+        socket.clone(),
+        spool.clone(),
+        target.owner,
+        events,
+    )?;
+    let control = read_control(&target.data_dir)?;
+    write_signal(target)?;
+    let mut settings = recovery_settings(plan);
+    settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
+    settings.extend(minima(&control));
+    let options = PrivateOptions { bin_dir, data_dir: target.data_dir.clone(), owner: target.owner, settings, log: log.clone() };
+    let mut server = PrivateServer::start(&options)?;
+    server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await?;
+    server.stop(StopMode::Fast, STOP_LIMIT).await?;
+    drop(supply);
+    drop(fs::remove_dir_all(&spool));
+    let recovered = what_happened(target, &log)?;
+    judge(plan, &recovered)?;
+    Ok(recovered)
+}
+
+/// `recovery.signal` tells the server to recover from the archive; it removes it when it is done.
+pub(crate) fn write_signal(target: &Target) -> Result<(), RestoreError> {
+    let path = target.data_dir.join("recovery.signal");
+    fs::write(&path, b"").map_err(RestoreError::file("write", &path))?;
+    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))
+}
+
+/// The target as PostgreSQL's settings (manual chapter 20.5.6). All are named, since postgresql.auto.conf may have some left over.
+pub(crate) fn recovery_settings(plan: &RestorePlan) -> Vec<(String, String)> {
+    let mut settings: Vec<(String, String)> = ["recovery_target", "recovery_target_time", "recovery_target_lsn", "recovery_target_name", "recovery_target_xid"]
+        .into_iter()
+        .map(|name| (name.to_owned(), String::new()))
+        .collect();
+    let mut set = |name: &str, value: String| match settings.iter_mut().find(|(n, _)| n == name) {
+        Some(slot) => slot.1 = value,
+        None => settings.push((name.to_owned(), value)),
+    };
+    set("recovery_target_inclusive", "on".into());
+    match &plan.stop {
+        Stop::EndOfWal { .. } => {}
+        Stop::Time(at) => set("recovery_target_time", at.to_string().replace(" UTC", "+00")),
+        Stop::Before(lsn) => {
+            set("recovery_target_lsn", lsn.to_string());
+            set("recovery_target_inclusive", "off".into());
+        }
+        Stop::Name(name) => set("recovery_target_name", name.clone()),
+        Stop::Consistent => set("recovery_target", "immediate".into()),
+    }
+    set("recovery_target_timeline", plan.timeline.to_string());
+    set("recovery_target_action", "promote".into());
+    settings
+}
+
+/// What the log needs of the server that replays it, whatever the configuration says (`CheckRequiredParameterValues` and
+/// prepared transactions, src/backend/access/transam/xlogrecovery.c and twophase.c).
+fn minima(control: &ControlFile) -> Vec<(String, String)> {
+    let level = match control.wal_level {
+        WalLevel::Logical => "logical",
+        _ => "replica",
+    };
+    [
+        ("hot_standby", "off".to_owned()),
+        ("wal_level", level.to_owned()),
+        ("max_connections", control.max_connections.to_string()),
+        ("max_worker_processes", control.max_worker_processes.to_string()),
+        ("max_wal_senders", control.max_wal_senders.to_string()),
+        ("max_prepared_transactions", control.max_prepared_xacts.to_string()),
+        ("max_locks_per_transaction", control.max_locks_per_xact.to_string()),
+        ("shared_preload_libraries", String::new()),
+        ("max_logical_replication_workers", "0".to_owned()),
+        ("shared_buffers", "256MB".to_owned()),
+        ("log_timezone", "UTC".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+fn read_control(data_dir: &Path) -> Result<ControlFile, RestoreError> {
+    let path = data_dir.join(CONTROL_FILE);
+    let bytes = fs::read(&path).map_err(RestoreError::file("read", &path))?;
+    Ok(ControlFile::parse(&bytes)?)
+}
+
+/// Reads from the cluster itself that it was promoted, and where: a new timeline's history names the end of the old one.
+fn what_happened(target: &Target, log: &Path) -> Result<Recovered, RestoreError> {
+    let control = read_control(&target.data_dir)?;
+    if control.state != ClusterState::ShutDown {
+        return Err(RestoreError::Bug(format!("the recovered server left its control file in state {:?}", control.state)));
+    }
+    let timeline = control.timeline;
+    let path = target.data_dir.join("pg_wal").join(format!("{}.history", timeline.hex()));
+    let text = fs::read_to_string(&path).map_err(RestoreError::file("read", &path))?;
+    let history = TimelineHistory::parse(timeline, &text)?;
+    let at = history.parent().map(|branch| branch.end).ok_or_else(|| RestoreError::Bug(format!("{} names no parent", path.display())))?;
+    let said = fs::read_to_string(log).unwrap_or_default();
+    let last_transaction = said.rsplit_once("last completed transaction was at log time ").and_then(|(_, rest)| rest.lines().next()).map(str::to_owned);
+    Ok(Recovered { timeline, at, last_transaction })
+}
+
+/// Compares where recovery ended with what was promised.
+fn judge(plan: &RestorePlan, recovered: &Recovered) -> Result<(), RestoreError> {
+    let promised = match plan.stop {
+        Stop::EndOfWal { at } => at,
+        _ => plan.backup.stop.lsn,
+    };
+    if recovered.at < promised {
+        return Err(RestoreError::Early { reached: recovered.at, promised });
+    }
+    Ok(())
+}
+
+/// A word for the shell that runs `restore_command`; a `%` would be taken as a placeholder.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b));
+    if plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

@@ -1,0 +1,206 @@
+//! Serves WAL to the server that is being recovered: what is in the plan is fetched ahead and handed over, what is not
+//! is answered as absent, and everything else as a failure, so that recovery never ends because of one.
+//!
+//! `restore_command` is `bowline wal fetch --supply SOCKET %f %p`, a small process without keys or configuration.
+//! It sends the wanted name as one line and reads one line: `file PATH`, `absent`, or `failed WHY`.
+
+use crate::RestoreError;
+use repo::Reader;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Event, Events, Explain, SegmentName, SystemId, Timeline, WalName};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// How many segments are fetched before they are asked for.
+const AHEAD: usize = 8;
+/// How often a store that fails is asked again before the server is told.
+const TRIES: u32 = 5;
+
+/// Serves until it is dropped.
+pub(crate) struct Supply {
+    task: JoinHandle<()>,
+    socket: PathBuf,
+}
+
+struct Shelf {
+    reader: Reader,
+    system_id: SystemId,
+    histories: HashSet<Timeline>,
+    /// The place of every segment in the plan.
+    order: HashMap<SegmentName, usize>,
+    plan: Vec<SegmentName>,
+    folder: PathBuf,
+    owner: pg::Owner,
+    events: Arc<dyn Events>,
+    /// Segments on their way or there.
+    ahead: Mutex<VecDeque<(SegmentName, JoinHandle<Result<PathBuf, RestoreError>>)>>,
+}
+
+impl Supply {
+    /// Listens on a socket in `folder`, which the server's user can enter and write to.
+    pub(crate) fn start(
+        reader: &Reader,
+        system_id: SystemId,
+        plan: &[SegmentName],
+        histories: &[Timeline],
+        socket: PathBuf,
+        folder: PathBuf,
+        owner: pg::Owner,
+        events: Arc<dyn Events>,
+    ) -> Result<Self, RestoreError> {
+        let listener = UnixListener::bind(&socket).map_err(RestoreError::file("listen on", &socket))?;
+        chown(&socket, Some(owner.uid), Some(owner.gid)).map_err(RestoreError::file("own", &socket))?;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).map_err(RestoreError::file("set the mode of", &socket))?;
+        let shelf = Arc::new(Shelf {
+            reader: reader.clone(),
+            system_id,
+            histories: histories.iter().copied().collect(),
+            order: plan.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
+            plan: plan.to_vec(),
+            folder,
+            owner,
+            events,
+            ahead: Mutex::default(),
+        });
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let shelf = shelf.clone();
+                // A client that goes away has nobody to tell; the server asks again.
+                tokio::spawn(async move { drop(serve(&shelf, stream).await) });
+            }
+        });
+        Ok(Self { task, socket })
+    }
+}
+
+impl Drop for Supply {
+    fn drop(&mut self) {
+        self.task.abort();
+        drop(fs::remove_file(&self.socket));
+    }
+}
+
+async fn serve(shelf: &Arc<Shelf>, stream: UnixStream) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read).read_line(&mut line).await?;
+    let answer = match shelf.answer(line.trim_end()).await {
+        Ok(Some(path)) => format!("file {}\n", path.display()),
+        Ok(None) => "absent\n".to_owned(),
+        Err(e) => format!("failed {}\n", [e.to_string(), e.detail()].join(": ").replace('\n', " ")),
+    };
+    write.write_all(answer.as_bytes()).await
+}
+
+impl Shelf {
+    async fn answer(self: &Arc<Self>, name: &str) -> Result<Option<PathBuf>, RestoreError> {
+        let Ok(name) = name.parse::<WalName>() else { return Ok(None) };
+        match name {
+            WalName::Segment(segment) => match self.order.get(&segment) {
+                Some(at) => self.segment(segment, *at).await.map(Some),
+                None => Ok(None),
+            },
+            WalName::History(timeline) if self.histories.contains(&timeline) => fetch(self.clone(), name).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    async fn segment(self: &Arc<Self>, segment: SegmentName, at: usize) -> Result<PathBuf, RestoreError> {
+        let mine = {
+            let mut ahead = self.ahead.lock().await;
+            // Recovery goes forward; what it passed by is not needed any more.
+            while ahead.front().is_some_and(|(name, _)| self.order[name] < at) {
+                if let Some((_, task)) = ahead.pop_front() {
+                    task.abort();
+                }
+            }
+            let mine = match ahead.front() {
+                Some((name, _)) if *name == segment => ahead.pop_front().map(|(_, task)| task),
+                _ => None,
+            };
+            let mut next = ahead.back().map_or(at + 1, |(name, _)| self.order[name] + 1);
+            while ahead.len() < AHEAD && next < self.plan.len() {
+                let name = self.plan[next];
+                ahead.push_back((name, tokio::spawn(fetch(self.clone(), WalName::Segment(name)))));
+                next += 1;
+            }
+            mine
+        };
+        let path = match mine {
+            Some(task) => task.await.map_err(|e| RestoreError::Bug(e.to_string()))??,
+            None => fetch(self.clone(), WalName::Segment(segment)).await?,
+        };
+        self.events.tell(Event::SegmentReplayed { segment });
+        Ok(path)
+    }
+}
+
+/// Fetches a file of the plan into the folder. That it is listed and cannot be had is a failure, never an absence.
+async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError> {
+    let mut pause = Duration::from_millis(200);
+    for attempt in 1.. {
+        match shelf.reader.fetch_wal(shelf.system_id, &name).await {
+            Ok(Some(bytes)) => return put_down(&shelf, &name, &bytes),
+            Ok(None) => return Err(RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() }),
+            Err(e) if e.class() == terms::Class::Transient && attempt < TRIES => {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+fn put_down(shelf: &Shelf, name: &WalName, bytes: &[u8]) -> Result<PathBuf, RestoreError> {
+    let path = shelf.folder.join(name.to_string());
+    fs::write(&path, bytes).map_err(RestoreError::file("write", &path))?;
+    chown(&path, Some(shelf.owner.uid), Some(shelf.owner.gid)).map_err(RestoreError::file("own", &path))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(RestoreError::file("set the mode of", &path))?;
+    Ok(path)
+}
+
+/// How a request to a supply ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Supplied {
+    /// The file is where it was wanted.
+    Delivered,
+    /// It is not in the plan.
+    Absent,
+    /// It could not be had; nothing may be concluded from that.
+    Failed(String),
+}
+
+/// The other end: asks the supply at `socket` for `name` and moves the file to `to`. Blocking, and without any set-up:
+/// recovery starts this once for every segment.
+pub fn ask_supply(socket: &Path, name: &str, to: &Path) -> Supplied {
+    use std::io::{BufRead, Write};
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(Duration::from_secs(600)))?;
+        writeln!(stream, "{name}")?;
+        let mut answer = String::new();
+        std::io::BufReader::new(stream).read_line(&mut answer)?;
+        Ok(answer)
+    };
+    match ask() {
+        Err(e) => Supplied::Failed(format!("the restore that started this server does not answer: {e}")),
+        Ok(answer) => match answer.trim_end().split_once(' ') {
+            Some(("file", path)) => match crate::fetch::move_file(Path::new(path), to) {
+                Ok(()) => Supplied::Delivered,
+                Err(e) => Supplied::Failed(format!("cannot move {path} to {}: {e}", to.display())),
+            },
+            Some(("failed", why)) => Supplied::Failed(why.to_owned()),
+            None if answer.trim_end() == "absent" => Supplied::Absent,
+            _ => Supplied::Failed(format!("an answer that makes no sense: {answer:?}")),
+        },
+    }
+}

@@ -1,0 +1,62 @@
+//! Opens the store an address names.
+
+use crate::address::Address;
+use crate::{Disk, Put, Remove, S3, StoreError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use terms::Secret;
+
+/// A door for reading and adding, as [`open`] gives it.
+pub trait Store: Put {}
+
+impl<T: Put + ?Sized> Store for T {}
+
+/// What an address leaves open. Everything here only matters to buckets.
+#[derive(Debug, Clone, Default)]
+pub struct StoreOptions {
+    /// The bucket's region, e.g. `eu-central-1`.
+    pub region: Option<String>,
+    /// The server's address when it is not AWS: `https://s3.example.org`; plain HTTP only when it says `http://`.
+    pub endpoint: Option<String>,
+    /// Whether the bucket goes into the path instead of the host name; by default only where an endpoint is given.
+    pub path_style: Option<bool>,
+    /// Certificates in PEM form to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// With `secret_access_key`; without both the environment, the profile and the machine's role are asked in turn.
+    pub access_key_id: Option<Secret>,
+    /// See `access_key_id`.
+    pub secret_access_key: Option<Secret>,
+    /// Belongs to temporary keys.
+    pub session_token: Option<Secret>,
+    /// A profile of `~/.aws/credentials` and `~/.aws/config`.
+    pub profile: Option<String>,
+    /// The checksum sent with each upload: `crc64nvme` (the default for AWS), `sha256`, or `none` (for others).
+    pub checksum: Option<String>,
+    /// How many bytes of finished objects may be on their way before writers wait; 64 MiB when not given.
+    pub in_flight_bytes: Option<u64>,
+}
+
+/// Opens the store at `file:///abs/path` or `s3://bucket/prefix?region=…&endpoint=…`. Nothing is asked of it yet: whether it
+/// is there and lets us in is told by the first operation. For a bucket this must be called on a tokio runtime.
+pub fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match Address::parse(url)? {
+        Address::Folder(root) => Arc::new(Disk::new(root)),
+        Address::Bucket(bucket) => Arc::new(S3::open(&bucket, options)?),
+    })
+}
+
+/// Opens the same store with the right to remove. Only upkeep calls this.
+pub fn open_remover(url: &str, options: &StoreOptions) -> Result<Arc<dyn Remove>, StoreError> {
+    Ok(match Address::parse(url)? {
+        Address::Folder(root) => Arc::new(Disk::new(root)),
+        Address::Bucket(bucket) => Arc::new(S3::open(&bucket, options)?),
+    })
+}
+
+/// Makes the folder of a `file:` address, with mode 0700, in a parent that exists. Buckets are not made: for them this does nothing.
+pub async fn create_root(url: &str) -> Result<(), StoreError> {
+    match Address::parse(url)? {
+        Address::Folder(root) => Disk::new(root).create_root().await,
+        Address::Bucket(_) => Ok(()),
+    }
+}

@@ -1,0 +1,302 @@
+//! A prefix in an S3 bucket as a store, over object_store with the defaults that lose data or hang turned off.
+
+mod connect;
+mod credentials;
+mod put;
+mod sink;
+mod trouble;
+
+use crate::pending::Pending;
+use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use object_store::aws::AmazonS3;
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::Timestamp;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use trouble::{LOOK_UP, Trouble};
+
+/// A call without a body is over after this long, with all its repetitions.
+const CALL_SECONDS_MAX: u64 = 120;
+/// The slowest transfer that is waited for; below it a link is as good as down.
+const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
+/// A store in a bucket.
+pub struct S3 {
+    inner: Arc<Inner>,
+}
+
+/// What the store and its sinks share.
+struct Inner {
+    /// Repeats by itself what is safe to repeat: reading, listing, removing.
+    steady: AmazonS3,
+    /// Never repeats: with hidden repetitions a refusal could not be told from one's own first attempt having succeeded.
+    once: AmazonS3,
+    prefix: String,
+    address: String,
+    runtime: Handle,
+    pending: Arc<Pending>,
+    /// Room for finished bytes that are not yet stored, in KiB.
+    room: Arc<Semaphore>,
+    room_kib: u32,
+}
+
+impl S3 {
+    /// How many bytes of finished objects may be on their way before [`ObjectSink::finish`] waits: 64 MiB.
+    pub const IN_FLIGHT_BYTES: u64 = 64 << 20;
+
+    /// The store at `address` (see [`crate::open`]). Must be called on a tokio runtime, which later does the uploading.
+    pub(crate) fn open(address: &crate::address::BucketAddress, options: &crate::StoreOptions) -> Result<Self, StoreError> {
+        let shown = match address.prefix.as_str() {
+            "" => format!("s3://{}", address.bucket),
+            prefix => format!("s3://{}/{prefix}", address.bucket),
+        };
+        let runtime = Handle::try_current().map_err(|_| StoreError::Failed {
+            store: shown.clone(),
+            operation: "open",
+            path: String::new(),
+            why: "it was opened outside the runtime; this is a mistake in Bowline".to_owned(),
+        })?;
+        let connection = connect::connect(&shown, address, options)?;
+        let room_kib = (options.in_flight_bytes.unwrap_or(Self::IN_FLIGHT_BYTES) / 1024).clamp(1, u64::from(u32::MAX >> 3)) as u32;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                steady: connection.steady,
+                once: connection.once,
+                prefix: address.prefix.clone(),
+                address: shown,
+                runtime,
+                pending: Pending::new(),
+                room: Arc::new(Semaphore::new(room_kib as usize)),
+                room_kib,
+            }),
+        })
+    }
+}
+
+impl Inner {
+    fn key(&self, path: &str) -> Result<Key, StoreError> {
+        let whole = match (self.prefix.as_str(), path) {
+            ("", path) => path.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, path) => format!("{prefix}/{path}"),
+        };
+        Key::parse(&whole).map_err(|error| StoreError::Failed {
+            store: self.address.clone(),
+            operation: "name",
+            path: path.to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// The object's path below this store, or `None` for something in the bucket that Bowline did not write.
+    fn object(&self, meta: &ObjectMeta) -> Option<ObjectInfo> {
+        let whole = meta.location.as_ref();
+        let below = match self.prefix.as_str() {
+            "" => whole,
+            prefix => whole.strip_prefix(prefix)?.strip_prefix('/')?,
+        };
+        Some(ObjectInfo {
+            path: ObjectPath::new(below).ok()?,
+            bytes: meta.size,
+            modified: Timestamp::from_unix_micros(meta.last_modified.timestamp_micros()),
+            version: Version(meta.e_tag.clone().unwrap_or_default()),
+        })
+    }
+
+    /// Waits for an answer, but not for ever: `bytes` is what goes over the wire besides the headers.
+    async fn bounded<T>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        bytes: u64,
+        call: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<T, StoreError> {
+        let patience = Duration::from_secs(CALL_SECONDS_MAX + bytes / BYTES_PER_SECOND_MIN);
+        match tokio::time::timeout(patience, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.fail(operation, path, &Trouble::read(&error))),
+            Err(_) => Err(self.silent(operation, path, patience)),
+        }
+    }
+
+    fn fail(&self, operation: &'static str, path: &str, trouble: &Trouble) -> StoreError {
+        trouble.of_store(&self.address, operation, path)
+    }
+
+    fn silent(&self, operation: &'static str, path: &str, patience: Duration) -> StoreError {
+        StoreError::Unreachable {
+            store: self.address.clone(),
+            operation,
+            path: path.to_owned(),
+            why: format!("no answer within {} s", patience.as_secs()),
+        }
+    }
+
+    /// Reads a part or all of an object, with what is known of it.
+    async fn read(&self, path: &ObjectPath, range: Option<Range<u64>>) -> Result<(ObjectMeta, Bytes), StoreError> {
+        let key = self.key(path.as_str())?;
+        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
+        let answer = self.bounded("read", path.as_str(), 0, self.steady.get_opts(&key, options)).await?;
+        let (meta, length) = (answer.meta.clone(), answer.range.end - answer.range.start);
+        let body = self.bounded("read", path.as_str(), length, answer.bytes()).await?;
+        if body.len() as u64 != length {
+            return Err(self.truncated(path, meta.size, body.len() as u64));
+        }
+        Ok((meta, body))
+    }
+
+    fn truncated(&self, path: &ObjectPath, wanted: u64, found: u64) -> StoreError {
+        StoreError::Truncated { store: self.address.clone(), path: path.to_string(), wanted, found }
+    }
+
+    async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectMeta>, StoreError> {
+        let key = self.key(path.as_str())?;
+        for _ in 0..3 {
+            match self.bounded(LOOK_UP, path.as_str(), 0, self.steady.head(&key)).await {
+                Ok(meta) => return Ok(Some(meta)),
+                Err(StoreError::Missing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            // The 404 of a HEAD has no body: a missing bucket, or a server that is no S3 at all, looks like a missing object.
+            // Only the 404 of a GET says which.
+            match self.bounded("read", path.as_str(), 0, self.steady.get_opts(&key, GetOptions::default())).await {
+                Err(StoreError::Missing { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+                // It came into being between the two questions.
+                Ok(_) => {}
+            }
+        }
+        Err(StoreError::Failed {
+            store: self.address.clone(),
+            operation: "read",
+            path: path.to_string(),
+            why: "a HEAD says that the object is not there, a GET that it is".to_owned(),
+        })
+    }
+}
+
+#[async_trait]
+impl Fetch for S3 {
+    async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError> {
+        self.inner.read(path, None).await.map(|(_, body)| body)
+    }
+
+    async fn get_range(&self, path: &ObjectPath, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let wanted = range.end.saturating_sub(range.start);
+        // S3 knows no empty ranges, and answers one past the end with an error of its own: then the length decides.
+        let answer = match wanted {
+            0 => None,
+            _ => match self.inner.read(path, Some(range.clone())).await {
+                Ok((_, body)) if body.len() as u64 == wanted => return Ok(body),
+                Ok((meta, _)) => return Err(self.inner.truncated(path, range.end, meta.size)),
+                Err(error @ StoreError::Failed { .. }) => Some(error),
+                Err(error) => return Err(error),
+            },
+        };
+        let Some(found) = self.inner.info(path).await? else {
+            return Err(StoreError::Missing { store: self.address(), path: path.to_string() });
+        };
+        match answer {
+            _ if found.size < range.end => Err(self.inner.truncated(path, range.end, found.size)),
+            Some(error) => Err(error),
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, StoreError> {
+        Ok(self.inner.info(path).await?.and_then(|meta| self.inner.object(&meta)))
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        let inner = &self.inner;
+        let folder = folder.trim_matches('/');
+        let keys = inner.key(folder).and_then(|prefix| Ok((prefix, after.map(|path| inner.key(path.as_str())).transpose()?)));
+        let (prefix, after) = match keys {
+            Ok(keys) => keys,
+            Err(error) => return futures::stream::iter([Err(error)]).boxed(),
+        };
+        let found = match &after {
+            Some(after) => inner.steady.list_with_offset(Some(&prefix), after),
+            None => inner.steady.list(Some(&prefix)),
+        };
+        let found = found.filter_map(move |item| async move {
+            match item {
+                Ok(meta) => inner.object(&meta).map(Ok),
+                Err(error) => Some(Err(inner.fail("list", folder, &Trouble::read(&error)))),
+            }
+        });
+        // A server that answers out of order would make a reader that goes on from the last path skip objects.
+        let mut last: Option<ObjectPath> = None;
+        found
+            .map(move |item| {
+                let item = item?;
+                if last.as_ref().is_some_and(|last| *last >= item.path) {
+                    return Err(StoreError::Failed {
+                        store: inner.address.clone(),
+                        operation: "list",
+                        path: folder.to_owned(),
+                        why: format!("the server lists {} out of order", item.path),
+                    });
+                }
+                last = Some(item.path.clone());
+                Ok(item)
+            })
+            .boxed()
+    }
+
+    async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let folder = folder.trim_matches('/');
+        let prefix = self.inner.key(folder)?;
+        let found = self.inner.bounded("list", folder, 0, self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
+        let names = found.common_prefixes.iter().filter_map(|key| key.filename().map(str::to_owned));
+        let mut names: Vec<String> = names.filter(|name| ObjectPath::new(name.as_str()).is_ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn address(&self) -> String {
+        self.inner.address.clone()
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Put for S3 {
+    async fn put_new(&self, path: &ObjectPath, body: Bytes) -> Result<Created, StoreError> {
+        self.inner.put_new(path, PutPayload::from(body)).await
+    }
+
+    async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
+        self.inner.replace(path, PutPayload::from(body), expected).await
+    }
+
+    fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError> {
+        Ok(Arc::new(sink::S3Sink::new(Arc::clone(&self.inner), path.clone())))
+    }
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        self.inner.pending.settle().await
+    }
+}
+
+#[async_trait]
+impl Remove for S3 {
+    async fn remove(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        let key = self.inner.key(path.as_str())?;
+        match self.inner.bounded("remove", path.as_str(), 0, self.inner.steady.delete(&key)).await {
+            Err(StoreError::Missing { .. }) => Ok(()),
+            result => result,
+        }
+    }
+}

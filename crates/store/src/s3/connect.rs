@@ -1,0 +1,226 @@
+//! Turns an address and options into object_store clients with every time limit and repetition chosen by us.
+
+use super::credentials::{self, Lookup};
+use crate::address::BucketAddress;
+use crate::{StoreError, StoreOptions};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
+use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
+use std::time::Duration;
+
+/// See the fields of [`super::Inner`].
+pub(super) struct Connection {
+    pub(super) steady: AmazonS3,
+    pub(super) once: AmazonS3,
+}
+
+/// A connection that is not made within this long is not made.
+const CONNECT_SECONDS_MAX: u64 = 5;
+/// A transfer that stands still for so long is over.
+const STALL_SECONDS_MAX: u64 = 60;
+/// For uploads the limit runs from the first byte sent to the first byte answered, so it must cover a whole part on a slow
+/// line; the calls set closer limits by size.
+const UPLOAD_SECONDS_MAX: u64 = 900;
+
+/// Settings of the address count where the options leave them open.
+struct Settings {
+    region: String,
+    endpoint: Option<String>,
+    is_path_style: bool,
+    checksum: Option<Checksum>,
+    certificates: Vec<Certificate>,
+}
+
+/// Makes the clients; nothing is sent yet.
+pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptions) -> Result<Connection, StoreError> {
+    let bad = |why: String| StoreError::BadAddress { url: shown.to_owned(), why };
+    let variable: Lookup = &credentials::environment;
+    let options = merged(address, options).map_err(bad)?;
+    let found = credentials::find(&options, variable).map_err(bad)?;
+    let settings = settings(address, &options, found.region, variable).map_err(bad)?;
+
+    let is_http = settings.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&address.bucket)
+        .with_region(&settings.region)
+        .with_virtual_hosted_style_request(!settings.is_path_style)
+        .with_allow_http(is_http)
+        // TLS already protects the body; without TLS the signature over it is what a damaged or changed body fails at.
+        .with_unsigned_payload(!is_http)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        // DeleteObjects is missing or different on some servers; DELETE is the same everywhere.
+        .with_disable_bulk_delete(true);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder.with_endpoint(match (settings.is_path_style, endpoint.split_once("://")) {
+            // object_store wants the bucket's name in the endpoint then.
+            (false, Some((scheme, host))) => format!("{scheme}://{}.{host}", address.bucket),
+            _ => endpoint.clone(),
+        });
+    }
+    if let Some(checksum) = settings.checksum {
+        builder = builder.with_checksum_algorithm(checksum);
+    }
+    builder = match found.keys {
+        Some(keys) => {
+            let builder = builder.with_access_key_id(keys.access_key_id.reveal()).with_secret_access_key(keys.secret_access_key.reveal());
+            match &keys.session_token {
+                Some(token) => builder.with_token(token.reveal()),
+                None => builder,
+            }
+        }
+        None => machine_role(builder, variable),
+    };
+
+    let client = |read_timeout_seconds: u64| {
+        let base = ClientOptions::new()
+            // The default of 30 s covers the body and so cuts off every large transfer.
+            .with_timeout_disabled()
+            .with_connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+            .with_read_timeout(Duration::from_secs(read_timeout_seconds))
+            .with_allow_http(is_http);
+        settings.certificates.iter().cloned().fold(base, ClientOptions::with_root_certificate)
+    };
+    let patient = RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(8), base: 3.0 },
+        max_retries: 6,
+        retry_timeout: Duration::from_secs(60),
+    };
+    let impatient = RetryConfig { max_retries: 0, ..patient.clone() };
+    let failed = |error: object_store::Error| bad(error.to_string());
+    let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
+    // The same provider for both, so that temporary credentials are fetched once.
+    let once = builder
+        .with_credentials(steady.credentials().clone())
+        .with_retry(impatient)
+        .with_client_options(client(UPLOAD_SECONDS_MAX))
+        .build()
+        .map_err(failed)?;
+    Ok(Connection { steady, once })
+}
+
+/// The options, completed by what the address carries.
+fn merged(address: &BucketAddress, options: &StoreOptions) -> Result<StoreOptions, String> {
+    let mut options = options.clone();
+    for (key, value) in &address.settings {
+        match key.as_str() {
+            "region" => options.region = options.region.or(Some(value.clone())),
+            "endpoint" => options.endpoint = options.endpoint.or(Some(value.clone())),
+            "profile" => options.profile = options.profile.or(Some(value.clone())),
+            "checksum" => options.checksum = options.checksum.or(Some(value.clone())),
+            "ca_file" => options.ca_file = options.ca_file.or(Some(value.into())),
+            "path_style" => {
+                let given = value.parse().map_err(|_| format!("path_style is {value:?}; it must be true or false"))?;
+                options.path_style = options.path_style.or(Some(given));
+            }
+            other => return Err(format!("it carries an unknown setting {other:?}")),
+        }
+    }
+    Ok(options)
+}
+
+fn settings(address: &BucketAddress, options: &StoreOptions, region: Option<String>, variable: Lookup) -> Result<Settings, String> {
+    let endpoint = options.endpoint.clone().or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"));
+    let endpoint = match endpoint {
+        Some(text) if text.starts_with("http://") || text.starts_with("https://") => Some(text.trim_end_matches('/').to_owned()),
+        Some(text) => return Err(format!("the endpoint {text:?} must begin with https:// or http://")),
+        None => None,
+    };
+    let is_aws = endpoint.as_deref().is_none_or(|endpoint| endpoint.contains(".amazonaws.com"));
+    let checksum = match options.checksum.as_deref() {
+        Some("none") => None,
+        Some("sha256") => Some(Checksum::SHA256),
+        Some("crc64nvme") => Some(Checksum::CRC64NVME),
+        Some(other) => return Err(format!("checksum is {other:?}; it must be crc64nvme, sha256 or none")),
+        // Other servers reject checksum headers they do not know.
+        None => is_aws.then_some(Checksum::CRC64NVME),
+    };
+    let certificates = match &options.ca_file {
+        Some(file) => {
+            let pem = std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;
+            let found = Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_file {}: {error}", file.display()))?;
+            if found.is_empty() {
+                return Err(format!("ca_file {} holds no certificate in PEM form", file.display()));
+            }
+            found
+        }
+        None => Vec::new(),
+    };
+    Ok(Settings {
+        region: options.region.clone().or(region).unwrap_or_else(|| "us-east-1".to_owned()),
+        // A bucket with dots in its name has no valid certificate as a host name.
+        is_path_style: options.path_style.unwrap_or(endpoint.is_some() || address.bucket.contains('.')),
+        endpoint,
+        checksum,
+        certificates,
+    })
+}
+
+/// Passes on what names the machine's role: web identity, container, EKS pod identity; the instance is asked last.
+fn machine_role(mut builder: AmazonS3Builder, variable: Lookup) -> AmazonS3Builder {
+    for name in [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_ROLE_ARN",
+        "AWS_ROLE_SESSION_NAME",
+        "AWS_ENDPOINT_URL_STS",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    ] {
+        let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
+        if let (Ok(key), Some(value)) = (key, variable(name)) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(url_settings: &[(&str, &str)], options: &StoreOptions) -> Result<Settings, String> {
+        let address = BucketAddress {
+            bucket: "b".to_owned(),
+            prefix: String::new(),
+            settings: url_settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        };
+        settings(&address, &merged(&address, options)?, None, &|_| None)
+    }
+
+    #[test]
+    fn aws_gets_checksums_and_host_names_and_other_servers_neither() {
+        let aws = resolved(&[], &StoreOptions::default()).unwrap();
+        assert!(matches!(aws.checksum, Some(Checksum::CRC64NVME)) && !aws.is_path_style && aws.region == "us-east-1");
+        let other = resolved(&[("endpoint", "http://127.0.0.1:9000/"), ("region", "x")], &StoreOptions::default()).unwrap();
+        assert!(other.checksum.is_none() && other.is_path_style);
+        assert_eq!((other.endpoint.as_deref(), other.region.as_str()), (Some("http://127.0.0.1:9000"), "x"));
+    }
+
+    #[test]
+    fn the_options_win_over_the_address_and_nonsense_is_named() {
+        let options = StoreOptions { region: Some("eu-central-1".into()), ..StoreOptions::default() };
+        assert_eq!(resolved(&[("region", "x")], &options).unwrap().region, "eu-central-1");
+        for (key, value, word) in [
+            ("checksum", "md5", "crc64nvme"),
+            ("path_style", "maybe", "true or false"),
+            ("endpoint", "minio:9000", "https://"),
+            ("ca_file", "/nowhere.pem", "/nowhere.pem"),
+        ] {
+            assert!(resolved(&[(key, value)], &StoreOptions::default()).err().unwrap().contains(word), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_variable_of_a_machines_role_is_one_object_store_knows() {
+        for name in [
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_ROLE_ARN",
+            "AWS_ROLE_SESSION_NAME",
+            "AWS_ENDPOINT_URL_STS",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        ] {
+            assert!(name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! A large object on its way to a bucket: one put while it is small, parts under way in the background when it grows.
+
+use super::put::pause;
+use super::trouble::Trouble;
+use super::{BYTES_PER_SECOND_MIN, Inner};
+use crate::pending::Ticket;
+use crate::{Created, ObjectPath, ObjectSink, StoreError};
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectStore, PutPayload};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// The size of a part and of the buffers that become parts. S3 allows 10 000 parts: 160 GB an object.
+const PART_BYTES: usize = 16 << 20;
+/// Up to this many bytes an object is stored by one put that refuses to overwrite.
+const SINGLE_PUT_BYTES: u64 = 40 << 20;
+/// Parts of one object under way at once.
+const PARTS_AT_ONCE: usize = 4;
+/// Attempts for one part.
+const PART_ATTEMPTS: u32 = 6;
+/// How many of the last bytes are compared when the answer to the completion was lost.
+const TAIL_BYTES: u64 = 4096;
+
+/// See [`ObjectSink`].
+pub(super) struct S3Sink {
+    inner: Arc<Inner>,
+    path: ObjectPath,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whole buffers of [`PART_BYTES`] that no upload has taken yet.
+    full: Vec<Bytes>,
+    current: Vec<u8>,
+    length: u64,
+    upload: Option<UnboundedSender<Step>>,
+    is_finished: bool,
+    failed: Arc<Mutex<Option<StoreError>>>,
+}
+
+/// What the sink tells its upload. Dropping the channel without `Finish` abandons it.
+enum Step {
+    Part(Bytes, OwnedSemaphorePermit),
+    Finish(Ticket),
+}
+
+impl S3Sink {
+    pub(super) fn new(inner: Arc<Inner>, path: ObjectPath) -> Self {
+        Self { inner, path, state: Mutex::default() }
+    }
+
+    /// Waits for room for bytes that are about to be handed over. More than there is room for at all takes all of it.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+        let kib = (bytes.div_ceil(1024) as u32).clamp(1, self.inner.room_kib);
+        let room = Arc::clone(&self.inner.room).acquire_many_owned(kib);
+        self.inner.runtime.block_on(room).map_err(|_| self.misused("the store is closing"))
+    }
+
+    fn misused(&self, why: &str) -> StoreError {
+        failed(&self.inner, &self.path, why)
+    }
+
+    /// Hands full buffers to the upload, which the first of them starts.
+    fn send_full(&self, state: &mut State) -> Result<(), StoreError> {
+        if let Some(error) = state.failed.lock().expect("no holder panics").clone() {
+            return Err(error);
+        }
+        if state.upload.is_none() {
+            let (sender, receiver) = unbounded_channel();
+            let upload = Upload { inner: Arc::clone(&self.inner), path: self.path.clone(), failed: Arc::clone(&state.failed) };
+            self.inner.runtime.spawn(upload.run(receiver));
+            state.upload = Some(sender);
+        }
+        for part in std::mem::take(&mut state.full) {
+            let permit = self.room(part.len())?;
+            let sent = state.upload.as_ref().is_some_and(|upload| upload.send(Step::Part(part, permit)).is_ok());
+            if !sent {
+                let error = state.failed.lock().expect("no holder panics").clone();
+                return Err(error.unwrap_or_else(|| self.misused("its upload ended early")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ObjectSink for S3Sink {
+    fn append(&self, bytes: &[u8]) -> Result<u64, StoreError> {
+        let mut state = self.state.lock().map_err(|_| self.misused("a writer panicked"))?;
+        if state.is_finished {
+            return Err(self.misused("it is finished already"));
+        }
+        let offset = state.length;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if state.current.capacity() == 0 {
+                state.current.reserve_exact(PART_BYTES);
+            }
+            let (now, later) = rest.split_at(rest.len().min(PART_BYTES - state.current.len()));
+            state.current.extend_from_slice(now);
+            state.length += now.len() as u64;
+            rest = later;
+            if state.current.len() == PART_BYTES {
+                let full = Bytes::from(std::mem::take(&mut state.current));
+                state.full.push(full);
+            }
+            if state.length > SINGLE_PUT_BYTES && !state.full.is_empty() {
+                self.send_full(&mut state)?;
+            }
+        }
+        Ok(offset)
+    }
+
+    fn finish(&self) -> Result<(), StoreError> {
+        let mut state = self.state.lock().map_err(|_| self.misused("a writer panicked"))?;
+        if std::mem::replace(&mut state.is_finished, true) {
+            return Err(self.misused("it is finished already"));
+        }
+        let last = Bytes::from(std::mem::take(&mut state.current));
+        let given_up = self.misused("its upload was given up");
+        if state.length > SINGLE_PUT_BYTES {
+            if !last.is_empty() {
+                state.full.push(last);
+            }
+            self.send_full(&mut state)?;
+            let upload = state.upload.take();
+            let ticket = self.inner.pending.start(given_up);
+            // When the upload has ended the dropped ticket tells it to settle().
+            return match upload.map(|upload| upload.send(Step::Finish(ticket))) {
+                Some(Ok(())) => Ok(()),
+                _ => Err(state.failed.lock().expect("no holder panics").clone().unwrap_or_else(|| self.misused("its upload ended early"))),
+            };
+        }
+        let pieces = std::mem::take(&mut state.full).into_iter().chain((!last.is_empty()).then_some(last));
+        let payload: PutPayload = pieces.collect();
+        let permit = self.room(payload.content_length())?;
+        let ticket = self.inner.pending.start(given_up);
+        let (inner, path) = (Arc::clone(&self.inner), self.path.clone());
+        self.inner.runtime.spawn(async move {
+            let result = match inner.put_new(&path, payload).await {
+                Ok(Created::New) => Ok(()),
+                Ok(Created::AlreadyThere) => Err(exists(&inner, &path)),
+                Err(error) => Err(error),
+            };
+            drop(permit);
+            ticket.end(result);
+        });
+        Ok(())
+    }
+}
+
+/// The upload of one object in parts.
+struct Upload {
+    inner: Arc<Inner>,
+    path: ObjectPath,
+    failed: Arc<Mutex<Option<StoreError>>>,
+}
+
+impl Upload {
+    /// Runs until the sink says that no part follows, or goes away.
+    async fn run(self, mut steps: UnboundedReceiver<Step>) {
+        let error = match self.begin().await {
+            Err(error) => error,
+            Ok((key, id)) => match self.send_parts(&key, &id, &mut steps).await {
+                Ok(Some(ticket)) => return ticket.end(Ok(())),
+                // The sink was dropped unfinished: nobody waits for an answer.
+                Ok(None) => return self.abandon(&key, &id).await,
+                Err((error, ticket)) => {
+                    self.abandon(&key, &id).await;
+                    if let Some(ticket) = ticket {
+                        return ticket.end(Err(error));
+                    }
+                    error
+                }
+            },
+        };
+        *self.failed.lock().expect("no holder panics") = Some(error.clone());
+        // Parts still coming are dropped here, which makes room for others.
+        while let Some(step) = steps.recv().await {
+            if let Step::Finish(ticket) = step {
+                return ticket.end(Err(error));
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<(Key, String), StoreError> {
+        let key = self.inner.key(self.path.as_str())?;
+        self.must_be_absent().await?;
+        let id = self.inner.bounded("write", self.path.as_str(), 0, self.inner.steady.create_multipart(&key)).await?;
+        Ok((key, id))
+    }
+
+    /// Completing an upload overwrites; names of objects this large are random, so asking first is enough.
+    async fn must_be_absent(&self) -> Result<(), StoreError> {
+        match self.inner.info(&self.path).await? {
+            None => Ok(()),
+            Some(_) => Err(exists(&self.inner, &self.path)),
+        }
+    }
+
+    async fn send_parts(&self, key: &Key, id: &String, steps: &mut UnboundedReceiver<Step>) -> Result<Option<Ticket>, (StoreError, Option<Ticket>)> {
+        let mut under_way = FuturesUnordered::new();
+        let mut parts: Vec<Option<PartId>> = Vec::new();
+        let (mut length, mut tail) = (0, Bytes::new());
+        let ticket = loop {
+            while under_way.len() >= PARTS_AT_ONCE {
+                take(&mut parts, under_way.next().await).map_err(|error| (error, None))?;
+            }
+            tokio::select! {
+                step = steps.recv() => match step {
+                    Some(Step::Part(part, permit)) => {
+                        length += part.len() as u64;
+                        tail = part.clone();
+                        under_way.push(self.part(key, id, parts.len(), part, permit));
+                        parts.push(None);
+                    }
+                    Some(Step::Finish(ticket)) => break ticket,
+                    None => return Ok(None),
+                },
+                done = under_way.next(), if !under_way.is_empty() => take(&mut parts, done).map_err(|error| (error, None))?,
+            }
+        };
+        while !under_way.is_empty() {
+            if let Err(error) = take(&mut parts, under_way.next().await) {
+                return Err((error, Some(ticket)));
+            }
+        }
+        match self.complete(key, id, parts.into_iter().flatten().collect(), length, tail).await {
+            Ok(()) => Ok(Some(ticket)),
+            Err(error) => Err((error, Some(ticket))),
+        }
+    }
+
+    /// Stores one part; doing so twice does no harm, so every passing trouble is answered with another attempt.
+    async fn part(&self, key: &Key, id: &String, index: usize, part: Bytes, permit: OwnedSemaphorePermit) -> Result<(usize, PartId), StoreError> {
+        let patience = Duration::from_secs(60 + part.len() as u64 / BYTES_PER_SECOND_MIN);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let put = self.inner.once.put_part(key, id, index, PutPayload::from(part.clone()));
+            let (error, may_pass) = match tokio::time::timeout(patience, put).await {
+                Ok(Ok(done)) => {
+                    drop(permit);
+                    return Ok((index, done));
+                }
+                Ok(Err(error)) => {
+                    let trouble = Trouble::read(&error);
+                    (self.inner.fail("write", self.path.as_str(), &trouble), trouble.may_pass())
+                }
+                Err(_) => (self.inner.silent("write", self.path.as_str(), patience), true),
+            };
+            if !may_pass || tries >= PART_ATTEMPTS {
+                return Err(error);
+            }
+            tokio::time::sleep(pause(tries)).await;
+        }
+    }
+
+    async fn complete(&self, key: &Key, id: &String, parts: Vec<PartId>, length: u64, tail: Bytes) -> Result<(), StoreError> {
+        self.must_be_absent().await?;
+        // Servers copy for a while before they answer: the bytes count.
+        let call = self.inner.steady.complete_multipart(key, id, parts);
+        let Err(error) = self.inner.bounded("write", self.path.as_str(), length, call).await else { return Ok(()) };
+        // An answer lost on the way makes the repetition fail with NoSuchUpload: what is stored decides.
+        if self.is_stored(key, length, &tail).await {
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// Whether the object is there, as long as ours and with the same end; both are sealed bytes that no other object has.
+    async fn is_stored(&self, key: &Key, length: u64, tail: &Bytes) -> bool {
+        let tail = tail.slice(tail.len().saturating_sub(TAIL_BYTES as usize)..);
+        let options = GetOptions { range: Some(GetRange::Suffix(tail.len() as u64)), ..GetOptions::default() };
+        let read = async {
+            let answer = self.inner.steady.get_opts(key, options).await?;
+            let size = answer.meta.size;
+            Ok((size, answer.bytes().await?))
+        };
+        matches!(self.inner.bounded("read", self.path.as_str(), TAIL_BYTES, read).await, Ok((size, end)) if size == length && end == tail)
+    }
+
+    /// Frees what the parts occupy. Best effort: a lifecycle rule for incomplete uploads catches the rest.
+    async fn abandon(&self, key: &Key, id: &String) {
+        let _ = self.inner.bounded("write", self.path.as_str(), 0, self.inner.steady.abort_multipart(key, id)).await;
+    }
+}
+
+fn take(parts: &mut [Option<PartId>], done: Option<Result<(usize, PartId), StoreError>>) -> Result<(), StoreError> {
+    if let Some(done) = done {
+        let (index, part) = done?;
+        parts[index] = Some(part);
+    }
+    Ok(())
+}
+
+fn exists(inner: &Inner, path: &ObjectPath) -> StoreError {
+    StoreError::Exists { store: inner.address.clone(), path: path.to_string() }
+}
+
+fn failed(inner: &Inner, path: &ObjectPath, why: &str) -> StoreError {
+    StoreError::Failed { store: inner.address.clone(), operation: "write", path: path.to_string(), why: why.to_owned() }
+}

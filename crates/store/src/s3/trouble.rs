@@ -1,0 +1,201 @@
+//! Reads what went wrong out of object_store's errors, and leaves out what must not be repeated.
+
+use crate::StoreError;
+use object_store::Error;
+use object_store::client::{HttpError, HttpErrorKind};
+
+/// The operation's name for a HEAD, the one request whose 404 has no body to prove what is missing.
+pub(super) const LOOK_UP: &str = "look up";
+
+/// One failed request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// The answer's HTTP status, when there was an answer.
+    status: Option<u16>,
+    /// S3's own word for it, such as `NoSuchBucket`; empty when the answer had no such body (every HEAD).
+    code: String,
+    /// How the connection failed, when there was no answer.
+    transport: Option<Transport>,
+    /// For people.
+    why: String,
+}
+
+/// How far a request without an answer may have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    /// It never left this host.
+    NotSent,
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Trouble {
+    /// Reads an error of object_store.
+    ///
+    /// Its `RetryError`, which holds status and body, is public but cannot be named outside the crate (0.14.2), so they are
+    /// taken from the text it prints: `Server returned non-2xx status code: 403 Forbidden: <body>`.
+    pub(super) fn read(error: &Error) -> Self {
+        let text = error.to_string();
+        let after = |mark: &str| text.split_once(mark).map(|(_, rest)| rest);
+        let printed = after("status code: ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = printed.or(match error {
+            Error::NotFound { .. } => Some(404),
+            Error::PermissionDenied { .. } => Some(403),
+            Error::Unauthenticated { .. } => Some(401),
+            Error::Precondition { .. } => Some(412),
+            Error::NotModified { .. } => Some(304),
+            Error::AlreadyExists { .. } => Some(409),
+            // Errors in the body of a 200 are S3's way of failing late.
+            _ if text.contains("Server returned error response: ") => Some(500),
+            _ => None,
+        });
+        let code = element(&text, "Code").unwrap_or_default();
+        if let Some(status) = status {
+            let message = element(&text, "Message").unwrap_or_default();
+            let why = match (code.is_empty(), message.is_empty()) {
+                (true, _) => format!("the server answered {status} {}", reason(status)),
+                (_, true) => format!("the server answered {status} {code}"),
+                _ => format!("the server answered {status} {code}: {message}"),
+            };
+            return Self { status: Some(status), code, transport: None, why };
+        }
+        let (kind, why) = deepest(error);
+        if text.contains("169.254.169.254") {
+            let why = "there are no credentials: none in the configuration, the environment or the profile, and no instance metadata answers";
+            return Self { status: Some(401), code: "NoCredentials".to_owned(), transport: None, why: why.to_owned() };
+        }
+        let transport = kind.map(|kind| match kind {
+            HttpErrorKind::Connect => Transport::NotSent,
+            _ => Transport::Unknown,
+        });
+        Self { status: None, code, transport, why }
+    }
+
+    /// A condition of the request did not hold: somebody else's object is there.
+    pub(super) fn is_refused_condition(&self) -> bool {
+        matches!(self.status, Some(412 | 304))
+    }
+    /// Another conditional request to the same name is under way; this one had no effect.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.status == Some(409)
+    }
+    /// A successful answer that there is no such object (not: no bucket, no S3).
+    pub(super) fn is_missing(&self) -> bool {
+        self.status == Some(404) && self.code == "NoSuchKey"
+    }
+    /// Whether the request may have taken effect all the same.
+    pub(super) fn may_have_happened(&self) -> bool {
+        match self.status {
+            Some(status) => status >= 500 || status == 408,
+            None => self.transport == Some(Transport::Unknown),
+        }
+    }
+    /// Whether trying again may help.
+    pub(super) fn may_pass(&self) -> bool {
+        self.transport.is_some() || self.is_conflict() || self.status == Some(429) || (self.may_have_happened() && !self.is_full())
+    }
+    /// Whether no connection came about at all.
+    pub(super) fn never_left(&self) -> bool {
+        self.transport == Some(Transport::NotSent)
+    }
+
+    fn is_full(&self) -> bool {
+        let codes = ["QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "InsufficientCapacity"];
+        self.status == Some(507) || codes.contains(&self.code.as_str())
+    }
+
+    /// The error for the caller.
+    pub(super) fn of_store(&self, store: &str, operation: &'static str, path: &str) -> StoreError {
+        let (store, path, why) = (store.to_owned(), path.to_owned(), self.why.clone());
+        let denials = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"];
+        if self.is_full() {
+            return StoreError::Full { store, operation, path, why };
+        }
+        match self.status {
+            Some(404) if self.code == "NoSuchBucket" => StoreError::NoStore { store, why },
+            Some(404) if self.code == "NoSuchKey" || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
+            Some(401 | 403) => StoreError::Denied { store, operation, path, why },
+            _ if denials.contains(&self.code.as_str()) => StoreError::Denied { store, operation, path, why },
+            Some(408 | 429 | 500..=599) => StoreError::Unreachable { store, operation, path, why },
+            None if self.transport.is_some() => StoreError::Unreachable { store, operation, path, why },
+            _ => StoreError::Failed { store, operation, path, why },
+        }
+    }
+}
+
+/// The transport's kind of failure, and the innermost cause, which is the only one that says something.
+fn deepest(error: &Error) -> (Option<HttpErrorKind>, String) {
+    let mut kind = None;
+    let mut current: &dyn std::error::Error = error;
+    while let Some(source) = current.source() {
+        if let Some(http) = source.downcast_ref::<HttpError>() {
+            kind = Some(http.kind());
+        }
+        current = source;
+    }
+    let mut why = current.to_string();
+    if kind == Some(HttpErrorKind::Timeout) {
+        why = format!("no answer in time ({why})");
+    }
+    why.truncate(why.floor_char_boundary(300));
+    (kind, why)
+}
+
+/// The text of the first `<name>…</name>`, shortened; S3's error bodies have no attributes and no nesting there.
+fn element(text: &str, name: &str) -> Option<String> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (inner, _) = rest.split_once(&format!("</{name}>"))?;
+    let plain: String = inner.chars().filter(|c| !c.is_control()).take(200).collect();
+    Some(plain.replace("&#39;", "'").replace("&quot;", "\"").replace("&amp;", "&"))
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        301 | 302 | 307 | 308 => "and points elsewhere: is the region right?",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        409 => "Conflict",
+        412 => "Precondition Failed",
+        416 => "Range Not Satisfiable",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        _ => "without a reason",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(text: &str) -> Trouble {
+        Trouble::read(&Error::Generic { store: "S3", source: text.to_owned().into() })
+    }
+
+    #[test]
+    fn an_answer_gives_its_status_code_and_message_and_nothing_else() {
+        let trouble = generic(
+            "Error performing PUT http://h/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml?><Error>\
+             <Code>SignatureDoesNotMatch</Code><Message>check it</Message><StringToSign>AWS4 secret-ish</StringToSign></Error>",
+        );
+        let error = trouble.of_store("s3://b", "write", "k");
+        assert!(matches!(&error, StoreError::Denied { why, .. } if why == "the server answered 403 SignatureDoesNotMatch: check it"));
+    }
+
+    #[test]
+    fn a_missing_bucket_a_full_one_and_a_busy_one_are_told_apart() {
+        let answer = |status: &str, code: &str| {
+            generic(&format!("… non-2xx status code: {status}: <Error><Code>{code}</Code></Error>")).of_store("s3://b", "read", "k")
+        };
+        assert!(matches!(answer("404 Not Found", "NoSuchBucket"), StoreError::NoStore { .. }));
+        assert!(matches!(answer("404 Not Found", "NoSuchKey"), StoreError::Missing { .. }));
+        assert!(matches!(answer("404 Not Found", "Whatever"), StoreError::Failed { .. }));
+        assert!(matches!(answer("507 Insufficient Storage", "XMinioStorageFull"), StoreError::Full { .. }));
+        assert!(matches!(answer("403 Forbidden", "QuotaExceeded"), StoreError::Full { .. }));
+        assert!(matches!(answer("503 Slow Down", "SlowDown"), StoreError::Unreachable { .. }));
+        assert!(matches!(answer("400 Bad Request", "ExpiredToken"), StoreError::Denied { .. }));
+        assert!(matches!(answer("400 Bad Request", "InvalidArgument"), StoreError::Failed { .. }));
+    }
+}

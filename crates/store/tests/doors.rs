@@ -1,0 +1,19 @@
+//! The store's own tests: each door against the real thing, and against things that go wrong.
+
+#[path = "../../testkit/src/conformance.rs"]
+mod conformance;
+#[path = "doors/disk.rs"]
+mod disk;
+#[path = "doors/fake.rs"]
+mod fake;
+#[path = "doors/lost_answers.rs"]
+mod lost_answers;
+#[allow(dead_code, reason = "other rooms' tests use more of it")]
+#[path = "../../testkit/src/s3.rs"]
+mod s3;
+#[path = "doors/server.rs"]
+mod server;
+
+fn path(text: &str) -> store::ObjectPath {
+    store::ObjectPath::new(text).unwrap()
+}

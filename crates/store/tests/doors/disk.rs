@@ -1,0 +1,184 @@
+//! A folder that conforms, is full, read-only, gone, or was left untidy by a crash.
+
+use crate::{conformance::conform, path};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::ffi::CString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use store::{Created, Disk, Fetch, ObjectSink, Put, Remove, StoreError, StoreOptions};
+use tempfile::TempDir;
+
+/// A small file system of its own, unmounted when dropped. Needs root.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(bytes: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = CString::new(format!("size={bytes}")).unwrap();
+        mount("tmpfs", folder.path(), "tmpfs", MountFlags::empty(), options.as_c_str()).expect("this test mounts a tmpfs and so must run as root");
+        Self(folder)
+    }
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+    fn make_read_only(&self) {
+        rustix::mount::mount_remount(self.path(), MountFlags::RDONLY, c"").unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Every name below a folder, hidden ones too.
+fn names(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        found.push(entry.file_name().to_string_lossy().into_owned());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(names(&entry.path()));
+        }
+    }
+    found
+}
+
+async fn listed(store: &Disk) -> Vec<String> {
+    store.list("", None).map_ok(|object| object.path.to_string()).try_collect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_keeps_every_promise() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = || Arc::new(Disk::new(folder.path()));
+    conform(disk(), disk()).await;
+    let left: Vec<String> = names(folder.path()).into_iter().filter(|name| !name.starts_with(".lock-")).collect();
+    assert_eq!(left, ["conform"], "nothing is left but lock files and their folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_folders_belong_to_their_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/repository", folder.path().display());
+    store::create_root(&url).await.unwrap();
+    store::create_root(&url).await.unwrap();
+    let store = store::open(&url, &StoreOptions::default()).unwrap();
+    store.put_new(&path("a/b/c"), Bytes::from_static(b"x")).await.unwrap();
+    let root = folder.path().join("repository");
+    for (place, mode) in [("", 0o700), ("a", 0o700), ("a/b", 0o700), ("a/b/c", 0o600)] {
+        assert_eq!(std::fs::metadata(root.join(place)).unwrap().permissions().mode() & 0o777, mode, "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_nothing_is_half_published() {
+    let small = SmallDisk::new(1 << 20);
+    let disk = Disk::new(small.path());
+    disk.put_new(&path("kept"), Bytes::from(vec![1; 1000])).await.unwrap();
+    let large = Bytes::from(vec![2; 2 << 20]);
+    let full = |answer: &StoreError| matches!(answer, StoreError::Full { path, why, .. } if path == "a/large" && why.contains("No space"));
+    let error = disk.put_new(&path("a/large"), large.clone()).await.unwrap_err();
+    assert!(full(&error), "{error:?}");
+    let error = disk.replace(&path("a/large"), large.clone(), None).await.unwrap_err();
+    assert!(full(&error), "{error:?}");
+    let version = disk.info(&path("kept")).await.unwrap().unwrap().version;
+    assert!(disk.replace(&path("kept"), large.clone(), Some(&version)).await.is_err());
+    let sink = disk.begin(&path("a/large")).unwrap();
+    let error = sink.append(&large).unwrap_err();
+    assert!(full(&error), "{error:?}");
+    assert!(sink.finish().is_err(), "an object with a hole is never finished");
+    drop(sink);
+    assert_eq!(listed(&disk).await, ["kept"]);
+    assert_eq!(disk.get(&path("kept")).await.unwrap(), vec![1; 1000]);
+    assert!(!names(small.path()).iter().any(|name| name.starts_with(".tmp-")), "the space is given back");
+    assert_eq!(disk.put_new(&path("a/large"), Bytes::from(vec![3; 500_000])).await.unwrap(), Created::New);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_disk_denies_writing() {
+    let small = SmallDisk::new(1 << 20);
+    let disk = Disk::new(small.path());
+    disk.put_new(&path("a"), Bytes::from_static(b"x")).await.unwrap();
+    small.make_read_only();
+    for error in [
+        disk.put_new(&path("b"), Bytes::new()).await.unwrap_err(),
+        disk.replace(&path("b"), Bytes::new(), None).await.unwrap_err(),
+        disk.begin(&path("b")).err().unwrap(),
+        disk.remove(&path("a")).await.unwrap_err(),
+    ] {
+        assert!(matches!(&error, StoreError::Denied { why, .. } if why.contains("Read-only")), "{error:?}");
+    }
+    assert_eq!(disk.get(&path("a")).await.unwrap().as_ref(), b"x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_root_is_no_store_rather_than_an_empty_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path().join("unmounted"));
+    for error in [
+        disk.get(&path("a")).await.unwrap_err(),
+        disk.info(&path("a")).await.unwrap_err(),
+        disk.list("", None).try_collect::<Vec<_>>().await.unwrap_err(),
+        disk.folders("x").await.unwrap_err(),
+        disk.put_new(&path("a/b"), Bytes::new()).await.unwrap_err(),
+        disk.begin(&path("a")).err().unwrap(),
+        disk.remove(&path("a")).await.unwrap_err(),
+        Disk::new(folder.path().join("x/y")).create_root().await.unwrap_err(),
+    ] {
+        assert!(matches!(&error, StoreError::NoStore { why, .. } if why.contains("is not there")), "{error:?}");
+    }
+    assert!(names(folder.path()).is_empty(), "nothing was made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_is_not_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    disk.put_new(&path("a/b"), Bytes::from_static(b"x")).await.unwrap();
+    std::fs::write(folder.path().join("a/.tmp-0123"), b"half").unwrap();
+    std::fs::write(folder.path().join("a/.lock-b"), b"").unwrap();
+    std::fs::create_dir_all(folder.path().join("empty/inside")).unwrap();
+    std::fs::create_dir(folder.path().join("lost+found")).unwrap();
+    std::fs::write(folder.path().join("lost+found/#12"), b"").unwrap();
+    assert_eq!(listed(&disk).await, ["a/b"]);
+    assert_eq!(disk.folders("").await.unwrap(), ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_replacing_one_document_never_both_win() {
+    let folder = tempfile::tempdir().unwrap();
+    // Two stores share nothing but the folder, like two processes.
+    let (one, other) = (Arc::new(Disk::new(folder.path())), Arc::new(Disk::new(folder.path())));
+    let document = path("lease");
+    let mut version = one.replace(&document, Bytes::from_static(b"0"), None).await.unwrap().unwrap();
+    for round in 0..100u8 {
+        let race = |disk: &Arc<Disk>, who: u8| {
+            let (disk, document, version) = (Arc::clone(disk), document.clone(), version.clone());
+            tokio::spawn(async move { disk.replace(&document, Bytes::from(vec![round, who]), Some(&version)).await.unwrap() })
+        };
+        let (a, b) = (race(&one, 1), race(&other, 2));
+        version = match (a.await.unwrap(), b.await.unwrap()) {
+            (Some(version), None) | (None, Some(version)) => version,
+            both => panic!("{both:?}"),
+        };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_objects_are_all_durable_after_settling() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    for number in 0..200 {
+        let sink: Arc<dyn ObjectSink> = disk.begin(&path(&format!("packs/{number:03}"))).unwrap();
+        sink.append(&[7; 10_000]).unwrap();
+        sink.finish().unwrap();
+        assert!(sink.append(b"late").is_err() && sink.finish().is_err());
+    }
+    disk.settle().await.unwrap();
+    assert_eq!(listed(&disk).await.len(), 200);
+}

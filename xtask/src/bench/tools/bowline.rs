@@ -1,0 +1,108 @@
+//! Bowline itself, encrypted to a key file, as a user would run it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::super::{bucket, measure};
+use super::{Outcome, Repo, Script, Stage, Syncs, Tool, first_line, program};
+
+pub struct Bowline {
+    binary: Option<PathBuf>,
+    /// `backup.compression`.
+    pub compression: String,
+}
+
+impl Bowline {
+    pub fn new(binary: Option<PathBuf>) -> Self {
+        Self { binary, compression: "zstd:1".to_owned() }
+    }
+
+    fn binary(&self) -> Outcome<PathBuf> {
+        match &self.binary {
+            Some(binary) => Ok(fs::canonicalize(binary)?),
+            None => program("bowline"),
+        }
+    }
+
+    /// A shell line that runs `bowline`; also fit for PostgreSQL's archive and restore commands.
+    pub fn line(&self, stage: &Stage, arguments: &str) -> String {
+        let binary = self.binary().unwrap_or_default();
+        let config = stage.room.join("bowline.toml");
+        format!(
+            "env AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} {} --config {} {arguments}",
+            bucket::ACCESS_KEY,
+            bucket::SECRET_KEY,
+            binary.display(),
+            config.display(),
+        )
+    }
+
+    fn config(&self, stage: &Stage) -> String {
+        let repository = match &stage.repo {
+            Repo::Folder(folder) => format!("url = \"file://{}\"\n", folder.display()),
+            Repo::S3 { server, bucket } => format!(
+                "url = \"s3://{bucket}/bowline\"\nendpoint = \"{}\"\nregion = \"{}\"\npath_style = true\n",
+                server.endpoint(),
+                bucket::REGION,
+            ),
+        };
+        format!(
+            "org = \"bench\"\n\
+             [postgres]\nconninfo = \"host={} user=postgres dbname=postgres\"\ndata_dir = \"{}\"\nbin_dir = \"{}\"\n\
+             [repository]\n{repository}\
+             [encryption]\nrecipients = [\"file:{}\"]\n\
+             [backup]\ncompression = \"{}\"\n\
+             [wal]\nslot = \"bowline\"\n",
+            stage.server.socket_dir.display(),
+            stage.server.data_dir.display(),
+            stage.bin_dir.display(),
+            stage.room.join("key").display(),
+            self.compression,
+        )
+    }
+}
+
+impl Tool for Bowline {
+    fn name(&self) -> &str {
+        "Bowline"
+    }
+
+    fn version(&self) -> Outcome<String> {
+        first_line(&self.binary()?, &["--version"])
+    }
+
+    fn settings(&self) -> String {
+        format!("compression {}, encrypted (AES-256-GCM, key file), page checksums verified, archive command wal push", self.compression)
+    }
+
+    fn declines(&self, _repo: &Repo) -> Option<&'static str> {
+        None
+    }
+
+    fn restore_syncs(&self) -> Syncs {
+        Syncs::Yes
+    }
+
+    fn prepare(&mut self, stage: &Stage) -> Outcome<()> {
+        let key = stage.room.join("key");
+        let text = format!("umask 077; head -c 32 /dev/urandom > '{}'", key.display());
+        measure::run(&Script::new(text), &stage.room.join("log"))?;
+        fs::write(stage.room.join("bowline.toml"), self.config(stage))?;
+        measure::give_to_postgres(&stage.room.join("bowline.toml"))?;
+        stage.server.set("archive_command", "/bin/true")?;
+        measure::run(&Script::new(self.line(stage, "init")), &stage.room.join("log"))?;
+        stage.server.set("archive_command", &self.line(stage, "wal push %p"))
+    }
+
+    fn backup(&self, stage: &Stage) -> Script {
+        Script::new(self.line(stage, "backup"))
+    }
+
+    fn wal_follows(&self) -> bool {
+        false
+    }
+
+    fn restore(&self, stage: &Stage, target: &Path) -> Script {
+        Script::new(self.line(stage, &format!("restore --to latest --target '{}' --files-only --yes", target.display())))
+    }
+}
