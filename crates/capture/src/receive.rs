@@ -160,17 +160,17 @@ impl Session<'_> {
         });
         let from = self.skip_stored(from, timeline, identity.flushed, size).await?;
         self.position = Some((timeline, from));
-        let stream = match connection.start_physical(Some(slot), from, timeline).await {
-            Ok(stream) => stream,
-            Err(e) if e.slug() == "pg-wal-removed" => {
-                return Err(CaptureError::WalGone { from, timeline: timeline.id(), why: e.detail().trim_end_matches('.').to_owned() });
-            }
-            Err(e) => return Err(e.into()),
-        };
+        let stream = connection.start_physical(Some(slot), from, timeline).await?;
         self.connected = true;
         self.events.tell(Event::WalStreaming { from, timeline, slot: slot.clone() });
         self.progress.send_replace(Some(Progress { timeline, stored: from }));
-        self.stream(stream, Segments::new(timeline, from, size), until).await
+        match self.stream(stream, Segments::new(timeline, from, size), until).await {
+            Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
+                let why = e.detail().trim_end_matches('.').to_owned();
+                Err(CaptureError::WalGone { from, timeline: timeline.id(), why })
+            }
+            ended => ended,
+        }
     }
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.

@@ -34,6 +34,9 @@ pub enum RepoError {
     /// Encryption is on, and nobody was named who could open the backups again.
     #[error("encryption needs at least one recipient")]
     NobodyToWrapFor,
+    /// Keys are configured, and the repository says that it is not encrypted.
+    #[error("the repository in {address} is not encrypted although keys are configured for it")]
+    NotEncrypted { address: String },
     /// The repository belongs to another cluster.
     #[error("this repository belongs to another cluster")]
     ForeignCluster { ours: SystemId, found: SystemId },
@@ -71,6 +74,7 @@ impl Explain for RepoError {
             Self::Newer { .. } => "format-newer",
             Self::NoRecipient { .. } => "key-wrong",
             Self::NobodyToWrapFor => "key-missing",
+            Self::NotEncrypted { .. } => "not-encrypted",
             Self::ForeignCluster { .. } => "system-id-foreign",
             Self::Conflict { .. } => "wal-conflict",
             Self::BackupExists { .. } => "backup-exists",
@@ -84,7 +88,7 @@ impl Explain for RepoError {
             Self::Object { source: e, .. } | Self::Seal(e) => e.class(),
             Self::NoRepository { .. } => Class::Missing,
             Self::Exists { .. } | Self::Newer { .. } | Self::NoRecipient { .. } => Class::Refused,
-            Self::ForeignCluster { .. } | Self::Conflict { .. } => Class::Refused,
+            Self::ForeignCluster { .. } | Self::Conflict { .. } | Self::NotEncrypted { .. } => Class::Refused,
             Self::Document { .. } | Self::Manifest { .. } => Class::Damaged,
             Self::NobodyToWrapFor => Class::Misuse,
             Self::BackupExists { .. } => Class::Held,
@@ -119,6 +123,7 @@ impl Explain for RepoError {
             Self::NoRecipient { .. } => "Put the key that the repository was initialised with where [encryption] recipients points, or pass it with --key.".into(),
             Self::NobodyToWrapFor => "Name one with [encryption] recipients = [\"file:/etc/bowline/key\"], or switch encryption off by name with [encryption] mode = \"off\".".into(),
             Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org).".into(),
+            Self::NotEncrypted { .. } => "If encryption was switched off on purpose, leave out [encryption] recipients. Else somebody replaced repository.json: restore it from a copy of the bucket.".into(),
             Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
             Self::Document { .. } | Self::Manifest { .. } => "Restore the object from a copy of the bucket, or use another backup.".into(),
             _ => String::new(),

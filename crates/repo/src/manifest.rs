@@ -1,6 +1,6 @@
 //! A backup's manifest: one JSON line for every file, sealed and streamed, complete by itself.
 
-use crate::{Encryption, Reader, RepoError, WalPosition, Writer, layout};
+use crate::{Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
 use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -148,6 +148,9 @@ impl ManifestReader {
             }
         }
         match ready.pop_front() {
+            Some(Entry::Header(header)) if header.format > document::FORMAT => {
+                Err(RepoError::Newer { path: source.path.to_string(), found: header.format, known: document::FORMAT })
+            }
             Some(Entry::Header(header)) if header.backup == backup && header.repository == reader.document().id => {
                 Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false })
             }

@@ -65,6 +65,10 @@ impl Reader {
             Err(store::StoreError::Missing { .. }) => return Err(RepoError::NoRepository { address: store.address() }),
             Err(e) => return Err(e.into()),
         };
+        // repository.json is not sealed: whoever can write to the store can make it say "off". Who names keys wants encryption.
+        if document.encryption == Encryption::Off && !recipients.is_empty() {
+            return Err(RepoError::NotEncrypted { address: store.address() });
+        }
         let keyring = Arc::new(Keyring::new(document.id, recipients));
         Ok(Self { store, keyring, document })
     }

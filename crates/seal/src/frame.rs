@@ -66,7 +66,7 @@ impl Sealer {
                     .map_err(|_| SealError::Library { what: "AES-256-GCM" })?;
                 tag.copy_from_slice(sealed.as_ref());
             }
-            ObjectCipher::None => tag.copy_from_slice(&checksum(&header, payload)),
+            ObjectCipher::Plain(context) => tag.copy_from_slice(&checksum(context, &header, payload)),
         }
         Ok(SealedChunk { bytes: &self.frame[..end], plain_bytes: plain.len() as u32 })
     }
@@ -104,9 +104,9 @@ impl Opener {
             ObjectCipher::Gcm(key) => {
                 key.open_in_place(nonce(number, last), Aad::from(&*head), body).map_err(|_| SealError::Forged { number })?
             }
-            ObjectCipher::None => {
+            ObjectCipher::Plain(context) => {
                 let (payload, tag) = body.split_at(body.len() - TAG_BYTES);
-                if tag != checksum(head, payload) {
+                if tag != checksum(context, head, payload) {
                     return Err(SealError::Forged { number });
                 }
                 payload
@@ -170,11 +170,12 @@ fn nonce(number: u32, last: bool) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// Plain objects: the first 16 bytes of SHA-256 over header and payload.
-fn checksum(header: &[u8], payload: &[u8]) -> [u8; TAG_BYTES] {
+/// Plain objects: the first 16 bytes of SHA-256 over the object's context, the frame's header and its payload.
+fn checksum(object: &[u8; 32], header: &[u8], payload: &[u8]) -> [u8; TAG_BYTES] {
     let mut context = Context::new(&SHA256);
-    context.update(header);
-    context.update(payload);
+    for part in [&object[..], header, payload] {
+        context.update(part);
+    }
     let whole = context.finish();
     let mut first = [0u8; TAG_BYTES];
     first.copy_from_slice(&whole.as_ref()[..TAG_BYTES]);

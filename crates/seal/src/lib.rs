@@ -9,6 +9,8 @@ mod frame;
 mod key;
 mod object;
 mod stream;
+#[cfg(test)]
+mod vectors;
 mod wrap;
 
 pub use codec::Compression;

@@ -3,6 +3,7 @@
 use crate::key::{DataKey, KeyId, RepositoryId, random_bytes};
 use crate::SealError;
 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
 
@@ -74,7 +75,7 @@ impl SealedObject {
         header[32..].copy_from_slice(&salt);
         let cipher = match protection {
             Protection::Sealed(key) => ObjectCipher::Gcm(derive(key, &header, repository, path)),
-            Protection::Plain => ObjectCipher::None,
+            Protection::Plain => ObjectCipher::Plain(plain_context(&header, repository, path)),
         };
         Self { header, cipher }
     }
@@ -112,7 +113,7 @@ impl OpenObject {
         }
         match header[9] {
             CIPHER_NONE if sealed_only => Err(SealError::Unsealed),
-            CIPHER_NONE => Ok(Self { cipher: ObjectCipher::None }),
+            CIPHER_NONE => Ok(Self { cipher: ObjectCipher::Plain(plain_context(header, repository, path)) }),
             CIPHER_AES_256_GCM => {
                 let mut id = [0u8; 16];
                 id.copy_from_slice(&header[16..32]);
@@ -135,7 +136,8 @@ impl OpenObject {
 }
 
 pub(crate) enum ObjectCipher {
-    None,
+    /// What every checksum of the object begins with.
+    Plain([u8; 32]),
     Gcm(LessSafeKey),
 }
 
@@ -146,13 +148,30 @@ impl KeyType for ThirtyTwoBytes {
     }
 }
 
+/// SHA-256 over the object's header, the repository id's 16 bytes, then the path: a plain object in another place, or with
+/// another header, is found as surely as a sealed one, as long as nobody means harm.
+fn plain_context(header: &[u8; HEADER_BYTES], repository: &RepositoryId, path: &str) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in [&header[..], repository.bytes(), path.as_bytes()] {
+        context.update(part);
+    }
+    let mut bytes = [0u8; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
+}
+
 /// HKDF-SHA-256 (RFC 5869): secret = data key, salt = the header's last 32 bytes,
 /// info = the header's first 32 bytes, the repository id's 16 bytes, then the path.
 fn derive(key: &DataKey, header: &[u8; HEADER_BYTES], repository: &RepositoryId, path: &str) -> LessSafeKey {
+    let object_key = object_key(key, header, repository, path);
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &object_key[..]).expect("AES-256 takes 32 bytes"))
+}
+
+pub(crate) fn object_key(key: &DataKey, header: &[u8; HEADER_BYTES], repository: &RepositoryId, path: &str) -> Zeroizing<[u8; 32]> {
     let info = [&header[..32], repository.bytes(), path.as_bytes()];
     let mut object_key = Zeroizing::new([0u8; 32]);
     let extracted = Salt::new(HKDF_SHA256, &header[32..]).extract(key.reveal());
     // Both calls fail only on lengths, which are constants here.
     extracted.expand(&info, ThirtyTwoBytes).and_then(|okm| okm.fill(&mut object_key[..])).expect("HKDF gives 32 bytes");
-    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &object_key[..]).expect("AES-256 takes 32 bytes"))
+    object_key
 }

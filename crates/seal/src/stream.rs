@@ -47,7 +47,7 @@ impl StreamSealer {
 
     fn seal_pending<E: From<SealError>>(&mut self, last: bool, take: &mut impl FnMut(SealedChunk<'_>) -> Result<(), E>) -> Result<(), E> {
         take(self.sealer.seal(&self.object, self.number, last, &self.pending)?)?;
-        self.number += 1;
+        self.number = after(self.number)?;
         self.pending.clear();
         Ok(())
     }
@@ -85,7 +85,7 @@ impl StreamOpener {
             if info.number != self.number {
                 return Err(SealError::OutOfOrder { number: self.number }.into());
             }
-            self.number += 1;
+            self.number = after(self.number)?;
             self.ended = info.last;
             take(&self.plain)?;
             at = end;
@@ -102,6 +102,11 @@ impl StreamOpener {
             (false, _) => Err(SealError::Short { number: self.number }),
         }
     }
+}
+
+/// A number that came round again would be a nonce used twice.
+fn after(number: u32) -> Result<u32, SealError> {
+    number.checked_add(1).ok_or(SealError::Malformed { number, what: "more frames than can be numbered" })
 }
 
 /// Seals a whole object in memory: header, then frames of 1 MiB.

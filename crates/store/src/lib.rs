@@ -67,7 +67,8 @@ pub trait Fetch: Send + Sync {
     async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, StoreError>;
     /// Every object below `folder` (recursively), after `after` when given, ordered by path bytes.
     fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>>;
-    /// The names of the folders directly below `folder`, sorted.
+    /// The names of the folders directly below `folder`, sorted. Some S3 servers (SeaweedFS) go on naming a folder for a while
+    /// after its last object was removed: a name is no proof that something is in it.
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError>;
     /// The store's address for messages, without secrets: `file:///srv/backups`, `s3://bucket/prefix`.
     fn address(&self) -> String;

@@ -2,6 +2,7 @@
 
 mod connect;
 mod credentials;
+mod list;
 mod put;
 mod sink;
 mod trouble;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use terms::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use trouble::{LOOK_UP, Trouble};
+use trouble::{LIST, LOOK_UP, Trouble};
 
 /// A call without a body is over after this long, with all its repetitions.
 const CALL_SECONDS_MAX: u64 = 120;
@@ -39,6 +40,8 @@ struct Inner {
     steady: AmazonS3,
     /// Never repeats: with hidden repetitions a refusal could not be told from one's own first attempt having succeeded.
     once: AmazonS3,
+    /// Whether the server promises to list in the order of whole keys' bytes.
+    lists_by_bytes: bool,
     prefix: String,
     address: String,
     runtime: Handle,
@@ -70,6 +73,7 @@ impl S3 {
             inner: Arc::new(Inner {
                 steady: connection.steady,
                 once: connection.once,
+                lists_by_bytes: connection.is_aws,
                 prefix: address.prefix.clone(),
                 address: shown,
                 runtime,
@@ -96,9 +100,21 @@ impl Inner {
         })
     }
 
+    /// A prefix or path as the server knows it, slash at the end and all.
+    fn raw_key(&self, path: &str) -> String {
+        match self.prefix.as_str() {
+            "" => path.to_owned(),
+            prefix => format!("{prefix}/{path}"),
+        }
+    }
+
     /// The object's path below this store, or `None` for something in the bucket that Bowline did not write.
     fn object(&self, meta: &ObjectMeta) -> Option<ObjectInfo> {
         let whole = meta.location.as_ref();
+        // SeaweedFS lists the folder left behind by its last object as `name/`, without an ETag; object_store drops the slash.
+        if meta.size == 0 && meta.e_tag.as_deref().is_none_or(|tag| tag.trim_matches('"').is_empty()) {
+            return None;
+        }
         let below = match self.prefix.as_str() {
             "" => whole,
             prefix => whole.strip_prefix(prefix)?.strip_prefix('/')?,
@@ -216,23 +232,12 @@ impl Fetch for S3 {
     }
 
     fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-        let inner = &self.inner;
+        let inner = &*self.inner;
         let folder = folder.trim_matches('/');
-        let keys = inner.key(folder).and_then(|prefix| Ok((prefix, after.map(|path| inner.key(path.as_str())).transpose()?)));
-        let (prefix, after) = match keys {
-            Ok(keys) => keys,
-            Err(error) => return futures::stream::iter([Err(error)]).boxed(),
+        let found = match inner.lists_by_bytes {
+            true => list::flat(inner, folder, after),
+            false => list::by_level(inner, folder, after),
         };
-        let found = match &after {
-            Some(after) => inner.steady.list_with_offset(Some(&prefix), after),
-            None => inner.steady.list(Some(&prefix)),
-        };
-        let found = found.filter_map(move |item| async move {
-            match item {
-                Ok(meta) => inner.object(&meta).map(Ok),
-                Err(error) => Some(Err(inner.fail("list", folder, &Trouble::read(&error)))),
-            }
-        });
         // A server that answers out of order would make a reader that goes on from the last path skip objects.
         let mut last: Option<ObjectPath> = None;
         found
@@ -241,7 +246,7 @@ impl Fetch for S3 {
                 if last.as_ref().is_some_and(|last| *last >= item.path) {
                     return Err(StoreError::Failed {
                         store: inner.address.clone(),
-                        operation: "list",
+                        operation: LIST,
                         path: folder.to_owned(),
                         why: format!("the server lists {} out of order", item.path),
                     });
@@ -255,7 +260,7 @@ impl Fetch for S3 {
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let folder = folder.trim_matches('/');
         let prefix = self.inner.key(folder)?;
-        let found = self.inner.bounded("list", folder, 0, self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
+        let found = self.inner.bounded(LIST, folder, 0, self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
         let names = found.common_prefixes.iter().filter_map(|key| key.filename().map(str::to_owned));
         let mut names: Vec<String> = names.filter(|name| ObjectPath::new(name.as_str()).is_ok()).collect();
         names.sort();

@@ -92,7 +92,8 @@ impl S3Server {
         command
             .current_dir(&folder)
             .args(["server", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.config=s3.json", "-s3.port.iceberg=0"])
-            .args(["-s3.port.lance=0", "-s3.autoCreateBucket=false", "-volume.max=20", "-master.volumeSizeLimitMB=256"])
+            .args(["-s3.port.lance=0", "-s3.autoCreateBucket=false", "-volume.max=400", "-master.volumeSizeLimitMB=256"])
+            // Every bucket takes seven volumes.
             .args(["-master.telemetry=false", "-volume.fileSizeLimitMB=1024"])
             .arg(format!("-s3.localSocket={}", folder.join("s3.sock").display()))
             .stdin(Stdio::null())

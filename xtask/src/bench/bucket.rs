@@ -124,8 +124,7 @@ impl Drop for Bucket {
 fn free_ports(count: usize) -> Outcome<Vec<u16>> {
     let mut held = Vec::new();
     for port in 20_000_u16..30_000 {
-        let (Ok(plain), Ok(grpc)) = (TcpListener::bind(("127.0.0.1", port)), TcpListener::bind(("127.0.0.1", port + 10_000)))
-        else {
+        let (Ok(plain), Ok(grpc)) = (TcpListener::bind(("127.0.0.1", port)), TcpListener::bind(("127.0.0.1", port + 10_000))) else {
             continue;
         };
         held.push((port, plain, grpc));

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::server::{self, Server};
 use super::{Outcome, Place};
+use crate::dataset;
 
 const DATABASE: &str = "bench";
+/// Every machine gets the same rows.
+const SEED: u64 = 1;
 
 /// Makes the data set of `place`, or finds the one that was kept, and starts a server on it.
 pub fn server(place: &Place) -> Outcome<Server> {
@@ -21,7 +24,7 @@ pub fn server(place: &Place) -> Outcome<Server> {
         server::init(&bin_dir, &pgdata, &log)?;
         let fast = ["fsync=off", "full_page_writes=off", "wal_level=minimal", "archive_mode=off", "max_wal_senders=0", "synchronous_commit=off"];
         let loading = Server::start(&bin_dir, &pgdata, &dir.join("sock"), &fast, &log)?;
-        load(&loading, place.size_gb)?;
+        load(&loading, &bin_dir, place.size_gb)?;
         loading.stop()?;
         super::measure::sync_all();
         fs::write(&made, "")?;
@@ -80,53 +83,9 @@ pub fn major_of(bin_dir: &Path) -> Outcome<String> {
     Ok(version.split('.').next().unwrap_or(version).to_owned())
 }
 
-/// Shares of the size: orders 0.55, documents 0.2, vectors 0.15, and pgbench's padded rows 0.1, which are in every
-/// other benchmark and flatter every compressor.
-fn load(server: &Server, size_gb: f64) -> Outcome<()> {
+fn load(server: &Server, bin_dir: &Path, size_gb: f64) -> Outcome<()> {
     server.sql("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
-    server.sql(DATABASE, TABLES)?;
-    for (table, share, batch) in [("orders", 0.55, ORDERS), ("documents", 0.2, DOCUMENTS), ("vectors", 0.15, VECTORS), ("accounts", 0.1, ACCOUNTS)] {
-        let wanted = (size_gb * share * 1e9) as u64;
-        while server.sql(DATABASE, &format!("SELECT pg_total_relation_size('{table}')"))?.parse::<u64>()? < wanted {
-            server.sql(DATABASE, batch)?;
-        }
-    }
-    server.sql(DATABASE, "VACUUM (FREEZE, ANALYZE)")?;
-    server.sql(DATABASE, "CHECKPOINT")?;
+    let conninfo = format!("host={} user=postgres dbname={DATABASE}", server.socket_dir.display());
+    dataset::load(&dataset::Server::at(bin_dir.to_owned(), &conninfo), dataset::Size::gigabytes(size_gb), SEED)?;
     Ok(())
 }
-
-const TABLES: &str = "
-CREATE TABLE orders (id uuid PRIMARY KEY, customer uuid NOT NULL, created timestamptz NOT NULL, amount numeric(12,2) NOT NULL,
-    email text NOT NULL, note text, detail jsonb NOT NULL);
-CREATE INDEX ON orders (created);
-CREATE INDEX ON orders (customer);
-CREATE TABLE documents (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text NOT NULL, body text NOT NULL, changed timestamptz NOT NULL);
-CREATE TABLE vectors (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, document bigint NOT NULL, embedding real[] NOT NULL);
-CREATE TABLE accounts (aid serial PRIMARY KEY, bid int, abalance int, filler char(84));
-CREATE TABLE words AS SELECT row_number() OVER () AS n, description FROM pg_description WHERE length(description) > 12;
-CREATE UNIQUE INDEX ON words (n);
-SELECT setseed(0.42);
-";
-
-const ORDERS: &str = "
-INSERT INTO orders SELECT gen_random_uuid(), gen_random_uuid(), timestamptz '2024-01-01' + random() * interval '700 days',
-    round((random() * 900)::numeric, 2), 'user' || (random() * 1e6)::int || '@' || (ARRAY['example.org','mail.example.com','shop.example.net'])[1 + n % 3],
-    texts[1 + (random() * 2000)::int],
-    jsonb_build_object('sku', md5(n::text), 'quantity', (random() * 9)::int, 'colour', (ARRAY['red','green','blue','black'])[1 + n % 4],
-        'ship_to', jsonb_build_object('street', (random() * 300)::int || ' Harbour Road', 'zip', (random() * 99999)::int, 'country', (ARRAY['DE','US','FR','IT'])[1 + n % 4]),
-        'paid', random() < 0.9, 'weight', round(random()::numeric, 3))
-FROM generate_series(1, 100000) s(n), (SELECT array_agg(description ORDER BY n) AS texts FROM words) w";
-
-const DOCUMENTS: &str = "
-INSERT INTO documents (title, body, changed)
-SELECT min(w.description), string_agg(w.description, '. ' ORDER BY random()), timestamptz '2024-01-01' + random() * interval '700 days'
-FROM (SELECT n, (random() * 2000)::int AS a FROM generate_series(1, 4000) n) d JOIN words w ON w.n BETWEEN d.a AND d.a + 60
-GROUP BY d.n";
-
-const VECTORS: &str = "
-INSERT INTO vectors (document, embedding) SELECT n, (SELECT array_agg((random() + random() + random() - 1.5)::real) FROM generate_series(1, 384) WHERE n > 0)
-FROM generate_series(1, 10000) n";
-
-const ACCOUNTS: &str = "
-INSERT INTO accounts (bid, abalance, filler) SELECT n % 40, 0, '' FROM generate_series(1, 100000) n";

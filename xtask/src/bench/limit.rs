@@ -88,9 +88,10 @@ impl Sample {
     fn read(pgdata: &Path, sample_mib: usize) -> Outcome<Self> {
         let mut places: Vec<(PathBuf, u64)> = Vec::new();
         for file in data::files(&pgdata.join("base"))? {
-            let is_main_fork = file.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
-                name.split('.').all(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
-            });
+            let is_main_fork = file
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.split('.').all(|part| part.bytes().all(|byte| byte.is_ascii_digit())));
             if is_main_fork {
                 let length = file.metadata()?.len();
                 places.extend((0..length / CHUNK as u64).map(|n| (file.clone(), n)));
@@ -165,8 +166,7 @@ fn one_pass(sample: &Sample) -> Outcome<Limit> {
         let _ = std::hint::black_box(key.open_in_place(nonce(n), Aad::empty(), sealed));
         Ok(())
     })?;
-    let frames: Vec<Vec<u8>> =
-        sample.chunks.iter().map(|(_, bytes)| compressor.compress(bytes)).collect::<Result<_, _>>()?;
+    let frames: Vec<Vec<u8>> = sample.chunks.iter().map(|(_, bytes)| compressor.compress(bytes)).collect::<Result<_, _>>()?;
     let started = cpu()?;
     for frame in &frames {
         std::hint::black_box(decompressor.decompress_to_buffer(frame, &mut plain[..])?);

@@ -229,8 +229,7 @@ fn tool_processes(standing: Standing) -> Vec<u32> {
 fn reap_orphans(standing: Standing, limit: Option<Duration>) {
     let started = Instant::now();
     loop {
-        let orphans: Vec<u32> =
-            tree::children(std::process::id()).into_iter().filter(|pid| !standing.holds(*pid)).collect();
+        let orphans: Vec<u32> = tree::children(std::process::id()).into_iter().filter(|pid| !standing.holds(*pid)).collect();
         for pid in orphans.iter().filter(|pid| tree::is_zombie(**pid)) {
             let _ = waitpid(Pid::from_raw(*pid as i32), Some(WaitPidFlag::WNOHANG));
         }

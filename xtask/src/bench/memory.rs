@@ -95,10 +95,13 @@ fn with_relations(place: &Place, relations: u32) -> Outcome<Server> {
         let loading = Server::start(&bin_dir, &pgdata, &dir.join("sock"), &fast, &log)?;
         for first in (0..relations).step_by(1000) {
             let last = (first + 1000).min(relations) - 1;
-            loading.sql("postgres", &format!(
-                "DO $$ BEGIN FOR n IN {first}..{last} LOOP EXECUTE format('CREATE TABLE t%s (a int, b int)', n);
+            loading.sql(
+                "postgres",
+                &format!(
+                    "DO $$ BEGIN FOR n IN {first}..{last} LOOP EXECUTE format('CREATE TABLE t%s (a int, b int)', n);
                  EXECUTE format('INSERT INTO t%s VALUES (1, 2)', n); END LOOP; END $$"
-            ))?;
+                ),
+            )?;
         }
         loading.stop()?;
         measure::sync_all();

@@ -207,12 +207,8 @@ impl Race<'_> {
 
     fn once(&self, tool: &mut dyn Tool, entry: &mut Entry, round: usize) -> Outcome<()> {
         let bucket_name = format!("bench-{}", std::process::id());
-        let stage = Stage {
-            server: self.server,
-            bin_dir: self.bin_dir,
-            room: measure::fresh_dir(&self.dir.join("room"))?,
-            repo: self.repo(&bucket_name),
-        };
+        let stage =
+            Stage { server: self.server, bin_dir: self.bin_dir, room: measure::fresh_dir(&self.dir.join("room"))?, repo: self.repo(&bucket_name) };
         match &stage.repo {
             Repo::Folder(folder) => drop(measure::fresh_dir(folder)?),
             Repo::S3 { server, bucket } => server.create(bucket)?,
@@ -229,8 +225,7 @@ impl Race<'_> {
 
     fn measure(&self, tool: &dyn Tool, stage: &Stage, entry: &mut Entry, round: usize) -> Outcome<()> {
         let log = stage.room.join("log");
-        let standing =
-            Standing { server: Some(self.server.pid()), bucket: self.bucket.map(Bucket::pid), helper: tool.helper() };
+        let standing = Standing { server: Some(self.server.pid()), bucket: self.bucket.map(Bucket::pid), helper: tool.helper() };
         self.server.sql("postgres", "CHECKPOINT")?;
         self.settle()?;
         let until = || if tool.wal_follows() { self.server.wait_archived() } else { Ok(()) };
@@ -246,8 +241,13 @@ impl Race<'_> {
         let sync = measure::sync_all();
         eprintln!(
             "  backup {:.2} s, CPU {:.2} + {:.2} s, {} MB; restore {:.2} s, CPU {:.2} s, then {} MB unsynced, {sync:.2} s",
-            backup.wall, backup.cpu_tool, backup.cpu_server, entry.repo_bytes / 1_000_000,
-            restore.wall, restore.cpu(), left / 1_000_000,
+            backup.wall,
+            backup.cpu_tool,
+            backup.cpu_server,
+            entry.repo_bytes / 1_000_000,
+            restore.wall,
+            restore.cpu(),
+            left / 1_000_000,
         );
         entry.backups.push(backup);
         entry.restores.push(restore);

@@ -79,9 +79,7 @@ fn backups(text: &mut String, repo: &str, entries: &[&Entry], results: &Results)
 }
 
 fn restores(text: &mut String, repo: &str, entries: &[&Entry]) {
-    let durable = |entry: &Entry| -> Vec<f64> {
-        entry.restores.iter().zip(&entry.sync_after_restore).map(|(cost, sync)| cost.wall + sync).collect()
-    };
+    let durable = |entry: &Entry| -> Vec<f64> { entry.restores.iter().zip(&entry.sync_after_restore).map(|(cost, sync)| cost.wall + sync).collect() };
     let own = entries.iter().find(|entry| entry.tool == "Bowline").map(|entry| median(&walls(&entry.restores)));
     let _ = writeln!(
         text,
@@ -127,7 +125,8 @@ pub fn limit(limit: &Limit) -> String {
 /// Puts a table into docs/benchmarks.md between its two marks, or at its end.
 pub fn write(table: &str) -> Outcome<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
-    let old = fs::read_to_string(&path).unwrap_or_else(|_| format!("# Benchmarks\n\nMade by `cargo xtask bench backup-restore --write`.\n\n{BEGIN}\n{END}\n"));
+    let old = fs::read_to_string(&path)
+        .unwrap_or_else(|_| format!("# Benchmarks\n\nMade by `cargo xtask bench backup-restore --write`.\n\n{BEGIN}\n{END}\n"));
     let new = match (old.find(BEGIN), old.find(END)) {
         (Some(begin), Some(end)) if begin < end => format!("{}{BEGIN}\n{table}{}", &old[..begin], &old[end..]),
         _ => format!("{old}\n{BEGIN}\n{table}{END}\n"),

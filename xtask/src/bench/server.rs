@@ -58,13 +58,8 @@ impl Server {
             command.arg("-c").arg(setting);
         }
         let child = command.spawn()?;
-        let mut server = Self {
-            child,
-            bin_dir: bin_dir.to_owned(),
-            data_dir: data_dir.to_owned(),
-            socket_dir: socket_dir.to_owned(),
-            log: log.to_owned(),
-        };
+        let mut server =
+            Self { child, bin_dir: bin_dir.to_owned(), data_dir: data_dir.to_owned(), socket_dir: socket_dir.to_owned(), log: log.to_owned() };
         let started = Instant::now();
         while server.sql("postgres", "SELECT 1").is_err() {
             if let Some(status) = server.child.try_wait()? {
@@ -108,9 +103,7 @@ impl Server {
         let status_dir = self.data_dir.join("pg_wal/archive_status");
         let started = Instant::now();
         loop {
-            let waiting = fs::read_dir(&status_dir)?
-                .flatten()
-                .any(|entry| entry.path().extension().is_some_and(|ending| ending == "ready"));
+            let waiting = fs::read_dir(&status_dir)?.flatten().any(|entry| entry.path().extension().is_some_and(|ending| ending == "ready"));
             if !waiting {
                 return Ok(());
             }

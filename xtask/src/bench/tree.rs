@@ -42,10 +42,7 @@ fn stat_ticks(pid: u32) -> Option<u64> {
 
 /// True of a process that has ended and waits for its parent.
 pub fn is_zombie(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| stat.rfind(')').map(|at| stat[at..].starts_with(") Z")))
-        .unwrap_or(false)
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|stat| stat.rfind(')').map(|at| stat[at..].starts_with(") Z"))).unwrap_or(false)
 }
 
 /// The kernel's own high-water mark of one process's resident memory, in bytes.

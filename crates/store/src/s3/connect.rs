@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(super) struct Connection {
     pub(super) steady: AmazonS3,
     pub(super) once: AmazonS3,
+    /// Whether the server is Amazon's own.
+    pub(super) is_aws: bool,
 }
 
 /// A connection that is not made within this long is not made.
@@ -25,6 +27,7 @@ const UPLOAD_SECONDS_MAX: u64 = 900;
 struct Settings {
     region: String,
     endpoint: Option<String>,
+    is_aws: bool,
     is_path_style: bool,
     checksum: Option<Checksum>,
     certificates: Vec<Certificate>,
@@ -94,7 +97,7 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         .with_client_options(client(UPLOAD_SECONDS_MAX))
         .build()
         .map_err(failed)?;
-    Ok(Connection { steady, once })
+    Ok(Connection { steady, once, is_aws: settings.is_aws })
 }
 
 /// The options, completed by what the address carries.
@@ -149,6 +152,7 @@ fn settings(address: &BucketAddress, options: &StoreOptions, region: Option<Stri
         // A bucket with dots in its name has no valid certificate as a host name.
         is_path_style: options.path_style.unwrap_or(endpoint.is_some() || address.bucket.contains('.')),
         endpoint,
+        is_aws,
         checksum,
         certificates,
     })

@@ -7,6 +7,9 @@ use object_store::client::{HttpError, HttpErrorKind};
 /// The operation's name for a HEAD, the one request whose 404 has no body to prove what is missing.
 pub(super) const LOOK_UP: &str = "look up";
 
+/// The operation's name for a listing: its 404 can only mean the bucket.
+pub(super) const LIST: &str = "list";
+
 /// One failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {

@@ -28,7 +28,7 @@ async fn a_real_server_passes_the_probe() {
     let (store, remover) = (store::open(&url, &server.options()).unwrap(), store::open_remover(&url, &server.options()).unwrap());
     let found = store::probe(&*store, Some(&*remover), "").await.unwrap();
     assert!(found.all(), "{found:?}");
-    assert!(store.list("", None).try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert_eq!(store.list("", None).try_collect::<Vec<_>>().await.unwrap(), [], "it leaves nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::super::measure;
 use super::{Outcome, Repo, Script, Stage, Syncs, Tool, first_line, program, zstd_pg_basebackup};
 
-#[derive(Default)]
 pub struct Barman;
 
 impl Barman {

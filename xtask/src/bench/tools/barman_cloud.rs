@@ -10,9 +10,7 @@ pub struct BarmanCloud;
 impl BarmanCloud {
     fn parts(stage: &Stage) -> (String, String) {
         match &stage.repo {
-            Repo::S3 { server, bucket } => {
-                (format!("--endpoint-url {} --addressing-style path", server.endpoint()), format!("s3://{bucket}/barman"))
-            }
+            Repo::S3 { server, bucket } => (format!("--endpoint-url {} --addressing-style path", server.endpoint()), format!("s3://{bucket}/barman")),
             Repo::Folder(_) => Default::default(),
         }
     }

@@ -40,11 +40,9 @@ impl Bowline {
     fn config(&self, stage: &Stage) -> String {
         let repository = match &stage.repo {
             Repo::Folder(folder) => format!("url = \"file://{}\"\n", folder.display()),
-            Repo::S3 { server, bucket } => format!(
-                "url = \"s3://{bucket}/bowline\"\nendpoint = \"{}\"\nregion = \"{}\"\npath_style = true\n",
-                server.endpoint(),
-                bucket::REGION,
-            ),
+            Repo::S3 { server, bucket } => {
+                format!("url = \"s3://{bucket}/bowline\"\nendpoint = \"{}\"\nregion = \"{}\"\npath_style = true\n", server.endpoint(), bucket::REGION,)
+            }
         };
         format!(
             "org = \"bench\"\n\

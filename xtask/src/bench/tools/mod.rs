@@ -91,7 +91,7 @@ pub fn all(bowline: Option<PathBuf>, peers: &[String]) -> Outcome<Vec<Box<dyn To
         Box::new(pgbackrest::PgBackRest::encrypted()),
         Box::new(pg_basebackup::PgBasebackup::single()),
         Box::new(pg_basebackup::PgBasebackup::two_workers()),
-        Box::new(barman::Barman::default()),
+        Box::new(barman::Barman),
         Box::new(barman_cloud::BarmanCloud),
     ];
     for peer in peers {

@@ -32,10 +32,7 @@ impl Tool for PgBasebackup {
     }
 
     fn settings(&self) -> String {
-        format!(
-            "-Ft -X stream --checkpoint=fast --compress=client-zstd:level=1{}; no encryption; restored by zstd -d | tar",
-            self.workers
-        )
+        format!("-Ft -X stream --checkpoint=fast --compress=client-zstd:level=1{}; no encryption; restored by zstd -d | tar", self.workers)
     }
 
     fn declines(&self, repo: &Repo) -> Option<&'static str> {

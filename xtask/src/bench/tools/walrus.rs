@@ -38,10 +38,7 @@ impl Walrus {
 
 /// Level 1 is its default and is set all the same. Its default concurrency (4) is kept.
 fn settings_of(stage: &Stage) -> Vec<(&'static str, String)> {
-    let mut settings = vec![
-        ("WALG_COMPRESSION_METHOD", "zstd".to_owned()),
-        ("WALG_COMPRESSION_LEVEL", "1".to_owned()),
-    ];
+    let mut settings = vec![("WALG_COMPRESSION_METHOD", "zstd".to_owned()), ("WALG_COMPRESSION_LEVEL", "1".to_owned())];
     match &stage.repo {
         Repo::Folder(folder) => settings.push(("WALG_FILE_PREFIX", folder.display().to_string())),
         Repo::S3 { server, bucket } => settings.extend([

@@ -1,0 +1,175 @@
+//! The words of the command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use terms::{BackupId, RecoveryTarget, Timeline};
+
+/// Backs up a PostgreSQL cluster to a bucket or folder, encrypted, and brings it back to any instant.
+#[derive(Debug, Parser)]
+#[command(name = "bowline", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 unclassified, 2 usage, 3 something is missing, 4 refused, 5 transient (try again), 6 damaged, 7 held by another.")]
+pub struct Args {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Common {
+    /// The configuration file
+    #[arg(long, global = true, env = "BOWLINE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The repository, instead of the configuration's: file:///folder or s3://bucket/prefix
+    #[arg(long, global = true, value_name = "URL")]
+    pub repository: Option<String>,
+    /// The organization, instead of the configuration's
+    #[arg(long, global = true, value_name = "NAME")]
+    pub org: Option<String>,
+    /// A key file that opens the repository, instead of the configured recipients
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Print JSON, one object a line: events while it runs, the result last
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a new repository and its key, after probing what the store can do
+    Init(InitArgs),
+    /// Look at every prerequisite and say how to fix what is wrong
+    Check,
+    /// Make a full backup
+    Backup(BackupArgs),
+    /// Restore a cluster to an instant
+    Restore(RestoreArgs),
+    /// List the backups
+    List,
+    /// One screen: what is protected, and up to when
+    Status,
+    /// The write-ahead log: receive, push, fetch
+    Wal {
+        #[command(subcommand)]
+        verb: WalVerb,
+    },
+    /// Print a completion script for your shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct InitArgs {
+    /// Print the SQL, pg_hba.conf line and settings that PostgreSQL needs, and do nothing else
+    #[arg(long)]
+    pub print_sql: bool,
+    /// The role in --print-sql
+    #[arg(long, default_value = "bowline", requires = "print_sql", value_name = "NAME")]
+    pub role: String,
+}
+
+/// What to do about damaged pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChecksumMode {
+    Fail,
+    Warn,
+    Off,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct BackupArgs {
+    /// zstd, zstd:LEVEL, lz4 or none
+    #[arg(long, value_name = "HOW")]
+    pub compression: Option<seal::Compression>,
+    /// Threads that compress and seal; all cores unless said otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub jobs: Option<u16>,
+    /// Read at most so much of the database a second, such as 50MB
+    #[arg(long, value_name = "SIZE")]
+    pub max_rate: Option<bytesize::ByteSize>,
+    /// What a page with a wrong checksum does: fail the backup, warn, or do not look
+    #[arg(long, value_enum)]
+    pub checksums: Option<ChecksumMode>,
+    /// Wait for a spread checkpoint instead of asking for one at once
+    #[arg(long)]
+    pub spread_checkpoint: bool,
+    /// Use the replication protocol even where the data directory can be read
+    #[arg(long)]
+    pub stream: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RestoreArgs {
+    /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC"), an LSN (16/B374D848) or name:RESTORE_POINT
+    #[arg(long, default_value = "latest", value_name = "TARGET")]
+    pub to: RecoveryTarget,
+    /// Follow this timeline instead of the newest
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<Timeline>,
+    /// Begin from this backup instead of the best one
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<BackupId>,
+    /// Restore here instead of the configured data_dir; the server then listens on a private socket only
+    #[arg(long, value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// Where a tablespace goes: OID=DIR (may be given several times)
+    #[arg(long = "tablespace", value_name = "OID=DIR", value_parser = tablespace)]
+    pub tablespaces: Vec<(u32, PathBuf)>,
+    /// Restore the files and write the recovery settings, but start no server
+    #[arg(long)]
+    pub files_only: bool,
+    /// Recover and promote, then leave the server stopped
+    #[arg(long, conflicts_with = "files_only")]
+    pub no_start: bool,
+    /// Print what would be done and touch nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Threads that open and write; all cores unless said otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub jobs: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WalVerb {
+    /// Stream WAL into the repository until stopped
+    Receive {
+        /// The replication slot, instead of the configured one
+        #[arg(long, value_name = "NAME")]
+        slot: Option<String>,
+    },
+    /// Store one WAL file: archive_command = 'bowline wal push %p'
+    Push { path: PathBuf },
+    /// Fetch one WAL file: restore_command = 'bowline wal fetch %f %p'
+    Fetch(FetchArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct FetchArgs {
+    /// The file's name (%f)
+    pub name: String,
+    /// Where to put it (%p)
+    pub path: PathBuf,
+    /// Ask the restore that runs behind this socket
+    #[arg(long, hide = true)]
+    pub supply: Option<PathBuf>,
+    /// Fill the spool with what follows NAME
+    #[arg(long, hide = true)]
+    pub ahead: bool,
+}
+
+fn tablespace(text: &str) -> Result<(u32, PathBuf), String> {
+    let wrong = || format!("{text:?} is not OID=DIR, such as 16400=/srv/fast");
+    let (oid, place) = text.split_once('=').ok_or_else(wrong)?;
+    let place = PathBuf::from(place);
+    match oid.parse() {
+        Ok(oid) if place.is_absolute() => Ok((oid, place)),
+        _ => Err(wrong()),
+    }
+}

@@ -1,0 +1,244 @@
+//! The configuration file: its keys, their defaults, and what is wrong with one.
+
+use crate::args::Common;
+use crate::fault::Fault;
+use bytesize::ByteSize;
+use seal::Compression;
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use terms::Secret;
+
+/// Where the configuration is looked for when nobody says.
+const DEFAULT_PLACE: &str = "/etc/bowline/bowline.toml";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub org: String,
+    #[serde(default)]
+    pub postgres: Postgres,
+    pub repository: Repository,
+    #[serde(default)]
+    pub encryption: Encryption,
+    #[serde(default)]
+    pub backup: Backup,
+    #[serde(default)]
+    pub wal: Wal,
+    /// Where it was read from.
+    #[serde(skip)]
+    pub path: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Postgres {
+    pub conninfo: Option<String>,
+    pub data_dir: Option<PathBuf>,
+    pub bin_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repository {
+    pub url: String,
+    pub region: Option<String>,
+    pub endpoint: Option<String>,
+    pub path_style: Option<bool>,
+    pub ca_file: Option<PathBuf>,
+    pub access_key_id: Option<SecretRef>,
+    pub secret_access_key: Option<SecretRef>,
+    pub session_token: Option<SecretRef>,
+    pub profile: Option<String>,
+    pub checksum: Option<String>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptionMode {
+    #[default]
+    On,
+    Off,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Encryption {
+    pub mode: EncryptionMode,
+    pub recipients: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backup {
+    #[serde(deserialize_with = "compression")]
+    pub compression: Option<Compression>,
+    pub jobs: Option<u16>,
+    pub max_rate: Option<ByteSize>,
+    pub checksums: Option<ChecksumsKey>,
+    pub spread_checkpoint: bool,
+    #[serde(deserialize_with = "duration")]
+    pub wal_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChecksumsKey {
+    Fail,
+    Warn,
+    Off,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wal {
+    pub slot: String,
+    #[serde(deserialize_with = "compression")]
+    pub compression: Option<Compression>,
+    #[serde(deserialize_with = "duration")]
+    pub status_interval: Option<Duration>,
+    /// Where `wal fetch` puts segments that it fetches ahead; beside the data directory unless said otherwise.
+    pub spool: Option<PathBuf>,
+}
+
+impl Default for Wal {
+    fn default() -> Self {
+        Self { slot: "bowline".into(), compression: None, status_interval: None, spool: None }
+    }
+}
+
+/// A secret is never written into the file itself: `env:NAME` or `file:PATH`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub enum SecretRef {
+    Env(String),
+    File(PathBuf),
+}
+
+impl TryFrom<String> for SecretRef {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            // The text may be the secret: it must not be repeated.
+            _ => Err("a secret is given as env:NAME or file:PATH, never as itself".into()),
+        }
+    }
+}
+
+impl SecretRef {
+    /// Looks the secret up.
+    pub fn resolve(&self, key: &str) -> Result<Secret, Fault> {
+        let missing = |place: String, why: String| {
+            Fault::misuse("secret-missing", format!("cannot read {key} from {place}"), why, "Set it, or let [repository] name another place.")
+        };
+        match self {
+            Self::Env(name) => std::env::var(name).map(Secret::new).map_err(|e| missing(format!("the environment variable {name}"), format!("{e}."))),
+            Self::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(Secret::new(text.trim_end_matches(['\n', '\r']).to_owned())),
+                Err(e) => Err(missing(path.display().to_string(), format!("{e}."))),
+            },
+        }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let span: Option<jiff::SignedDuration> = Option::deserialize(from)?;
+    span.map(Duration::try_from).transpose().map_err(|_| serde::de::Error::custom("a duration is positive, such as 30s, 5m or 1h"))
+}
+
+fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>, D::Error> {
+    Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+impl Config {
+    /// Reads the file that `--config`, `$BOWLINE_CONFIG` or the usual place names. With `--repository` and `--org` a bare
+    /// machine needs none.
+    pub fn load(common: &Common) -> Result<Self, Fault> {
+        let place = common.config.clone().unwrap_or_else(|| DEFAULT_PLACE.into());
+        let mut config = match std::fs::read_to_string(&place) {
+            Ok(text) => Self::parse(&text, &place)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && common.config.is_none() => Self::bare(common)?,
+            Err(e) => {
+                return Err(Fault::misuse(
+                    "config-unreadable",
+                    format!("cannot read the configuration {}", place.display()),
+                    format!("{e}."),
+                    "Name it with --config or $BOWLINE_CONFIG.",
+                ));
+            }
+        };
+        if let Some(url) = &common.repository {
+            config.repository.url.clone_from(url);
+        }
+        if let Some(org) = &common.org {
+            config.org.clone_from(org);
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn bare(common: &Common) -> Result<Self, Fault> {
+        let (Some(url), Some(org)) = (&common.repository, &common.org) else {
+            return Err(Fault::misuse(
+                "config-missing",
+                format!("there is no configuration {DEFAULT_PLACE}"),
+                "",
+                "Write one (see the README), name one with --config or $BOWLINE_CONFIG, or give --repository URL --org NAME --key FILE.",
+            ));
+        };
+        let text = format!("org = {}\n[repository]\nurl = {}\n", toml::Value::String(org.clone()), toml::Value::String(url.clone()));
+        Self::parse(&text, Path::new("the command line"))
+    }
+
+    fn parse(text: &str, place: &Path) -> Result<Self, Fault> {
+        let mut config: Self = toml::from_str(text).map_err(|e| {
+            Fault::misuse(
+                "config-wrong",
+                format!("the configuration {} is wrong", place.display()),
+                e.to_string().trim_end().to_owned(),
+                "Keys of features that this version does not have yet are refused too, so that nothing is believed to be on that is not.",
+            )
+        })?;
+        config.path = place.is_absolute().then(|| place.to_owned()).or_else(|| std::fs::canonicalize(place).ok());
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        let plain = |text: &str| !text.is_empty() && !text.starts_with('.') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !plain(&self.org) {
+            let hint = "Use letters, digits, dots, dashes and underscores: it becomes a folder of the repository.";
+            return Err(Fault::misuse("config-wrong", format!("{:?} is not a name for an organization", self.org), "", hint));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Fault> {
+        Config::parse(text, Path::new("/t.toml"))
+    }
+
+    #[test]
+    fn a_small_configuration_has_sound_defaults() {
+        let config = parse("org = \"acme\"\n[repository]\nurl = \"file:///srv/backups\"\n").unwrap();
+        assert_eq!(config.wal.slot, "bowline");
+        assert_eq!(config.encryption.mode, EncryptionMode::On);
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_refused_by_name_and_line() {
+        let fault = parse("org = \"a\"\n[repository]\nurl = \"file:///x\"\n[backup]\nshedule = \"0 2 * * *\"\n").unwrap_err();
+        assert!(fault.0.detail.contains("shedule") && fault.0.detail.contains("line 5"), "{}", fault.0.detail);
+    }
+
+    #[test]
+    fn a_secret_in_the_file_is_refused_and_not_repeated() {
+        let fault = parse("org = \"a\"\n[repository]\nurl = \"s3://b\"\nsecret_access_key = \"hunter2hunter2\"\n").unwrap_err();
+        assert!(fault.0.detail.contains("never as itself"), "{}", fault.0.detail);
+    }
+}

@@ -1,0 +1,28 @@
+//! What ends a command: one explanation, from whichever room, with its exit code.
+
+use terms::{Advice, Class, Explain};
+
+/// An error on its way to the printer.
+#[derive(Debug)]
+pub struct Fault(pub Advice);
+
+impl Fault {
+    /// The command or the configuration is wrong.
+    pub fn misuse(slug: &'static str, summary: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::of(slug, Class::Misuse, summary, detail, hint)
+    }
+    /// An explanation made here.
+    pub fn of(slug: &'static str, class: Class, summary: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self(Advice { slug, class, summary: summary.into(), detail: detail.into(), hint: hint.into() })
+    }
+    /// Its exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.0.class.exit_code()
+    }
+}
+
+impl<E: Explain> From<E> for Fault {
+    fn from(e: E) -> Self {
+        Self(e.advice())
+    }
+}

@@ -1,0 +1,74 @@
+//! What each event looks like: a line for people, an object for machines.
+
+use super::{bytes, duration, rate};
+use serde_json::{Value, json};
+use terms::Event;
+
+/// A line for people; nothing for what would only be noise.
+pub fn event_line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::BackupBegun { backup, start, timeline, source } => {
+            let how = if *source == "local" { "reading the data directory" } else { "over the replication protocol" };
+            format!("backup {backup} begins at {start} on timeline {timeline}, {how}")
+        }
+        Event::BackupCopied { files, bytes: plain, bytes_stored, took, stop, .. } => format!(
+            "copied {files} files, {} as {} in {} ({}), consistent from {stop}",
+            bytes(*plain),
+            bytes(*bytes_stored),
+            duration(*took),
+            rate(*plain, *took)
+        ),
+        Event::AwaitingWal { stop, by, .. } => format!("waiting for WAL up to {stop}, brought by {by}"),
+        Event::BackupPublished { backup, took } => format!("backup {backup} is listed, {} after it began", duration(*took)),
+        Event::PageDamaged { file, block, lsn } => format!("damaged page: block {block} of {file} (LSN {lsn})"),
+        Event::FileVanished { .. } | Event::Progress(_) | Event::SegmentReplayed { .. } | Event::StepBegun { .. } => return None,
+        Event::ConfigUnreadable { file, why } => format!("warning: {} is not in the backup: {why}", file.display()),
+        Event::WalStreaming { from, timeline, slot } => format!("streaming WAL from {from} on timeline {timeline}, slot {slot}"),
+        Event::WalStored { name, bytes_stored } => format!("stored {name} ({})", bytes(*bytes_stored)),
+        Event::WalAlreadyStored { name } => format!("{name} was stored already"),
+        Event::TimelineSwitched { to, at } => format!("the server went over to timeline {to} at {at}"),
+        Event::Disconnected { why, again_in } => format!("disconnected: {why}; trying again in {}", duration(*again_in)),
+        Event::StoreRetry { object, why, again_in } => format!("could not store {object}: {why}; nothing was confirmed, trying again in {}", duration(*again_in)),
+        Event::RestorePlanned { backup, timeline, target, segments } => {
+            format!("restoring to {target} from backup {backup} and {segments} WAL segments on timeline {timeline}")
+        }
+        Event::StepEnded { step, took } => format!("{:<26} {}", step.name(), duration(*took)),
+        Event::MovedAside { from, to } => format!("{} was moved to {}", from.display(), to.display()),
+        Event::Noticed { what } => format!("note: {what}"),
+    })
+}
+
+/// An object for machines, with `event` as its name. Field names are stable.
+pub fn event_json(event: &Event) -> Value {
+    match event {
+        Event::BackupBegun { backup, start, timeline, source } => {
+            json!({"event": "backup-begun", "backup": backup, "start": start, "timeline": timeline, "source": source})
+        }
+        Event::BackupCopied { backup, stop, files, bytes, bytes_stored, took } => json!({
+            "event": "backup-copied", "backup": backup, "stop": stop, "files": files, "bytes": bytes,
+            "bytes_stored": bytes_stored, "took_seconds": took.as_secs_f64(),
+        }),
+        Event::AwaitingWal { backup, stop, by } => json!({"event": "awaiting-wal", "backup": backup, "stop": stop, "by": by}),
+        Event::BackupPublished { backup, took } => json!({"event": "backup-published", "backup": backup, "took_seconds": took.as_secs_f64()}),
+        Event::PageDamaged { file, block, lsn } => json!({"event": "page-damaged", "file": file, "block": block, "lsn": lsn}),
+        Event::FileVanished { file } => json!({"event": "file-vanished", "file": file}),
+        Event::ConfigUnreadable { file, why } => json!({"event": "config-unreadable", "file": file, "why": why}),
+        Event::WalStreaming { from, timeline, slot } => json!({"event": "wal-streaming", "from": from, "timeline": timeline, "slot": slot}),
+        Event::WalStored { name, bytes_stored } => json!({"event": "wal-stored", "name": name, "bytes_stored": bytes_stored}),
+        Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),
+        Event::TimelineSwitched { to, at } => json!({"event": "timeline-switched", "to": to, "at_lsn": at}),
+        Event::Disconnected { why, again_in } => json!({"event": "disconnected", "why": why, "again_in_seconds": again_in.as_secs_f64()}),
+        Event::StoreRetry { object, why, again_in } => {
+            json!({"event": "store-retry", "object": object, "why": why, "again_in_seconds": again_in.as_secs_f64()})
+        }
+        Event::RestorePlanned { backup, timeline, target, segments } => {
+            json!({"event": "restore-planned", "backup": backup, "timeline": timeline, "target": target.to_string(), "segments": segments})
+        }
+        Event::StepBegun { step } => json!({"event": "step-begun", "step": step.name()}),
+        Event::StepEnded { step, took } => json!({"event": "step-ended", "step": step.name(), "took_seconds": took.as_secs_f64()}),
+        Event::MovedAside { from, to } => json!({"event": "moved-aside", "from": from, "to": to}),
+        Event::SegmentReplayed { segment } => json!({"event": "segment-fetched", "segment": segment}),
+        Event::Noticed { what } => json!({"event": "noticed", "what": what}),
+        Event::Progress(now) => json!({"event": "progress", "bytes_done": now.bytes_done, "bytes_total": now.bytes_total, "files_done": now.files_done}),
+    }
+}

@@ -1,0 +1,146 @@
+//! The only place that prints: words and bars for people on stderr, results on stdout, JSON lines when asked.
+
+mod events;
+mod numbers;
+
+pub use events::{event_json, event_line};
+pub use numbers::{bytes, duration, rate};
+
+use crate::args::Common;
+use crate::fault::Fault;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use terms::{Event, Events, SnapshotOfProgress};
+
+/// Without a terminal a line says how far it is, this often.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Prints for one command.
+pub struct Printer {
+    json: bool,
+    quiet: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    bar: Option<ProgressBar>,
+    last_line: Option<Instant>,
+    first: Option<(Instant, u64)>,
+}
+
+impl Printer {
+    pub fn new(common: &Common) -> Arc<Self> {
+        Arc::new(Self { json: common.json, quiet: common.quiet, state: Mutex::default() })
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// A line of a report, for people.
+    pub fn say(&self, line: impl AsRef<str>) {
+        if !self.json {
+            self.above_bar(|| drop(writeln!(std::io::stdout(), "{}", line.as_ref())));
+        }
+    }
+
+    /// A remark beside the report.
+    pub fn remark(&self, line: impl AsRef<str>) {
+        if !self.json && !self.quiet {
+            self.above_bar(|| drop(writeln!(std::io::stderr(), "{}", line.as_ref())));
+        }
+    }
+
+    /// The result, as the last JSON line.
+    pub fn result(&self, value: Value) {
+        if self.json {
+            self.finish();
+            drop(writeln!(std::io::stdout(), "{}", json!({ "result": value })));
+        }
+    }
+
+    /// The error that ends the command.
+    pub fn fault(&self, fault: &Fault) {
+        self.finish();
+        let advice = &fault.0;
+        if self.json {
+            let error = json!({
+                "slug": advice.slug, "class": advice.class.name(), "summary": advice.summary,
+                "detail": advice.detail, "hint": advice.hint, "exit_code": fault.exit_code(),
+            });
+            drop(writeln!(std::io::stdout(), "{}", json!({ "error": error })));
+        } else {
+            drop(writeln!(std::io::stderr(), "{advice}"));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = self.lock().bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn above_bar(&self, print: impl FnOnce()) {
+        match &self.lock().bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn progress(&self, now: SnapshotOfProgress) {
+        if self.quiet || self.json {
+            return;
+        }
+        let mut state = self.lock();
+        if std::io::stderr().is_terminal() {
+            let bar = state.bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template("  {bar:32.cyan/dim} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13}  {eta:>4} left");
+                ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8)).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            });
+            bar.set_length(now.bytes_total.max(now.bytes_done));
+            bar.set_position(now.bytes_done);
+            return;
+        }
+        let (begun, bytes_then) = *state.first.get_or_insert((Instant::now(), now.bytes_done));
+        if state.last_line.get_or_insert(begun).elapsed() < LINE_EVERY {
+            return;
+        }
+        state.last_line = Some(Instant::now());
+        let seconds = begun.elapsed().as_secs_f64();
+        let per_second = (now.bytes_done - bytes_then) as f64 / seconds.max(0.001);
+        let left = (now.bytes_total.saturating_sub(now.bytes_done)) as f64 / per_second.max(1.0);
+        let line = format!(
+            "  {} of {} ({:.0} %), {}, {} left",
+            bytes(now.bytes_done),
+            bytes(now.bytes_total),
+            100.0 * now.bytes_done as f64 / (now.bytes_total.max(1)) as f64,
+            rate(now.bytes_done - bytes_then, begun.elapsed()),
+            duration(Duration::from_secs_f64(left.min(1e9))),
+        );
+        drop(writeln!(std::io::stderr(), "{line}"));
+    }
+}
+
+impl Events for Printer {
+    fn tell(&self, event: Event) {
+        if let Event::Progress(now) = event {
+            return self.progress(now);
+        }
+        if self.json {
+            let mut value = event_json(&event);
+            value["at"] = json!(terms::Clock::now(&terms::SystemClock));
+            drop(writeln!(std::io::stdout(), "{value}"));
+        } else if let Some(line) = event_line(&event) {
+            self.remark(line);
+        }
+    }
+}

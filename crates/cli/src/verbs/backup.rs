@@ -1,0 +1,53 @@
+//! `bowline backup`.
+
+use crate::args::{BackupArgs, ChecksumMode, Common};
+use crate::config::ChecksumsKey;
+use crate::fault::Fault;
+use crate::show::{Printer, bytes, duration, rate};
+use crate::wiring::{Wiring, cores};
+use capture::{BackupOptions, Checksums};
+use serde_json::json;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::SystemClock;
+
+pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let config = &wiring.config;
+    let checksums = match (asked.checksums, config.backup.checksums) {
+        (Some(ChecksumMode::Fail), _) | (None, Some(ChecksumsKey::Fail) | None) => Checksums::Fail,
+        (Some(ChecksumMode::Warn), _) | (None, Some(ChecksumsKey::Warn)) => Checksums::Warn,
+        (Some(ChecksumMode::Off), _) | (None, Some(ChecksumsKey::Off)) => Checksums::Off,
+    };
+    let options = BackupOptions {
+        compression: asked.compression.or(config.backup.compression).unwrap_or_default(),
+        jobs: asked.jobs.or(config.backup.jobs).map_or_else(cores, usize::from),
+        max_rate: asked.max_rate.or(config.backup.max_rate).map(|rate| rate.as_u64()),
+        checksums,
+        fast_checkpoint: !(asked.spread_checkpoint || config.backup.spread_checkpoint),
+        slot: Some(config.wal.slot.clone()),
+        wal_timeout: config.backup.wal_timeout.unwrap_or(Duration::from_secs(600)),
+    };
+    let data_dir = config.postgres.data_dir.as_deref().filter(|_| !asked.stream);
+    let info = wiring.conninfo()?;
+    let writer = wiring.writer().await?;
+    let made = capture::backup(&info, data_dir, writer, options, &SystemClock, printer.clone()).await?;
+    printer.finish();
+    let took = Duration::from_secs_f64(made.took_seconds);
+    printer.say(format!(
+        "backup {}: {} files, {} stored as {} ({:.2}×), {} ({})",
+        made.id,
+        made.files,
+        bytes(made.bytes),
+        bytes(made.bytes_stored),
+        made.bytes as f64 / made.bytes_stored.max(1) as f64,
+        duration(took),
+        rate(made.bytes, took),
+    ));
+    if made.pages_damaged > 0 {
+        printer.say(format!("warning: {} damaged page(s) are in this backup; see above", made.pages_damaged));
+    }
+    printer.result(json!(made));
+    Ok(ExitCode::SUCCESS)
+}

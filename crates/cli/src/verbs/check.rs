@@ -1,0 +1,250 @@
+//! `bowline check`: each prerequisite, what was found, and how to fix what is wrong.
+
+use crate::args::Common;
+use crate::fault::Fault;
+use crate::show::Printer;
+use crate::wiring::Wiring;
+use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Sql, find_bin_dir};
+use repo::{Encryption, Reader};
+use serde_json::json;
+use std::process::ExitCode;
+use std::sync::Arc;
+use terms::Explain;
+
+/// How a prerequisite stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    /// It works, and will hurt one day.
+    Warn,
+    Fail,
+    /// It could not be looked at. Never counted as fine.
+    Unknown,
+}
+
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    found: String,
+    fix: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, what: &'static str, verdict: Verdict, found: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { what, verdict, found: found.into(), fix: fix.into() });
+    }
+    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+        self.add(what, Verdict::Ok, found, "");
+    }
+    fn fail(&mut self, what: &'static str, fault: &Fault) {
+        let found = [&fault.0.summary, &fault.0.detail].into_iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
+        self.add(what, Verdict::Fail, found, &fault.0.hint);
+    }
+    fn judge(&mut self, what: &'static str, good: bool, otherwise: Verdict, found: impl Into<String>, fix: &str) {
+        self.add(what, if good { Verdict::Ok } else { otherwise }, found, if good { "" } else { fix });
+    }
+}
+
+pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let mut findings = Findings::default();
+    findings.ok("configuration", wiring.config.path.as_ref().map_or_else(|| "from the command line".into(), |p| p.display().to_string()));
+    let reader = look_at_repository(&wiring, &mut findings).await;
+    match server_facts(&wiring).await {
+        Ok((sql, facts)) => {
+            look_at_server(&wiring, &sql, &facts, reader.as_ref(), &mut findings).await;
+            look_at_directory(&wiring, &facts, &mut findings);
+        }
+        Err(fault) => {
+            findings.fail("PostgreSQL", &fault);
+            findings.add("PostgreSQL's settings", Verdict::Unknown, "not looked at: the server was not reached", "");
+        }
+    }
+    let count = |verdict| findings.0.iter().filter(|f| f.verdict == verdict).count();
+    let (failed, unknown, warned) = (count(Verdict::Fail), count(Verdict::Unknown), count(Verdict::Warn));
+    for Finding { what, verdict, found, fix } in &findings.0 {
+        let mark = match verdict {
+            Verdict::Ok => "ok     ",
+            Verdict::Warn => "WARN   ",
+            Verdict::Fail => "FAIL   ",
+            Verdict::Unknown => "UNKNOWN",
+        };
+        printer.say(format!("{mark}  {what:<24} {found}"));
+        if !fix.is_empty() {
+            printer.say(format!("{:9}{:<24} → {fix}", "", ""));
+        }
+    }
+    printer.say(match (failed + unknown, warned) {
+        (0, 0) => "all is well".to_owned(),
+        (0, _) => format!("usable; {warned} warning(s)"),
+        (_, _) => format!("not usable: {failed} failed, {unknown} could not be looked at, {warned} warning(s)"),
+    });
+    let list: Vec<_> = findings
+        .0
+        .iter()
+        .map(|f| json!({"what": f.what, "verdict": format!("{:?}", f.verdict).to_lowercase(), "found": f.found, "fix": f.fix}))
+        .collect();
+    printer.result(json!({ "findings": list, "failed": failed, "unknown": unknown, "warned": warned }));
+    Ok(if failed + unknown == 0 { ExitCode::SUCCESS } else { ExitCode::from(terms::Class::Refused.exit_code()) })
+}
+
+async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<Reader> {
+    let reader = match wiring.reader().await {
+        Ok(reader) => reader,
+        Err(fault) => {
+            findings.fail("repository", &fault);
+            return None;
+        }
+    };
+    let document = reader.document();
+    findings.ok("repository", format!("{} ({})", reader.address(), document.id));
+    match document.encryption {
+        Encryption::Off => findings.add("encryption", Verdict::Warn, "off", "A new repository with [encryption] mode = \"on\"; this one stays as it is."),
+        // The digest key is wrapped as every data key is.
+        Encryption::Aes256Gcm => match reader.digester().await {
+            Ok(_) => findings.ok("encryption", "AES-256-GCM, and the key opens it"),
+            Err(e) => findings.fail("encryption", &e.into()),
+        },
+    }
+    let probed = match (wiring.store(), wiring.store_options().and_then(|o| Ok(store::open_remover(&wiring.address(), &o)?))) {
+        (Ok(store), Ok(remover)) => store::probe(&*store, Some(&*remover), "").await.map_err(Fault::from),
+        (Err(fault), _) | (_, Err(fault)) => Err(fault),
+    };
+    match probed {
+        Ok(probed) => findings.judge(
+            "store",
+            probed.conditional_put && probed.conditional_replace,
+            Verdict::Fail,
+            if probed.reasons.is_empty() { "conditional writes work".to_owned() } else { probed.reasons.join(" ") },
+            "Use a store with conditional writes.",
+        ),
+        Err(fault) => findings.fail("store", &fault),
+    }
+    Some(reader)
+}
+
+async fn server_facts(wiring: &Wiring) -> Result<(Sql, ServerFacts), Fault> {
+    let sql = Sql::connect(&wiring.conninfo()?).await?;
+    let facts = sql.server_facts().await?;
+    Ok((sql, facts))
+}
+
+async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader: Option<&Reader>, findings: &mut Findings) {
+    findings.ok("PostgreSQL", format!("{}, system identifier {}", facts.version, facts.system_id));
+    match reader.and_then(Reader::epoch) {
+        Some(epoch) if epoch.system_id != facts.system_id => findings.add(
+            "cluster",
+            Verdict::Fail,
+            format!("the repository holds cluster {}, this is {}", epoch.system_id, facts.system_id),
+            "Point conninfo at the right server, or use another org or url.",
+        ),
+        Some(_) => findings.ok("cluster", "the repository's own"),
+        None => findings.ok("cluster", "the repository is still empty"),
+    }
+    findings.judge("role of the server", !facts.in_recovery, Verdict::Fail, if facts.in_recovery { "standby" } else { "primary" }, "Point conninfo at the primary.");
+    findings.judge("wal_level", facts.wal_level != "minimal", Verdict::Fail, &facts.wal_level, "Set wal_level = replica and restart the server.");
+    findings.judge("max_wal_senders", facts.max_wal_senders >= 2, Verdict::Fail, facts.max_wal_senders.to_string(), "Set max_wal_senders = 10 and restart.");
+    findings.judge(
+        "max_replication_slots",
+        facts.max_replication_slots >= 2,
+        Verdict::Fail,
+        facts.max_replication_slots.to_string(),
+        "Set max_replication_slots = 10 and restart.",
+    );
+    findings.judge(
+        "page checksums",
+        facts.data_checksums,
+        Verdict::Warn,
+        if facts.data_checksums { "on" } else { "off" },
+        "Damaged pages cannot be noticed. Stop the server and run pg_checksums --enable.",
+    );
+    let role = &facts.current_user;
+    findings.judge(
+        "replication",
+        facts.has_replication || facts.is_superuser,
+        Verdict::Fail,
+        format!("role {role}"),
+        &format!("ALTER ROLE {role} REPLICATION;"),
+    );
+    if wiring.config.postgres.data_dir.is_some() {
+        for signature in ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"] {
+            match sql.has_privilege(signature).await {
+                Ok(may) => findings.judge("privilege", may, Verdict::Fail, signature, &format!("GRANT EXECUTE ON FUNCTION {signature} TO {role};")),
+                Err(e) => findings.fail("privilege", &e.into()),
+            }
+        }
+    }
+    match replication(wiring).await {
+        Ok(()) => findings.ok("replication connection", "works"),
+        Err(fault) => findings.fail("replication connection", &fault),
+    }
+    look_at_slot(wiring, sql, findings).await;
+    let names = &facts.synchronous_standby_names;
+    if names.contains('*') {
+        let fix = "Name the standbys: with '*' Bowline would count as one of them, and commits would wait for the store.";
+        findings.add("synchronous_standby_names", Verdict::Warn, names, fix);
+    }
+    match find_bin_dir(facts.major, wiring.config.postgres.bin_dir.as_deref()) {
+        Ok(place) => findings.ok("programs for a restore", place.display().to_string()),
+        Err(e) => findings.add("programs for a restore", Verdict::Warn, format!("{e}. {}", e.detail()), e.hint()),
+    }
+}
+
+async fn replication(wiring: &Wiring) -> Result<(), Fault> {
+    let mut connection = Replication::connect(&wiring.conninfo()?).await?;
+    connection.identify_system().await?;
+    Ok(())
+}
+
+async fn look_at_slot(wiring: &Wiring, sql: &Sql, findings: &mut Findings) {
+    let name = &wiring.config.wal.slot;
+    match sql.slot(name).await {
+        Ok(Some(slot)) if slot.wal_status.as_deref() == Some("lost") => findings.add(
+            "WAL",
+            Verdict::Fail,
+            format!("slot {name} is lost: the server removed WAL that was not stored"),
+            format!("SELECT pg_drop_replication_slot('{name}'), start bowline wal receive, and make a full backup now."),
+        ),
+        Ok(Some(slot)) if slot.active => findings.ok("WAL", format!("a receiver streams on slot {name}")),
+        Ok(Some(_)) => findings.add(
+            "WAL",
+            Verdict::Warn,
+            format!("slot {name} is not in use: it holds WAL on the server, and nothing stores it"),
+            "Start bowline wal receive (as a service).",
+        ),
+        Ok(None) => match sql.archiver().await {
+            Ok(archiver) if archiver.archived_count > 0 => findings.ok("WAL", "archived by the server's archive_command"),
+            _ => findings.add(
+                "WAL",
+                Verdict::Warn,
+                "no receiver runs: between backups nothing is protected",
+                "Start bowline wal receive (as a service), or set archive_command = 'bowline wal push %p'.",
+            ),
+        },
+        Err(e) => findings.fail("WAL", &e.into()),
+    }
+}
+
+fn look_at_directory(wiring: &Wiring, facts: &ServerFacts, findings: &mut Findings) {
+    let Some(dir) = &wiring.config.postgres.data_dir else {
+        findings.ok("data directory", "not configured: backups use the replication protocol");
+        return;
+    };
+    let fix = "Run as the owner of the data directory (usually postgres), or leave data_dir out.";
+    match std::fs::read(dir.join(CONTROL_FILE)) {
+        Err(e) => findings.add("data directory", Verdict::Fail, format!("cannot read {}: {e}", dir.join(CONTROL_FILE).display()), fix),
+        Ok(bytes) => match ControlFile::parse(&bytes) {
+            Ok(control) => findings.judge(
+                "data directory",
+                control.system_id == facts.system_id,
+                Verdict::Fail,
+                format!("{}, cluster {}", dir.display(), control.system_id),
+                "Make conninfo and data_dir name the same server.",
+            ),
+            Err(e) => findings.fail("data directory", &e.into()),
+        },
+    }
+}

@@ -1,0 +1,117 @@
+//! `bowline init`: a new repository and its key; or the SQL that PostgreSQL needs.
+
+use crate::args::{Common, InitArgs};
+use crate::config::EncryptionMode;
+use crate::fault::Fault;
+use crate::show::Printer;
+use crate::wiring::Wiring;
+use keys::{KeyError, KeyFile};
+use repo::{Encryption, Writer};
+use seal::Recipient;
+use serde_json::json;
+use std::process::ExitCode;
+use std::sync::Arc;
+use terms::{Class, Clock, SystemClock};
+
+pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    if asked.print_sql {
+        return print_sql(common, &asked.role, printer);
+    }
+    let wiring = Wiring::new(common)?;
+    let config = &wiring.config;
+    let encryption = match config.encryption.mode {
+        EncryptionMode::On => Encryption::Aes256Gcm,
+        EncryptionMode::Off => Encryption::Off,
+    };
+    let places = wiring.key_files()?;
+    if encryption == Encryption::Aes256Gcm && places.is_empty() {
+        return Err(repo::RepoError::NobodyToWrapFor.into());
+    }
+    store::create_root(&config.repository.url).await?;
+    store::create_root(&wiring.address()).await?;
+    let store = wiring.store()?;
+    if store.info(&store::ObjectPath::new("repository.json").map_err(|e| Fault::of("bug", Class::Bug, e.to_string(), "", ""))?).await?.is_some() {
+        return Err(repo::RepoError::Exists { address: store.address() }.into());
+    }
+    printer.remark(format!("probing {}", store.address()));
+    let remover = store::open_remover(&wiring.address(), &wiring.store_options()?)?;
+    let probed = store::probe(&*store, Some(&*remover), "").await?;
+    if !probed.conditional_put || !probed.conditional_replace {
+        return Err(Fault::of(
+            "store-unsafe",
+            Class::Refused,
+            format!("{} cannot keep what Bowline relies on", store.address()),
+            probed.reasons.join(" "),
+            "Use a store with conditional writes (If-None-Match, If-Match): AWS S3, MinIO, SeaweedFS, Ceph 19 or newer, or a folder.",
+        ));
+    }
+    let mut recipients: Vec<Arc<dyn Recipient>> = Vec::new();
+    let mut made = Vec::new();
+    for place in &places {
+        let key = match KeyFile::create(place) {
+            Ok(key) => {
+                made.push(place.clone());
+                key
+            }
+            // One key may open several repositories.
+            Err(KeyError::Exists { .. }) => KeyFile::load(place)?,
+            Err(e) => return Err(e.into()),
+        };
+        recipients.push(Arc::new(key));
+    }
+    let probed_json = json!(probed);
+    let created = Writer::create(store.clone(), recipients, &config.org, encryption, probed_json.clone(), SystemClock.now()).await?;
+    let document = created.reader().document();
+    printer.say(format!("repository {} made in {}", document.id, store.address()));
+    printer.say(match encryption {
+        Encryption::Aes256Gcm => "encryption: AES-256-GCM",
+        Encryption::Off => "encryption: OFF, as the configuration says: everybody who can read the repository can read the database",
+    });
+    for place in &made {
+        printer.say(format!("key: {} was made. COPY IT NOW to a place away from this host and from the backups:", place.display()));
+        printer.say("     without it nobody can ever read these backups, and whoever holds it can.");
+    }
+    printer.say("next: bowline check, then bowline backup");
+    printer.result(json!({ "repository": document.id, "address": store.address(), "keys_made": made, "store": probed_json }));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What PostgreSQL needs, for a role that is no superuser (manual chapters 9.28.3, 21.1, 26.3).
+fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let plain = !role.is_empty() && role.len() < 64 && role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !role.as_bytes()[0].is_ascii_digit();
+    if !plain {
+        return Err(Fault::misuse("role-name", format!("{role:?} is not a plain role name"), "", "Use letters, digits and underscores."));
+    }
+    // The slot's name is all that the configuration would add.
+    let slot = Wiring::new(common).map_or_else(|_| "bowline".to_owned(), |w| w.config.wal.slot);
+    let sql = format!(
+        "-- Run once as a superuser, in the database \"postgres\" (the one that conninfo names).\n\
+         CREATE ROLE {role} LOGIN REPLICATION;            -- set a password with \\password {role}, or use peer\n\
+         GRANT pg_monitor TO {role};\n\
+         GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean) TO {role};\n\
+         GRANT EXECUTE ON FUNCTION pg_backup_stop(boolean) TO {role};\n\
+         GRANT EXECUTE ON FUNCTION pg_switch_wal() TO {role};\n\
+         GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO {role};"
+    );
+    let hba = [
+        format!("local   postgres     {role}                  scram-sha-256"),
+        format!("local   replication  {role}                  scram-sha-256"),
+        format!("host    postgres     {role}  127.0.0.1/32    scram-sha-256"),
+        format!("host    replication  {role}  127.0.0.1/32    scram-sha-256"),
+    ];
+    let settings = [
+        "wal_level = replica               # the default",
+        "max_wal_senders = 10              # the default; Bowline needs two",
+        "max_replication_slots = 10        # the default; Bowline needs two",
+        "archive_timeout = 60s             # a quiet database still completes a segment each minute",
+        "max_slot_wal_keep_size = 100GB    # leave room below the size of the disk; -1 may fill it",
+    ];
+    printer.say(&sql);
+    printer.say(format!("\n-- pg_hba.conf (then SELECT pg_reload_conf()); Bowline's slot is named {slot}"));
+    hba.iter().for_each(|line| printer.say(format!("-- {line}")));
+    printer.say("\n-- postgresql.conf");
+    settings.iter().for_each(|line| printer.say(format!("-- {line}")));
+    printer.say("\n-- To read the data directory itself, Bowline runs as its owner (usually postgres) or in its group (initdb -g).");
+    printer.result(json!({ "sql": sql, "pg_hba": hba, "settings": settings }));
+    Ok(ExitCode::SUCCESS)
+}

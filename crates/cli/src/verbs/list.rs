@@ -1,0 +1,46 @@
+//! `bowline list`.
+
+use crate::args::Common;
+use crate::fault::Fault;
+use crate::show::{Printer, bytes};
+use crate::wiring::Wiring;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let reader = Wiring::new(common)?.reader().await?;
+    let backups = reader.backups().await?;
+    if backups.is_empty() {
+        printer.say(format!("no backups in {}", reader.address()));
+    } else {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["BACKUP", "TYPE", "FROM", "CONSISTENT AT", "LSN", "TL", "FILES", "SIZE", "STORED", "PG"]);
+        for b in &backups {
+            table.add_row([
+                b.id.to_string(),
+                b.kind.to_string(),
+                b.source.clone(),
+                b.stop.time.to_string(),
+                b.stop.lsn.to_string(),
+                b.timeline.to_string(),
+                b.files.to_string(),
+                bytes(b.bytes),
+                bytes(b.bytes_stored),
+                b.major.to_string(),
+            ]);
+        }
+        for column in 5..10 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        for line in table.to_string().lines() {
+            printer.say(line.trim_end());
+        }
+    }
+    printer.result(json!({ "repository": reader.address(), "backups": backups }));
+    Ok(ExitCode::SUCCESS)
+}

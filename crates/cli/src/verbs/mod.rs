@@ -1,0 +1,71 @@
+//! One file a verb; this one chooses.
+
+mod backup;
+mod check;
+pub mod fetch;
+mod handover;
+mod init;
+mod list;
+mod restore;
+mod status;
+mod wal;
+
+use crate::args::{Args, Verb, WalVerb};
+use crate::fault::Fault;
+use crate::show::Printer;
+use clap::CommandFactory;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Carries out what was asked for and returns its exit code.
+pub fn run(args: Args) -> ExitCode {
+    let Args { common, verb } = args;
+    // Recovery calls this once a segment: no runtime, no configuration, before they are known to be needed.
+    if let Verb::Wal { verb: WalVerb::Fetch(asked) } = verb {
+        return fetch::run(&common, &asked);
+    }
+    if let Verb::Completions { shell } = verb {
+        clap_complete::generate(shell, &mut Args::command(), "bowline", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let printer = Printer::new(&common);
+    let outcome = with_runtime(async {
+        match verb {
+            Verb::Init(asked) => init::run(&common, &asked, &printer).await,
+            Verb::Check => check::run(&common, &printer).await,
+            Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
+            Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
+            Verb::List => list::run(&common, &printer).await,
+            Verb::Status => status::run(&common, &printer).await,
+            Verb::Wal { verb: WalVerb::Receive { slot } } => wal::receive(&common, slot, &printer).await,
+            Verb::Wal { verb: WalVerb::Push { path } } => wal::push(&common, &path, &printer).await,
+            Verb::Wal { verb: WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+        }
+    });
+    finish(outcome, &printer)
+}
+
+fn finish(outcome: Result<ExitCode, Fault>, printer: &Arc<Printer>) -> ExitCode {
+    printer.finish();
+    match outcome {
+        Ok(code) => code,
+        Err(fault) => {
+            printer.fault(&fault);
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+/// Runs asynchronous work on a runtime made for it. Few threads: the heavy lifting has threads of its own.
+pub fn with_runtime<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    // The one cryptography provider, before anybody shakes hands.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return Err(Fault::of("bug", terms::Class::Bug, "a TLS provider was installed twice", "", ""));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|e| Fault::of("no-runtime", terms::Class::Refused, "cannot start threads", format!("{e}."), "Look at ulimit -u and ulimit -n."))?;
+    let outcome = runtime.block_on(work);
+    // Work that hangs in a system call must not keep the command from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    outcome
+}

@@ -1,0 +1,65 @@
+//! `bowline wal receive` and `bowline wal push`.
+
+use crate::args::Common;
+use crate::fault::Fault;
+use crate::show::Printer;
+use crate::wiring::Wiring;
+use capture::{Progress, ReceiveOptions, Slot, Until};
+use pg::Sql;
+use repo::Kept;
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use terms::{Clock, SystemClock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Streams until SIGTERM or SIGINT.
+pub async fn receive(common: &Common, slot: Option<String>, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let info = wiring.conninfo()?.with_application_name("bowline");
+    let mut writer = wiring.writer().await?;
+    let facts = Sql::connect(&info).await?.server_facts().await?;
+    let epoch = writer.admit(facts.system_id, facts.major, SystemClock.now()).await?;
+    let mut options = ReceiveOptions::with_slot(Slot::Permanent(slot.unwrap_or_else(|| wiring.config.wal.slot.clone())));
+    options.compression = wiring.config.wal.compression.unwrap_or_default();
+    if let Some(interval) = wiring.config.wal.status_interval {
+        options.status_interval = interval;
+    }
+    let (until, told) = watch::channel(Until::Forever);
+    let (progress, _) = watch::channel(None::<Progress>);
+    let signals = |kind| signal(kind).map_err(|e| Fault::of("no-signals", terms::Class::Bug, "cannot listen for signals", format!("{e}."), ""));
+    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        until.send_replace(Until::Now);
+        // Kept until the process ends: a sender that is gone would look like a reason to stop, too.
+        std::future::pending::<()>().await;
+    });
+    capture::receive(&info, &writer, &epoch, &options, printer.clone(), told, &progress).await?;
+    printer.remark("stopped");
+    printer.result(json!({ "stopped": true, "stored": progress.borrow().map(|p| p.stored) }));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stores one file. Every failure exits with a code from 1 to 125: a higher one would make the server's archiver die
+/// unseen (manual chapter 26.3.1).
+pub async fn push(common: &Common, path: &Path, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let mut writer = wiring.writer().await?;
+    let system_id = pg::wal::SegmentHeader::read(&std::fs::read(path).unwrap_or_default(), "").ok().map(|h| (h.system_id, h.major));
+    let epoch = match (system_id, writer.reader().epoch().cloned()) {
+        (Some((system_id, major)), _) => writer.admit(system_id, major, SystemClock.now()).await?,
+        (None, Some(epoch)) => epoch,
+        // A history file or a label of a cluster that nothing is known of yet: the server tells which one it is.
+        (None, None) => {
+            let facts = Sql::connect(&wiring.conninfo()?).await?.server_facts().await?;
+            writer.admit(facts.system_id, facts.major, SystemClock.now()).await?
+        }
+    };
+    let compression = wiring.config.wal.compression.unwrap_or_default();
+    let kept = capture::push(&writer, &epoch, path, compression).await?;
+    printer.result(json!({ "stored": matches!(kept, Kept::Stored { .. }), "path": path }));
+    Ok(ExitCode::SUCCESS)
+}
