@@ -154,9 +154,11 @@ impl Session<'_> {
             }
         };
         let held = connection.read_slot(slot).await?.unwrap_or(pg::SlotPosition { restart: None, timeline: None });
-        let (timeline, from) = self.position.unwrap_or_else(|| {
-            let lsn = held.restart.unwrap_or(identity.flushed);
-            (held.timeline.unwrap_or(identity.timeline), lsn.segment_start(size))
+        let (timeline, from) = self.position.unwrap_or_else(|| match (&self.options.slot, held.restart, held.timeline) {
+            // Everything since the slot was made is owed.
+            (Slot::Permanent(_), Some(restart), Some(timeline)) => (timeline, restart.segment_start(size)),
+            // A new slot reserves WAL from the last checkpoint on; whoever made it needs what is written from now on.
+            _ => (identity.timeline, identity.flushed.segment_start(size)),
         });
         let from = self.skip_stored(from, timeline, identity.flushed, size).await?;
         self.position = Some((timeline, from));

@@ -80,25 +80,22 @@ pub(crate) fn write_signal(target: &Target) -> Result<(), RestoreError> {
 
 /// The target as PostgreSQL's settings (manual chapter 20.5.6). All are named, since postgresql.auto.conf may have some left over.
 pub(crate) fn recovery_settings(plan: &RestorePlan) -> Vec<(String, String)> {
-    let mut settings: Vec<(String, String)> = ["recovery_target", "recovery_target_time", "recovery_target_lsn", "recovery_target_name", "recovery_target_xid"]
-        .into_iter()
-        .map(|name| (name.to_owned(), String::new()))
-        .collect();
-    let mut set = |name: &str, value: String| match settings.iter_mut().find(|(n, _)| n == name) {
-        Some(slot) => slot.1 = value,
-        None => settings.push((name.to_owned(), value)),
+    let (chosen, value) = match &plan.stop {
+        Stop::EndOfWal { .. } => ("", String::new()),
+        Stop::Time(at) => ("recovery_target_time", at.to_string().replace(" UTC", "+00")),
+        Stop::Before(lsn) => ("recovery_target_lsn", lsn.to_string()),
+        Stop::Name(name) => ("recovery_target_name", name.clone()),
+        Stop::Consistent => ("recovery_target", "immediate".into()),
     };
-    set("recovery_target_inclusive", "on".into());
-    match &plan.stop {
-        Stop::EndOfWal { .. } => {}
-        Stop::Time(at) => set("recovery_target_time", at.to_string().replace(" UTC", "+00")),
-        Stop::Before(lsn) => {
-            set("recovery_target_lsn", lsn.to_string());
-            set("recovery_target_inclusive", "off".into());
-        }
-        Stop::Name(name) => set("recovery_target_name", name.clone()),
-        Stop::Consistent => set("recovery_target", "immediate".into()),
+    let inclusive = if matches!(plan.stop, Stop::Before(_)) { "off" } else { "on" };
+    let all = ["recovery_target", "recovery_target_time", "recovery_target_lsn", "recovery_target_name", "recovery_target_xid"];
+    let mut settings: Vec<(String, String)> = all.into_iter().filter(|name| *name != chosen).map(|name| (name.to_owned(), String::new())).collect();
+    let mut set = |name: &str, value: String| settings.push((name.to_owned(), value));
+    // After the empty ones: emptying one target while another is set is an error to the server.
+    if !chosen.is_empty() {
+        set(chosen, value);
     }
+    set("recovery_target_inclusive", inclusive.into());
     set("recovery_target_timeline", plan.timeline.to_string());
     set("recovery_target_action", "promote".into());
     settings
