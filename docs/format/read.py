@@ -10,7 +10,8 @@
 REPOSITORY is a folder: the repository itself or a copy of its bucket prefix. Tablespaces go below DIR (default: DEST.tablespaces),
 configuration that lay outside the data directory to DEST.config. Needs Python 3.11 or newer, the package `cryptography`
 (for AES-GCM alone), and for zstd one of: Python 3.14, the package `zstandard`, the program `zstd`. The package `blake3`, where it is
-there, makes it faster. Whatever is not as the format says ends the program with an error and exit code 1.
+there, makes it faster. What is proven absent ends the program with exit code 1; whatever is wrong, with 200, so that a server whose
+restore_command is the verb `wal` never takes damage or a hole for the end of the log.
 """
 import argparse
 import array
@@ -34,6 +35,10 @@ BATCH = 32
 
 class Refused(Exception):
     """What was read is not what the format says, or not what was asked for."""
+
+
+class Absent(Refused):
+    """It is not in the repository."""
 
 
 def require(holds, what):
@@ -319,7 +324,8 @@ class Repository:
 
     def stream(self, path, kind):
         """The plain bytes of an object that is read from front to back, piece by piece."""
-        require((self.root / path).is_file(), f"{path}: it is not in the repository")
+        if not (self.root / path).exists():
+            raise Absent(f"{path}: it is not in the repository")
         with open(self.root / path, "rb") as file:
             sealed, number, last, batch = self.open(path, kind, file.read(HEADER_BYTES)), 0, 0, []
             while not last:
@@ -419,8 +425,14 @@ class Repository:
         return f"wal/{system_id}/{name}" if name.endswith(".history") else f"wal/{system_id}/{timeline}/{name}"
 
     def wal(self, system_id, name):
-        kind = "file" if name.endswith((".history", ".backup")) else "segment"
-        return b"".join(self.stream(self.wal_path(system_id, name), kind))
+        kind, path = "file" if name.endswith((".history", ".backup")) else "segment", self.wal_path(system_id, name)
+        try:
+            return b"".join(self.stream(path, kind))
+        except Absent:
+            stored = (self.root / path).parent.glob("*") if kind == "segment" else []
+            later = min((other.name for other in stored if len(other.name) == 24 and other.name > name), default=None)
+            require(later is None, f"{name} is not in the repository, but {later} is: a hole, not the end of the log")
+            raise
 
     def segments(self, backup):
         """The names of the segments that the backup needs to become consistent."""
@@ -589,7 +601,10 @@ def main():
     verb.add_argument("dest", type=pathlib.Path)
     verb = verbs.add_parser("verify")
     verb.add_argument("backup")
-    asked = parser.parse_args()
+    try:
+        asked = parser.parse_args()
+    except SystemExit as leaving:
+        sys.exit(200 if leaving.code else 0)
     repository = Repository(asked.repository, asked.key)
     if asked.verb == "list":
         list_all(repository)
@@ -608,5 +623,7 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (Refused, OSError, ValueError, KeyError, TypeError) as trouble:
-        sys.exit(f"error: {trouble}" if isinstance(trouble, (Refused, OSError)) else f"error: the repository is not as the format says: {trouble!r}")
+    except Exception as trouble:
+        known = isinstance(trouble, (Refused, OSError))
+        print(f"error: {trouble}" if known else f"error: the repository is not as the format says: {trouble!r}", file=sys.stderr)
+        sys.exit(1 if isinstance(trouble, Absent) else 200)

@@ -2,7 +2,7 @@
 
 use crate::CaptureError;
 use crate::pipeline::{Content, FileFacts, Pipeline};
-use pg::rules::{Fork, Verdict, init_fork_of, judge, relation_file};
+use pg::rules::{Verdict, init_fork_of, judge, relation_file};
 use pg::{CONTROL_FILE, ControlFile};
 use repo::{Entry, FileBody};
 use seal::CHUNK_BYTES;
@@ -182,10 +182,9 @@ impl Walk<'_> {
 
     fn file(&mut self, path: &Path, here: &Path) -> Result<(), CaptureError> {
         let relation = relation_file(path);
-        if let Some(init) = init_fork_of(path) {
-            if relation.is_some_and(|r| r.fork != Fork::Init) && self.directory.path.join(init).exists() {
-                return Ok(());
-            }
+        // Of an unlogged relation only the init fork is copied.
+        if init_fork_of(path).is_some_and(|init| self.directory.path.join(init).exists()) {
+            return Ok(());
         }
         let file = match File::open(here) {
             Ok(file) => file,

@@ -177,11 +177,11 @@ impl Pipeline {
     }
 
     fn pack_for(&mut self, plain: u64) -> Result<Arc<Pack>, CaptureError> {
-        if let Some((pack, filled)) = &mut self.pack {
-            if *filled + plain <= PACK_PLAIN_BYTES {
-                *filled += plain;
-                return Ok(pack.clone());
-            }
+        if let Some((pack, filled)) = &mut self.pack
+            && *filled + plain <= PACK_PLAIN_BYTES
+        {
+            *filled += plain;
+            return Ok(pack.clone());
         }
         self.close_pack()?;
         self.packs += 1;

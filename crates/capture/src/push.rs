@@ -18,7 +18,8 @@ pub async fn push(writer: &Writer, epoch: &Epoch, path: &Path, compression: Comp
     let plain = fs::read(path).map_err(|source| CaptureError::File { operation: "read", path: path.to_owned(), source })?;
     match name {
         WalName::Segment(segment) | WalName::Partial(segment) => {
-            let size = SegmentSize::from_bytes(plain.len() as u64).map_err(|_| bad(format!("It has {} bytes, which is no segment's size", plain.len())))?;
+            let size =
+                SegmentSize::from_bytes(plain.len() as u64).map_err(|_| bad(format!("It has {} bytes, which is no segment's size", plain.len())))?;
             let checked = SegmentHeader::read(&plain, &name.to_string()).and_then(|header| header.check(segment, epoch.system_id, size));
             checked.map_err(|e| bad(format!("{e}. {}", e.detail())))?;
         }

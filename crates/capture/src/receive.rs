@@ -35,12 +35,7 @@ pub struct ReceiveOptions {
 impl ReceiveOptions {
     /// The usual settings with this slot.
     pub fn with_slot(slot: Slot) -> Self {
-        Self {
-            slot,
-            compression: Compression::default(),
-            status_interval: Duration::from_secs(5),
-            coverage_interval: Duration::from_secs(60),
-        }
+        Self { slot, compression: Compression::default(), status_interval: Duration::from_secs(5), coverage_interval: Duration::from_secs(60) }
     }
 }
 
@@ -192,10 +187,8 @@ impl Session<'_> {
         let mut wanted = vec![timeline];
         while let Some(timeline) = wanted.pop().filter(|t| *t != Timeline::FIRST) {
             let Some((_, content)) = connection.timeline_history(timeline).await? else { continue };
-            if let Ok(text) = std::str::from_utf8(&content) {
-                if let Ok(history) = TimelineHistory::parse(timeline, text) {
-                    wanted.extend(history.parent().map(|b| b.timeline));
-                }
+            if let Ok(history) = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)) {
+                wanted.extend(history.parent().map(|b| b.timeline));
             }
             let name = WalName::History(timeline);
             self.writer.keep_wal(self.epoch.system_id, &name, content, &self.protection, self.options.compression).await?;
@@ -205,7 +198,8 @@ impl Session<'_> {
 
     /// Copies bytes and answers the server; everything slow happens in `uploads`.
     async fn stream(&mut self, mut stream: WalStream, mut segments: Segments, until: &mut watch::Receiver<Until>) -> Result<Ended, CaptureError> {
-        let mut uploads = Uploads::start(self.writer.clone(), self.epoch.system_id, self.protection.clone(), self.options.compression, self.events.clone());
+        let mut uploads =
+            Uploads::start(self.writer.clone(), self.epoch.system_id, self.protection.clone(), self.options.compression, self.events.clone());
         let mut status = interval(self.options.status_interval);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stored = segments.begin();

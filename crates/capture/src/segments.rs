@@ -102,9 +102,7 @@ impl Uploads {
             store(&writer, system_id, &name, whole, &protection, compression, &*events).await?;
             Ok(end)
         });
-        self.running.push_back(Box::pin(async move {
-            task.await.map_err(|e| CaptureError::Bug(e.to_string())).and_then(|outcome| outcome)
-        }));
+        self.running.push_back(Box::pin(async move { task.await.map_err(|e| CaptureError::Bug(e.to_string())).and_then(|outcome| outcome) }));
     }
 
     /// The position up to which everything is stored, once the oldest upload ends.

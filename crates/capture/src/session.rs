@@ -41,7 +41,7 @@ pub(crate) struct Begun {
 }
 
 enum Source {
-    Local(Sql, DataDirectory),
+    Local(Sql, Box<DataDirectory>),
     Stream(Box<BaseBackup>),
 }
 
@@ -102,7 +102,7 @@ impl Begun {
             Some(directory) => {
                 let start = sql.backup_start(&label, options.fast_checkpoint).await?;
                 let timeline = sql.timeline().await?;
-                (Source::Local(sql, directory), start, timeline, "local")
+                (Source::Local(sql, Box::new(directory)), start, timeline, "local")
             }
             None => {
                 let asked = BaseBackupOptions {
@@ -152,7 +152,7 @@ impl Begun {
             let mut pipeline = Pipeline::start(settings, manifest, tally);
             let ending = match source {
                 Source::Local(sql, directory) => {
-                    let directory = Arc::new(directory);
+                    let directory = Arc::new(*directory);
                     let measured = directory.clone();
                     std::thread::spawn(move || measured.measure(&total));
                     copy_config(&mut pipeline, &directory.path, &config, &*events)?;
@@ -266,7 +266,8 @@ impl Common {
 
     /// What a host needs to run this cluster.
     fn host(&self) -> serde_json::Value {
-        let databases: Vec<_> = self.facts.databases.iter().map(|d| serde_json::json!({"name": d.name, "encoding": d.encoding, "locale": d.locale})).collect();
+        let databases: Vec<_> =
+            self.facts.databases.iter().map(|d| serde_json::json!({"name": d.name, "encoding": d.encoding, "locale": d.locale})).collect();
         serde_json::json!({
             "shared_preload_libraries": self.facts.shared_preload_libraries,
             "extensions": self.facts.extensions,

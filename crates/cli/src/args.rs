@@ -7,7 +7,9 @@ use terms::{BackupId, RecoveryTarget, Timeline};
 /// Backs up a PostgreSQL cluster to a bucket or folder, encrypted, and brings it back to any instant.
 #[derive(Debug, Parser)]
 #[command(name = "bowline", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 done, 1 unclassified, 2 usage, 3 something is missing, 4 refused, 5 transient (try again), 6 damaged, 7 held by another.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage, 3 something is missing, 4 refused, 5 transient (try again), 6 damaged, 7 held by another."
+)]
 pub struct Args {
     #[command(flatten)]
     pub common: Common,

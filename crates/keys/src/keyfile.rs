@@ -59,8 +59,11 @@ impl KeyFile {
         let not_a_key = |why| KeyError::NotAKey { path: path.to_owned(), why };
         file.take(4096).read_to_string(&mut text).map_err(|_| not_a_key("it is not text"))?;
         let line = text.lines().find(|l| !l.starts_with('#') && !l.trim().is_empty()).ok_or_else(|| not_a_key("it is empty"))?;
-        let (key, check) =
-            line.trim().strip_prefix(MARK).and_then(|rest| rest.split_once(':')).ok_or_else(|| not_a_key("its line does not begin with bowline-key-1:"))?;
+        let (key, check) = line
+            .trim()
+            .strip_prefix(MARK)
+            .and_then(|rest| rest.split_once(':'))
+            .ok_or_else(|| not_a_key("its line does not begin with bowline-key-1:"))?;
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(key).map_err(|_| not_a_key("the key is not base64"))?);
         let key = Zeroizing::new(<[u8; 32]>::try_from(&bytes[..]).map_err(|_| not_a_key("the key has not 256 bits"))?);
         let loaded = Self { path: path.to_owned(), key };
@@ -116,10 +119,8 @@ impl Recipient for KeyFile {
         let (nonce, sealed) = wrapped.split_at_checked(NONCE_BYTES).ok_or_else(refused)?;
         let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| refused())?;
         let mut sealed = Zeroizing::new(sealed.to_vec());
-        let plain = self
-            .cipher()
-            .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated(context)), &mut sealed)
-            .map_err(|_| refused())?;
+        let plain =
+            self.cipher().open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated(context)), &mut sealed).map_err(|_| refused())?;
         <[u8; 32]>::try_from(&*plain).map(Zeroizing::new).map_err(|_| refused())
     }
 }

@@ -123,7 +123,11 @@ impl Replication {
 
     fn tablespace(&self, row: &Row) -> Result<TablespaceToSend, PgError> {
         let location: Option<String> = self.optional(row, 1, DOING)?;
-        Ok(TablespaceToSend { oid: self.optional(row, 0, DOING)?, location: location.unwrap_or_default().into(), size_kib: self.optional(row, 2, DOING)? })
+        Ok(TablespaceToSend {
+            oid: self.optional(row, 0, DOING)?,
+            location: location.unwrap_or_default().into(),
+            size_kib: self.optional(row, 2, DOING)?,
+        })
     }
 }
 

@@ -78,7 +78,14 @@ mod tests {
     fn a_star_stands_for_one_label_only() {
         assert!(matches_host("DB1.example.com", "db1.EXAMPLE.com"));
         assert!(matches_host("*.example.com", "db1.example.com"));
-        for (pattern, host) in [("*.example.com", "a.b.example.com"), ("*.example.com", "example.com"), ("*.com", "example.com"), ("db1", "db2"), ("", ""), ("a\0b", "a")] {
+        for (pattern, host) in [
+            ("*.example.com", "a.b.example.com"),
+            ("*.example.com", "example.com"),
+            ("*.com", "example.com"),
+            ("db1", "db2"),
+            ("", ""),
+            ("a\0b", "a"),
+        ] {
             assert!(!matches_host(pattern, host), "{pattern} {host}");
         }
     }

@@ -145,7 +145,10 @@ mod tests {
 
     #[test]
     fn a_uri_means_the_same_as_its_pairs() {
-        assert_eq!(read("postgresql://bob:p%40ss@db1:5433/app?sslmode=verify-full"), "user<bob>password<p@ss>host<db1>port<5433>dbname<app>sslmode<verify-full>");
+        assert_eq!(
+            read("postgresql://bob:p%40ss@db1:5433/app?sslmode=verify-full"),
+            "user<bob>password<p@ss>host<db1>port<5433>dbname<app>sslmode<verify-full>"
+        );
         assert_eq!(read("postgres://db1,db2:6000/x"), "host<db1,db2>port<,6000>dbname<x>");
         assert_eq!(read("postgresql://[::1]:5433"), "host<::1>port<5433>");
         assert_eq!(read("postgresql://%2Frun%2Fpostgresql/app"), "host</run/postgresql>dbname<app>");
@@ -155,7 +158,16 @@ mod tests {
 
     #[test]
     fn what_does_not_parse_is_refused_without_repeating_it() {
-        for bad in ["host", "host db1", "=x", "password='hunter2", "postgresql://u:hunter2%zz@h", "postgresql://[::1", "postgresql://h/?hunter2", "password=a hunter2"] {
+        for bad in [
+            "host",
+            "host db1",
+            "=x",
+            "password='hunter2",
+            "postgresql://u:hunter2%zz@h",
+            "postgresql://[::1",
+            "postgresql://h/?hunter2",
+            "password=a hunter2",
+        ] {
             let error = pairs(bad).unwrap_err();
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }

@@ -70,7 +70,11 @@ impl<'a> Tries<'a> {
             return Err(self.failed.pop().unwrap_or(error));
         }
         let goes_on = error.class() == Class::Transient || matches!(error, PgError::Tls { .. } | PgError::TlsNotOffered { .. });
-        if goes_on { self.failed.push(error) } else { return Err(error) }
+        if goes_on {
+            self.failed.push(error)
+        } else {
+            return Err(error);
+        }
         Ok(())
     }
 

@@ -160,7 +160,9 @@ impl Explain for PgError {
                 _ => "Is the server running, and does it listen there (listen_addresses, port, firewall)?".into(),
             },
             Self::ConnectTimeout { .. } => "Check the address, the firewall and the server's load, or raise connect_timeout.".into(),
-            Self::Tls { .. } => "Check sslrootcert and the host name in the server's certificate; sslmode=verify-ca does not compare the name.".into(),
+            Self::Tls { .. } => {
+                "Check sslrootcert and the host name in the server's certificate; sslmode=verify-ca does not compare the name.".into()
+            }
             Self::TlsNotOffered { .. } => "Turn ssl on at the server, or use sslmode=prefer if the network is trusted.".into(),
             Self::PasswordNeeded { .. } => "Put it into ~/.pgpass (mode 0600) or PGPASSWORD.".into(),
             Self::AuthUnsupported { .. } => "Let the role log in by scram-sha-256, a certificate or peer in pg_hba.conf.".into(),

@@ -184,7 +184,8 @@ impl Sql {
     /// A replication slot; `None` when there is none of this name.
     pub async fn slot(&self, name: &str) -> Result<Option<SlotFacts>, PgError> {
         let doing = format!("look at replication slot {name:?}");
-        let text = "SELECT active, active_pid, restart_lsn, wal_status, safe_wal_size, temporary, slot_type FROM pg_replication_slots WHERE slot_name = $1";
+        let text =
+            "SELECT active, active_pid, restart_lsn, wal_status, safe_wal_size, temporary, slot_type FROM pg_replication_slots WHERE slot_name = $1";
         let rows = self.rows(&doing, text, &[&name]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(SlotFacts {

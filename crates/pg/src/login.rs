@@ -66,7 +66,9 @@ async fn offers_tls(socket: &mut Socket, peer: &Peer) -> Result<bool, PgError> {
     match socket.read_u8().await.map_err(|error| lost(peer, "ask for TLS", error))? {
         b'S' => Ok(true),
         b'N' => Ok(false),
-        other => Err(PgError::Protocol { address: peer.address.clone(), what: format!("The answer to a request for TLS is {:?}", char::from(other)) }),
+        other => {
+            Err(PgError::Protocol { address: peer.address.clone(), what: format!("The answer to a request for TLS is {:?}", char::from(other)) })
+        }
     }
 }
 

@@ -85,7 +85,9 @@ impl ServerError {
                 format!("Create the role: CREATE ROLE {} LOGIN REPLICATION;", ident(user))
             }
             "42501" => self.grant(),
-            "53300" if database == "replication" => "Raise max_wal_senders, or end a WAL sender that is no longer needed (pg_stat_replication).".into(),
+            "53300" if database == "replication" => {
+                "Raise max_wal_senders, or end a WAL sender that is no longer needed (pg_stat_replication).".into()
+            }
             "53300" => "Raise max_connections, or give the role one of the reserved ones (pg_use_reserved_connections, 16 and later).".into(),
             "53400" => "Raise max_replication_slots, or drop a slot that is no longer needed (pg_replication_slots).".into(),
             "57P03" => "The server is starting, stopping or recovering; try again when it accepts connections.".into(),

@@ -1,7 +1,7 @@
 //! Whether a session that has just begun is with a server we want.
 
-use crate::conninfo::{Address, ConnInfo};
 use crate::PgError;
+use crate::conninfo::{Address, ConnInfo};
 
 /// The oldest major version we work with.
 const OLDEST_MAJOR: u32 = 15;

@@ -202,7 +202,9 @@ async fn open(info: &ConnInfo, address: &Address, encryption: Encryption) -> Res
             PgError::PasswordNeeded { address: peer.address.clone(), user: info.user.clone(), note }
         }
         text if text.contains("does not support TLS") => PgError::TlsNotOffered { address: peer.address.clone() },
-        text if text.contains("unsupported authentication") => PgError::AuthUnsupported { address: peer.address.clone(), method: "another way to log in".into() },
+        text if text.contains("unsupported authentication") => {
+            PgError::AuthUnsupported { address: peer.address.clone(), method: "another way to log in".into() }
+        }
         _ => explained(&peer, "connect to the database", error),
     };
     if encryption == Encryption::Never {

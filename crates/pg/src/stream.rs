@@ -30,8 +30,12 @@ pub enum StreamEvent {
 enum State {
     Copying,
     /// One side has sent CopyDone; results and ReadyForQuery follow.
-    Closing { next: Option<(Timeline, Lsn)> },
-    Ended { next: Option<(Timeline, Lsn)> },
+    Closing {
+        next: Option<(Timeline, Lsn)>,
+    },
+    Ended {
+        next: Option<(Timeline, Lsn)>,
+    },
 }
 
 const DOING: &str = "stream WAL";
@@ -64,7 +68,9 @@ impl WalStream {
         loop {
             match self.state {
                 State::Ended { next: Some((next, at)) } => return Ok(StreamEvent::TimelineEnded { next, at }),
-                State::Ended { next: None } => return Err(self.connection.frames.protocol("The server ended the stream without naming the next timeline")),
+                State::Ended { next: None } => {
+                    return Err(self.connection.frames.protocol("The server ended the stream without naming the next timeline"));
+                }
                 State::Copying => {
                     if let Some(event) = self.copied().await? {
                         return Ok(event);

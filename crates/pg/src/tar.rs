@@ -36,10 +36,14 @@ pub struct TarEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TarKind {
     /// A plain file of this many bytes.
-    File { size: u64 },
+    File {
+        size: u64,
+    },
     Dir,
     /// A symbolic link, its target as written.
-    Symlink { target: String },
+    Symlink {
+        target: String,
+    },
 }
 
 /// The reader. Whatever it cannot be sure of is an error: a backup is not the place for guessing.

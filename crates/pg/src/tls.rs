@@ -1,7 +1,7 @@
 //! Encryption as libpq's sslmode asks for it, on rustls; one connector for SQL and replication alike.
 
-use crate::certificate::{is_current, names_host};
 use crate::PgError;
+use crate::certificate::{is_current, names_host};
 use crate::conninfo::Address;
 use crate::conninfo_kinds::{RootCert, SslMode, TlsSettings};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -61,7 +61,10 @@ impl LibpqVerifier {
         let must_verify = settings.mode >= SslMode::VerifyCa;
         let (roots, pinned) = match &settings.root {
             None if must_verify => {
-                return Err(PgError::ConnInfo { what: "sslmode asks for the server's certificate to be verified, but there is neither sslrootcert nor ~/.postgresql/root.crt".into() });
+                return Err(PgError::ConnInfo {
+                    what: "sslmode asks for the server's certificate to be verified, but there is neither sslrootcert nor ~/.postgresql/root.crt"
+                        .into(),
+                });
             }
             // As libpq: prefer and allow check nothing; require checks the chain when a root file exists.
             None => (None, Vec::new()),
@@ -106,11 +109,21 @@ impl ServerCertVerifier for LibpqVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 

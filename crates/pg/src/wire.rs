@@ -1,11 +1,11 @@
 //! A physical replication connection: the questions a walsender answers besides streaming.
 
+use crate::PgError;
 use crate::conninfo::ConnInfo;
 use crate::dial::{Tries, within_limit};
 use crate::frames::{Frames, columns};
 use crate::login::log_in;
 use crate::session::{admit, major_of};
-use crate::PgError;
 use bytes::Bytes;
 use postgres_protocol::message::frontend;
 use std::str::FromStr;
@@ -189,5 +189,9 @@ impl Replication {
 /// A slot's name as a command wants it; the rule is `ReplicationSlotValidateName` (src/backend/replication/slot.c).
 pub(crate) fn slot_ident(name: &str) -> Result<String, PgError> {
     let is_valid = (1..64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if is_valid { Ok(format!("\"{name}\"")) } else { Err(PgError::BadValue { what: "slot name", value: name.into(), rule: "1 to 63 of a–z, 0–9 and _" }) }
+    if is_valid {
+        Ok(format!("\"{name}\""))
+    } else {
+        Err(PgError::BadValue { what: "slot name", value: name.into(), rule: "1 to 63 of a–z, 0–9 and _" })
+    }
 }

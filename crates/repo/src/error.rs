@@ -108,7 +108,9 @@ impl Explain for RepoError {
                 format!("The repository holds the cluster with system identifier {ours}; this one is {found}.")
             }
             Self::Conflict { name } => {
-                format!("Two different histories of the cluster wrote {name}: a second primary, or a server restored without a new timeline. Nothing was overwritten.")
+                format!(
+                    "Two different histories of the cluster wrote {name}: a second primary, or a server restored without a new timeline. Nothing was overwritten."
+                )
             }
             _ => String::new(),
         }

@@ -62,12 +62,18 @@ pub struct FileBody {
 pub enum Entry {
     Header(Box<ManifestHeader>),
     /// A directory, relative to the data directory; listed before what it holds.
-    Dir { path: String, mode: u32 },
+    Dir {
+        path: String,
+        mode: u32,
+    },
     File(FileBody),
     /// A configuration file outside the data directory, by its absolute path.
     Config(FileBody),
     /// A tablespace: `pg_tblspc/{oid}` pointed here. Its files are listed below that path.
-    Tablespace { oid: u32, location: String },
+    Tablespace {
+        oid: u32,
+        location: String,
+    },
     End(ManifestEnd),
 }
 
@@ -196,11 +202,7 @@ impl ManifestReader {
             }
             Entry::End(end) => {
                 self.ended = true;
-                if (end.files, end.bytes) == self.counted {
-                    Ok(())
-                } else {
-                    Err(self.damaged("its totals do not match its lines"))
-                }
+                if (end.files, end.bytes) == self.counted { Ok(()) } else { Err(self.damaged("its totals do not match its lines")) }
             }
             Entry::Dir { .. } | Entry::Tablespace { .. } => Ok(()),
         }
@@ -240,6 +242,9 @@ impl Source {
         if self.at >= self.bytes {
             if let Some(stream) = self.stream.take() {
                 stream.finish().map_err(RepoError::object(&self.path))?;
+                if !self.pending.is_empty() {
+                    return Err(self.damaged("its last line does not end"));
+                }
             }
             return Ok(false);
         }

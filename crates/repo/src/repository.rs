@@ -220,10 +220,9 @@ impl Writer {
         match (self.reader.document.encryption, epoch.wal_key) {
             (Encryption::Aes256Gcm, Some(id)) => Ok(Protection::Sealed(self.open_key(id).await?)),
             (Encryption::Off, None) => Ok(Protection::Plain),
-            _ => Err(RepoError::Document {
-                path: layout::repository().to_string(),
-                why: "its epochs and its encryption contradict each other".into(),
-            }),
+            _ => {
+                Err(RepoError::Document { path: layout::repository().to_string(), why: "its epochs and its encryption contradict each other".into() })
+            }
         }
     }
 

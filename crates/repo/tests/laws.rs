@@ -5,8 +5,8 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use repo::{
-    BackupDocument, ChunkRef, Coverage, Encryption, Entry, FileBody, Kept, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter, Reader, RepoError,
-    WalPosition, Writer,
+    BackupDocument, ChunkRef, Coverage, Encryption, Entry, FileBody, Kept, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter, Reader,
+    RepoError, WalPosition, Writer,
 };
 use seal::{Compression, DataKey, Digester, Protection, Recipient, SealError, WrapContext};
 use std::sync::Arc;
@@ -131,7 +131,8 @@ fn body() -> impl Strategy<Value = FileBody> {
     (odd_path(), 0u32..0o7777, any::<i64>(), prop_oneof![Just(0u64), 0..9_000_000u64], any::<u64>()).prop_map(|(path, mode, mtime, size, seed)| {
         let mut digester = Digester::plain();
         let count = size.div_ceil(seal::CHUNK_BYTES as u64);
-        let chunks = (0..count).map(|i| ChunkRef(1 + (seed % 9) as u32, seed.wrapping_add(i), (seed >> 32) as u32, digester.digest(&i.to_le_bytes())));
+        let chunks =
+            (0..count).map(|i| ChunkRef(1 + (seed % 9) as u32, seed.wrapping_add(i), (seed >> 32) as u32, digester.digest(&i.to_le_bytes())));
         FileBody { path, mode, mtime, size, chunks: chunks.collect() }
     })
 }
@@ -191,7 +192,9 @@ fn a_manifest_with_a_flipped_bit_anywhere_or_cut_anywhere_is_refused() {
 
 #[test]
 fn a_file_has_as_many_chunks_as_its_size_needs_and_one_that_shrank_to_nothing_may_have_an_empty_one() {
-    for (size, chunks, good) in [(0, 0, true), (0, 1, true), (0, 2, false), (1, 1, true), (1, 0, false), (1 << 20, 1, true), ((1 << 20) + 1, 1, false)] {
+    for (size, chunks, good) in
+        [(0, 0, true), (0, 1, true), (0, 2, false), (1, 1, true), (1, 0, false), (1 << 20, 1, true), ((1 << 20) + 1, 1, false)]
+    {
         wait(async {
             let memory = Memory::new();
             let writer = create(&memory, Encryption::Aes256Gcm).await;

@@ -111,7 +111,9 @@ impl Explain for RestoreError {
             }
             Self::Ambiguous { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
             Self::File { source, .. } => format!("{source}."),
-            Self::Early { promised, .. } => format!("The repository holds valid WAL up to {promised}. The restored server was stopped; it is not what was asked for."),
+            Self::Early { promised, .. } => {
+                format!("The repository holds valid WAL up to {promised}. The restored server was stopped; it is not what was asked for.")
+            }
             _ => String::new(),
         }
     }

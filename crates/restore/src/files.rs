@@ -121,7 +121,17 @@ pub(crate) fn restore_files(
         })
         .collect();
     drop(to_do);
-    let mut feeder = Feeder { shared: &shared, spans, tablespaces, now, chunk_bytes: u64::from(manifest.header().chunk_bytes), open: None, restored: Restored::default(), filesystems: vec![target.data_dir.clone()], links: Vec::new() };
+    let mut feeder = Feeder {
+        shared: &shared,
+        spans,
+        tablespaces,
+        now,
+        chunk_bytes: u64::from(manifest.header().chunk_bytes),
+        open: None,
+        restored: Restored::default(),
+        filesystems: vec![target.data_dir.clone()],
+        links: Vec::new(),
+    };
     let fed = feeder.run(manifest, total_bytes, events);
     let Feeder { spans, restored, filesystems, .. } = feeder;
     drop(spans);
@@ -176,7 +186,12 @@ impl Feeder<'_> {
                 return Ok(());
             }
             let bytes_done = self.shared.bytes.load(Ordering::Relaxed);
-            events.tell(Event::Progress(SnapshotOfProgress { bytes_done, bytes_total: total_bytes, files_done: self.restored.files, bytes_stored: 0 }));
+            events.tell(Event::Progress(SnapshotOfProgress {
+                bytes_done,
+                bytes_total: total_bytes,
+                files_done: self.restored.files,
+                bytes_stored: 0,
+            }));
         }
         self.flush();
         // pg_wal and its folders are made again even where the server's own copy left them out.
@@ -219,7 +234,8 @@ impl Feeder<'_> {
             self.directory(Path::new("pg_tblspc"), 0o700)?;
         }
         std::os::unix::fs::symlink(&place, &link).map_err(RestoreError::file("create", &link))?;
-        std::os::unix::fs::lchown(&link, Some(self.shared.target.owner.uid), Some(self.shared.target.owner.gid)).map_err(RestoreError::file("own", &link))?;
+        std::os::unix::fs::lchown(&link, Some(self.shared.target.owner.uid), Some(self.shared.target.owner.gid))
+            .map_err(RestoreError::file("own", &link))?;
         self.links.push(link);
         self.filesystems.push(place);
         Ok(())

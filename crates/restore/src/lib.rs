@@ -59,7 +59,8 @@ pub async fn restore(
 ) -> Result<RestoreReport, RestoreError> {
     let mut report = restore_only_files(reader, plan, target, options, clock, events.clone()).await?;
     let mut steps = Steps { events: &*events, report: &mut report };
-    let recovered = steps.run_async(Step::Replay, replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events.clone())).await?;
+    let recovered =
+        steps.run_async(Step::Replay, replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events.clone())).await?;
     report.recovered = Some(recovered);
     Ok(report)
 }

@@ -1,8 +1,8 @@
 //! Reads the stored write-ahead log to answer what a plan must know: where it ends, which commits and restore points it holds.
 
 use crate::RestoreError;
-use pg::wal::{RecordKind, RecordWalker, WalSource};
 use pg::wal::Record;
+use pg::wal::{RecordKind, RecordWalker, WalSource};
 use repo::Reader;
 use std::ops::ControlFlow;
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};

@@ -45,16 +45,7 @@ pub(crate) async fn replay(
     let private = tempfile::Builder::new().prefix("bowline-").tempdir_in("/tmp").map_err(RestoreError::file("create a folder in", "/tmp"))?;
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
-    let supply = Supply::start(
-        reader,
-        plan.backup.system_id,
-        &plan.segments,
-        &plan.histories,
-        socket.clone(),
-        spool.clone(),
-        target.owner,
-        events,
-    )?;
+    let supply = Supply::start(reader, plan.backup.system_id, &plan.segments, &plan.histories, socket.clone(), spool.clone(), target.owner, events)?;
     let control = read_control(&target.data_dir)?;
     write_signal(target)?;
     let mut settings = recovery_settings(plan);
@@ -143,7 +134,8 @@ fn what_happened(target: &Target, log: &Path) -> Result<Recovered, RestoreError>
     let history = TimelineHistory::parse(timeline, &text)?;
     let at = history.parent().map(|branch| branch.end).ok_or_else(|| RestoreError::Bug(format!("{} names no parent", path.display())))?;
     let said = fs::read_to_string(log).unwrap_or_default();
-    let last_transaction = said.rsplit_once("last completed transaction was at log time ").and_then(|(_, rest)| rest.lines().next()).map(str::to_owned);
+    let last_transaction =
+        said.rsplit_once("last completed transaction was at log time ").and_then(|(_, rest)| rest.lines().next()).map(str::to_owned);
     Ok(Recovered { timeline, at, last_transaction })
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct Supply {
     socket: PathBuf,
 }
 
+/// A segment on its way to the folder, or there.
+type Fetching = JoinHandle<Result<PathBuf, RestoreError>>;
+
 struct Shelf {
     reader: Reader,
     system_id: SystemId,
@@ -41,7 +44,7 @@ struct Shelf {
     owner: pg::Owner,
     events: Arc<dyn Events>,
     /// Segments on their way or there.
-    ahead: Mutex<VecDeque<(SegmentName, JoinHandle<Result<PathBuf, RestoreError>>)>>,
+    ahead: Mutex<VecDeque<(SegmentName, Fetching)>>,
 }
 
 impl Supply {

@@ -47,7 +47,8 @@ impl Target {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
             Err(e) => return Err(RestoreError::file("look at", data_dir)(e)),
         };
-        let owner = if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
+        let owner =
+            if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
         let mut side = data_dir.as_os_str().to_owned();
         side.push(".bowline");
         Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir: side.into(), occupied })
@@ -65,7 +66,8 @@ impl Target {
             self.make_dir(&self.data_dir)?;
         } else {
             chown(&self.data_dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &self.data_dir))?;
-            fs::set_permissions(&self.data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(RestoreError::file("set the mode of", &self.data_dir))?;
+            fs::set_permissions(&self.data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+                .map_err(RestoreError::file("set the mode of", &self.data_dir))?;
         }
         if !self.side_dir.exists() {
             self.make_dir(&self.side_dir)?;

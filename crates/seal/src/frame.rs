@@ -101,9 +101,7 @@ impl Opener {
         }
         let (head, body) = frame.split_at_mut(FRAME_HEADER_BYTES);
         let packed: &[u8] = match &object.cipher {
-            ObjectCipher::Gcm(key) => {
-                key.open_in_place(nonce(number, last), Aad::from(&*head), body).map_err(|_| SealError::Forged { number })?
-            }
+            ObjectCipher::Gcm(key) => key.open_in_place(nonce(number, last), Aad::from(&*head), body).map_err(|_| SealError::Forged { number })?,
             ObjectCipher::Plain(context) => {
                 let (payload, tag) = body.split_at(body.len() - TAG_BYTES);
                 if tag != checksum(context, head, payload) {

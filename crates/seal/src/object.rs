@@ -1,7 +1,7 @@
 //! A sealed object's header and the key that belongs to it alone.
 
-use crate::key::{DataKey, KeyId, RepositoryId, random_bytes};
 use crate::SealError;
+use crate::key::{DataKey, KeyId, RepositoryId, random_bytes};
 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 const TEXT: &str = include_str!("../../../docs/format/vectors.json");
+const PAGE: &str = include_str!("../../../docs/format.md");
 const PATH: &str = "full/20261122T020000Z/data/000001";
 const WAL_PATH: &str = "wal/7412345678901234567/00000002.history";
 const HISTORY: &[u8] = b"1\t0/3000000\tno recovery target specified\n";
@@ -158,6 +159,18 @@ fn the_frames_of_the_format_are_read() {
             let info = Opener::new().unwrap().open(&object, &mut stored, &mut found).unwrap();
             assert_eq!((info.number as usize, info.last, found), (at, frame["last"] == true, bytes(&frame["plain"])));
         }
+    }
+}
+
+#[test]
+fn the_page_shows_the_values_of_the_vectors() {
+    let said: Value = serde_json::from_str(TEXT).unwrap();
+    let shown: String = PAGE.split_whitespace().collect();
+    let (pack, wrapped, digests) = (&said["pack"], &said["wrapped"], &said["digests"]["of"][0]);
+    let of_the_pack = [&pack["path"], &pack["header"], &pack["object_key"], &pack["frames"][3]["frame"]];
+    let of_the_keys = [&said["repository_id"], &said["key_id"], &said["data_key"], &wrapped["file_key"], &wrapped["key_file"], &wrapped["wrapped"]];
+    for value in of_the_pack.into_iter().chain(of_the_keys).chain([&digests["keyed"], &digests["unkeyed"]]) {
+        assert!(shown.contains(value.as_str().unwrap()), "docs/format.md does not show {value}");
     }
 }
 

@@ -192,12 +192,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_wal_file_name_is_known_and_nothing_else_is() {
-        for good in [
-            "000000010000000A000000C3",
-            "000000010000000A000000C3.partial",
-            "0000000A.history",
-            "000000010000000A000000C3.00000028.backup",
-        ] {
+        for good in ["000000010000000A000000C3", "000000010000000A000000C3.partial", "0000000A.history", "000000010000000A000000C3.00000028.backup"] {
             assert_eq!(good.parse::<WalName>().unwrap().to_string(), good);
         }
         for bad in ["", "x", "../../etc/passwd", "000000010000000A000000C3.", "000000010000000A000000C3.gz", "00000000.history"] {

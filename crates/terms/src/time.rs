@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn every_clear_form_means_the_same_instant() {
         let want: Timestamp = "2026-11-22 14:05:00 UTC".parse().unwrap();
-        for same in ["2026-11-22T14:05Z", "2026-11-22 14:05 UTC", "2026-11-22T15:05:00+01:00", "2026-11-22 15:05:00+01", "2026-11-22 14:05:00.000+00"] {
+        for same in ["2026-11-22T14:05Z", "2026-11-22 14:05 UTC", "2026-11-22T15:05:00+01:00", "2026-11-22 15:05:00+01", "2026-11-22 14:05:00.000+00"]
+        {
             assert_eq!(same.parse::<Timestamp>(), Ok(want), "{same}");
         }
     }

@@ -4,9 +4,8 @@ use crate::launch::{self, Postmaster, Watchdog};
 use crate::place::{append_settings, free_port, new_home, placement, write_private};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -247,16 +246,8 @@ impl Cluster {
     /// Like [`Cluster::try_psql`], in this database.
     pub fn try_psql_in(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut command = self.bin("psql");
-        command.env("PGDATABASE", database).args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
-        let mut pipe = child.stdin.take().expect("piped");
-        let sql = sql.to_owned();
-        // From a thread of its own: psql may fill its output before it has read all its input.
-        let feeder = std::thread::spawn(move || pipe.write_all(sql.as_bytes()));
-        let output = child.wait_with_output().map_err(|e| e.to_string())?;
-        let _ = feeder.join();
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
-        if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+        command.env("PGDATABASE", database);
+        launch::ask(command, sql)
     }
 
     fn try_start_server(&self) -> Result<(), String> {

@@ -81,6 +81,20 @@ pub(crate) fn run(mut command: Command) -> Result<String, String> {
     Err(format!("{what}\nended with {}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Runs this psql with statements on its standard input and returns what it prints, or what the server said of the failure.
+pub(crate) fn ask(mut command: Command, sql: &str) -> Result<String, String> {
+    command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+    let mut pipe = child.stdin.take().expect("piped");
+    let sql = sql.to_owned();
+    // From a thread of its own: psql may fill its output before it has read all its input.
+    let feeder = std::thread::spawn(move || pipe.write_all(sql.as_bytes()));
+    let output = child.wait_with_output().map_err(|e| e.to_string())?;
+    let _ = feeder.join();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned();
+    if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+}
+
 /// One postmaster that this process started.
 #[derive(Debug)]
 pub(crate) struct Postmaster {

@@ -1,7 +1,8 @@
-//! Grounds for tests: real PostgreSQL clusters, a ledger of acknowledged commits, real S3 servers and the store's conformance suite.
+//! Grounds for tests: real PostgreSQL clusters, the real `bowline` program, a ledger of acknowledged commits, real S3 servers and the store's conformance suite.
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
+pub mod bowline;
 pub mod cluster;
 pub mod conformance;
 mod launch;
@@ -9,6 +10,7 @@ mod place;
 pub mod s3;
 pub mod workload;
 
+pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use cluster::{Builder, Cluster};
 pub use workload::{Acknowledged, Workload};
 

@@ -24,7 +24,10 @@ fn try_read(arguments: &[&str]) -> Result<String, String> {
     command.arg("-B").arg(format_folder().join("read.py")).args(arguments);
     let output = command.output().unwrap_or_else(|e| panic!("cannot run {python} ({e}): run ./test, which brings it, or set BOWLINE_PYTHON"));
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+    match output.status.code() {
+        Some(0) => Ok(said(&output.stdout)),
+        code => Err(format!("{} [exit {code:?}]", said(&output.stderr))),
+    }
 }
 
 fn read(arguments: &[&str]) -> String {
@@ -60,8 +63,9 @@ impl Stored {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         let (backup, last) = runtime.block_on(async {
             let store = store::open(&format!("file://{}", folder.display()), &store::StoreOptions::default()).expect("a store");
-            let mut writer =
-                Writer::create(store, recipients, "acme", way.encryption, serde_json::json!({}), terms::Clock::now(&SystemClock)).await.expect("create");
+            let mut writer = Writer::create(store, recipients, "acme", way.encryption, serde_json::json!({}), terms::Clock::now(&SystemClock))
+                .await
+                .expect("create");
             let info = ConnInfo::parse(&cluster.conninfo(), &|_| None).expect("conninfo");
             let options = BackupOptions {
                 compression: way.compression,
@@ -73,7 +77,8 @@ impl Stored {
                 wal_timeout: Duration::from_secs(60),
             };
             let data = way.local.then(|| cluster.data_dir());
-            let made = backup(&info, data, writer.clone(), options, &SystemClock, Arc::new(Silent)).await.unwrap_or_else(|e| panic!("{}: {e:?}", way.name));
+            let made =
+                backup(&info, data, writer.clone(), options, &SystemClock, Arc::new(Silent)).await.unwrap_or_else(|e| panic!("{}: {e:?}", way.name));
             // What is committed after the backup is in the log alone.
             let last = cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
             cluster.psql("INSERT INTO kept SELECT i, 'after the backup' FROM generate_series(1, 1000) i; SELECT pg_switch_wal()");
@@ -129,6 +134,7 @@ fn the_independent_reader_brings_a_backup_back_to_a_running_server() {
     for way in ways {
         let stored = Stored::make(&cluster, &way);
         let id = stored.backup.id.to_string();
+        assert!(stored.backup.packs >= 2, "the order of packs must matter");
         assert!(read(&stored.arguments(&["list"])).contains(&id));
         assert!(read(&stored.arguments(&["verify", &id])).contains("are what was written"));
 
@@ -165,7 +171,7 @@ fn refusals(stored: &Stored, way: &Way) {
         bad[at] ^= 1;
         std::fs::write(path, bad).expect("damage it");
         let error = try_read(&stored.arguments(verb)).expect_err(what);
-        assert!(error.starts_with("error: ") && !error.contains("Traceback"), "{what}: {error}");
+        assert!(error.starts_with("error: ") && error.ends_with("[exit Some(200)]"), "{what}: {error}");
         std::fs::write(path, good).expect("mend it");
     };
     let backup = stored.folder.join("full").join(&id);
@@ -180,6 +186,16 @@ fn refusals(stored: &Stored, way: &Way) {
     let system = stored.backup.system_id.to_string();
     let segment = stored.folder.join("wal").join(&system).join(&first[..8]).join(&first);
     flipped(&segment, usize::MAX, &["wal", &system, &first, "/dev/null/nowhere"], "a segment with a byte changed");
+
+    // Only what is proven absent may look like the end of the log to a server.
+    let last: terms::SegmentName = stored.last.parse().expect("a segment");
+    let wal = |name: &str| try_read(&stored.arguments(&["wal", &system, name, "/dev/null/nowhere"])).expect_err("absent");
+    assert!(wal(&last.next(stored.backup.segment_bytes).to_string()).ends_with("it is not in the repository [exit Some(1)]"));
+    assert!(wal("00000002.history").ends_with("[exit Some(1)]"));
+    std::fs::rename(&segment, segment.with_extension("aside")).expect("make a hole");
+    assert!(wal(&first).ends_with("a hole, not the end of the log [exit Some(200)]"));
+    std::fs::rename(segment.with_extension("aside"), &segment).expect("fill it");
+    assert!(try_read(&stored.arguments(&["wall"])).expect_err("no verb").ends_with("[exit Some(200)]"));
 
     let (folder, key) = (stored.folder.to_str().expect("a plain path"), stored.key.to_str().expect("a plain path"));
     let without = |arguments: &[&str]| try_read(arguments).expect_err("the wrong keys");
@@ -205,7 +221,8 @@ fn a_key_file_opens_the_wrapped_key_of_the_test_vectors() {
     let text = std::fs::read(format_folder().join("vectors.json")).expect("the vectors");
     let said: serde_json::Value = serde_json::from_slice(&Bytes::from(text)).expect("JSON");
     let word = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
-    let bytes = |text: &str| (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal")).collect::<Vec<u8>>();
+    let bytes =
+        |text: &str| (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal")).collect::<Vec<u8>>();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("key");
     std::fs::write(&path, word(&said["wrapped"]["key_file"]) + "\n").expect("write");

@@ -24,9 +24,12 @@ fn over_socket(cluster: &Cluster) -> ConnInfo {
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(async {
-        tokio::time::timeout(Duration::from_secs(120), test).await.expect("the test takes too long")
-    })
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { tokio::time::timeout(Duration::from_secs(120), test).await.expect("the test takes too long") })
 }
 
 /// The happy result, or a panic with everything the error has to say.
@@ -99,7 +102,9 @@ fn a_base_backup_brings_every_file_with_exactly_its_bytes() {
             let spaces: Vec<_> = backup.tablespaces().to_vec();
             assert_eq!(spaces.len(), 2, "{spaces:?}");
             let fast = spaces.iter().find_map(|space| space.oid).unwrap();
-            assert!(spaces.iter().any(|space| space.location == cluster.tablespace_dir("fast")) && spaces.iter().all(|space| space.size_kib.is_some()));
+            assert!(
+                spaces.iter().any(|space| space.location == cluster.tablespace_dir("fast")) && spaces.iter().all(|space| space.size_kib.is_some())
+            );
             let files = ok(read_all(&mut backup).await);
             let start = backup.start();
             let end = ok(backup.finish().await);
@@ -210,9 +215,14 @@ fn streamed_wal_equals_the_servers_own_and_the_confirmed_position_is_seen() {
             }
             let seen = ok(sql.replication_state("receiver").await);
             assert_eq!(seen.len(), 1);
-            assert_eq!((seen[0].flushed, seen[0].sync_state.as_deref(), seen[0].state.as_deref()), (Some(received), Some("async"), Some("streaming")));
+            assert_eq!(
+                (seen[0].flushed, seen[0].sync_state.as_deref(), seen[0].state.as_deref()),
+                (Some(received), Some("async"), Some("streaming"))
+            );
             let slot = ok(sql.slot("keep").await).unwrap();
-            assert!(slot.active && slot.restart_lsn == Some(received) && slot.wal_status.as_deref() == Some("reserved") && slot.slot_type == "physical");
+            assert!(
+                slot.active && slot.restart_lsn == Some(received) && slot.wal_status.as_deref() == Some("reserved") && slot.slot_type == "physical"
+            );
             let mut wire = ok(stream.stop().await);
             ok(wire.drop_slot("keep").await);
             assert_eq!(wire.drop_slot("keep").await.unwrap_err().class(), Class::Missing);
@@ -261,7 +271,12 @@ fn a_stream_follows_a_promoted_standby_onto_its_new_timeline() {
             let refused = info(&format!("{} target_session_attrs=primary", standby.conninfo()));
             assert!(matches!(Replication::connect(&refused).await.err().unwrap(), PgError::WrongSessionKind { .. }));
             assert!(matches!(Sql::connect(&refused).await.unwrap_err(), PgError::WrongSessionKind { .. }));
-            let both = info(&format!("host={},127.0.0.1 port={},{} user=bowline password=sesame dbname=postgres target_session_attrs=primary", standby.socket_dir().display(), standby.port(), primary.port()));
+            let both = info(&format!(
+                "host={},127.0.0.1 port={},{} user=bowline password=sesame dbname=postgres target_session_attrs=primary",
+                standby.socket_dir().display(),
+                standby.port(),
+                primary.port()
+            ));
             assert_eq!(ok(Sql::connect(&both).await).peer().address, format!("127.0.0.1:{}", primary.port()));
             let sql = ok(Sql::connect(&over_socket(&standby)).await);
             let facts = ok(sql.server_facts().await);
@@ -288,7 +303,8 @@ fn a_stream_follows_a_promoted_standby_onto_its_new_timeline() {
             let mut stream = ok(ok(empty.stop().await).start_physical(None, at, next).await);
             assert!(matches!(ok(stream.next().await), StreamEvent::Data { start, .. } if start == at));
             assert_eq!(ok(sql.timeline().await), second, "known before the next checkpoint");
-            let beyond = ok(Replication::connect(&over_tcp(&standby)).await).start_physical(None, at.plus(1 << 30), Timeline::FIRST).await.err().unwrap();
+            let beyond =
+                ok(Replication::connect(&over_tcp(&standby)).await).start_physical(None, at.plus(1 << 30), Timeline::FIRST).await.err().unwrap();
             assert!(matches!(beyond, PgError::Server(_)) && beyond.class() == Class::Refused, "{}", beyond.advice());
             // A server that stops says so in the stream.
             tokio::task::block_in_place(|| standby.pg_ctl_stop(false));
@@ -357,7 +373,12 @@ fn each_refusal_says_who_why_and_what_to_do() {
             let port = cluster.port().to_string();
             check(sql(as_role("bowline", "sesamo")).await, "pg-wrong-password", Class::Refused, &["28P01", "bowline", &port, "postgres"]);
             check(wire(as_role("plain", "sesamo")).await, "pg-wrong-password", Class::Refused, &["28P01", "plain", "replication"]);
-            check(wire(as_role("bowline", "sesame")).await, "pg-no-hba-entry", Class::Refused, &["host replication bowline 127.0.0.1/32 scram-sha-256"]);
+            check(
+                wire(as_role("bowline", "sesame")).await,
+                "pg-no-hba-entry",
+                Class::Refused,
+                &["host replication bowline 127.0.0.1/32 scram-sha-256"],
+            );
             check(sql(as_role("nobody", "sesame")).await, "pg-no-hba-entry", Class::Refused, &["host postgres nobody 127.0.0.1/32 scram-sha-256"]);
             check(wire(as_role("plain", "sesame")).await, "pg-permission", Class::Refused, &["ALTER ROLE plain REPLICATION"]);
             check(sql(as_role("bowline", "sesame").with_dbname("nowhere")).await, "pg-no-database", Class::Missing, &["nowhere"]);
@@ -370,7 +391,12 @@ fn each_refusal_says_who_why_and_what_to_do() {
             check(wire(secured("allow")).await, "pg-permission", Class::Refused, &[]);
 
             let plain = ok(Sql::connect(&as_role("plain", "sesame")).await);
-            check(plain.backup_start("x", true).await.unwrap_err(), "pg-permission", Class::Refused, &["GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO plain"]);
+            check(
+                plain.backup_start("x", true).await.unwrap_err(),
+                "pg-permission",
+                Class::Refused,
+                &["GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO plain"],
+            );
             let facts = ok(plain.server_facts().await);
             assert!(facts.data_directory.is_none() && facts.config_files.is_empty() && !facts.has_replication, "{facts:?}");
 
@@ -382,7 +408,12 @@ fn each_refusal_says_who_why_and_what_to_do() {
             tokio::task::block_in_place(|| cluster.pg_ctl_stop(true));
             check(sql(as_role("bowline", "sesame")).await, "pg-unreachable", Class::Transient, &["127.0.0.1", &port, "refused"]);
             check(wire(socket).await, "pg-unreachable", Class::Transient, &[".s.PGSQL."]);
-            check(sql(info(&format!("host=no.such.host.invalid,127.0.0.1 port={port} user=u"))).await, "pg-no-host", Class::Transient, &["no.such.host.invalid"]);
+            check(
+                sql(info(&format!("host=no.such.host.invalid,127.0.0.1 port={port} user=u"))).await,
+                "pg-no-host",
+                Class::Transient,
+                &["no.such.host.invalid"],
+            );
         });
     }
 }
@@ -454,7 +485,11 @@ fn speed() {
             let mut backup = ok(ok(Replication::connect(&info).await).base_backup(&options).await);
             let begun = std::time::Instant::now();
             while ok(backup.next().await).is_some() {}
-            eprintln!("base backup: {:.2} GB/s of {} MB", backup.bytes_received() as f64 / 1e9 / begun.elapsed().as_secs_f64(), backup.bytes_received() >> 20);
+            eprintln!(
+                "base backup: {:.2} GB/s of {} MB",
+                backup.bytes_received() as f64 / 1e9 / begun.elapsed().as_secs_f64(),
+                backup.bytes_received() >> 20
+            );
         });
     }
 }
@@ -516,7 +551,11 @@ fn tls_trusts_what_sslmode_says_and_nothing_else() {
     cluster.psql(ROLE);
     run(async {
         let text = |host: &str| {
-            info(&format!("host={host} hostaddr=127.0.0.1 port={} user=bowline password=sesame sslmode=verify-full sslrootcert={}", cluster.port(), named.display()))
+            info(&format!(
+                "host={host} hostaddr=127.0.0.1 port={} user=bowline password=sesame sslmode=verify-full sslrootcert={}",
+                cluster.port(),
+                named.display()
+            ))
         };
         for host in ["127.0.0.1", "db1"] {
             ok(Replication::connect(&text(host)).await);

@@ -28,7 +28,9 @@ pub fn event_line(event: &Event) -> Option<String> {
         Event::WalAlreadyStored { name } => format!("{name} was stored already"),
         Event::TimelineSwitched { to, at } => format!("the server went over to timeline {to} at {at}"),
         Event::Disconnected { why, again_in } => format!("disconnected: {why}; trying again in {}", duration(*again_in)),
-        Event::StoreRetry { object, why, again_in } => format!("could not store {object}: {why}; nothing was confirmed, trying again in {}", duration(*again_in)),
+        Event::StoreRetry { object, why, again_in } => {
+            format!("could not store {object}: {why}; nothing was confirmed, trying again in {}", duration(*again_in))
+        }
         Event::RestorePlanned { backup, timeline, target, segments } => {
             format!("restoring to {target} from backup {backup} and {segments} WAL segments on timeline {timeline}")
         }
@@ -69,6 +71,8 @@ pub fn event_json(event: &Event) -> Value {
         Event::MovedAside { from, to } => json!({"event": "moved-aside", "from": from, "to": to}),
         Event::SegmentReplayed { segment } => json!({"event": "segment-fetched", "segment": segment}),
         Event::Noticed { what } => json!({"event": "noticed", "what": what}),
-        Event::Progress(now) => json!({"event": "progress", "bytes_done": now.bytes_done, "bytes_total": now.bytes_total, "files_done": now.files_done}),
+        Event::Progress(now) => {
+            json!({"event": "progress", "bytes_done": now.bytes_done, "bytes_total": now.bytes_total, "files_done": now.files_done})
+        }
     }
 }

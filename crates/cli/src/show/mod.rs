@@ -104,7 +104,8 @@ impl Printer {
         if std::io::stderr().is_terminal() {
             let bar = state.bar.get_or_insert_with(|| {
                 let style = ProgressStyle::with_template("  {bar:32.cyan/dim} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13}  {eta:>4} left");
-                ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8)).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8))
+                    .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             });
             bar.set_length(now.bytes_total.max(now.bytes_done));
             bar.set_position(now.bytes_done);

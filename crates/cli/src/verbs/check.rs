@@ -102,7 +102,9 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
     let document = reader.document();
     findings.ok("repository", format!("{} ({})", reader.address(), document.id));
     match document.encryption {
-        Encryption::Off => findings.add("encryption", Verdict::Warn, "off", "A new repository with [encryption] mode = \"on\"; this one stays as it is."),
+        Encryption::Off => {
+            findings.add("encryption", Verdict::Warn, "off", "A new repository with [encryption] mode = \"on\"; this one stays as it is.")
+        }
         // The digest key is wrapped as every data key is.
         Encryption::Aes256Gcm => match reader.digester().await {
             Ok(_) => findings.ok("encryption", "AES-256-GCM, and the key opens it"),
@@ -144,9 +146,21 @@ async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader:
         Some(_) => findings.ok("cluster", "the repository's own"),
         None => findings.ok("cluster", "the repository is still empty"),
     }
-    findings.judge("role of the server", !facts.in_recovery, Verdict::Fail, if facts.in_recovery { "standby" } else { "primary" }, "Point conninfo at the primary.");
+    findings.judge(
+        "role of the server",
+        !facts.in_recovery,
+        Verdict::Fail,
+        if facts.in_recovery { "standby" } else { "primary" },
+        "Point conninfo at the primary.",
+    );
     findings.judge("wal_level", facts.wal_level != "minimal", Verdict::Fail, &facts.wal_level, "Set wal_level = replica and restart the server.");
-    findings.judge("max_wal_senders", facts.max_wal_senders >= 2, Verdict::Fail, facts.max_wal_senders.to_string(), "Set max_wal_senders = 10 and restart.");
+    findings.judge(
+        "max_wal_senders",
+        facts.max_wal_senders >= 2,
+        Verdict::Fail,
+        facts.max_wal_senders.to_string(),
+        "Set max_wal_senders = 10 and restart.",
+    );
     findings.judge(
         "max_replication_slots",
         facts.max_replication_slots >= 2,

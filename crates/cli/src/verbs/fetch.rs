@@ -42,7 +42,10 @@ pub fn run(common: &Common, asked: &FetchArgs) -> ExitCode {
 }
 
 fn by_hand(common: &Common, asked: &FetchArgs) -> Result<Fetched, Fault> {
-    let name: WalName = asked.name.parse().map_err(|e: terms::ParseError| Fault::misuse("wal-name", e.to_string(), "", "Use restore_command = 'bowline wal fetch %f %p'."))?;
+    let name: WalName = asked
+        .name
+        .parse()
+        .map_err(|e: terms::ParseError| Fault::misuse("wal-name", e.to_string(), "", "Use restore_command = 'bowline wal fetch %f %p'."))?;
     let wiring = Wiring::new(common)?;
     let spool = Place::find(&wiring)?;
     if asked.ahead {
@@ -65,7 +68,13 @@ fn by_hand(common: &Common, asked: &FetchArgs) -> Result<Fetched, Fault> {
         let reader = wiring.reader().await?;
         let system_id = spool.system_id.or(reader.epoch().map(|e| e.system_id));
         let Some(system_id) = system_id else {
-            return Err(Fault::of("repository-empty", terms::Class::Missing, "the repository holds no cluster yet", "", "Check [repository] url and org."));
+            return Err(Fault::of(
+                "repository-empty",
+                terms::Class::Missing,
+                "the repository holds no cluster yet",
+                "",
+                "Check [repository] url and org.",
+            ));
         };
         Ok(fetch(&reader, system_id, &name, &asked.path).await?)
     })?;

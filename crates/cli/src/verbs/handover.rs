@@ -94,5 +94,13 @@ fn make_dir(path: &Path, target: &Target) -> Result<(), Fault> {
 }
 
 fn cannot<'a>(operation: &'a str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Fault + 'a {
-    move |e| Fault::of("target-unwritable", Class::Refused, format!("cannot {operation} {}", path.display()), format!("{e}."), "Run as root or as the owner of the target.")
+    move |e| {
+        Fault::of(
+            "target-unwritable",
+            Class::Refused,
+            format!("cannot {operation} {}", path.display()),
+            format!("{e}."),
+            "Run as root or as the owner of the target.",
+        )
+    }
 }

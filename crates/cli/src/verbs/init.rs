@@ -78,7 +78,8 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
 
 /// What PostgreSQL needs, for a role that is no superuser (manual chapters 9.28.3, 21.1, 26.3).
 fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let plain = !role.is_empty() && role.len() < 64 && role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !role.as_bytes()[0].is_ascii_digit();
+    let plain =
+        !role.is_empty() && role.len() < 64 && role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !role.as_bytes()[0].is_ascii_digit();
     if !plain {
         return Err(Fault::misuse("role-name", format!("{role:?} is not a plain role name"), "", "Use letters, digits and underscores."));
     }

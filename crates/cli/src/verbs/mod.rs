@@ -63,7 +63,8 @@ pub fn with_runtime<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T
         return Err(Fault::of("bug", terms::Class::Bug, "a TLS provider was installed twice", "", ""));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|e| Fault::of("no-runtime", terms::Class::Refused, "cannot start threads", format!("{e}."), "Look at ulimit -u and ulimit -n."))?;
+    let runtime = runtime
+        .map_err(|e| Fault::of("no-runtime", terms::Class::Refused, "cannot start threads", format!("{e}."), "Look at ulimit -u and ulimit -n."))?;
     let outcome = runtime.block_on(work);
     // Work that hangs in a system call must not keep the command from ending.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));

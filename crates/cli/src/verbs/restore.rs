@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::verbs::handover::{Started, start};
 use crate::wiring::{Wiring, cores};
-use restore::{RestoreOptions, RestorePlan, RestoreReport, Target, TablespaceMap, Wish};
+use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target, Wish};
 use serde_json::json;
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -62,7 +62,9 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
 
 fn target_dir(wiring: &Wiring, asked: &RestoreArgs) -> Result<PathBuf, Fault> {
     let given = asked.target.as_ref().or(wiring.config.postgres.data_dir.as_ref());
-    given.cloned().ok_or_else(|| Fault::misuse("target-missing", "there is no directory to restore into", "", "Give --target DIR, or set [postgres] data_dir."))
+    given
+        .cloned()
+        .ok_or_else(|| Fault::misuse("target-missing", "there is no directory to restore into", "", "Give --target DIR, or set [postgres] data_dir."))
 }
 
 /// The path of this program, for restore_command.
@@ -125,7 +127,13 @@ fn confirm(asked: &RestoreArgs, printer: &Printer) -> Result<(), Fault> {
 fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, started: &Started, took: Duration) {
     let copy = report.steps.iter().find(|(step, _)| *step == terms::Step::CopyFiles).map_or(Duration::ZERO, |(_, took)| *took);
     printer.say("");
-    printer.say(format!("restored     {} files, {} in {} ({})", report.restored.files, bytes(report.restored.bytes), duration(copy), rate(report.restored.bytes, copy)));
+    printer.say(format!(
+        "restored     {} files, {} in {} ({})",
+        report.restored.files,
+        bytes(report.restored.bytes),
+        duration(copy),
+        rate(report.restored.bytes, copy)
+    ));
     if let Some(recovered) = &report.recovered {
         printer.say(format!("recovered    to {}, now timeline {}", recovered.at, recovered.timeline));
         if let Some(at) = &recovered.last_transaction {

@@ -38,7 +38,8 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     let mut stored = None;
     if let (Some(b), Some(oldest)) = (newest, backups.iter().find(|o| newest.is_some_and(|n| n.system_id == o.system_id))) {
         let view = reader.wal_view(b.system_id, b.segment_bytes).await?;
-        let end = view.timelines.iter().rev().find_map(|t| t.runs.last().map(|r| (t.timeline, SegmentName::numbered(r.last, t.timeline, b.segment_bytes))));
+        let end =
+            view.timelines.iter().rev().find_map(|t| t.runs.last().map(|r| (t.timeline, SegmentName::numbered(r.last, t.timeline, b.segment_bytes))));
         if let Some((timeline, last)) = end {
             stored = Some((timeline, last.end(b.segment_bytes)));
             printer.say(format!("WAL stored   {} segments, to {} on timeline {timeline}", view.segments(), last.end(b.segment_bytes)));
