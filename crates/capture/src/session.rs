@@ -41,7 +41,7 @@ pub(crate) struct Begun {
 }
 
 enum Source {
-    Local(Sql, Box<DataDirectory>),
+    Local(Box<(Sql, DataDirectory)>),
     Stream(Box<BaseBackup>),
 }
 
@@ -102,7 +102,7 @@ impl Begun {
             Some(directory) => {
                 let start = sql.backup_start(&label, options.fast_checkpoint).await?;
                 let timeline = sql.timeline().await?;
-                (Source::Local(sql, Box::new(directory)), start, timeline, "local")
+                (Source::Local(Box::new((sql, directory))), start, timeline, "local")
             }
             None => {
                 let asked = BaseBackupOptions {
@@ -151,8 +151,9 @@ impl Begun {
             let manifest = ManifestWriter::begin(&settings.writer, &settings.protection, header)?;
             let mut pipeline = Pipeline::start(settings, manifest, tally);
             let ending = match source {
-                Source::Local(sql, directory) => {
-                    let directory = Arc::new(*directory);
+                Source::Local(local) => {
+                    let (sql, directory) = *local;
+                    let directory = Arc::new(directory);
                     let measured = directory.clone();
                     std::thread::spawn(move || measured.measure(&total));
                     copy_config(&mut pipeline, &directory.path, &config, &*events)?;
