@@ -53,7 +53,8 @@ def read_document(path):
     raw = path.read_bytes()
     cut = raw.rfind(b',\n  "digest": "')
     require(cut >= 0, f"{path}: it has no digest")
-    require(raw[cut:] == b',\n  "digest": "' + hashlib.sha256(raw[:cut]).hexdigest().encode() + b'"\n}\n', f"{path}: it does not match its own digest")
+    tail = b',\n  "digest": "' + hashlib.sha256(raw[:cut]).hexdigest().encode() + b'"\n}\n'
+    require(raw[cut:] == tail, f"{path}: it does not match its own digest")
     document = json.loads(raw)
     require(document["format"] <= FORMAT, f"{path}: format {document['format']} is newer than this reader ({FORMAT})")
     return document
@@ -300,8 +301,8 @@ class Repository:
         self.sealed_only = self.document["encryption"] == "aes-256-gcm"
         require(self.document["encryption"] in ("aes-256-gcm", "off"), f"unknown encryption {self.document['encryption']!r}")
         require(key_path or not self.sealed_only, "this repository is encrypted: give the key file with --key")
-        require(self.sealed_only or not key_path, "repository.json says that nothing is encrypted, yet there is a key: somebody may have replaced it. "
-                "If encryption was switched off on purpose, leave out --key")
+        require(self.sealed_only or not key_path, "repository.json says that nothing is encrypted, yet there is a key: "
+                "somebody may have replaced it. If encryption was switched off on purpose, leave out --key")
         self.recipient = read_key_file(pathlib.Path(key_path)) if key_path else None
         self.data_keys = {}
 
@@ -367,7 +368,8 @@ class Repository:
                     require(header.get("pack_key") == backup.get("key"), f"{path}: its key is not that of backup.json")
                 elif word in ("file", "config"):
                     chunks = -(-content["size"] // header["chunk_bytes"])
-                    require(len(content["chunks"]) in ({0, 1} if chunks == 0 else {chunks}), f"{path}: {content['path']} has not as many chunks as its size needs")
+                    fits = len(content["chunks"]) in ({0, 1} if chunks == 0 else {chunks})
+                    require(fits, f"{path}: {content['path']} has not as many chunks as its size needs")
                     files, size = files + 1, size + content["size"]
                 elif word == "end":
                     ended = True
@@ -579,7 +581,8 @@ def check_vectors(path):
         for key, wanted in ((data_key, vector["keyed"]), (None, vector["unkeyed"])):
             require(own_blake3(plain, key).hex() == wanted == digest(plain, key).hex(), f"the digest of {len(plain)} bytes differs")
     wrapped = said["wrapped"]
-    require(unwrap(bytes.fromhex(wrapped["file_key"]), bytes.fromhex(wrapped["wrapped"]), repository_id, key_id) == data_key, "the wrapped key differs")
+    opened = unwrap(bytes.fromhex(wrapped["file_key"]), bytes.fromhex(wrapped["wrapped"]), repository_id, key_id)
+    require(opened == data_key, "the wrapped key differs")
     print("every vector is read as the format says")
 
 

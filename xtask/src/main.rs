@@ -2,6 +2,7 @@
 
 mod bench;
 mod dataset;
+mod drill;
 mod tidy;
 
 use std::process::ExitCode;
@@ -9,13 +10,15 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: cargo xtask COMMAND …
   tidy       checks the shape of the project
   dataset    loads data shaped like a knowledge service's into a running server
-  bench      measures bowline against its peers and against the machine";
+  bench      measures bowline against its peers and against the machine
+  drill      backs up, destroys and restores a real cluster with bowline's own commands";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let done = match arguments.next().as_deref() {
         Some("tidy") => tidy::run().map_err(Into::into),
         Some("dataset") => dataset::run(arguments).map_err(Into::into),
+        Some("drill") => drill::run(arguments).map_err(Into::into),
         Some("bench") => bench::run(arguments),
         _ => Err(USAGE.into()),
     };

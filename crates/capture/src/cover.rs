@@ -67,10 +67,13 @@ impl Cover {
     pub(crate) async fn wait(&mut self, backup: BackupId, start: Lsn, stop: Lsn, timeline: Timeline, size: SegmentSize) -> Result<(), CaptureError> {
         let by = if self.own.is_some() { "this process" } else { "the receiver on the configured slot" };
         self.events.tell(Event::AwaitingWal { backup, stop, by });
-        if let Some(own) = self.own.take() {
-            own.finish().await?;
-        }
         let began = Instant::now();
+        if let Some(own) = self.own.take() {
+            // The receiver tries for ever to store what it has; a backup does not wait for ever for a store that is away.
+            if let Ok(finished) = timeout(self.wal_timeout, own.finish()).await {
+                finished?;
+            }
+        }
         let mut segment = SegmentName::containing(start, timeline, size);
         let last = SegmentName::ending_at(stop, timeline, size);
         while segment <= last {

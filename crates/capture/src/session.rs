@@ -8,13 +8,13 @@ use crate::streamed::copy_stream;
 use crate::throttle::Throttle;
 use crate::{BackupOptions, CaptureError, Checksums};
 use pg::{BaseBackup, BaseBackupEnd, BaseBackupOptions, ConnInfo, Replication, ServerFacts, Sql};
-use repo::{BackupDocument, Encryption, Epoch, ManifestEnd, ManifestHeader, ManifestWriter, WalPosition, Writer};
+use repo::{BackupDocument, Encryption, Epoch, ManifestEnd, ManifestHeader, ManifestWriter, RepoError, WalPosition, Writer};
 use seal::{CHUNK_BYTES, Protection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use terms::{BackupId, BackupKind, Clock, Event, Events, Lsn, SnapshotOfProgress, Timeline};
+use terms::{BackupId, BackupKind, Clock, Event, Events, Lsn, SnapshotOfProgress, Timeline, Timestamp};
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, spawn_blocking};
 
@@ -93,7 +93,7 @@ impl Begun {
             Some(path) => Some(open_directory(path, &facts).await?),
             None => None,
         };
-        let id = BackupId::begun(now);
+        let id = free_id(&writer, now).await?;
         let protection = writer.backup_protection(now).await?;
         // WAL must be on its way before the backup's first record is written.
         let cover = Cover::begin(info, &sql, &writer, &epoch, &options, events.clone()).await?;
@@ -171,6 +171,15 @@ impl Begun {
         .await?;
         Ok(Copied { common, pipeline, ending, pages, progress })
     }
+}
+
+/// A backup is named by the second it begins in. An attempt that was killed in this very second has left its names behind.
+async fn free_id(writer: &Writer, mut at: Timestamp) -> Result<BackupId, CaptureError> {
+    let taken = writer.reader().store().folders(&BackupKind::Full.to_string()).await.map_err(RepoError::from)?;
+    while taken.contains(&BackupId::begun(at).to_string()) {
+        at = at.plus_micros(1_000_000);
+    }
+    Ok(BackupId::begun(at))
 }
 
 impl Copied {

@@ -152,6 +152,12 @@ fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>
     Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
+/// Which line is wrong and why. The line itself is not repeated: it may hold a secret that was written there by mistake.
+fn complaint(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
+    format!("line {line}: {}", error.message().trim_end())
+}
+
 impl Config {
     /// Reads the file that `--config`, `$BOWLINE_CONFIG` or the usual place names. With `--repository` and `--org` a bare
     /// machine needs none.
@@ -197,7 +203,7 @@ impl Config {
             Fault::misuse(
                 "config-wrong",
                 format!("the configuration {} is wrong", place.display()),
-                e.to_string().trim_end().to_owned(),
+                complaint(text, &e),
                 "Keys of features that this version does not have yet are refused too, so that nothing is believed to be on that is not.",
             )
         })?;
@@ -240,5 +246,6 @@ mod tests {
     fn a_secret_in_the_file_is_refused_and_not_repeated() {
         let fault = parse("org = \"a\"\n[repository]\nurl = \"s3://b\"\nsecret_access_key = \"hunter2hunter2\"\n").unwrap_err();
         assert!(fault.0.detail.contains("never as itself"), "{}", fault.0.detail);
+        assert!(!fault.0.detail.contains("hunter2"), "{}", fault.0.detail);
     }
 }

@@ -1,6 +1,6 @@
 //! A backup's manifest: one JSON line for every file, sealed and streamed, complete by itself.
 
-use crate::{Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
+use crate::{BackupDocument, Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
 use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -141,9 +141,25 @@ pub struct ManifestReader {
     header: ManifestHeader,
     counted: (u64, u64),
     ended: bool,
+    /// Where the last line must say that the backup stopped.
+    stop: Option<WalPosition>,
 }
 
 impl ManifestReader {
+    /// Opens the manifest of a listed backup, and holds what `backup.json` says in the open against what is sealed here:
+    /// whoever can only write to the store cannot make one backup pass for another.
+    pub async fn open_for(reader: &Reader, backup: &BackupDocument) -> Result<Self, RepoError> {
+        let mut opened = Self::open(reader, backup.kind, backup.id).await?;
+        let sealed = &opened.header;
+        let agrees = (sealed.system_id, sealed.major, sealed.timeline, sealed.start) == (backup.system_id, backup.major, backup.timeline, backup.start)
+            && (sealed.segment_bytes, sealed.encryption, sealed.pack_key) == (backup.segment_bytes, backup.encryption, backup.key);
+        if !agrees {
+            return Err(opened.damaged("its backup.json says something else"));
+        }
+        opened.stop = Some(backup.stop);
+        Ok(opened)
+    }
+
     /// Opens the manifest of a backup and reads its header.
     pub async fn open(reader: &Reader, kind: BackupKind, backup: BackupId) -> Result<Self, RepoError> {
         let mut source = Source::open(reader, kind, backup).await?;
@@ -158,7 +174,7 @@ impl ManifestReader {
                 Err(RepoError::Newer { path: source.path.to_string(), found: header.format, known: document::FORMAT })
             }
             Some(Entry::Header(header)) if header.backup == backup && header.repository == reader.document().id => {
-                Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false })
+                Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, stop: None })
             }
             Some(Entry::Header(_)) => Err(source.damaged("it belongs to another backup or repository")),
             _ => Err(source.damaged("it does not begin with its header")),
@@ -202,7 +218,13 @@ impl ManifestReader {
             }
             Entry::End(end) => {
                 self.ended = true;
-                if (end.files, end.bytes) == self.counted { Ok(()) } else { Err(self.damaged("its totals do not match its lines")) }
+                if (end.files, end.bytes) != self.counted {
+                    return Err(self.damaged("its totals do not match its lines"));
+                }
+                if self.stop.is_some_and(|stop| stop != end.stop) {
+                    return Err(self.damaged("its backup.json says something else"));
+                }
+                Ok(())
             }
             Entry::Dir { .. } | Entry::Tablespace { .. } => Ok(()),
         }

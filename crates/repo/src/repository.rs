@@ -170,6 +170,8 @@ impl Writer {
         if reader.sealed_only() && reader.keyring.is_empty() {
             return Err(RepoError::NobodyToWrapFor);
         }
+        // A key that opens nothing here must not wrap anything here either: nobody could read it again.
+        reader.digester().await?;
         Ok(Self { reader, store })
     }
 

@@ -116,15 +116,16 @@ impl Writer {
         }
     }
 
-    /// Moves the coverage mark forward; an older mark never replaces a newer one of the same timeline.
+    /// Moves the coverage mark forward; an older mark, or one of an older timeline, never replaces a newer one.
     pub async fn cover(&self, coverage: &Coverage) -> Result<(), RepoError> {
         let path = layout::coverage();
         for _ in 0..10 {
             let info = self.store.info(&path).await?;
             if info.is_some() {
                 let present: Coverage = document::read(&path, &self.store.get(&path).await?)?;
-                let same = (present.system_id, present.timeline) == (coverage.system_id, coverage.timeline);
-                if same && (present.lsn, present.time) >= (coverage.lsn, coverage.time) {
+                // A receiver that wakes up on a timeline that was left has nothing to say about the present one.
+                let is_newer = (present.timeline, present.lsn, present.time) >= (coverage.timeline, coverage.lsn, coverage.time);
+                if present.system_id == coverage.system_id && is_newer {
                     return Ok(());
                 }
             }

@@ -1,12 +1,14 @@
 //! Laws of a repository: what was written is read back, damage and strangers are refused, and nothing is ever replaced by something else.
 
+#[path = "laws/archive.rs"]
+mod archive;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use repo::{
-    BackupDocument, ChunkRef, Coverage, Encryption, Entry, FileBody, Kept, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter, Reader,
-    RepoError, WalPosition, Writer,
+    ChunkRef, Encryption, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter, Reader, RepoError, WalPosition, Writer,
 };
 use seal::{Compression, DataKey, Digester, Protection, Recipient, SealError, WrapContext};
 use std::sync::Arc;
@@ -298,132 +300,8 @@ fn of_clusters_that_come_at_once_exactly_one_is_admitted() {
             assert!(one.is_ok() != other.is_ok(), "{one:?} and {other:?}");
             let winner = one.or(other).unwrap();
             let writer = reopen(&memory).await;
-            assert_eq!(writer.reader().document().epochs, [winner.clone()]);
+            assert_eq!(writer.reader().document().epochs, std::slice::from_ref(&winner));
             assert!(matches!(writer.wal_protection(&winner).await.unwrap(), Protection::Sealed(_)));
         }
-    });
-}
-
-#[test]
-fn a_wal_file_is_kept_once_and_never_replaced() {
-    for encryption in [Encryption::Aes256Gcm, Encryption::Off] {
-        wait(async {
-            let memory = Memory::new();
-            let mut writer = create(&memory, encryption).await;
-            let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
-            let protection = writer.wal_protection(&epoch).await.unwrap();
-            let keep = async |name: &str, bytes: &'static [u8]| {
-                let name: WalName = name.parse().unwrap();
-                writer.keep_wal(SYSTEM, &name, Bytes::from_static(bytes), &protection, Compression::Lz4).await
-            };
-            for name in [SEGMENT, "000000010000000A000000C3.partial", "0000000A.history", "000000010000000A000000C3.00000028.backup"] {
-                assert!(matches!(keep(name, b"the log").await, Ok(Kept::Stored { .. })));
-                assert!(matches!(keep(name, b"the log").await, Ok(Kept::Already)));
-                assert!(matches!(keep(name, b"the lag").await, Err(RepoError::Conflict { .. })));
-                assert_eq!(writer.reader().fetch_wal(SYSTEM, &name.parse().unwrap()).await.unwrap().unwrap(), b"the log");
-            }
-            let stored = repo::wal_object(SYSTEM, &SEGMENT.parse().unwrap());
-            memory.tamper(&stored, |bytes| *bytes.last_mut().unwrap() ^= 1);
-            assert!(keep(SEGMENT, b"the log").await.is_err(), "damage is not taken for the same bytes");
-            let absent: WalName = "000000010000000A000000C5".parse().unwrap();
-            assert_eq!(writer.reader().fetch_wal(SYSTEM, &absent).await.unwrap(), None);
-            assert_eq!(writer.reader().fetch_wal(OTHER, &SEGMENT.parse().unwrap()).await.unwrap(), None);
-        });
-    }
-}
-
-#[test]
-fn a_segment_moved_to_another_name_is_refused() {
-    for encryption in [Encryption::Aes256Gcm, Encryption::Off] {
-        wait(async {
-            let memory = Memory::new();
-            let mut writer = create(&memory, encryption).await;
-            let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
-            let protection = writer.wal_protection(&epoch).await.unwrap();
-            let (name, next): (WalName, WalName) = (SEGMENT.parse().unwrap(), "000000010000000A000000C4".parse().unwrap());
-            writer.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
-            let bytes = memory.get(&repo::wal_object(SYSTEM, &name)).await.unwrap();
-            memory.put_new(&repo::wal_object(SYSTEM, &next), bytes).await.unwrap();
-            assert!(writer.reader().fetch_wal(SYSTEM, &next).await.is_err(), "{encryption:?}");
-        });
-    }
-}
-
-fn backup(writer: &Writer, id: BackupId) -> BackupDocument {
-    let (format, written_by) = BackupDocument::stamp();
-    BackupDocument {
-        format,
-        id,
-        kind: BackupKind::Full,
-        repository: writer.reader().document().id,
-        system_id: SYSTEM,
-        major: 18,
-        server_version: "18.6".into(),
-        timeline: Timeline::FIRST,
-        start: position(0x200_0028),
-        stop: position(0x200_0100),
-        segment_bytes: SegmentSize::DEFAULT,
-        source: "local".into(),
-        compression: "zstd:1".into(),
-        encryption: Encryption::Aes256Gcm,
-        key: None,
-        files: 0,
-        bytes: 0,
-        bytes_stored: 0,
-        packs: 0,
-        manifest_bytes: 0,
-        page_checksums: true,
-        pages_damaged: 0,
-        took_seconds: 1.5,
-        written_by,
-    }
-}
-
-#[test]
-fn a_backup_is_listed_from_its_publication_on_and_published_once() {
-    wait(async {
-        let memory = Memory::new();
-        let writer = create(&memory, Encryption::Aes256Gcm).await;
-        let (first, second) = (backup(&writer, id(0)), backup(&writer, id(60)));
-        writer.publish(&second).await.unwrap();
-        // An attempt that was never published, and a folder of somebody else's.
-        memory.put_new(&path(&format!("full/{}/data/000001", id(30))), Bytes::from_static(b"a pack")).await.unwrap();
-        memory.put_new(&path("full/notes/backup.json"), Bytes::from_static(b"{}")).await.unwrap();
-        assert_eq!(writer.reader().backups().await.unwrap(), [second.clone()]);
-        writer.publish(&first).await.unwrap();
-        let again = BackupDocument { bytes: 9, ..first.clone() };
-        assert!(matches!(writer.publish(&again).await, Err(RepoError::BackupExists { .. })));
-        assert_eq!(writer.reader().backups().await.unwrap(), [first.clone(), second]);
-        let moved = memory.get(&path(&format!("full/{}/backup.json", id(0)))).await.unwrap();
-        memory.put_new(&path(&format!("full/{}/backup.json", id(90))), moved).await.unwrap();
-        assert!(writer.reader().backups().await.is_err(), "a backup.json under another backup's name");
-    });
-}
-
-#[test]
-fn the_coverage_mark_never_goes_back() {
-    wait(async {
-        let memory = Memory::new();
-        let writer = create(&memory, Encryption::Aes256Gcm).await;
-        assert_eq!(writer.reader().coverage().await.unwrap(), None);
-        let mark = |timeline, lsn, seconds: i64| {
-            let timeline = Timeline::new(timeline).unwrap();
-            Coverage::new(SYSTEM, timeline, Lsn::from_bytes(lsn), NOW.plus_micros(seconds * 1_000_000))
-        };
-        let order = [(mark(1, 100, 0), true), (mark(1, 100, 5), true), (mark(1, 90, 9), false), (mark(1, 100, 3), false), (mark(1, 200, 6), true)];
-        let mut last = None;
-        for (next, moves) in order {
-            writer.cover(&next).await.unwrap();
-            last = if moves { Some(next) } else { last };
-            assert_eq!(writer.reader().coverage().await.unwrap(), last);
-        }
-        let marks = (0..40u64).map(|i| mark(1, 300 + (i * 17) % 40, 10));
-        let writers = marks.map(|mark| {
-            let writer = writer.clone();
-            async move { writer.cover(&mark).await }
-        });
-        let told = futures::future::join_all(writers).await;
-        assert!(told.iter().all(Result::is_ok));
-        assert_eq!(writer.reader().coverage().await.unwrap().unwrap().lsn, Lsn::from_bytes(339));
     });
 }

@@ -5,7 +5,7 @@ use crate::target::{Target, move_aside};
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pg::CONTROL_FILE;
-use repo::{ChunkRef, Entry, FileBody, ManifestReader, Reader, pack_path};
+use repo::{BackupDocument, ChunkRef, Entry, FileBody, ManifestReader, Reader, pack_path};
 use seal::{Digester, HEADER_BYTES, ObjectKind, OpenObject, Opener};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -84,8 +84,7 @@ struct Shared {
 /// Restores the files of `backup` into the (empty) target. Blocking: call it outside the runtime's threads.
 pub(crate) fn restore_files(
     reader: &Reader,
-    backup: BackupId,
-    total_bytes: u64,
+    backup: &BackupDocument,
     target: &Target,
     tablespaces: &TablespaceMap,
     jobs: usize,
@@ -94,11 +93,11 @@ pub(crate) fn restore_files(
     events: &dyn Events,
 ) -> Result<Restored, RestoreError> {
     let digester = runtime.block_on(reader.digester())?;
-    let manifest = runtime.block_on(ManifestReader::open(reader, BackupKind::Full, backup))?;
+    let manifest = runtime.block_on(ManifestReader::open_for(reader, backup))?;
     let shared = Arc::new(Shared {
         reader: reader.clone(),
         runtime: runtime.clone(),
-        backup,
+        backup: backup.id,
         digester,
         target: target.clone(),
         bytes: AtomicU64::new(0),
@@ -132,7 +131,7 @@ pub(crate) fn restore_files(
         filesystems: vec![target.data_dir.clone()],
         links: Vec::new(),
     };
-    let fed = feeder.run(manifest, total_bytes, events);
+    let fed = feeder.run(manifest, backup.bytes, events);
     let Feeder { spans, restored, filesystems, .. } = feeder;
     drop(spans);
     for worker in workers {
@@ -172,8 +171,9 @@ impl Feeder<'_> {
                 }
                 Entry::Config(body) => {
                     let original = decode(&body.path)?;
-                    let relative = original.strip_prefix("/").map_err(|_| RestoreError::Path { path: body.path.clone() })?;
-                    let kept = self.shared.target.side_dir.join("config").join(inside(&relative.to_string_lossy())?);
+                    let relative = original.strip_prefix("/").ok().filter(|p| stays_inside(p));
+                    let relative = relative.ok_or_else(|| RestoreError::Path { path: body.path.clone() })?;
+                    let kept = self.shared.target.side_dir.join("config").join(relative);
                     if let Some(parent) = kept.parent() {
                         fs::create_dir_all(parent).map_err(RestoreError::file("create", parent))?;
                     }
@@ -390,8 +390,13 @@ fn decode(text: &str) -> Result<PathBuf, RestoreError> {
 /// A path that stays below where it is put.
 fn inside(text: &str) -> Result<PathBuf, RestoreError> {
     let path = decode(text)?;
+    if stays_inside(&path) { Ok(path) } else { Err(RestoreError::Path { path: text.to_owned() }) }
+}
+
+fn stays_inside(path: &Path) -> bool {
+    // `components` passes over "." and "//": what it makes of the path must be the path.
     let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-    if plain && !path.as_os_str().is_empty() { Ok(path) } else { Err(RestoreError::Path { path: text.to_owned() }) }
+    plain && !path.as_os_str().is_empty() && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
 }
 
 #[cfg(test)]

@@ -84,9 +84,9 @@ pub async fn restore_only_files(
     }
     let copied = {
         let (reader, target, tablespaces) = (reader.clone(), target.clone(), options.tablespaces.clone());
-        let (backup, bytes, jobs) = (plan.backup.id, plan.backup.bytes, options.jobs);
+        let (backup, jobs) = (plan.backup.clone(), options.jobs);
         let (runtime, events) = (Handle::current(), events.clone());
-        let work = move || files::restore_files(&reader, backup, bytes, &target, &tablespaces, jobs, now, &runtime, &*events);
+        let work = move || files::restore_files(&reader, &backup, &target, &tablespaces, jobs, now, &runtime, &*events);
         async move { tokio::task::spawn_blocking(work).await.map_err(|e| RestoreError::Bug(e.to_string()))? }
     };
     let restored = steps.run_async(Step::CopyFiles, copied).await?;

@@ -185,6 +185,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(plan) = self.try_backup(backup, &stretch).await? {
+                repo::ManifestReader::open_for(self.log.reader, backup).await?;
                 self.check_unambiguous().await?;
                 return Ok(plan);
             }

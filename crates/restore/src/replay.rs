@@ -107,6 +107,9 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         ("max_wal_senders", control.max_wal_senders.to_string()),
         ("max_prepared_transactions", control.max_prepared_xacts.to_string()),
         ("max_locks_per_transaction", control.max_locks_per_xact.to_string()),
+        // A server that ends recovery without it deletes every commit time there is (CompleteCommitTsInitialization,
+        // src/backend/access/transam/commit_ts.c); the restored server's own configuration decides at its next start.
+        ("track_commit_timestamp", "on".to_owned()),
         ("shared_preload_libraries", String::new()),
         ("max_logical_replication_workers", "0".to_owned()),
         ("shared_buffers", "256MB".to_owned()),

@@ -60,33 +60,35 @@ pub fn ledger_at_instant(before: &[Acknowledged], after: &[Acknowledged], there:
 pub struct Loss {
     pub commits_kept: usize,
     pub commits_lost: usize,
+    /// Commits that are missing although later ones are there.
+    pub holes: usize,
     /// From the last commit that was kept to the death.
     pub seconds: f64,
 }
 
-/// What is lost of `acknowledged` when only `there` is left of a host that died at `died_at` (seconds since 1970). Commits that are
+/// What is lost of `acknowledged` when only `there` is left of a host that died at `died_at` (microseconds since 1970). Commits that are
 /// missing although their end is at or before `recovered_to` are holes, and a fault.
-pub fn loss(acknowledged: &[Acknowledged], there: &HashSet<i64>, recovered_to: &str, died_at: f64) -> (Loss, Vec<String>) {
+pub fn loss(acknowledged: &[Acknowledged], there: &HashSet<i64>, recovered_to: &str, died_at: i64) -> (Loss, Vec<String>) {
     let mut faults = Vec::new();
     let (kept, lost): (Vec<_>, Vec<_>) = acknowledged.iter().partition(|commit| there.contains(&commit.id));
+    let mut holes = 0;
     match position(recovered_to) {
         None => faults.push(format!("the restore does not say how far it came: {recovered_to:?}")),
         Some(end) => {
             let is_hole = |commit: &&&Acknowledged| commit.inserted_to.is_some_and(|lsn| position(&lsn.to_string()).is_none_or(|at| at <= end));
-            let holes = lost.iter().filter(is_hole).count();
+            holes = lost.iter().filter(is_hole).count();
             if holes > 0 {
                 faults.push(format!("{holes} commits before the recovered end {recovered_to} are missing: the history has holes"));
             }
         }
     }
     // A commit has the server's own time; one whose server died before it could be asked has the time of its acknowledgement.
-    let last = kept.iter().map(|commit| seconds(commit.committed_at.unwrap_or(commit.seen_at).to_string().as_str())).collect::<Option<Vec<_>>>();
-    let last = last.unwrap_or_default().into_iter().reduce(f64::max);
+    let last = kept.iter().map(|commit| commit.committed_at.unwrap_or(commit.seen_at).unix_micros()).max();
     if last.is_none() {
         faults.push("no acknowledged commit was kept: the loss cannot be measured".to_owned());
     }
-    let seconds = last.map_or(f64::INFINITY, |last| (died_at - last).max(0.0));
-    (Loss { commits_kept: kept.len(), commits_lost: lost.len(), seconds }, faults)
+    let seconds = last.map_or(f64::INFINITY, |last| (died_at - last).max(0) as f64 / 1e6);
+    (Loss { commits_kept: kept.len(), commits_lost: lost.len(), holes, seconds }, faults)
 }
 
 /// An LSN (`16/B374D848`) as a number.
@@ -139,7 +141,7 @@ mod tests {
             commit(2, "0/20", "2026-11-22 10:00:01 UTC"),
             commit(3, "0/30", "2026-11-22 10:00:03 UTC"),
         ];
-        let died_at = seconds("2026-11-22 10:00:03.5 UTC").unwrap();
+        let died_at = all[2].seen_at.unix_micros() + 500_000;
         let (lost, faults) = loss(&all, &HashSet::from([1, 2]), "0/28", died_at);
         assert_eq!((lost.commits_kept, lost.commits_lost, faults.len()), (2, 1, 0));
         assert!((lost.seconds - 2.5).abs() < 1e-3, "{lost:?}");

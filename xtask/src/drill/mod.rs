@@ -1,6 +1,7 @@
 //! `cargo xtask drill`: a real cluster is backed up, tampered with, destroyed and restored by bowline's own commands, and judged.
 
 mod judge;
+mod load;
 mod report;
 mod scene;
 mod story;

@@ -75,6 +75,8 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
         ("max_logical_replication_workers", "0".into()),
         ("shared_buffers", "128MB".into()),
         ("max_prepared_transactions", prepared.to_string()),
+        // Off, the server would delete every commit time there is at its start.
+        ("track_commit_timestamp", "on".into()),
     ] {
         settings.push((name.into(), value));
     }

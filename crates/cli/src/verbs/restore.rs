@@ -76,7 +76,7 @@ fn program() -> Result<PathBuf, Fault> {
 async fn tablespaces(reader: &repo::Reader, plan: &RestorePlan, asked: &RestoreArgs, target: &Target, is_side: bool) -> Result<TablespaceMap, Fault> {
     let mut map: TablespaceMap = asked.tablespaces.iter().cloned().collect();
     if is_side {
-        let manifest = repo::ManifestReader::open(reader, plan.backup.kind, plan.backup.id).await?;
+        let manifest = repo::ManifestReader::open_for(reader, &plan.backup).await?;
         let listed = manifest.header().host["tablespaces"].as_array().cloned().unwrap_or_default();
         for oid in listed.iter().filter_map(|t| t["oid"].as_u64()).filter_map(|oid| u32::try_from(oid).ok()) {
             map.entry(oid).or_insert_with(|| target.side_dir.join("tablespaces").join(oid.to_string()));

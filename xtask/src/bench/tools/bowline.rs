@@ -70,7 +70,7 @@ impl Tool for Bowline {
     }
 
     fn settings(&self) -> String {
-        format!("compression {}, encrypted (AES-256-GCM, key file), page checksums verified, archive command wal push", self.compression)
+        format!("compression {}, encrypted (AES-256-GCM, key file), page checksums verified, WAL streamed by the backup itself", self.compression)
     }
 
     fn declines(&self, _repo: &Repo) -> Option<&'static str> {
@@ -83,13 +83,15 @@ impl Tool for Bowline {
 
     fn prepare(&mut self, stage: &Stage) -> Outcome<()> {
         let key = stage.room.join("key");
-        let text = format!("umask 077; head -c 32 /dev/urandom > '{}'", key.display());
-        measure::run(&Script::new(text), &stage.room.join("log"))?;
+        // `init` makes the key; one left over from another repository would do as well.
+        if key.exists() {
+            fs::remove_file(&key)?;
+        }
         fs::write(stage.room.join("bowline.toml"), self.config(stage))?;
         measure::give_to_postgres(&stage.room.join("bowline.toml"))?;
+        // A backup brings its own WAL while no receiver runs: the server has nothing to archive.
         stage.server.set("archive_command", "/bin/true")?;
-        measure::run(&Script::new(self.line(stage, "init")), &stage.room.join("log"))?;
-        stage.server.set("archive_command", &self.line(stage, "wal push %p"))
+        measure::run(&Script::new(self.line(stage, "init")), &stage.room.join("log"))
     }
 
     fn backup(&self, stage: &Stage) -> Script {

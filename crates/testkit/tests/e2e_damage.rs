@@ -1,0 +1,113 @@
+//! What is missing or damaged in the repository is named, and nothing half restored is ever opened.
+
+use std::path::Path;
+use testkit::bowline::{FINGERPRINT, flip_a_bit};
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
+
+/// A backup, then three finished segments with one row each; returns the position after each row's commit.
+fn three_segments(cluster: &Cluster, bowline: &Bowline) -> Vec<String> {
+    cluster.psql("CREATE TABLE t (a int); CREATE TABLE ballast AS SELECT md5(i::text) FROM generate_series(1, 50000) i");
+    bowline.ok(&["backup"]);
+    let step = |i: u32| {
+        let at = cluster.psql(&format!("INSERT INTO t VALUES ({i}); SELECT pg_current_wal_insert_lsn()"));
+        bowline.archive_now();
+        at
+    };
+    (1..=3).map(step).collect()
+}
+
+/// The segment that holds the position.
+fn segment_of(cluster: &Cluster, lsn: &str) -> String {
+    cluster.psql(&format!("SELECT pg_walfile_name('{lsn}')"))
+}
+
+#[test]
+fn a_hole_in_the_log_is_refused_and_what_lies_before_it_restores() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let receiver = bowline.receive();
+    let at = three_segments(&cluster, &bowline);
+    let missing = segment_of(&cluster, &at[1]);
+    std::fs::remove_file(bowline.object(&missing)).expect("remove the segment");
+    for target in ["latest", &at[1], &at[2]] {
+        let (text, data) = bowline.restore_fails(&["--to", target], 3, "wal-missing");
+        assert!(text.contains(&missing), "{text}");
+        assert!(!data.exists(), "nothing may be touched");
+    }
+    let restored = bowline.restore(&["--to", &at[0]]);
+    assert_eq!(restored.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1");
+    // A server that recovers by itself is told of a failure, never of the log's end.
+    let fetched = bowline.command(&["wal", "fetch", &missing, "fetched"]).output().expect("run bowline");
+    assert!(fetched.status.code() > Some(125), "{fetched:?}");
+    drop(receiver);
+}
+
+#[test]
+fn a_flipped_bit_in_the_log_ends_the_restore_and_leaves_no_server() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let _receiver = bowline.receive();
+    let at = three_segments(&cluster, &bowline);
+    let damaged = segment_of(&cluster, &at[1]);
+    let object = bowline.object(&damaged);
+    let good = std::fs::read(&object).expect("read");
+    flip_a_bit(&object);
+    let (code, text, data) = restore_that_fails(&bowline, &["--to", "latest"]);
+    assert!(code != 0 && text.contains(&damaged), "exit {code}: {text}");
+    never_promoted(&data);
+    std::fs::write(&object, good).expect("write");
+    let restored = bowline.restore(&["--to", "latest"]);
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "3");
+}
+
+#[test]
+fn a_flipped_bit_in_a_pack_or_manifest_ends_the_restore_and_is_named() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i");
+    bowline.ok(&["backup"]);
+    for (ending, code, slug, named) in [
+        ("data/000001", 6, "backup-damaged", "data/000001"),
+        ("/manifest", 6, "", "manifest"),
+        ("/backup.json", 6, "repository-damaged", "backup.json"),
+        ("/repository.json", 6, "repository-damaged", "repository.json"),
+    ] {
+        let object = bowline.object(ending);
+        let good = std::fs::read(&object).expect("read");
+        flip_a_bit(&object);
+        let data = bowline.new_target();
+        let outcome = bowline.run(&["restore", "--yes", "--target", data.to_str().expect("a plain path")]);
+        let (found, text) = outcome.error();
+        assert!(outcome.code == code && (slug.is_empty() || found == slug) && text.contains(named), "{ending}: {outcome:#?}");
+        never_promoted(&data);
+        std::fs::write(&object, good).expect("write");
+    }
+    let wanted = cluster.psql(FINGERPRINT);
+    assert_eq!(bowline.restore(&[]).psql(FINGERPRINT), wanted, "all is whole again");
+}
+
+#[test]
+fn another_key_opens_nothing() {
+    let cluster = Cluster::start(newest_major());
+    let (bowline, other) = (Bowline::new(&cluster, RepositoryKind::Folder), Bowline::new(&cluster, RepositoryKind::Folder));
+    bowline.ok(&["backup"]);
+    let key = other.dir().join("key");
+    let text = bowline.fails(&["restore", "--yes", "--target", "/nowhere/at/all", "--key", key.to_str().expect("a plain path")], 4, "key-wrong");
+    assert!(text.contains("--key"), "{text}");
+    assert!(!Path::new("/nowhere").exists());
+}
+
+fn restore_that_fails(bowline: &Bowline, words: &[&str]) -> (i32, String, std::path::PathBuf) {
+    let data = bowline.new_target();
+    let mut all = vec!["restore", "--yes", "--target", data.to_str().expect("a plain path")];
+    all.extend_from_slice(words);
+    let outcome = bowline.run(&all);
+    let (_, text) = outcome.error();
+    (outcome.code, text, data)
+}
+
+/// No server runs there, and none ever ended recovery there: that would have left a second timeline.
+fn never_promoted(data: &Path) {
+    assert!(!data.join("pg_wal/00000002.history").exists(), "{} was promoted", data.display());
+    assert!(!data.join("postmaster.pid").exists(), "a server is left on {}", data.display());
+}

@@ -1,0 +1,141 @@
+//! A restore over the old data directory: nothing of it is lost, the server comes back as it was, on a new timeline.
+
+use std::time::Duration;
+use terms::{Clock, SystemClock};
+use testkit::bowline::{FINGERPRINT, wait};
+use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major};
+
+/// Stops a server that a restore started, which is no child of this process.
+fn stop(cluster: &Cluster) {
+    let output = cluster.bin("pg_ctl").args(["stop", "-w", "-m", "fast"]).output().expect("run pg_ctl");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
+    for major in majors() {
+        let cluster = Cluster::builder(major).setting("track_commit_timestamp", "on").tablespace("fast").start();
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        cluster.psql("CREATE TABLE t (a int) TABLESPACE fast; CREATE TABLE ballast AS SELECT md5(i::text) FROM generate_series(1, 20000) i");
+        let receiver = bowline.receive();
+        bowline.ok(&["backup"]);
+        cluster.psql("INSERT INTO t VALUES (1)");
+        let stamp = cluster.psql("SELECT pg_xact_commit_timestamp(xmin) FROM t");
+        let good = SystemClock.now();
+        std::thread::sleep(Duration::from_millis(20));
+        cluster.psql("INSERT INTO t VALUES (2)");
+        let abandoned = SystemClock.now();
+        std::thread::sleep(Duration::from_millis(20));
+        cluster.psql("DELETE FROM t");
+        bowline.archive_now();
+        std::fs::write(cluster.data_dir().join("marker"), "of the old data").expect("write a marker");
+        bowline.fails(&["restore", "--yes"], 4, "target-unusable");
+        assert_eq!(cluster.psql("SELECT count(*) FROM t"), "0", "a refusal leaves the server alone");
+        assert_eq!(receiver.stop(), Some(0));
+        cluster.pg_ctl_stop(true);
+
+        let result = bowline.ok(&["restore", "--yes", "--to", &good.to_string()]);
+        let aside = std::path::PathBuf::from(result["moved_aside"].as_str().expect("the old data was moved"));
+        assert_eq!(std::fs::read_to_string(aside.join("marker")).expect("the old marker"), "of the old data");
+        assert!(aside.join("global/pg_control").exists() && !cluster.data_dir().join("marker").exists());
+        // On its normal socket, with its own settings.
+        assert_eq!(cluster.psql("SHOW max_connections; SHOW archive_mode; SHOW shared_buffers"), "50\noff\n64MB");
+        assert_eq!(cluster.psql("SELECT string_agg(a::text, ',') FROM t; SELECT pg_is_in_recovery()"), "1\nf", "PostgreSQL {major}");
+        assert_eq!(cluster.psql("SELECT pg_xact_commit_timestamp(xmin) FROM t"), stamp, "PostgreSQL {major}: commit times survive");
+        assert_eq!(cluster.psql("SELECT timeline_id FROM pg_control_checkpoint()"), "2");
+        let left = cluster.psql("SELECT name FROM pg_file_settings WHERE name ~ '^recovery_target|^restore_command'");
+        assert_eq!(left, "", "recovery settings must not stay");
+
+        // Protected again: receiver and backup on the new timeline, and a restore from there.
+        let receiver = bowline.receive();
+        let backup = bowline.ok(&["backup"]);
+        assert_eq!(backup["timeline"].to_string().trim_matches('"'), "2", "{backup}");
+        cluster.psql("INSERT INTO t VALUES (3)");
+        bowline.archive_now();
+        let wanted = cluster.psql(FINGERPRINT);
+        let restored = bowline.restore(&["--to", "latest"]);
+        assert_eq!(restored.psql(FINGERPRINT), wanted, "PostgreSQL {major}");
+        assert_eq!(restored.result["plan"]["backup"], backup["id"]);
+        drop(restored);
+
+        // An instant that was lived through on the timeline that was left.
+        let (text, data) = bowline.restore_fails(&["--to", &abandoned.to_string()], 4, "timeline-ambiguous");
+        assert!(text.contains("--timeline") && !data.exists(), "{text}");
+        let restored = bowline.restore(&["--to", &abandoned.to_string(), "--timeline", "1"]);
+        assert_eq!(restored.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2", "PostgreSQL {major}");
+        drop(restored);
+        drop(receiver);
+        stop(&cluster);
+    }
+}
+
+#[test]
+fn configuration_outside_the_data_directory_comes_back_with_it() {
+    let cluster = Cluster::start(newest_major());
+    let (data, etc) = (cluster.data_dir().to_owned(), cluster.home().join("etc"));
+    cluster.psql(&format!("\\! mkdir {}", etc.display()));
+    cluster.pg_ctl_stop(true);
+    for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        std::fs::rename(data.join(file), etc.join(file)).expect("move");
+    }
+    let settings = format!(
+        "\ndata_directory = '{}'\nhba_file = '{}'\nident_file = '{}'\nwork_mem = '5MB'\n",
+        data.display(),
+        etc.join("pg_hba.conf").display(),
+        etc.join("pg_ident.conf").display()
+    );
+    let text = std::fs::read_to_string(etc.join("postgresql.conf")).expect("read") + &settings;
+    std::fs::write(etc.join("postgresql.conf"), &text).expect("write");
+    let hba = std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read");
+    let mut start = cluster.bin("pg_ctl");
+    start
+        .args(["start", "-w", "-l"])
+        .arg(cluster.home().join("log-outside"))
+        .arg("-o")
+        .arg(format!("-c config_file={}/postgresql.conf", etc.display()));
+    assert!(start.status().expect("run pg_ctl").success(), "{}", cluster.log());
+
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT 42 AS a");
+    bowline.ok(&["backup"]);
+    stop(&cluster);
+    std::fs::remove_dir_all(&etc).expect("lose the configuration");
+    std::fs::remove_dir_all(&data).expect("lose the data");
+    bowline.ok(&["restore", "--yes"]);
+    wait("the server", Duration::from_secs(10), || cluster.try_psql("SELECT 1").is_ok());
+    assert_eq!(cluster.psql("SELECT a FROM t; SHOW work_mem; SHOW config_file"), format!("42\n5MB\n{}/postgresql.conf", etc.display()));
+    assert_eq!(std::fs::read_to_string(etc.join("postgresql.conf")).expect("read"), text);
+    assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), hba);
+    stop(&cluster);
+}
+
+#[test]
+fn the_role_that_init_prints_is_enough() {
+    for major in majors() {
+        let cluster = Cluster::builder(major).tcp(true).start();
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        let printed = bowline.ok(&["init", "--print-sql"]);
+        cluster.psql(printed["sql"].as_str().expect("SQL"));
+        cluster.psql("ALTER ROLE bowline PASSWORD 'knot'");
+        assert_eq!(cluster.psql("SELECT rolsuper FROM pg_roles WHERE rolname = 'bowline'"), "f");
+        let passwords = bowline.dir().join("passwords");
+        cluster.psql(&format!("\\! umask 077; echo '127.0.0.1:{}:*:bowline:knot' > {}", cluster.port(), passwords.display()));
+        bowline.configure(&format!("host=127.0.0.1 port={} user=bowline dbname=postgres", cluster.port()), Some(cluster.data_dir()), "");
+        let bowline = bowline.with_environment("PGPASSFILE", passwords.to_str().expect("a plain path"));
+        bowline.ok(&["check"]);
+        cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+        bowline.ok(&["backup"]);
+        let receiver = bowline.receive();
+        let backup = bowline.ok(&["backup", "--stream"]);
+        assert_eq!(backup["source"], "stream");
+        cluster.psql("INSERT INTO t VALUES (0)");
+        bowline.archive_now();
+        bowline.ok(&["status"]);
+        let restored = bowline.restore(&["--to", "latest"]);
+        assert_eq!(restored.psql("SELECT count(*) FROM t"), "1001", "PostgreSQL {major}");
+        assert_eq!(receiver.stop(), Some(0));
+        let receiver_log = bowline.dir().read_dir().expect("list").flatten().find(|e| e.file_name().to_string_lossy().starts_with("receive-"));
+        let said = std::fs::read_to_string(receiver_log.expect("a log").path()).expect("read");
+        assert!(!said.contains("knot"), "a secret was printed");
+    }
+}
