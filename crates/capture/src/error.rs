@@ -33,6 +33,9 @@ pub enum CaptureError {
     /// The server is a standby.
     #[error("the server is a standby")]
     Standby,
+    /// The server would count our receiver as a synchronous standby.
+    #[error("synchronous_standby_names = '{names}' would make commits wait for the repository")]
+    WouldBeSynchronous { names: String },
     /// WAL was needed and does not come.
     #[error("the WAL that makes this backup whole does not arrive in the repository")]
     WalDoesNotArrive { wanted: String, stop: Lsn, waited_seconds: u64, why: String },
@@ -61,6 +64,7 @@ impl Explain for CaptureError {
             Self::OtherCluster { .. } => "system-id-foreign",
             Self::DamagedPages { .. } => "page-damaged",
             Self::Standby => "server-is-standby",
+            Self::WouldBeSynchronous { .. } => "synchronous-by-accident",
             Self::WalDoesNotArrive { .. } => "wal-missing",
             Self::BadWal { .. } => "wal-bad",
             Self::WalGone { .. } => "wal-gone",
@@ -73,7 +77,7 @@ impl Explain for CaptureError {
             Self::Pg(e) => e.class(),
             Self::Repo(e) => e.class(),
             Self::Seal(e) => e.class(),
-            Self::File { .. } | Self::Standby => Class::Refused,
+            Self::File { .. } | Self::Standby | Self::WouldBeSynchronous { .. } => Class::Refused,
             Self::NotADataDirectory { .. } | Self::OtherCluster { .. } => Class::Misuse,
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
@@ -96,6 +100,9 @@ impl Explain for CaptureError {
                 format!("Segment {wanted} is needed up to {stop}; waited {waited_seconds} s. {why} The backup was not published.")
             }
             Self::WalGone { why, .. } => format!("{why}."),
+            Self::WouldBeSynchronous { .. } => {
+                "A '*' matches every connection that streams WAL, Bowline's too, and Bowline confirms whole segments only. Nothing was begun.".into()
+            }
             _ => String::new(),
         }
     }
@@ -112,6 +119,7 @@ impl Explain for CaptureError {
             Self::DamagedPages { .. } => {
                 "Find the relation with pg_filenode_relation, restore it from an earlier backup; to keep a backup of the damaged cluster all the same use --checksums warn.".into()
             }
+            Self::WouldBeSynchronous { .. } => "Name the standbys instead of '*', such as 'FIRST 1 (standby1, standby2)', and reload the server.".into(),
             Self::Standby => "Backups from a standby are not supported yet: point [postgres] conninfo at the primary.".into(),
             Self::WalDoesNotArrive { .. } => "Look at the bowline wal receive (or archive_command) that should bring it, then run the backup again.".into(),
             Self::BadWal { .. } => "Nothing was stored. If the file's disk is sound, look at what wrote it.".into(),

@@ -15,7 +15,7 @@ mod throttle;
 
 pub use error::CaptureError;
 pub use push::push;
-pub use receive::{Progress, ReceiveOptions, Slot, Until, receive};
+pub use receive::{Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
 use pg::ConnInfo;
 use repo::{BackupDocument, Writer};

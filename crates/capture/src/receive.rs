@@ -3,7 +3,7 @@
 
 use crate::CaptureError;
 use crate::segments::{Segments, Uploads};
-use pg::{ConnInfo, Replication, StreamEvent, TimelineHistory, WalStream};
+use pg::{ConnInfo, Replication, ServerFacts, StreamEvent, TimelineHistory, WalStream};
 use repo::{Coverage, Epoch, RepoError, Writer};
 use seal::{Compression, Protection};
 use std::sync::Arc;
@@ -98,6 +98,13 @@ pub async fn receive(
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+/// Refuses a server whose `synchronous_standby_names` has a `*`: it matches any name, so that commits would wait until
+/// the segment they are in is stored (`SyncRepGetStandbyPriority`, src/backend/replication/syncrep.c).
+pub fn refuse_synchronous(facts: &ServerFacts) -> Result<(), CaptureError> {
+    let names = &facts.synchronous_standby_names;
+    if names.contains('*') { Err(CaptureError::WouldBeSynchronous { names: names.clone() }) } else { Ok(()) }
 }
 
 enum Ended {

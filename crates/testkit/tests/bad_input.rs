@@ -33,7 +33,8 @@ fn refused(ground: &Ground, words: &[&str], code: i32, slug: &str, names: &[&str
     assert!(said.took < Duration::from_secs(30), "{:?} took {:?}", words, said.took);
     // WAL that an attempt stored is true and useful, and a wrapped key that sealed nothing is no harm; everything else would be.
     let added: Vec<_> = files_below(&ground.repository).into_iter().filter(|f| !before.contains(f)).collect();
-    let harm: Vec<_> = added.iter().filter(|f| !["/keys/", "/wal/", "coverage.json"].iter().any(|fine| f.display().to_string().contains(fine))).collect();
+    let harm: Vec<_> =
+        added.iter().filter(|f| !["/keys/", "/wal/", "coverage.json"].iter().any(|fine| f.display().to_string().contains(fine))).collect();
     assert!(harm.is_empty(), "{words:?} left {harm:?}");
 }
 
@@ -139,9 +140,12 @@ fn buckets_that_are_away_closed_or_absent_are_told_apart_within_seconds() {
         refused(&ground, &["--config", &away, verb], 5, "store-unreachable", &["s3://bad-input/backups", "endpoint"]);
     }
     let silent = config("silent", "bad-input", &format!("http://{}", silent.local_addr().expect("an address")));
-    let said = ground.bowline(&["--json", "--config", &silent, "list"]);
-    said.refused(5, "store-unreachable", &["s3://bad-input/backups"]);
-    eprintln!("a server that never answers was given up after {:?}", said.took);
+    if testkit::full() {
+        // One request's time limit, a minute, is all that is spent on it.
+        let said = ground.bowline(&["--json", "--config", &silent, "list"]);
+        said.refused(5, "store-unreachable", &["s3://bad-input/backups"]);
+        assert!(said.took < Duration::from_secs(90), "{:?}", said.took);
+    }
     let absent = config("absent", "no-such-bucket", server.endpoint());
     refused(&ground, &["--config", &absent, "list"], 3, "store-absent", &["no-such-bucket", "does not create buckets"]);
     refused(&ground, &["--config", &absent, "init"], 3, "store-absent", &["no-such-bucket"]);
@@ -176,7 +180,8 @@ fn data_directories_and_servers_that_do_not_belong_together_are_refused() {
     }
     // A segment of the other cluster under a name that is free here.
     foreign.psql("CREATE TABLE t AS SELECT generate_series(1, 50000); SELECT pg_switch_wal();");
-    let mut segments: Vec<_> = files_below(&foreign.data_dir().join("pg_wal")).into_iter().filter(|p| p.parent().is_some_and(|d| d.ends_with("pg_wal"))).collect();
+    let mut segments: Vec<_> =
+        files_below(&foreign.data_dir().join("pg_wal")).into_iter().filter(|p| p.parent().is_some_and(|d| d.ends_with("pg_wal"))).collect();
     segments.sort();
     let segment = segments[0].display().to_string();
     refused(&ground, &["wal", "push", &segment], 4, "system-id-foreign", &["another cluster"]);
@@ -196,7 +201,9 @@ fn a_role_that_may_not_is_told_what_to_be_granted() {
     let cluster = &ground.cluster;
     let repository = format!("url = \"file://{}\"\n", ground.repository.display());
     let config = |name: &str, conninfo: &str| ground.other_config(name, &ground.text_with(&repository, conninfo, cluster.data_dir()));
-    cluster.psql("CREATE ROLE poor LOGIN PASSWORD 'poor-password'; CREATE ROLE half LOGIN REPLICATION PASSWORD 'half-password'; GRANT pg_monitor TO half;");
+    cluster.psql(
+        "CREATE ROLE poor LOGIN PASSWORD 'poor-password'; CREATE ROLE half LOGIN REPLICATION PASSWORD 'half-password'; GRANT pg_monitor TO half;",
+    );
     let wrong = config("wrong", &cluster.conninfo_as("postgres", "not-the-password"));
     refused(&ground, &["--config", &wrong, "backup"], 4, "pg-wrong-password", &["postgres", "password"]);
     let no_password = config("none", &cluster.conninfo_as("postgres", PASSWORD).replace(&format!("password={PASSWORD} "), ""));
@@ -209,7 +216,13 @@ fn a_role_that_may_not_is_told_what_to_be_granted() {
         said.refused(4, "pg-permission", &["poor", "As a superuser"]);
     }
     let half = config("half", &cluster.conninfo_as("half", "half-password"));
-    refused(&ground, &["--config", &half, "backup"], 4, "pg-permission", &["GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO half"]);
+    refused(
+        &ground,
+        &["--config", &half, "backup"],
+        4,
+        "pg-permission",
+        &["GRANT EXECUTE ON FUNCTION pg_catalog.pg_backup_start(text, boolean) TO half"],
+    );
     cluster.psql("GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO half");
     let said = ground.bowline(&["--json", "--config", &half, "backup"]);
     if said.code != Some(0) {
@@ -244,7 +257,9 @@ fn a_server_that_is_too_old_is_refused_by_its_version() {
                         continue;
                     }
                     let mut answer = b"R\0\0\0\x08\0\0\0\0".to_vec();
-                    for (name, value) in [("server_version", "13.14"), ("client_encoding", "UTF8"), ("integer_datetimes", "on"), ("in_hot_standby", "off")] {
+                    for (name, value) in
+                        [("server_version", "13.14"), ("client_encoding", "UTF8"), ("integer_datetimes", "on"), ("in_hot_standby", "off")]
+                    {
                         answer.push(b'S');
                         answer.extend(((4 + name.len() + value.len() + 2) as u32).to_be_bytes());
                         answer.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());

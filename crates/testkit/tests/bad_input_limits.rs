@@ -17,7 +17,10 @@ fn a_cluster_of_many_files_takes_little_memory_to_back_up_and_restore() {
     let cluster = Cluster::builder(testkit::newest_major()).setting("max_locks_per_transaction", 2000).start();
     let tables = if testkit::full() { 20_000 } else { 2_000 };
     for from in (0..tables).step_by(1000) {
-        cluster.psql(&format!("DO $$ BEGIN FOR i IN {from}..{} LOOP EXECUTE format('CREATE TABLE t%s AS SELECT %s AS n', i, i); END LOOP; END $$", from + 999));
+        cluster.psql(&format!(
+            "DO $$ BEGIN FOR i IN {from}..{} LOOP EXECUTE format('CREATE TABLE t%s AS SELECT %s AS n', i, i); END LOOP; END $$",
+            from + 999
+        ));
     }
     // And enough bytes that whatever grows with them would show.
     cluster.psql("CREATE TABLE bulk AS SELECT g, md5(g::text) || md5((-g)::text) AS text FROM generate_series(1, 1000000) g; CHECKPOINT;");

@@ -127,7 +127,8 @@ fn fetch_and_push_fail_with_the_codes_that_the_server_understands() {
     }
     // Proven absent is 1; there is 0.
     assert_eq!(ground.bowline(&["wal", "fetch", "0000000100000000000000FF", &place]).code, Some(1));
-    let stored: Vec<_> = files_below(&ground.repository).iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).filter(|n| n.len() == 24).collect();
+    let stored: Vec<_> =
+        files_below(&ground.repository).iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).filter(|n| n.len() == 24).collect();
     assert_eq!(ground.bowline(&["wal", "fetch", &stored[0], &place]).code, Some(0));
     assert!(to.exists());
     // From 1 to 125: a higher code would end the archiver.
@@ -217,7 +218,7 @@ fn a_full_repository_ends_the_backup_lists_nothing_and_leaves_backup_mode() {
     for attempt in fs::read_dir(small.0.join("repo/acme/full")).expect("attempts").flatten() {
         fs::remove_dir_all(attempt.path()).expect("remove the attempt by hand");
     }
-    for leave_kib in [4200, 3900, 3500, 3000, 2000] {
+    for leave_kib in (2000..=3000).rev().step_by(100) {
         let _ = fs::remove_file(small.0.join("ballast"));
         small.use_up(leave_kib);
         let said = ground.bowline(&["--json", "backup"]);
@@ -247,7 +248,8 @@ fn a_full_target_ends_the_restore_and_the_old_data_is_intact() {
     small.use_up(5 << 10);
     ground.bowline(&restore).refused(4, "disk-full", &[&place, "room"]);
     assert!(!target.join("global/pg_control").exists(), "half a restore could be started");
-    let aside: Vec<_> = fs::read_dir(&small.0).expect("list").flatten().map(|e| e.path()).filter(|p| p.display().to_string().contains(".before-")).collect();
+    let aside: Vec<_> =
+        fs::read_dir(&small.0).expect("list").flatten().map(|e| e.path()).filter(|p| p.display().to_string().contains(".before-")).collect();
     assert_eq!(aside.len(), 1, "{aside:?}");
     fs::remove_file(small.0.join("ballast")).expect("make room");
     fs::remove_dir_all(&target).expect("remove the half");

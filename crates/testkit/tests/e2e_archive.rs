@@ -60,6 +60,7 @@ fn the_archiver_succeeds_fails_and_recovers_with_the_store() {
         let forged = bowline.dir().join(&first);
         let later = cluster.data_dir().join("pg_wal").join(cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())"));
         std::fs::copy(&later, &forged).expect("copy a segment under another's name");
+        std::fs::set_permissions(&forged, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("let it be read");
         bowline.fails(&["wal", "push", forged.to_str().expect("a plain path")], 6, "wal-bad");
         std::fs::write(&forged, b"half a segment").expect("write");
         bowline.fails(&["wal", "push", forged.to_str().expect("a plain path")], 6, "wal-bad");

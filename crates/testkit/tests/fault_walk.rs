@@ -68,25 +68,27 @@ impl Walk {
         root
     }
 
-    /// One backup through a store that goes wrong as planned. A killed process does not wait, so neither does this.
-    async fn backup(&self, root: &Path, plan: &Arc<FaultPlan>) -> Result<BackupDocument, String> {
+    /// One backup through a store that goes wrong as planned, until it ends by itself.
+    async fn attempt(&self, root: &Path, plan: &Arc<FaultPlan>) -> Result<BackupDocument, String> {
         self.clock.step();
         let store = Arc::new(Faults::new(Arc::new(Disk::new(root.to_owned())), plan.clone()));
-        let work = async {
-            let writer = Writer::open(store, self.key(root)).await.map_err(|e| e.advice().to_string())?;
-            let options = BackupOptions {
-                compression: seal::Compression::default(),
-                jobs: 2,
-                max_rate: None,
-                checksums: Checksums::Fail,
-                fast_checkpoint: true,
-                slot: None,
-                wal_timeout: Duration::from_secs(20),
-            };
-            let info = ConnInfo::from_environment(&self.cluster.conninfo()).map_err(|e| e.advice().to_string())?;
-            let made = capture::backup(&info, self.source.as_deref(), writer, options, &self.clock, Arc::new(Silent)).await;
-            made.map_err(|e| e.advice().to_string())
+        let writer = Writer::open(store, self.key(root)).await.map_err(|e| e.advice().to_string())?;
+        let options = BackupOptions {
+            compression: seal::Compression::default(),
+            jobs: 2,
+            max_rate: None,
+            checksums: Checksums::Fail,
+            fast_checkpoint: true,
+            slot: None,
+            wal_timeout: Duration::from_secs(10),
         };
+        let info = ConnInfo::from_environment(&self.cluster.conninfo()).map_err(|e| e.advice().to_string())?;
+        let made = capture::backup(&info, self.source.as_deref(), writer, options, &self.clock, Arc::new(Silent)).await;
+        made.map_err(|e| e.advice().to_string())
+    }
+
+    /// An attempt that a dying store ends, as the death of the process would: whoever is killed does not wait.
+    async fn backup(&self, root: &Path, plan: &Arc<FaultPlan>) -> Result<BackupDocument, String> {
         let killed = async {
             while !plan.is_dead() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -94,7 +96,7 @@ impl Walk {
             tokio::time::sleep(Duration::from_millis(300)).await;
         };
         tokio::select! {
-            made = work => made,
+            made = self.attempt(root, plan) => made,
             () = killed => Err("killed".into()),
             () = tokio::time::sleep(Duration::from_secs(60)) => Err("hangs".into()),
         }
@@ -251,5 +253,20 @@ async fn publishing_too_early_turns_the_checker_red() {
     writer.publish(&early).await.expect("publish");
     let verdict = walk.listed_restores(&root, false).await;
     assert!(verdict.as_ref().is_err_and(|e| e.contains(&early.id.to_string())), "{verdict:?}");
-    // And one flipped bit in a pack is found as well.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_wal_finds_no_store_ends_by_itself() {
+    let walk = Walk::new(true);
+    let root = walk.repository("count").await;
+    let plan = FaultPlan::none();
+    walk.backup(&root, &plan).await.expect("a backup without faults");
+    let first = plan.names().iter().position(|name| name.starts_with("put_new wal/")).expect("a segment is stored") as u64 + 1;
+    let root = walk.repository("away").await;
+    // From the first segment on the store is away for good.
+    let ended = tokio::time::timeout(Duration::from_secs(60), walk.attempt(&root, &FaultPlan::at(first, Fault::Die))).await;
+    let why = ended.expect("the backup waits for ever").expect_err("a backup without WAL is reported");
+    assert!(why.contains("hint:"), "{why}");
+    eprintln!("{why}");
+    assert_eq!(walk.listed_restores(&root, false).await, Ok(0));
 }

@@ -155,7 +155,13 @@ fn a_killed_restore_leaves_the_old_data_intact_and_can_be_run_again() {
         assert_eq!(Cluster::open(ground.cluster.major(), &target).psql(SUM), truth, "{at}");
         // Put the old one back for the next round, having looked at it.
         let aside = beside(&target, ".before-");
-        let old = aside.iter().find(|p| Cluster::try_open(ground.cluster.major(), p).is_ok_and(|c| { let says = c.psql(SUM); c.pg_ctl_stop(true); says == old_truth }));
+        let old = aside.iter().find(|p| {
+            Cluster::try_open(ground.cluster.major(), p).is_ok_and(|c| {
+                let says = c.psql(SUM);
+                c.pg_ctl_stop(true);
+                says == old_truth
+            })
+        });
         let old = old.unwrap_or_else(|| panic!("{at}: the old data is gone: {aside:?}")).clone();
         fs::remove_dir_all(&target).expect("remove the restored");
         fs::rename(&old, &target).expect("put the old back");

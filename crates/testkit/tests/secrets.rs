@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use testkit::Cluster;
 use testkit::bowline::files_below;
-use testkit::s3::{SECRET_ACCESS_KEY, S3Server};
+use testkit::s3::{S3Server, SECRET_ACCESS_KEY};
 
 const PASSWORD: &str = "planted-Pa55word-in-a-passfile";
 const PASSWORD_IN_ENVIRONMENT: &str = "planted-Pa55word-in-PGPASSWORD";

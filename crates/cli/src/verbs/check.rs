@@ -198,8 +198,8 @@ async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader:
     look_at_slot(wiring, sql, findings).await;
     let names = &facts.synchronous_standby_names;
     if names.contains('*') {
-        let fix = "Name the standbys: with '*' Bowline would count as one of them, and commits would wait for the store.";
-        findings.add("synchronous_standby_names", Verdict::Warn, names, fix);
+        let fix = "Name the standbys: with '*' Bowline would count as one of them and commits would wait, so it refuses to stream.";
+        findings.add("synchronous_standby_names", Verdict::Fail, names, fix);
     }
     match find_bin_dir(facts.major, wiring.config.postgres.bin_dir.as_deref()) {
         Ok(place) => findings.ok("programs for a restore", place.display().to_string()),

@@ -72,6 +72,9 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
         ("ident_file", ident.display().to_string()),
         ("config_file", config.display().to_string()),
         ("shared_preload_libraries", String::new()),
+        // Libraries that this host may lack: every session would end at once.
+        ("session_preload_libraries", String::new()),
+        ("local_preload_libraries", String::new()),
         ("max_logical_replication_workers", "0".into()),
         ("shared_buffers", "128MB".into()),
         ("max_prepared_transactions", prepared.to_string()),

@@ -21,6 +21,7 @@ pub async fn receive(common: &Common, slot: Option<String>, printer: &Arc<Printe
     let info = wiring.conninfo()?.with_application_name("bowline");
     let mut writer = wiring.writer().await?;
     let facts = Sql::connect(&info).await?.server_facts().await?;
+    capture::refuse_synchronous(&facts)?;
     let epoch = writer.admit(facts.system_id, facts.major, SystemClock.now()).await?;
     let mut options = ReceiveOptions::with_slot(Slot::Permanent(slot.unwrap_or_else(|| wiring.config.wal.slot.clone())));
     options.compression = wiring.config.wal.compression.unwrap_or_default();

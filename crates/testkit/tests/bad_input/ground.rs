@@ -80,13 +80,8 @@ impl Ground {
     /// On a folder, without a repository yet.
     pub fn bare(cluster: Cluster) -> Self {
         let home = cluster.home().to_owned();
-        let ground = Self {
-            config: home.join("bowline.toml"),
-            key: home.join("key"),
-            repository: home.join("repo"),
-            environment: Vec::new(),
-            cluster,
-        };
+        let ground =
+            Self { config: home.join("bowline.toml"), key: home.join("key"), repository: home.join("repo"), environment: Vec::new(), cluster };
         ground.write_config(&ground.text());
         ground
     }
@@ -186,16 +181,20 @@ impl Ground {
                    + (SELECT count(*) FROM pg_replication_slots WHERE temporary)";
         let begun = Instant::now();
         while self.cluster.psql(ask) != "0" {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{}", self.cluster.psql("SELECT * FROM pg_stat_activity WHERE application_name <> ''"));
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{}",
+                self.cluster.psql("SELECT * FROM pg_stat_activity WHERE application_name <> ''")
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Restores `backup` elsewhere, starts nothing of Bowline's own, and returns what `sql` says there.
+    /// Restores `backup` elsewhere, to its own end (later WAL may be nobody's duty in a test), starts nothing of Bowline's own, and returns what `sql` says there.
     pub fn restored_says(&self, backup: &str, name: &str, sql: &str) -> String {
         let target = self.cluster.home().join(name);
         let place = target.display().to_string();
-        self.bowline(&["--json", "restore", "--backup", backup, "--target", &place, "--yes", "--no-start"]).ok();
+        self.bowline(&["--json", "restore", "--backup", backup, "--to", "immediate", "--target", &place, "--yes", "--no-start"]).ok();
         let said = Cluster::open(self.cluster.major(), &target).psql(sql);
         let _ = fs::remove_dir_all(&target);
         said
