@@ -15,7 +15,7 @@ pub async fn push(writer: &Writer, epoch: &Epoch, path: &Path, compression: Comp
     let bad = |why: String| CaptureError::BadWal { path: path.to_owned(), why };
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let name: WalName = name.parse().map_err(|e: terms::ParseError| bad(e.to_string()))?;
-    let plain = fs::read(path).map_err(|source| CaptureError::File { operation: "read", path: path.to_owned(), source })?;
+    let plain = fs::read(path).map_err(|e| bad(format!("It cannot be read: {e}")))?;
     match name {
         WalName::Segment(segment) | WalName::Partial(segment) => {
             let size =

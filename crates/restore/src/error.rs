@@ -129,7 +129,7 @@ impl Explain for RestoreError {
             Self::Hole { reachable, .. } => {
                 format!("Look for the segment on the server, a standby or a copy of the bucket; or restore to --to {reachable}. Nothing was touched.")
             }
-            Self::Ambiguous { .. } => "Say which one with --timeline N; nothing was touched.".into(),
+            Self::Ambiguous { .. } => "Say which one is meant, with --timeline N or --to LSN; nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),
             Self::File { source, .. } if is_full(source) => "Make room and run the restore again; what was there before is untouched.".into(),
             Self::File { .. } => "Run as the user that owns the target, or as root.".into(),

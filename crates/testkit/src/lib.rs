@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod conformance;
 mod launch;
 mod place;
+mod receiver;
 pub mod s3;
 pub mod workload;
 

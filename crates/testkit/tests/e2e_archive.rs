@@ -58,7 +58,7 @@ fn the_archiver_succeeds_fails_and_recovers_with_the_store() {
         bowline.fails(&["wal", "push", path.to_str().expect("a plain path")], 4, "system-id-foreign");
         let first = bowline.wal_files()[0].clone();
         let forged = bowline.dir().join(&first);
-        let later = cluster.data_dir().join("pg_wal").join(cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())"));
+        let later = cluster.data_dir().join("pg_wal").join(cluster.psql("INSERT INTO t VALUES (2); SELECT pg_walfile_name(pg_current_wal_lsn())"));
         std::fs::copy(&later, &forged).expect("copy a segment under another's name");
         std::fs::set_permissions(&forged, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("let it be read");
         bowline.fails(&["wal", "push", forged.to_str().expect("a plain path")], 6, "wal-bad");

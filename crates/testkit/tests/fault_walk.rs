@@ -3,7 +3,9 @@
 #[path = "bad_input/ground.rs"]
 mod ground;
 
+use bytes::Bytes;
 use capture::{BackupOptions, Checksums};
+use futures::stream::BoxStream;
 use ground::{Chance, FILL, SUM, program};
 use keys::KeyFile;
 use pg::ConnInfo;
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-use store::{Disk, Fault, FaultPlan, Faults};
+use store::{Created, Disk, Fault, FaultPlan, Faults, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, StoreError, Version};
 use terms::{BackupId, Clock, Explain, RecoveryTarget, Silent, SystemClock, Timestamp};
 use testkit::Cluster;
 
@@ -70,8 +72,11 @@ impl Walk {
 
     /// One backup through a store that goes wrong as planned, until it ends by itself.
     async fn attempt(&self, root: &Path, plan: &Arc<FaultPlan>) -> Result<BackupDocument, String> {
+        self.attempt_in(root, Arc::new(Faults::new(Arc::new(Disk::new(root.to_owned())), plan.clone()))).await
+    }
+
+    async fn attempt_in(&self, root: &Path, store: Arc<dyn Put>) -> Result<BackupDocument, String> {
         self.clock.step();
-        let store = Arc::new(Faults::new(Arc::new(Disk::new(root.to_owned())), plan.clone()));
         let writer = Writer::open(store, self.key(root)).await.map_err(|e| e.advice().to_string())?;
         let options = BackupOptions {
             compression: seal::Compression::default(),
@@ -156,7 +161,7 @@ impl Walk {
         assert_eq!(now.len(), listed + 1, "{at} ({name}): something of the earlier attempt is listed");
         assert_eq!(now.last().map(|b| b.id), Some(again.id));
         // One in four in full: the files' bytes are what the next run's own tests look at.
-        if k % 4 == 0 {
+        if k.is_multiple_of(4) {
             self.listed_restores(&root, false).await.unwrap_or_else(|e| panic!("after {at} ({name}): {e}"));
         }
         let left = self.cluster.psql("SELECT count(*) FROM pg_replication_slots");
@@ -255,18 +260,60 @@ async fn publishing_too_early_turns_the_checker_red() {
     assert!(verdict.as_ref().is_err_and(|e| e.contains(&early.id.to_string())), "{verdict:?}");
 }
 
+/// A folder that takes everything but WAL.
+struct NoRoomForWal(Disk);
+
+#[async_trait::async_trait]
+impl Fetch for NoRoomForWal {
+    async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError> {
+        self.0.get(path).await
+    }
+    async fn get_range(&self, path: &ObjectPath, range: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+        self.0.get_range(path, range).await
+    }
+    async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, StoreError> {
+        self.0.info(path).await
+    }
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        self.0.list(folder, after)
+    }
+    async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        self.0.folders(folder).await
+    }
+    fn address(&self) -> String {
+        self.0.address()
+    }
+    fn is_remote(&self) -> bool {
+        false
+    }
+}
+
+#[async_trait::async_trait]
+impl Put for NoRoomForWal {
+    async fn put_new(&self, path: &ObjectPath, body: Bytes) -> Result<Created, StoreError> {
+        if path.as_str().starts_with("wal/") {
+            return Err(StoreError::Full { store: self.address(), operation: "write", path: path.to_string(), why: "planned".into() });
+        }
+        self.0.put_new(path, body).await
+    }
+    async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
+        self.0.replace(path, body, expected).await
+    }
+    fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError> {
+        self.0.begin(path)
+    }
+    async fn settle(&self) -> Result<(), StoreError> {
+        self.0.settle().await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_whose_wal_finds_no_store_ends_by_itself() {
+async fn a_backup_whose_wal_finds_no_room_ends_by_itself() {
     let walk = Walk::new(true);
-    let root = walk.repository("count").await;
-    let plan = FaultPlan::none();
-    walk.backup(&root, &plan).await.expect("a backup without faults");
-    let first = plan.names().iter().position(|name| name.starts_with("put_new wal/")).expect("a segment is stored") as u64 + 1;
     let root = walk.repository("away").await;
-    // From the first segment on the store is away for good.
-    let ended = tokio::time::timeout(Duration::from_secs(60), walk.attempt(&root, &FaultPlan::at(first, Fault::Die))).await;
-    let why = ended.expect("the backup waits for ever").expect_err("a backup without WAL is reported");
-    assert!(why.contains("hint:"), "{why}");
-    eprintln!("{why}");
+    let work = walk.attempt_in(&root, Arc::new(NoRoomForWal(Disk::new(root.clone()))));
+    let ended = tokio::time::timeout(Duration::from_secs(60), work).await.expect("the backup waits for ever");
+    let why = ended.expect_err("a backup without its WAL is reported");
+    assert!(why.contains("[wal-missing]") && why.contains("was not published") && why.contains("hint:"), "{why}");
     assert_eq!(walk.listed_restores(&root, false).await, Ok(0));
 }

@@ -61,7 +61,7 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
     let hba = target.side_dir.join("private_hba.conf");
     let ident = target.side_dir.join("private_ident.conf");
     let control = fs::read(target.data_dir.join(CONTROL_FILE)).ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
-    let prepared = control.map_or(0, |c| c.max_prepared_xacts);
+    let (prepared, connections) = control.map_or((0, 0), |c| (c.max_prepared_xacts, c.max_connections));
     let mut settings: Vec<(String, String)> = QUIET.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     for (name, value) in [
         ("listen_addresses", String::new()),
@@ -78,6 +78,9 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
         ("max_logical_replication_workers", "0".into()),
         ("shared_buffers", "128MB".into()),
         ("max_prepared_transactions", prepared.to_string()),
+        ("max_connections", connections.max(20).to_string()),
+        ("superuser_reserved_connections", "3".into()),
+        ("wal_level", "replica".into()),
         // Off, the server would delete every commit time there is at its start.
         ("track_commit_timestamp", "on".into()),
     ] {
