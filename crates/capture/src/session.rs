@@ -3,8 +3,8 @@
 use crate::cover::Cover;
 use crate::local::{DataDirectory, copy_config, feed_bytes};
 use crate::pages::PageVerifier;
-use crate::receive::refuse_synchronous;
 use crate::pipeline::{Pipeline, Settings, Tally};
+use crate::receive::refuse_synchronous;
 use crate::streamed::copy_stream;
 use crate::throttle::Throttle;
 use crate::{BackupOptions, CaptureError, Checksums};

@@ -40,7 +40,6 @@ pub const QUIET: &[(&str, &str)] = &[
     ("primary_slot_name", ""),
     ("synchronous_standby_names", ""),
     ("ssl", "off"),
-    ("external_pid_file", ""),
     ("huge_pages", "try"),
     ("restart_after_crash", "off"),
     ("logging_collector", "off"),
@@ -112,6 +111,7 @@ impl PrivateServer {
         set("config_file", &inside("postgresql.conf"));
         set("hba_file", &inside("pg_hba.conf"));
         set("ident_file", &inside("pg_ident.conf"));
+        set("external_pid_file", &inside("external.pid"));
         set("listen_addresses", "");
         set("unix_socket_directories", &socket_dir.path().display().to_string());
         set("unix_socket_permissions", "0700");

@@ -151,7 +151,8 @@ impl ManifestReader {
     pub async fn open_for(reader: &Reader, backup: &BackupDocument) -> Result<Self, RepoError> {
         let mut opened = Self::open(reader, backup.kind, backup.id).await?;
         let sealed = &opened.header;
-        let agrees = (sealed.system_id, sealed.major, sealed.timeline, sealed.start) == (backup.system_id, backup.major, backup.timeline, backup.start)
+        let agrees = (sealed.system_id, sealed.major, sealed.timeline, sealed.start)
+            == (backup.system_id, backup.major, backup.timeline, backup.start)
             && (sealed.segment_bytes, sealed.encryption, sealed.pack_key) == (backup.segment_bytes, backup.encryption, backup.key);
         if !agrees {
             return Err(opened.damaged("its backup.json says something else"));

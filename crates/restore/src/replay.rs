@@ -114,6 +114,8 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         ("max_logical_replication_workers", "0".to_owned()),
         ("shared_buffers", "256MB".to_owned()),
         ("log_timezone", "UTC".to_owned()),
+        // The files are durable already; one call for the filesystem instead of one a file.
+        ("recovery_init_sync_method", "syncfs".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

@@ -28,9 +28,6 @@ impl Target {
         if !data_dir.is_absolute() || data_dir.file_name().is_none() {
             return Err(unusable("It is not an absolute path of a directory.".into(), "Give the whole path, such as /var/lib/postgresql/18/main."));
         }
-        if let Some(pid) = server_running_in(data_dir) {
-            return Err(unusable(format!("A PostgreSQL server (pid {pid}) is running there."), "Stop it first, or restore elsewhere with --target."));
-        }
         let occupied = match fs::symlink_metadata(data_dir) {
             Ok(meta) if !meta.is_dir() => return Err(unusable("It is not a directory.".into(), "Move it away, or restore elsewhere with --target.")),
             Ok(_) => {
@@ -59,8 +56,26 @@ impl Target {
         self.occupied
     }
 
+    /// The server that runs there, if one does.
+    pub fn running(&self) -> Option<u32> {
+        server_running_in(&self.data_dir)
+    }
+
+    /// A directory that a server is using is not touched.
+    pub fn refuse_running(&self) -> Result<(), RestoreError> {
+        match self.running() {
+            None => Ok(()),
+            Some(pid) => Err(RestoreError::Target {
+                path: self.data_dir.clone(),
+                why: format!("A PostgreSQL server (pid {pid}) is running there."),
+                hint: "Stop it first, or restore elsewhere with --target.".into(),
+            }),
+        }
+    }
+
     /// Moves what is there aside and makes the empty directories; returns where the old data went.
     pub(crate) fn prepare(&self, now: Timestamp) -> Result<Option<PathBuf>, RestoreError> {
+        self.refuse_running()?;
         let moved = if self.occupied { Some(move_aside(&self.data_dir, now)?) } else { None };
         if moved.is_some() || !self.data_dir.exists() {
             self.make_dir(&self.data_dir)?;

@@ -123,7 +123,7 @@ fn fetch_and_push_fail_with_the_codes_that_the_server_understands() {
     ] {
         let said = ground.bowline(&words);
         assert_eq!(said.code, Some(200), "{words:?}: {said:#?}");
-        assert!(!to.exists() && !(said.err.is_empty() && said.out.is_empty()), "{words:?}: {said:#?}");
+        assert!(!to.exists() && !(said.err.clone() + &said.out).is_empty(), "{words:?}: {said:#?}");
     }
     // Proven absent is 1; there is 0.
     assert_eq!(ground.bowline(&["wal", "fetch", "0000000100000000000000FF", &place]).code, Some(1));

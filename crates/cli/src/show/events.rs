@@ -34,6 +34,8 @@ pub fn event_line(event: &Event) -> Option<String> {
         Event::RestorePlanned { backup, timeline, target, segments } => {
             format!("restoring to {target} from backup {backup} and {segments} WAL segments on timeline {timeline}")
         }
+        // What was moved is told by itself.
+        Event::StepEnded { step: terms::Step::MoveAside, .. } => return None,
         Event::StepEnded { step, took } => format!("{:<26} {}", step.name(), duration(*took)),
         Event::MovedAside { from, to } => format!("{} was moved to {}", from.display(), to.display()),
         Event::Noticed { what } => format!("note: {what}"),
@@ -67,6 +69,8 @@ pub fn event_json(event: &Event) -> Value {
             json!({"event": "restore-planned", "backup": backup, "timeline": timeline, "target": target.to_string(), "segments": segments})
         }
         Event::StepBegun { step } => json!({"event": "step-begun", "step": step.name()}),
+        // What was moved is told by itself.
+        Event::StepEnded { step: terms::Step::MoveAside, .. } => return None,
         Event::StepEnded { step, took } => json!({"event": "step-ended", "step": step.name(), "took_seconds": took.as_secs_f64()}),
         Event::MovedAside { from, to } => json!({"event": "moved-aside", "from": from, "to": to}),
         Event::SegmentReplayed { segment } => json!({"event": "segment-fetched", "segment": segment}),

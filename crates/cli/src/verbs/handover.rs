@@ -71,6 +71,7 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
         ("hba_file", hba.display().to_string()),
         ("ident_file", ident.display().to_string()),
         ("config_file", config.display().to_string()),
+        ("external_pid_file", socket_dir.join("external.pid").display().to_string()),
         ("shared_preload_libraries", String::new()),
         // Libraries that this host may lack: every session would end at once.
         ("session_preload_libraries", String::new()),

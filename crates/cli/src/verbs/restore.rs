@@ -35,9 +35,11 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     }
     show_plan(printer, &plan, &target, &options, asked, is_side);
     if asked.plan {
-        printer.result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied() }));
+        printer
+            .result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied(), "server_running": target.running() }));
         return Ok(ExitCode::SUCCESS);
     }
+    target.refuse_running()?;
     confirm(asked, printer)?;
     printer.tell(Event::RestorePlanned {
         backup: plan.backup.id,
@@ -107,6 +109,9 @@ fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &R
         (_, _, true) => "then         recovered, promoted and started on a private socket",
         _ => "then         recovered, promoted and started",
     });
+    if let Some(pid) = target.running() {
+        printer.say(format!("note         a server (pid {pid}) is running there: it must be stopped first"));
+    }
     plan.notes.iter().for_each(|note| printer.say(format!("note         {note}")));
 }
 
