@@ -69,8 +69,6 @@ pub fn event_json(event: &Event) -> Value {
             json!({"event": "restore-planned", "backup": backup, "timeline": timeline, "target": target.to_string(), "segments": segments})
         }
         Event::StepBegun { step } => json!({"event": "step-begun", "step": step.name()}),
-        // What was moved is told by itself.
-        Event::StepEnded { step: terms::Step::MoveAside, .. } => return None,
         Event::StepEnded { step, took } => json!({"event": "step-ended", "step": step.name(), "took_seconds": took.as_secs_f64()}),
         Event::MovedAside { from, to } => json!({"event": "moved-aside", "from": from, "to": to}),
         Event::SegmentReplayed { segment } => json!({"event": "segment-fetched", "segment": segment}),
