@@ -10,7 +10,7 @@ use seal::{Digester, HEADER_BYTES, ObjectKind, OpenObject, Opener};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -346,9 +346,8 @@ fn work(shared: &Shared, to_do: &Receiver<Span>) -> Result<(), RestoreError> {
                 return Err(damaged(seal::SealError::WrongDigest));
             }
             let file = place.open(&shared.target)?;
-            file.write_all_at(&plain, at).map_err(RestoreError::file("write", &place.path))?;
+            crate::pacing::write_at(file, &plain, at).map_err(RestoreError::file("write", &place.path))?;
             shared.bytes.fetch_add(plain_bytes, Ordering::Relaxed);
-            crate::pacing::begin_writeback(file, at, plain_bytes);
         }
     }
     Ok(())
