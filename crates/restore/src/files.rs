@@ -24,8 +24,22 @@ const SPAN_ITEMS: usize = 256;
 /// The control file's name until everything else is durable: a cluster without it cannot be started by mistake.
 const CONTROL_FILE_LATER: &str = "global/pg_control.bowline";
 
-/// Where tablespaces go: by oid, else where they were.
-pub type TablespaceMap = BTreeMap<u32, PathBuf>;
+/// Where tablespaces go.
+#[derive(Debug, Clone, Default)]
+pub struct TablespaceMap {
+    /// By oid.
+    pub places: BTreeMap<u32, PathBuf>,
+    /// Below this folder, if they are not named; `None`: where they were. A restore beside production must have one,
+    /// since where they were production's own may be.
+    pub elsewhere: Option<PathBuf>,
+}
+
+impl TablespaceMap {
+    /// Where this one goes; `None`: where it was.
+    pub fn place(&self, oid: u32) -> Option<PathBuf> {
+        self.places.get(&oid).cloned().or_else(|| self.elsewhere.as_ref().map(|folder| folder.join(oid.to_string())))
+    }
+}
 
 /// What was restored.
 #[derive(Debug, Clone, Default)]
@@ -214,8 +228,8 @@ impl Feeder<'_> {
 
     fn tablespace(&mut self, oid: u32, location: &str) -> Result<(), RestoreError> {
         let target = &self.shared.target;
-        let place = match self.tablespaces.get(&oid) {
-            Some(place) => place.clone(),
+        let place = match self.tablespaces.place(oid) {
+            Some(place) => place,
             None => decode(location)?,
         };
         if !place.exists() {

@@ -24,7 +24,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let plan = restore::plan(&reader, &wish).await?;
     let target = Target::inspect(&data_dir)?;
     let options = RestoreOptions {
-        tablespaces: tablespaces(&reader, &plan, asked, &target, is_side).await?,
+        tablespaces: tablespaces(asked, &target, is_side),
         jobs: asked.jobs.map_or_else(cores, usize::from),
         bin_dir: wiring.config.postgres.bin_dir.clone(),
         program: program()?,
@@ -75,16 +75,8 @@ fn program() -> Result<PathBuf, Fault> {
 }
 
 /// In place, tablespaces go where they were. Elsewhere that could be the running production's: there they go beside the target.
-async fn tablespaces(reader: &repo::Reader, plan: &RestorePlan, asked: &RestoreArgs, target: &Target, is_side: bool) -> Result<TablespaceMap, Fault> {
-    let mut map: TablespaceMap = asked.tablespaces.iter().cloned().collect();
-    if is_side {
-        let manifest = repo::ManifestReader::open_for(reader, &plan.backup).await?;
-        let listed = manifest.header().host["tablespaces"].as_array().cloned().unwrap_or_default();
-        for oid in listed.iter().filter_map(|t| t["oid"].as_u64()).filter_map(|oid| u32::try_from(oid).ok()) {
-            map.entry(oid).or_insert_with(|| target.side_dir.join("tablespaces").join(oid.to_string()));
-        }
-    }
-    Ok(map)
+fn tablespaces(asked: &RestoreArgs, target: &Target, is_side: bool) -> TablespaceMap {
+    TablespaceMap { places: asked.tablespaces.iter().cloned().collect(), elsewhere: is_side.then(|| target.side_dir.join("tablespaces")) }
 }
 
 fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &RestoreOptions, asked: &RestoreArgs, is_side: bool) {
@@ -100,8 +92,11 @@ fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &R
     printer.say(format!("moves        {} from {} in the repository", bytes(b.bytes), bytes(b.bytes_stored)));
     let aside = if target.is_occupied() { "; what is there is renamed, not deleted" } else { "" };
     printer.say(format!("into         {}{aside}", target.data_dir.display()));
-    for (oid, place) in &options.tablespaces {
+    for (oid, place) in &options.tablespaces.places {
         printer.say(format!("tablespace   {oid} into {}", place.display()));
+    }
+    if let Some(folder) = &options.tablespaces.elsewhere {
+        printer.say(format!("tablespaces  any others go below {}", folder.display()));
     }
     printer.say(match (asked.files_only, asked.no_start, is_side) {
         (true, ..) => "then         nothing is started",

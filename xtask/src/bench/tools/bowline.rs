@@ -28,20 +28,23 @@ impl Bowline {
     pub fn line(&self, stage: &Stage, arguments: &str) -> String {
         let binary = self.binary().unwrap_or_default();
         let config = stage.room.join("bowline.toml");
-        format!(
-            "env AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} {} --config {} {arguments}",
-            bucket::ACCESS_KEY,
-            bucket::SECRET_KEY,
-            binary.display(),
-            config.display(),
-        )
+        format!("{} --config {} {arguments}", binary.display(), config.display(),)
     }
 
     fn config(&self, stage: &Stage) -> String {
         let repository = match &stage.repo {
             Repo::Folder(folder) => format!("url = \"file://{}\"\n", folder.display()),
             Repo::S3 { server, bucket } => {
-                format!("url = \"s3://{bucket}/bowline\"\nendpoint = \"{}\"\nregion = \"{}\"\npath_style = true\n", server.endpoint(), bucket::REGION,)
+                // From files: the restored server's restore_command has no environment of ours.
+                let file = |name: &str| stage.room.join(name).display().to_string();
+                format!(
+                    "url = \"s3://{bucket}/bowline\"\nendpoint = \"{}\"\nregion = \"{}\"\npath_style = true\n\
+                     access_key_id = \"file:{}\"\nsecret_access_key = \"file:{}\"\n",
+                    server.endpoint(),
+                    bucket::REGION,
+                    file("access-key"),
+                    file("secret-key"),
+                )
             }
         };
         format!(
@@ -88,6 +91,10 @@ impl Tool for Bowline {
             fs::remove_file(&key)?;
         }
         fs::write(stage.room.join("bowline.toml"), self.config(stage))?;
+        for (name, secret) in [("access-key", bucket::ACCESS_KEY), ("secret-key", bucket::SECRET_KEY)] {
+            fs::write(stage.room.join(name), secret)?;
+            measure::give_to_postgres(&stage.room.join(name))?;
+        }
         measure::give_to_postgres(&stage.room.join("bowline.toml"))?;
         // A backup brings its own WAL while no receiver runs: the server has nothing to archive.
         stage.server.set("archive_command", "/bin/true")?;
