@@ -1,6 +1,6 @@
 //! Sees to it that the WAL of a backup reaches the repository: by the receiver that runs already, or by one of its own.
 
-use crate::receive::{Progress, ReceiveOptions, Slot, Until, receive};
+use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until, receive};
 use crate::{BackupOptions, CaptureError};
 use pg::{ConnInfo, Sql};
 use repo::{Epoch, Writer};
@@ -99,7 +99,7 @@ impl OwnReceiver {
         let (until, told) = watch::channel(Until::Forever);
         let (progress, mut streaming) = watch::channel(None::<Progress>);
         let slot = Slot::Temporary(format!("bowline_backup_{}", std::process::id()));
-        let receive_options = ReceiveOptions { compression: options.compression, ..ReceiveOptions::with_slot(slot) };
+        let receive_options = ReceiveOptions { compression: options.compression, flush: Flush::Whole, ..ReceiveOptions::with_slot(slot) };
         let (info, writer, epoch) = (info.clone(), writer.clone(), epoch.clone());
         let mut task = tokio::spawn(async move { receive(&info, &writer, &epoch, &receive_options, events, told, &progress).await });
         tokio::select! {

@@ -4,7 +4,7 @@ use pg::PgError;
 use repo::RepoError;
 use seal::SealError;
 use std::path::PathBuf;
-use terms::{Class, Explain, Lsn, SystemId};
+use terms::{Class, Explain, Lsn, SystemId, Timeline};
 
 /// Why a backup or an archive of WAL failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,15 @@ pub enum CaptureError {
     /// The server's history went on without us.
     #[error("WAL from {from} on timeline {timeline} is no longer on the server")]
     WalGone { from: Lsn, timeline: u32, why: String },
+    /// The server was left behind by a failover.
+    #[error("the server is on timeline {found}, but WAL of timeline {stored} is stored already")]
+    Demoted { found: Timeline, stored: Timeline },
+    /// The server began or ceased to count us as a synchronous standby.
+    #[error("{}", match sync_state { Some(state) => format!("the server ranks this receiver as a synchronous standby ({state})"), None => "the server no longer ranks this receiver as a synchronous standby".into() })]
+    Ranked { sync_state: Option<String> },
+    /// The server does not answer.
+    #[error("the server has given no sign of life for {seconds} s")]
+    Silence { seconds: u64 },
     /// Asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -68,6 +77,9 @@ impl Explain for CaptureError {
             Self::WalDoesNotArrive { .. } => "wal-missing",
             Self::BadWal { .. } => "wal-bad",
             Self::WalGone { .. } => "wal-gone",
+            Self::Demoted { .. } => "server-demoted",
+            Self::Ranked { .. } => "ranked-synchronous",
+            Self::Silence { .. } => "server-silent",
             Self::Interrupted => "interrupted",
             Self::Bug(_) => "bug",
         }
@@ -81,7 +93,8 @@ impl Explain for CaptureError {
             Self::NotADataDirectory { .. } | Self::OtherCluster { .. } => Class::Misuse,
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
-            Self::Interrupted => Class::Transient,
+            Self::Demoted { .. } => Class::Refused,
+            Self::Interrupted | Self::Ranked { .. } | Self::Silence { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -103,6 +116,13 @@ impl Explain for CaptureError {
             Self::WouldBeSynchronous { .. } => {
                 "A '*' matches every connection that streams WAL, Bowline's too, and Bowline confirms whole segments only. Nothing was begun.".into()
             }
+            Self::Demoted { .. } => {
+                "It was the primary before a failover, perhaps, and its new commits would be on no other server. Nothing was received from it.".into()
+            }
+            Self::Ranked { sync_state: Some(_) } => {
+                "wal.synchronous is off, so commits would wait for the flush interval. Nothing is reported to the server as flushed until that ends."
+                    .into()
+            }
             _ => String::new(),
         }
     }
@@ -123,6 +143,12 @@ impl Explain for CaptureError {
             Self::Standby => "Backups from a standby are not supported yet: point [postgres] conninfo at the primary.".into(),
             Self::WalDoesNotArrive { .. } => "Look at the bowline wal receive (or archive_command) that should bring it, then run the backup again.".into(),
             Self::BadWal { .. } => "Nothing was stored. If the file's disk is sound, look at what wrote it.".into(),
+            Self::Demoted { .. } => {
+                "Let [postgres] conninfo name every server (host=a,b). If this one is right and the newer timeline was only tried out, run bowline wal receive --accept-older-timeline.".into()
+            }
+            Self::Ranked { sync_state: Some(_) } => {
+                "Name the standbys in synchronous_standby_names without bowline and without '*', or set wal.synchronous = true; then reload the server.".into()
+            }
             Self::WalGone { .. } => "Take a full backup now: instants between the stored WAL and that backup cannot be reached.".into(),
             _ => String::new(),
         }

@@ -2,20 +2,24 @@
 
 mod cover;
 mod error;
+mod filling;
 mod local;
+mod lookout;
 mod pages;
 mod pipeline;
 mod push;
 mod reading;
 mod receive;
-mod segments;
 mod session;
+mod stream;
 mod streamed;
 mod throttle;
+mod uploads;
+mod waiting;
 
 pub use error::CaptureError;
 pub use push::push;
-pub use receive::{Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
+pub use receive::{Flush, Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
 use pg::ConnInfo;
 use repo::{BackupDocument, Writer};

@@ -141,15 +141,21 @@ pub struct RestoreArgs {
 #[derive(Debug, Subcommand)]
 pub enum WalVerb {
     /// Stream WAL into the repository until stopped
-    Receive {
-        /// The replication slot, instead of the configured one
-        #[arg(long, value_name = "NAME")]
-        slot: Option<String>,
-    },
+    Receive(ReceiveArgs),
     /// Store one WAL file: archive_command = 'bowline wal push %p'
     Push { path: PathBuf },
     /// Fetch one WAL file: restore_command = 'bowline wal fetch %f %p'
     Fetch(FetchArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ReceiveArgs {
+    /// The replication slot, instead of the configured one
+    #[arg(long, value_name = "NAME")]
+    pub slot: Option<String>,
+    /// Follow this server although WAL of a newer timeline is stored: after a promoted copy was only tried out
+    #[arg(long)]
+    pub accept_older_timeline: bool,
 }
 
 #[derive(Debug, ClapArgs)]

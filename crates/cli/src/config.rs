@@ -97,13 +97,32 @@ pub struct Wal {
     pub compression: Option<Compression>,
     #[serde(deserialize_with = "duration")]
     pub status_interval: Option<Duration>,
+    /// How long new bytes of a segment that is not full may wait before they are stored.
+    #[serde(deserialize_with = "duration")]
+    pub flush_interval: Option<Duration>,
+    /// Bowline is a synchronous standby: a commit that is acknowledged is in the repository.
+    pub synchronous: bool,
+    #[serde(deserialize_with = "duration")]
+    pub coverage_interval: Option<Duration>,
+    /// How long a server that shuts down is kept waiting for the store.
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_grace: Option<Duration>,
     /// Where `wal fetch` puts segments that it fetches ahead; beside the data directory unless said otherwise.
     pub spool: Option<PathBuf>,
 }
 
 impl Default for Wal {
     fn default() -> Self {
-        Self { slot: "bowline".into(), compression: None, status_interval: None, spool: None }
+        Self {
+            slot: "bowline".into(),
+            compression: None,
+            status_interval: None,
+            flush_interval: None,
+            synchronous: false,
+            coverage_interval: None,
+            shutdown_grace: None,
+            spool: None,
+        }
     }
 }
 
@@ -216,6 +235,10 @@ impl Config {
         if !plain(&self.org) {
             let hint = "Use letters, digits, dots, dashes and underscores: it becomes a folder of the repository.";
             return Err(Fault::misuse("config-wrong", format!("{:?} is not a name for an organization", self.org), "", hint));
+        }
+        if self.wal.flush_interval.is_some_and(|pause| pause < Duration::from_millis(200)) {
+            let hint = "For no loss at all set wal.synchronous = true.";
+            return Err(Fault::misuse("config-wrong", "wal.flush_interval is below 200ms", "", hint));
         }
         Ok(())
     }

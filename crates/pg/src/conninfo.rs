@@ -77,6 +77,20 @@ impl ConnInfo {
         self.application_name = name.to_owned();
         self
     }
+    /// Only the one of these servers that this address describes ([`crate::Replication::describe`]); all of them when none does.
+    pub fn only(mut self, described: &str) -> Self {
+        if self.addresses.iter().any(|a| a.describe() == described) {
+            self.addresses.retain(|a| a.describe() == described);
+        }
+        self
+    }
+    /// Only a primary will do, unless the connection string says what will.
+    pub fn at_a_primary(mut self) -> Self {
+        if self.target == TargetSession::Any {
+            self.target = TargetSession::Primary;
+        }
+        self
+    }
     /// The addresses in the order in which they are tried.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses

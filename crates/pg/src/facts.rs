@@ -199,6 +199,15 @@ impl Sql {
         }))
     }
 
+    /// How the server ranks the WAL sender that holds this slot: `async`, `potential`, `sync` or `quorum`. `None` when none holds it
+    /// or the role may not know.
+    pub async fn sync_state_of_slot(&self, slot: &str) -> Result<Option<String>, PgError> {
+        let doing = "ask how the server ranks its WAL sender";
+        let text = "SELECT r.sync_state FROM pg_replication_slots AS s JOIN pg_stat_replication AS r ON r.pid = s.active_pid WHERE s.slot_name = $1";
+        let rows = self.rows(doing, text, &[&slot]).await?;
+        rows.first().map(|row| self.get::<Option<String>>(row, 0, doing)).transpose().map(Option::flatten)
+    }
+
     /// How archiving goes. A command that ends by a signal or above 125 is not counted as failed (manual chapter 26.3.1).
     pub async fn archiver(&self) -> Result<ArchiverFacts, PgError> {
         let doing = "look at the archiver";

@@ -107,6 +107,16 @@ impl Sql {
         self.position("SELECT CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_flush_lsn() END")
             .await
     }
+    /// The server's clock, and a position beyond which it had promised nobody anything by then: what was committed, in
+    /// whatever mode, was inserted before. Read after the clock. Only a primary can say.
+    pub async fn promised(&self) -> Result<(Timestamp, Lsn), PgError> {
+        let doing = "read how far the server is";
+        let text = "SELECT (extract(epoch FROM now) * 1000000)::bigint, pg_current_wal_insert_lsn(), \
+            (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size') FROM (SELECT clock_timestamp() AS now OFFSET 0) AS clock";
+        let row = self.row(doing, text, &[]).await?;
+        let segment: i64 = self.get(&row, 2, doing)?;
+        Ok((Timestamp::from_unix_micros(self.get(&row, 0, doing)?), begun_page(self.lsn(&row, 1, doing)?, segment as u64)))
+    }
     /// Ends the present WAL segment and gives the position after its last record; nothing happens when it is still empty.
     pub async fn switch_wal(&self) -> Result<Lsn, PgError> {
         let doing = "switch to a new WAL segment";
@@ -187,6 +197,15 @@ impl Sql {
         let why = why.unwrap_or_else(|| "the connection was closed".into());
         PgError::ConnectionLost { address: self.peer.address.clone(), doing: doing.into(), why }
     }
+}
+
+/// The position where the next record would be inserted lies behind the header of a page of which nothing is written yet
+/// (`XLogBytePosToRecPtr`, src/backend/access/transam/xlog.c): what was written ends where that page begins.
+fn begun_page(lsn: Lsn, segment_bytes: u64) -> Lsn {
+    use crate::wal::{LONG_HEADER, SHORT_HEADER, WAL_PAGE_SIZE};
+    let in_page = (lsn.bytes() % WAL_PAGE_SIZE as u64) as usize;
+    let header = if lsn.bytes() % segment_bytes.max(1) < WAL_PAGE_SIZE as u64 { LONG_HEADER } else { SHORT_HEADER };
+    if in_page == header { Lsn::from_bytes(lsn.bytes() - in_page as u64) } else { lsn }
 }
 
 /// One try at one host.

@@ -6,6 +6,7 @@ mod walker;
 #[cfg(test)]
 mod walker_tests;
 
+pub(crate) use header::{LONG_HEADER, SHORT_HEADER};
 pub use header::{PageHeader, SegmentHeader, WAL_PAGE_SIZE, page_magic};
 pub use record::{Record, RecordKind};
 pub use walker::{End, EndReason, RecordWalker, WalSource};

@@ -1,8 +1,12 @@
 //! The one place that spells object names. All are relative to the repository's root, `{prefix}/{org}`.
 
+use crate::Piece;
 use seal::KeyId;
 use store::ObjectPath;
-use terms::{BackupId, BackupKind, SystemId, Timeline, WalName};
+use terms::{BackupId, BackupKind, SegmentName, SystemId, Timeline, WalName};
+
+/// What a segment's name is followed by in the name of the folder of its pieces.
+pub(crate) const PIECES: &str = ".pieces";
 
 /// Every name below is made of plain parts, so it always is a path.
 fn path(text: String) -> ObjectPath {
@@ -51,6 +55,21 @@ pub fn wal_object(system: SystemId, name: &WalName) -> ObjectPath {
             format!("{}/{name}", wal_timeline_folder(system, segment.timeline()))
         }
     })
+}
+
+/// The folder of a segment's pieces.
+pub(crate) fn pieces_folder(system: SystemId, segment: SegmentName) -> String {
+    format!("{}/{segment}{PIECES}", wal_timeline_folder(system, segment.timeline()))
+}
+
+pub(crate) fn piece(system: SystemId, piece: &Piece) -> ObjectPath {
+    path(format!("{}/{piece}", wal_timeline_folder(system, piece.segment.timeline())))
+}
+
+/// The piece at this path, if one lies there.
+pub(crate) fn parse_piece(path: &ObjectPath) -> Option<Piece> {
+    let (folder, name) = path.as_str().rsplit_once('/')?;
+    Piece::parse(folder.rsplit_once('/')?.1, name)
 }
 
 pub(crate) fn coverage() -> ObjectPath {

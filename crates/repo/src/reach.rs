@@ -1,6 +1,6 @@
 //! Which backup, which timelines and which segments lead to a target. Pure: listings in, a route or the reason why not out.
 
-use crate::{BackupDocument, WalView};
+use crate::{BackupDocument, Coverage, WalView};
 use terms::{Lsn, RecoveryTarget, SegmentName, SegmentSize, Timeline};
 
 /// One timeline's part of a path through history: it applies from this position until the next branch does.
@@ -39,6 +39,12 @@ impl Path {
         SegmentName::numbered(number, timeline, size)
     }
 
+    /// Where this timeline is left, `Some(None)` for the last one; `None` when it is not on the path.
+    fn until(&self, timeline: Timeline) -> Option<Option<Lsn>> {
+        let at = self.0.iter().position(|b| b.timeline == timeline)?;
+        Some(self.0.get(at + 1).map(|next| next.from))
+    }
+
     /// Whether a backup that ended at `stop` on `timeline` lies on this path.
     pub fn holds(&self, timeline: Timeline, stop: Lsn) -> bool {
         let Some(at) = self.0.iter().position(|b| b.timeline == timeline) else { return false };
@@ -49,29 +55,55 @@ impl Path {
 /// A stretch of the log that is stored without a hole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
-    /// In order; empty when not even the first is stored.
+    /// In order; empty when not even the first is stored. Of the last one perhaps only the beginning is, in pieces.
     pub segments: Vec<SegmentName>,
     /// Where it ends.
     pub end: Lsn,
-    /// The segment missing after it, when later ones of the path are stored: then what follows cannot be reached.
+    /// What is not stored, or not to its end, although more of the path once was stored: what follows cannot be reached.
     pub hole: Option<SegmentName>,
+    /// A later segment that is stored although this stretch never was known to go on: segments are sent side by side, and
+    /// this one arrived before the one that was still on its way when the receiver ended. None of it was ever confirmed.
+    pub adrift: Option<SegmentName>,
 }
 
-/// Follows the path from the segment that holds `start` as far as segments are stored.
-pub fn stretch(path: &Path, view: &WalView, start: Lsn) -> Stretch {
+/// Follows the path from the segment that holds `start` as far as segments are stored. Up to `proven` everything was
+/// stored once.
+pub fn stretch(path: &Path, view: &WalView, start: Lsn, proven: Lsn) -> Stretch {
     let size = view.segment_bytes;
-    let first = start.bytes() / size.bytes();
+    let mut number = start.bytes() / size.bytes();
     let mut segments = Vec::new();
-    let mut number = first;
-    while view.has(path.segment(number, size)) {
-        segments.push(path.segment(number, size));
+    let mut end = Lsn::from_bytes(number * size.bytes());
+    loop {
+        let segment = path.segment(number, size);
+        let reach = view.reach(segment);
+        if reach > end {
+            segments.push(segment);
+            end = reach;
+        }
+        if reach < segment.end(size) {
+            break;
+        }
         number += 1;
     }
     let missing = path.segment(number, size);
     // Only what the path itself would read counts: an abandoned branch may have grown further.
     let on_path = |segment: u64, timeline: Timeline| segment > number && path.segment(segment, size).timeline() == timeline;
-    let later = view.timelines.iter().any(|t| t.runs.iter().any(|run| on_path(run.last, t.timeline)));
-    Stretch { segments, end: Lsn::from_bytes(number * size.bytes()), hole: later.then_some(missing) }
+    let mut later = view.timelines.iter().flat_map(|t| {
+        let of_pieces = t.pieces.last().map(|p| p.segment.number(size));
+        t.runs.last().map(|r| r.last).into_iter().chain(of_pieces).map(|last| (last, t.timeline))
+    });
+    let later = later.find(|(last, timeline)| on_path(*last, *timeline)).map(|(last, timeline)| SegmentName::numbered(last, timeline, size));
+    Stretch { segments, end, hole: (end < proven).then_some(missing), adrift: later }
+}
+
+/// Up to where all of the path was stored once, as its own objects tell: a coverage mark lies there, a backup was published
+/// that needs it, or a piece begins there.
+pub fn proven(path: &Path, view: &WalView, coverage: Option<&Coverage>, backups: &[BackupDocument]) -> Lsn {
+    let marks = coverage.iter().map(|c| (c.timeline, c.lsn));
+    let stops = backups.iter().map(|b| (b.timeline, b.stop.lsn));
+    let pieces = view.timelines.iter().filter_map(|t| Some((t.timeline, t.pieces.iter().map(|p| p.start).max()?)));
+    let on_path = |(timeline, lsn)| path.until(timeline).map(|left_at| left_at.map_or(lsn, |left_at: Lsn| left_at.min(lsn)));
+    marks.chain(stops).chain(pieces).filter_map(on_path).max().unwrap_or(Lsn::from_bytes(0))
 }
 
 /// The backups on this path from which the target may be reached, newest first.
@@ -90,7 +122,7 @@ pub fn candidates<'a>(backups: &'a [BackupDocument], path: &Path, target: &Recov
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{SegmentRun, TimelineView};
+    use crate::{Piece, SegmentRun, TimelineView};
     use terms::SystemId;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -107,6 +139,7 @@ mod tests {
             .map(|(id, runs)| TimelineView {
                 timeline: timeline(*id),
                 has_history: *id > 1,
+                pieces: Vec::new(),
                 runs: runs.iter().map(|(first, last)| SegmentRun { first: *first, last: *last }).collect(),
             })
             .collect();
@@ -118,7 +151,7 @@ mod tests {
         let path = Path::new(&[(timeline(1), lsn("0/3500000"))], timeline(2));
         assert_eq!(path.segment(2, SIZE).timeline(), timeline(1));
         assert_eq!(path.segment(3, SIZE).timeline(), timeline(2));
-        let stretch = stretch(&path, &view(&[(1, &[(1, 3)]), (2, &[(3, 5)])]), lsn("0/1000028"));
+        let stretch = stretch(&path, &view(&[(1, &[(1, 3)]), (2, &[(3, 5)])]), lsn("0/1000028"), lsn("0/6000000"));
         assert_eq!(stretch.segments.len(), 5);
         assert_eq!(stretch.end, lsn("0/6000000"));
         assert_eq!(stretch.hole, None);
@@ -127,20 +160,46 @@ mod tests {
     #[test]
     fn a_hole_ends_the_stretch_and_is_named() {
         let path = Path::new(&[], timeline(1));
-        let found = stretch(&path, &view(&[(1, &[(1, 3), (5, 9)])]), lsn("0/1000028"));
+        let found = stretch(&path, &view(&[(1, &[(1, 3), (5, 9)])]), lsn("0/1000028"), lsn("0/7000000"));
         assert_eq!(found.end, lsn("0/4000000"));
         assert_eq!(found.hole.unwrap().to_string(), "000000010000000000000004");
-        let whole = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"));
-        assert_eq!(whole.hole, None, "the end of what is stored is not a hole");
-        let nothing = stretch(&path, &view(&[(1, &[(7, 9)])]), lsn("0/1000028"));
+        let whole = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"), lsn("0/4000000"));
+        assert_eq!((whole.hole, whole.adrift), (None, None), "the end of what is stored is not a hole");
+        let lost = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"), lsn("0/4000001"));
+        assert!(lost.hole.is_some(), "what was stored once and is gone is a hole, also at the end");
+        let nothing = stretch(&path, &view(&[(1, &[(7, 9)])]), lsn("0/1000028"), lsn("0/2000000"));
         assert!(nothing.segments.is_empty());
         assert!(nothing.hole.is_some());
     }
 
     #[test]
+    fn a_segment_that_overtook_another_is_adrift_and_no_hole() {
+        let found = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (5, 6)])]), lsn("0/1000028"), lsn("0/4000000"));
+        assert_eq!(found.hole, None);
+        assert_eq!(found.adrift.unwrap().to_string(), "000000010000000000000006");
+    }
+
+    #[test]
+    fn pieces_lengthen_the_stretch_and_prove_what_lies_before_them() {
+        let piece = |start, end| {
+            let (start, end) = (lsn(start), lsn(end));
+            Piece { segment: SegmentName::containing(start, timeline(1), SIZE), start, end, session: 1 }
+        };
+        let path = Path::new(&[], timeline(1));
+        let mut log = view(&[(1, &[(1, 3)])]);
+        log.timelines[0].pieces = vec![piece("0/4000000", "0/4000100"), piece("0/4000100", "0/4000300")];
+        let found = stretch(&path, &log, lsn("0/1000028"), proven(&path, &log, None, &[]));
+        assert_eq!((found.end, found.segments.len(), found.hole), (lsn("0/4000300"), 4, None));
+        log.timelines[0].pieces.remove(0);
+        let found = stretch(&path, &log, lsn("0/1000028"), proven(&path, &log, None, &[]));
+        assert_eq!((found.end, found.segments.len()), (lsn("0/4000000"), 3));
+        assert_eq!(found.hole.unwrap().to_string(), "000000010000000000000004", "the piece that is left says that there was more before it");
+    }
+
+    #[test]
     fn segments_of_a_branch_that_was_left_are_no_part_of_the_path() {
         let path = Path::new(&[(timeline(1), lsn("0/3500000"))], timeline(2));
-        let found = stretch(&path, &view(&[(1, &[(1, 9)])]), lsn("0/1000028"));
+        let found = stretch(&path, &view(&[(1, &[(1, 9)])]), lsn("0/1000028"), lsn("0/3000000"));
         assert_eq!(found.end, lsn("0/3000000"));
         assert_eq!(found.hole, None, "timeline 2 has nothing stored; timeline 1 past the fork is another history");
     }

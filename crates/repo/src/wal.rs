@@ -1,6 +1,7 @@
 //! The archive of the write-ahead log: segments, histories, and how far it is known complete.
 
-use crate::{Reader, RepoError, Writer, document, layout};
+use crate::pieces::chain;
+use crate::{Piece, Reader, RepoError, Writer, document, layout};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
@@ -50,6 +51,23 @@ pub struct TimelineView {
     pub has_history: bool,
     /// In order, with gaps between them.
     pub runs: Vec<SegmentRun>,
+    /// By segment, then by position.
+    pub pieces: Vec<Piece>,
+}
+
+impl TimelineView {
+    /// Nothing of this timeline.
+    pub fn empty(timeline: Timeline) -> Self {
+        Self { timeline, has_history: false, runs: Vec::new(), pieces: Vec::new() }
+    }
+
+    /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
+    fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
+        let first = self.pieces.partition_point(|p| p.segment < segment);
+        let count = self.pieces[first..].partition_point(|p| p.segment == segment);
+        let start = segment.start(size);
+        chain(&self.pieces[first..][..count], start).last().map_or(start, |p| p.end)
+    }
 }
 
 /// What is stored of a cluster's log.
@@ -62,10 +80,20 @@ pub struct WalView {
 }
 
 impl WalView {
-    /// Whether this whole segment is stored.
+    /// Whether all of this segment is stored, as one object or in pieces.
     pub fn has(&self, segment: SegmentName) -> bool {
+        self.reach(segment) == segment.end(self.segment_bytes)
+    }
+    /// Up to where this segment is stored from its beginning on without a gap; its beginning when nothing is.
+    pub fn reach(&self, segment: SegmentName) -> Lsn {
         let number = segment.number(self.segment_bytes);
-        self.timeline(segment.timeline()).is_some_and(|t| t.runs.iter().any(|r| (r.first..=r.last).contains(&number)))
+        let Some(timeline) = self.timeline(segment.timeline()) else { return segment.start(self.segment_bytes) };
+        // Runs are in order and do not touch: the last one that begins by then is the only one that can hold it.
+        let run = timeline.runs[..timeline.runs.partition_point(|r| r.first <= number)].last();
+        match run.is_some_and(|r| number <= r.last) {
+            true => segment.end(self.segment_bytes),
+            false => timeline.pieces_reach(segment, self.segment_bytes),
+        }
     }
     /// What is stored of this timeline.
     pub fn timeline(&self, timeline: Timeline) -> Option<&TimelineView> {
@@ -77,6 +105,13 @@ impl WalView {
     }
 }
 
+/// What one object of the listing is.
+enum Found {
+    Segment(u64),
+    Piece(Piece),
+    History,
+}
+
 fn kind_of(name: &WalName) -> ObjectKind {
     match name {
         WalName::Segment(_) | WalName::Partial(_) => ObjectKind::WalSegment,
@@ -85,7 +120,7 @@ fn kind_of(name: &WalName) -> ObjectKind {
 }
 
 /// Sealing and opening a segment takes tens of milliseconds of CPU: not on the threads that answer keepalives.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RepoError> {
+pub(crate) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RepoError> {
     tokio::task::spawn_blocking(work).await.map_err(|e| RepoError::Bug(e.to_string()))
 }
 
@@ -157,15 +192,19 @@ impl Reader {
         Ok(Some(plain))
     }
 
-    /// The first segment stored after this one on its timeline, if any; history files have none.
+    /// The first segment after this one of which anything is stored on its timeline, if any; history files have none.
     pub async fn wal_after(&self, system: SystemId, name: &WalName) -> Result<Option<SegmentName>, RepoError> {
         let WalName::Segment(segment) = name else { return Ok(None) };
         let folder = layout::wal_timeline_folder(system, segment.timeline());
         let path = layout::wal_object(system, name);
         let mut listing = self.store.list(&folder, Some(&path));
         while let Some(object) = listing.try_next().await? {
-            if let Ok(WalName::Segment(later)) = object.path.name().parse() {
-                return Ok(Some(later));
+            let found = match object.path.name().parse() {
+                Ok(WalName::Segment(later)) => Some(later),
+                _ => layout::parse_piece(&object.path).map(|piece| piece.segment).filter(|later| later > segment),
+            };
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -187,30 +226,32 @@ impl Reader {
         let mut timelines: Vec<TimelineView> = Vec::new();
         let mut listing = self.store.list(&folder, None);
         while let Some(object) = listing.try_next().await? {
-            let Ok(name) = object.path.name().parse::<WalName>() else { continue };
-            let timeline = match name {
-                WalName::Segment(segment) => segment.timeline(),
-                WalName::History(timeline) => timeline,
-                WalName::Partial(_) | WalName::BackupLabel(..) => continue,
+            let (timeline, found) = match (object.path.name().parse::<WalName>(), layout::parse_piece(&object.path)) {
+                (_, Some(piece)) => (piece.segment.timeline(), Found::Piece(piece)),
+                (Ok(WalName::Segment(segment)), _) => (segment.timeline(), Found::Segment(segment.number(segment_bytes))),
+                (Ok(WalName::History(timeline)), _) => (timeline, Found::History),
+                _ => continue,
             };
             let at = match timelines.binary_search_by_key(&timeline, |t| t.timeline) {
                 Ok(at) => at,
                 Err(at) => {
-                    timelines.insert(at, TimelineView { timeline, has_history: false, runs: Vec::new() });
+                    timelines.insert(at, TimelineView::empty(timeline));
                     at
                 }
             };
             let view = &mut timelines[at];
-            match name {
-                WalName::Segment(segment) => {
-                    let number = segment.number(segment_bytes);
-                    match view.runs.last_mut() {
-                        Some(run) if run.last + 1 == number => run.last = number,
-                        _ => view.runs.push(SegmentRun { first: number, last: number }),
-                    }
-                }
-                _ => view.has_history = true,
+            match found {
+                Found::Segment(number) => match view.runs.last_mut() {
+                    Some(run) if run.last + 1 == number => run.last = number,
+                    _ => view.runs.push(SegmentRun { first: number, last: number }),
+                },
+                Found::Piece(piece) => view.pieces.push(piece),
+                Found::History => view.has_history = true,
             }
+        }
+        for view in &mut timelines {
+            // Stores differ in how they order a folder and an object beside it.
+            view.pieces.sort_unstable();
         }
         Ok(WalView { system_id, segment_bytes, timelines })
     }

@@ -5,7 +5,7 @@ use pg::wal::Record;
 use pg::wal::{RecordKind, RecordWalker, WalSource};
 use repo::Reader;
 use std::ops::ControlFlow;
-use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
+use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
 
 /// The log of one cluster, as stored.
 pub(crate) struct Log<'a> {
@@ -31,7 +31,7 @@ impl Log<'_> {
     }
 
     async fn segment(&self, name: SegmentName) -> Result<Vec<u8>, RestoreError> {
-        let found = self.reader.fetch_wal(self.system_id, &WalName::Segment(name)).await?;
+        let found = self.reader.fetch_segment(self.system_id, name, self.size).await?.padded(self.size);
         found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })
     }
 

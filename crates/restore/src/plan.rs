@@ -143,6 +143,11 @@ impl Known {
         of_backups.max(of_wal).unwrap_or(Timeline::FIRST)
     }
 
+    /// Up to where the log was stored once, along this history.
+    fn proven(&self, history: &History) -> Lsn {
+        reach::proven(history, &self.view, self.coverage.as_ref(), &self.backups)
+    }
+
     fn path_to(&self, timeline: Timeline) -> Result<History, RestoreError> {
         if timeline == Timeline::FIRST {
             return Ok(History::new(&[], timeline));
@@ -177,8 +182,9 @@ impl Planner<'_> {
             return Err(self.unreachable(format!("No {}backup was complete by then.", self.asked_backup())).await?);
         }
         let mut holed = None;
+        let proven = self.known.proven(&self.history);
         for backup in candidates {
-            let stretch = reach::stretch(&self.history, &self.known.view, backup.start.lsn);
+            let stretch = reach::stretch(&self.history, &self.known.view, backup.start.lsn, proven);
             if stretch.end < backup.stop.lsn {
                 // Its own WAL is gone: not even this backup alone can be restored.
                 holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
@@ -212,6 +218,12 @@ impl Planner<'_> {
     async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch) -> Result<Option<RestorePlan>, RestoreError> {
         let segments = &stretch.segments;
         let mut notes = Vec::new();
+        if let Some(adrift) = stretch.adrift.filter(|_| stretch.hole.is_none()) {
+            notes.push(format!(
+                "{adrift} is stored too, but what comes before it was still on its way when the receiver ended: \
+                 none of that was ever confirmed to the server, and it cannot be reached."
+            ));
+        }
         let (end, last_transaction) = self.log.end(segments).await?;
         let to_the_end = Stop::EndOfWal { at: end };
         let stop = match &self.wish.target {
@@ -226,7 +238,7 @@ impl Planner<'_> {
             RecoveryTarget::Time(at) => {
                 if self.log.ends_after(segments, backup.start.lsn, *at).await? {
                     Stop::Time(*at)
-                } else if stretch.hole.is_none() && self.covered(*at, end) {
+                } else if stretch.hole.is_none() && self.covered(*at, stretch.end) {
                     notes.push(format!("No transaction ended after {at}: the whole stored WAL is replayed, and coverage past that time is proven."));
                     to_the_end
                 } else {
@@ -270,11 +282,10 @@ impl Planner<'_> {
         segments.iter().copied().filter(|s| s.number(self.log.size) <= last).collect()
     }
 
-    /// Whether the server is known to have written nothing beyond `end` until `at`.
+    /// Whether everything that the server had promised anybody until `at` is stored, `end` being the end of what is.
     fn covered(&self, at: Timestamp, end: Lsn) -> bool {
         let on_path = |c: &Coverage| c.timeline == self.history.timeline() && c.time >= at;
-        // The mark is where a segment ends; the last record ends at or before that.
-        self.known.coverage.as_ref().is_some_and(|c| on_path(c) && c.lsn.bytes().abs_diff(end.bytes()) < self.log.size.bytes() && c.lsn >= end)
+        self.known.coverage.as_ref().is_some_and(|c| on_path(c) && c.lsn <= end)
     }
 
     /// A time that was lived through twice: once on a timeline that was abandoned, once on the one that is followed.
@@ -316,14 +327,15 @@ impl Planner<'_> {
         on_path.sort_by_key(|b| b.stop.lsn);
         let window = match (on_path.first(), on_path.last()) {
             (Some(oldest), Some(newest)) => {
-                let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn);
+                let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn, self.known.proven(&self.history));
                 let end = match stretch.segments.is_empty() {
                     true => None,
                     false => Some(self.log.end(&stretch.segments).await?),
                 };
                 let latest = match end {
                     Some((lsn, at)) => {
-                        let covered = self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline() && c.lsn >= lsn).map(|c| c.time);
+                        let covered =
+                            self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline() && c.lsn <= stretch.end).map(|c| c.time);
                         let until = covered.max(at).map_or_else(|| newest.stop.time.to_string(), |t| t.to_string());
                         format!("{until} ({lsn})")
                     }

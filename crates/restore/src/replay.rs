@@ -45,7 +45,8 @@ pub(crate) async fn replay(
     let private = tempfile::Builder::new().prefix("bowline-").tempdir_in("/tmp").map_err(RestoreError::file("create a folder in", "/tmp"))?;
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
-    let supply = Supply::start(reader, plan.backup.system_id, &plan.segments, &plan.histories, socket.clone(), spool.clone(), target.owner, events)?;
+    let (system_id, size) = (plan.backup.system_id, plan.backup.segment_bytes);
+    let supply = Supply::start(reader, system_id, size, &plan.segments, &plan.histories, socket.clone(), spool.clone(), target.owner, events)?;
     let control = read_control(&target.data_dir)?;
     write_signal(target)?;
     let mut settings = recovery_settings(plan);

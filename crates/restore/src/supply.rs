@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Event, Events, Explain, SegmentName, SystemId, Timeline, WalName};
+use terms::{Event, Events, Explain, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -36,6 +36,7 @@ type Fetching = JoinHandle<Result<PathBuf, RestoreError>>;
 struct Shelf {
     reader: Reader,
     system_id: SystemId,
+    segment_bytes: SegmentSize,
     histories: HashSet<Timeline>,
     /// The place of every segment in the plan.
     order: HashMap<SegmentName, usize>,
@@ -52,6 +53,7 @@ impl Supply {
     pub(crate) fn start(
         reader: &Reader,
         system_id: SystemId,
+        segment_bytes: SegmentSize,
         plan: &[SegmentName],
         histories: &[Timeline],
         socket: PathBuf,
@@ -65,6 +67,7 @@ impl Supply {
         let shelf = Arc::new(Shelf {
             reader: reader.clone(),
             system_id,
+            segment_bytes,
             histories: histories.iter().copied().collect(),
             order: plan.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
             plan: plan.to_vec(),
@@ -150,7 +153,13 @@ impl Shelf {
 async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError> {
     let mut pause = Duration::from_millis(200);
     for attempt in 1.. {
-        match shelf.reader.fetch_wal(shelf.system_id, &name).await {
+        let found = match name {
+            WalName::Segment(segment) => {
+                shelf.reader.fetch_segment(shelf.system_id, segment, shelf.segment_bytes).await.map(|stored| stored.padded(shelf.segment_bytes))
+            }
+            _ => shelf.reader.fetch_wal(shelf.system_id, &name).await,
+        };
+        match found {
             Ok(Some(bytes)) => return put_down(&shelf, &name, &bytes),
             Ok(None) => return Err(RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() }),
             Err(e) if e.class() == terms::Class::Transient && attempt < TRIES => {

@@ -26,6 +26,16 @@ pub enum Event {
     WalStreaming { from: Lsn, timeline: Timeline, slot: String },
     /// A segment or history file is in the repository.
     WalStored { name: String, bytes_stored: u64 },
+    /// A piece of a segment is in the repository.
+    PieceStored { segment: SegmentName, start: Lsn, end: Lsn, bytes_stored: u64 },
+    /// The log is complete up to here, and at `time` by its clock the server had promised nobody anything beyond.
+    WalCovered { timeline: Timeline, lsn: Lsn, time: Timestamp },
+    /// What was received waits for the store, up to here stored; in synchronous mode commits wait too.
+    WalHeldUp { stored: Lsn, received: Lsn, waited: Duration, commits_wait: bool },
+    /// It waits no longer.
+    WalFlowsAgain { stored: Lsn, waited: Duration },
+    /// The server counts the receiver as a synchronous standby although it is none.
+    RankedSynchronous { sync_state: String },
     /// The same bytes were there already.
     WalAlreadyStored { name: String },
     /// The receiver follows the server to a new timeline.

@@ -4,6 +4,9 @@ use super::{bytes, duration, rate};
 use serde_json::{Value, json};
 use terms::Event;
 
+/// What lets waiting commits go; from then on they are not protected until it is undone.
+const RELEASE: &str = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();";
+
 /// A line for people; nothing for what would only be noise.
 pub fn event_line(event: &Event) -> Option<String> {
     Some(match event {
@@ -25,6 +28,20 @@ pub fn event_line(event: &Event) -> Option<String> {
         Event::ConfigUnreadable { file, why } => format!("warning: {} is not in the backup: {why}", file.display()),
         Event::WalStreaming { from, timeline, slot } => format!("streaming WAL from {from} on timeline {timeline}, slot {slot}"),
         Event::WalStored { name, bytes_stored } => format!("stored {name} ({})", bytes(*bytes_stored)),
+        Event::PieceStored { segment, end, bytes_stored, .. } => format!("stored {segment} up to {end} ({})", bytes(*bytes_stored)),
+        Event::WalCovered { lsn, time, .. } => format!("complete up to {lsn}, as of {time}"),
+        Event::WalHeldUp { stored, received, waited, commits_wait } => {
+            let behind = format!("WAL up to {received} has waited {} for the store; stored is {stored}", duration(*waited));
+            match commits_wait {
+                true => format!("critical: commits wait: {behind}. To let them go unprotected: {RELEASE}"),
+                false => format!("warning: {behind}. The server keeps it: watch the free space of pg_wal."),
+            }
+        }
+        Event::WalFlowsAgain { stored, waited } => format!("WAL flows again after {}; stored is {stored}", duration(*waited)),
+        Event::RankedSynchronous { sync_state } => format!(
+            "critical: the server ranks this receiver as a synchronous standby ({sync_state}) although wal.synchronous is off; \
+             nothing is reported to it as flushed. Take bowline and '*' out of synchronous_standby_names and reload the server."
+        ),
         Event::WalAlreadyStored { name } => format!("{name} was stored already"),
         Event::TimelineSwitched { to, at } => format!("the server went over to timeline {to} at {at}"),
         Event::Disconnected { why, again_in } => format!("disconnected: {why}; trying again in {}", duration(*again_in)),
@@ -59,6 +76,18 @@ pub fn event_json(event: &Event) -> Value {
         Event::ConfigUnreadable { file, why } => json!({"event": "config-unreadable", "file": file, "why": why}),
         Event::WalStreaming { from, timeline, slot } => json!({"event": "wal-streaming", "from": from, "timeline": timeline, "slot": slot}),
         Event::WalStored { name, bytes_stored } => json!({"event": "wal-stored", "name": name, "bytes_stored": bytes_stored}),
+        Event::PieceStored { segment, start, end, bytes_stored } => {
+            json!({"event": "piece-stored", "segment": segment, "start": start, "end": end, "bytes_stored": bytes_stored})
+        }
+        Event::WalCovered { timeline, lsn, time } => json!({"event": "wal-covered", "timeline": timeline, "lsn": lsn, "time": time}),
+        Event::WalHeldUp { stored, received, waited, commits_wait } => json!({
+            "event": "wal-held-up", "stored": stored, "received": received, "waited_seconds": waited.as_secs_f64(),
+            "commits_wait": commits_wait, "release": commits_wait.then_some(RELEASE),
+        }),
+        Event::WalFlowsAgain { stored, waited } => {
+            json!({"event": "wal-flows-again", "stored": stored, "waited_seconds": waited.as_secs_f64()})
+        }
+        Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),
         Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),
         Event::TimelineSwitched { to, at } => json!({"event": "timeline-switched", "to": to, "at_lsn": at}),
         Event::Disconnected { why, again_in } => json!({"event": "disconnected", "why": why, "again_in_seconds": again_in.as_secs_f64()}),

@@ -40,7 +40,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
-            Verb::Wal { verb: WalVerb::Receive { slot } } => wal::receive(&common, slot, &printer).await,
+            Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
             Verb::Wal { verb: WalVerb::Push { path } } => wal::push(&common, &path, &printer).await,
             Verb::Wal { verb: WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
         }

@@ -1,10 +1,10 @@
 //! `bowline wal receive` and `bowline wal push`.
 
-use crate::args::Common;
+use crate::args::{Common, ReceiveArgs};
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::wiring::Wiring;
-use capture::{Progress, ReceiveOptions, Slot, Until};
+use capture::{Flush, Progress, ReceiveOptions, Slot, Until};
 use pg::Sql;
 use repo::Kept;
 use serde_json::json;
@@ -16,18 +16,30 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// Streams until SIGTERM or SIGINT.
-pub async fn receive(common: &Common, slot: Option<String>, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+pub async fn receive(common: &Common, asked: ReceiveArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
-    let info = wiring.conninfo()?.with_application_name("bowline");
+    let info = wiring.conninfo()?.with_application_name("bowline").at_a_primary();
     let mut writer = wiring.writer().await?;
     let facts = Sql::connect(&info).await?.server_facts().await?;
-    capture::refuse_synchronous(&facts)?;
-    let epoch = writer.admit(facts.system_id, facts.major, SystemClock.now()).await?;
-    let mut options = ReceiveOptions::with_slot(Slot::Permanent(slot.unwrap_or_else(|| wiring.config.wal.slot.clone())));
-    options.compression = wiring.config.wal.compression.unwrap_or_default();
-    if let Some(interval) = wiring.config.wal.status_interval {
-        options.status_interval = interval;
+    let wal = &wiring.config.wal;
+    if !wal.synchronous {
+        capture::refuse_synchronous(&facts)?;
     }
+    let epoch = writer.admit(facts.system_id, facts.major, SystemClock.now()).await?;
+    let usual = ReceiveOptions::with_slot(Slot::Permanent(asked.slot.unwrap_or_else(|| wal.slot.clone())));
+    let options = ReceiveOptions {
+        compression: wal.compression.unwrap_or_default(),
+        flush: match (wal.synchronous, wal.flush_interval) {
+            (true, _) => Flush::Synchronous,
+            (false, Some(pause)) => Flush::Every(pause),
+            (false, None) => usual.flush,
+        },
+        status_interval: wal.status_interval.unwrap_or(usual.status_interval),
+        coverage_interval: wal.coverage_interval.unwrap_or(usual.coverage_interval),
+        shutdown_grace: wal.shutdown_grace.unwrap_or(usual.shutdown_grace),
+        accept_older_timeline: asked.accept_older_timeline,
+        ..usual
+    };
     let (until, told) = watch::channel(Until::Forever);
     let (progress, _) = watch::channel(None::<Progress>);
     let signals = |kind| signal(kind).map_err(|e| Fault::of("no-signals", terms::Class::Bug, "cannot listen for signals", format!("{e}."), ""));

@@ -7,8 +7,8 @@ use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 pub const WAL_PAGE_SIZE: usize = 8192;
 
 /// `SizeOfXLogShortPHD` and `SizeOfXLogLongPHD`, src/include/access/xlog_internal.h.
-pub(super) const SHORT_HEADER: usize = 24;
-pub(super) const LONG_HEADER: usize = 40;
+pub(crate) const SHORT_HEADER: usize = 24;
+pub(crate) const LONG_HEADER: usize = 40;
 
 const FIRST_IS_CONTRECORD: u16 = 0x0001;
 const HAS_LONG_HEADER: u16 = 0x0002;

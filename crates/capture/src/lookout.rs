@@ -1,0 +1,93 @@
+//! What SQL tells a receiver that the stream does not: how far the server is at what time, whether it counts us as a
+//! synchronous standby, and that it is shutting down.
+
+use pg::{ConnInfo, PgError, Sql};
+use std::time::Duration;
+use terms::{Lsn, Timestamp};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long one look may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// The pause between two looks while the store holds us up: a shutdown must then be noticed soon.
+const HURRIED: Duration = Duration::from_secs(1);
+
+/// What a look found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// At this time by its clock the server had promised nobody anything beyond `lsn`.
+    At { time: Timestamp, lsn: Lsn, sync_state: Option<String> },
+    /// New sessions are refused with 57P03, `cannot_connect_now`.
+    ShuttingDown,
+}
+
+/// Looks from time to time, until dropped. Every look is a session of its own: one that stayed would keep a smart shutdown waiting for ever.
+pub(crate) struct Lookout {
+    task: JoinHandle<()>,
+    hurry: watch::Sender<bool>,
+    sights: mpsc::Receiver<Sight>,
+}
+
+impl Lookout {
+    /// `info` leads to the server that streams, and nowhere else.
+    pub(crate) fn post(info: ConnInfo, slot: String, pause: Duration) -> Self {
+        let (hurry, mut hurried) = watch::channel(false);
+        let (seen, sights) = mpsc::channel(4);
+        let task = tokio::spawn(async move {
+            loop {
+                let begun = Instant::now();
+                let sight = match timeout(LOOK_LIMIT, look(&info, &slot)).await {
+                    Ok(Ok((time, lsn, sync_state))) => Some(Sight::At { time, lsn, sync_state }),
+                    Ok(Err(e)) if is_shutting_down(&e) => Some(Sight::ShuttingDown),
+                    // The stream itself tells when the server is gone; a session more or less proves nothing.
+                    _ => None,
+                };
+                if let Some(sight) = sight
+                    && seen.send(sight).await.is_err()
+                {
+                    return;
+                }
+                let next = |hurried: bool| begun + if hurried { HURRIED.min(pause) } else { pause };
+                loop {
+                    let until = next(*hurried.borrow_and_update());
+                    tokio::select! {
+                        () = sleep_until(until) => break,
+                        changed = hurried.changed() => if changed.is_err() { return },
+                    }
+                }
+            }
+        });
+        Self { task, hurry, sights }
+    }
+
+    /// Look more often, or not.
+    pub(crate) fn hurry(&self, on: bool) {
+        self.hurry.send_if_modified(|now| std::mem::replace(now, on) != on);
+    }
+
+    /// The next sight.
+    pub(crate) async fn next(&mut self) -> Sight {
+        match self.sights.recv().await {
+            Some(sight) => sight,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Lookout {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn look(info: &ConnInfo, slot: &str) -> Result<(Timestamp, Lsn, Option<String>), PgError> {
+    let session = Sql::connect(info).await?;
+    let (time, lsn) = session.promised().await?;
+    Ok((time, lsn, session.sync_state_of_slot(slot).await?))
+}
+
+/// `ERRCODE_CANNOT_CONNECT_NOW` (src/backend/postmaster/postmaster.c, `ProcessStartupPacket`): the server starts, shuts down or recovers.
+fn is_shutting_down(error: &PgError) -> bool {
+    matches!(error, PgError::Server(said) if said.code == "57P03" || said.code == "57P01")
+}

@@ -1,0 +1,389 @@
+//! One connection of a receiver: copies bytes, answers the server, and reports as flushed only what is stored.
+
+use crate::CaptureError;
+use crate::filling::Filling;
+use crate::lookout::{Lookout, Sight};
+use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until};
+use crate::uploads::{Carrier, Uploads};
+use crate::waiting::Waiting;
+use pg::{ConnInfo, Replication, SlotPosition, StreamEvent, TimelineHistory, WalStream};
+use repo::{Coverage, Epoch, RepoError, Writer};
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// A server that is shutting down asks for a reply again and again until everything is confirmed as flushed
+/// (WalSndDone, src/backend/replication/walsender.c); otherwise it asks once in half its timeout. So many within
+/// a second mean a shutdown.
+const PINGS_OF_A_SHUTDOWN: usize = 4;
+/// While it shuts down it is answered this often: it would ask again at once.
+const ANSWERS_AT_SHUTDOWN: Duration = Duration::from_millis(200);
+/// A server that was asked for a sign of life again and again and gives none for so long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Why a connection ended without an error.
+pub(crate) enum Ended {
+    Stopped,
+    Switched,
+    ServerShutsDown,
+}
+
+/// A receiver between its connections.
+pub(crate) struct Session<'a> {
+    info: &'a ConnInfo,
+    writer: &'a Writer,
+    epoch: &'a Epoch,
+    options: &'a ReceiveOptions,
+    carrier: Carrier,
+    events: Arc<dyn Events>,
+    progress: &'a watch::Sender<Option<Progress>>,
+    /// Where to go on: everything before is stored. Unknown before the first connection.
+    position: Option<(Timeline, Lsn)>,
+    has_streamed: bool,
+    /// The server ranks us as a synchronous standby although we are none: then nothing is reported as flushed, or it
+    /// would let commits go that it means to be elsewhere.
+    muted: bool,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) async fn begin(
+        info: &'a ConnInfo,
+        writer: &'a Writer,
+        epoch: &'a Epoch,
+        options: &'a ReceiveOptions,
+        events: Arc<dyn Events>,
+        progress: &'a watch::Sender<Option<Progress>>,
+    ) -> Result<Self, CaptureError> {
+        let carrier = Carrier {
+            writer: writer.clone(),
+            system_id: epoch.system_id,
+            protection: writer.wal_protection(epoch).await?,
+            compression: options.compression,
+            events: events.clone(),
+            backoff_max: Duration::from_secs(if options.flush == Flush::Synchronous { 1 } else { 10 }),
+        };
+        Ok(Self { info, writer, epoch, options, carrier, events, progress, position: None, has_streamed: false, muted: false })
+    }
+
+    pub(crate) fn has_streamed(&self) -> bool {
+        self.has_streamed
+    }
+
+    /// One connection, from connecting to its end.
+    pub(crate) async fn run(&mut self, until: &mut watch::Receiver<Until>) -> Result<Ended, CaptureError> {
+        let mut connection = Replication::connect(self.info).await?;
+        let identity = connection.identify_system().await?;
+        if identity.system_id != self.epoch.system_id {
+            return Err(RepoError::ForeignCluster { ours: self.epoch.system_id, found: identity.system_id }.into());
+        }
+        self.refuse_older(identity.timeline).await?;
+        let size = segment_size(&connection.show("wal_segment_size").await?)?;
+        self.keep_histories(&mut connection, identity.timeline).await?;
+        let slot = self.options.slot.name();
+        connection.create_slot(slot, matches!(self.options.slot, Slot::Temporary(_))).await?;
+        let held = connection.read_slot(slot).await?.unwrap_or(SlotPosition { restart: None, timeline: None });
+        let (timeline, from) = self.position.unwrap_or_else(|| match (&self.options.slot, held.restart, held.timeline) {
+            // Everything since the slot was made is owed.
+            (Slot::Permanent(_), Some(restart), Some(timeline)) => (timeline, restart.segment_start(size)),
+            // A new slot reserves WAL from the last checkpoint on; whoever made it needs what is written from now on.
+            _ => (identity.timeline, identity.flushed.segment_start(size)),
+        });
+        let from = self.skip_stored(from.segment_start(size), timeline, identity.flushed, size).await?;
+        self.position = Some((timeline, from));
+        let server = self.info.clone().only(connection.describe());
+        let stream = connection.start_physical(Some(slot), from, timeline).await?;
+        self.has_streamed = true;
+        self.events.tell(Event::WalStreaming { from, timeline, slot: slot.to_owned() });
+        self.progress.send_replace(Some(Progress { timeline, stored: from }));
+        let lookout = Lookout::post(server, slot.to_owned(), self.options.status_interval * 2);
+        let flow = Flow {
+            filling: Filling::new(timeline, from, size, session_number()),
+            uploads: Uploads::start(self.carrier.clone(), from, size),
+            waiting: Waiting::new(self.options.flush, self.events.clone()),
+            lookout,
+            stream,
+            flushed_at: Instant::now(),
+            heard_at: Instant::now(),
+            pings: Vec::new(),
+            leaving: None,
+            next: None,
+            promise: None,
+            covered: None,
+        };
+        match self.stream(flow, until).await {
+            Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
+                let why = e.detail().trim_end_matches('.').to_owned();
+                Err(CaptureError::WalGone { from, timeline: timeline.id(), why })
+            }
+            ended => ended,
+        }
+    }
+
+    /// A server on a timeline older than what is stored was left behind by a failover: its commits are on no server's way
+    /// to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
+    async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
+        let newest = match self.position {
+            Some((timeline, _)) => Some(timeline),
+            None => self.writer.reader().coverage().await?.filter(|c| c.system_id == self.epoch.system_id).map(|c| c.timeline),
+        };
+        match newest.filter(|newest| found < *newest && !self.options.accept_older_timeline) {
+            Some(stored) => Err(CaptureError::Demoted { found, stored }),
+            None => Ok(()),
+        }
+    }
+
+    /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
+    async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
+        while from.plus(size.bytes()) <= flushed {
+            let name = WalName::Segment(SegmentName::containing(from, timeline, size));
+            if !self.writer.reader().has_wal(self.epoch.system_id, &name).await? {
+                break;
+            }
+            from = from.plus(size.bytes());
+        }
+        Ok(from)
+    }
+
+    /// Every ancestor's history, on every connection: a restore needs them all, and the server may forget them.
+    async fn keep_histories(&self, connection: &mut Replication, timeline: Timeline) -> Result<(), CaptureError> {
+        let mut wanted = vec![timeline];
+        while let Some(timeline) = wanted.pop().filter(|t| *t != Timeline::FIRST) {
+            let Some((_, content)) = connection.timeline_history(timeline).await? else { continue };
+            if let Ok(history) = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)) {
+                wanted.extend(history.parent().map(|b| b.timeline));
+            }
+            let name = WalName::History(timeline);
+            self.writer.keep_wal(self.epoch.system_id, &name, content, &self.carrier.protection, self.options.compression).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes and answers the server; everything slow happens behind it.
+    async fn stream(&mut self, mut flow: Flow, until: &mut watch::Receiver<Until>) -> Result<Ended, CaptureError> {
+        let mut status = interval(self.options.status_interval);
+        status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let stored = flow.uploads.stored();
+            if until.borrow_and_update().is_reached(stored) {
+                self.tell_server(&mut flow).await?;
+                return Ok(Ended::Stopped);
+            }
+            if let Some((next, at)) = flow.next.filter(|_| stored >= flow.filling.received() && !flow.uploads.is_busy()) {
+                // The new timeline's copy of this segment begins with the old one's bytes.
+                self.position = Some((next, at.segment_start(flow.filling.size())));
+                self.events.tell(Event::TimelineSwitched { to: next, at });
+                return Ok(Ended::Switched);
+            }
+            let flush_at = flow.flush_at(self.options.flush);
+            let held_up = flow.waiting.look(stored, flow.filling.received());
+            flow.lookout.hurry(!flow.uploads.has_room() || held_up);
+            let is_reading = flow.next.is_none() && flow.uploads.has_room();
+            if !is_reading {
+                flow.heard_at = Instant::now();
+            }
+            tokio::select! {
+                biased;
+                _ = status.tick() => {
+                    if flow.heard_at.elapsed() > SILENCE_MAX {
+                        return Err(CaptureError::Silence { seconds: SILENCE_MAX.as_secs() });
+                    }
+                    self.tell_server(&mut flow).await?;
+                }
+                () = sleep_until(flow.leaving.map_or_else(far_away, |l| l.answer_at)), if flow.leaving.is_some() => {
+                    self.tell_server(&mut flow).await?;
+                    if let Some(leaving) = flow.leaving.as_mut() {
+                        leaving.answer_at = Instant::now() + ANSWERS_AT_SHUTDOWN;
+                        if Instant::now() >= leaving.deadline {
+                            return Ok(Ended::ServerShutsDown);
+                        }
+                    }
+                }
+                changed = until.changed() => {
+                    if changed.is_err() {
+                        return Ok(Ended::Stopped);
+                    }
+                }
+                landed = flow.uploads.next(), if flow.uploads.is_busy() => {
+                    let now = landed?;
+                    if now > stored {
+                        self.position = Some((flow.filling.timeline(), now));
+                        self.progress.send_replace(Some(Progress { timeline: flow.filling.timeline(), stored: now }));
+                        self.tell_server(&mut flow).await?;
+                        self.cover(&mut flow);
+                    }
+                }
+                () = sleep_until(flush_at.unwrap_or_else(far_away)), if flush_at.is_some() => flow.flush(),
+                () = sleep_until(flow.waiting.look_again_at()) => {}
+                sight = flow.lookout.next() => self.heed(sight, &mut flow)?,
+                // While the store is behind, nothing more is read: the server keeps it for us.
+                event = flow.stream.next(), if is_reading => match flow.heard(event?) {
+                    StreamEvent::Data { start, bytes, .. } => {
+                        let uploads = &mut flow.uploads;
+                        flow.filling.take(start, &bytes, stored, |full| uploads.push(full))?;
+                    }
+                    StreamEvent::Keepalive { end, reply_requested, .. } => {
+                        if reply_requested && flow.leaving.is_none() {
+                            let reported = self.tell_server(&mut flow).await?;
+                            flow.pinged(end, reported, self.options.shutdown_grace);
+                        }
+                    }
+                    StreamEvent::TimelineEnded { next, at } => {
+                        flow.next = Some((next, at));
+                        flow.flush();
+                    }
+                },
+            }
+        }
+    }
+
+    /// Reports what is stored, and asks for a sign of life; what was reported.
+    async fn tell_server(&self, flow: &mut Flow) -> Result<Lsn, CaptureError> {
+        let stored = if self.muted { Lsn::from_bytes(0) } else { flow.uploads.stored() };
+        flow.stream.send_status(stored, stored, None, flow.leaving.is_none()).await?;
+        Ok(stored)
+    }
+
+    /// Acts on what the lookout saw.
+    fn heed(&mut self, sight: Sight, flow: &mut Flow) -> Result<(), CaptureError> {
+        match sight {
+            Sight::ShuttingDown => flow.leave(self.options.shutdown_grace),
+            Sight::At { time, lsn, sync_state } => {
+                flow.promise = Some((lsn, time));
+                self.cover(flow);
+                let ranked = sync_state.filter(|state| state != "async");
+                if self.options.flush != Flush::Synchronous && ranked.is_some() != self.muted {
+                    self.muted = ranked.is_some();
+                    if let Some(sync_state) = &ranked {
+                        self.events.tell(Event::RankedSynchronous { sync_state: sync_state.clone() });
+                    }
+                    // A flush position that was told once stays in force until the connection ends.
+                    return Err(CaptureError::Ranked { sync_state: ranked });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down how far the log is complete, when that is due. Beside the stream: a slow store must not keep a keepalive waiting.
+    fn cover(&self, flow: &mut Flow) {
+        let Some((lsn, time)) = flow.promise.filter(|(lsn, _)| flow.uploads.stored() >= *lsn) else { return };
+        let is_due = match flow.covered {
+            None => true,
+            Some((covered, at)) => at.elapsed() >= self.options.coverage_interval || (covered != lsn && at.elapsed() >= self.options.status_interval),
+        };
+        if !is_due {
+            return;
+        }
+        flow.covered = Some((lsn, Instant::now()));
+        let (writer, events) = (self.writer.clone(), self.events.clone());
+        let coverage = Coverage::new(self.epoch.system_id, flow.filling.timeline(), lsn, time);
+        tokio::spawn(async move {
+            match writer.cover(&coverage).await {
+                Ok(()) => events.tell(Event::WalCovered { timeline: coverage.timeline, lsn, time }),
+                Err(e) => events.tell(Event::Noticed { what: format!("could not write down that WAL is complete to {lsn}: {e}") }),
+            }
+        });
+    }
+}
+
+/// What one connection has under way.
+struct Flow {
+    stream: WalStream,
+    filling: Filling,
+    uploads: Uploads,
+    waiting: Waiting,
+    lookout: Lookout,
+    flushed_at: Instant,
+    /// When the server last said anything, or was not listened to.
+    heard_at: Instant,
+    pings: Vec<Instant>,
+    leaving: Option<Leaving>,
+    /// The timeline ended: where to go on.
+    next: Option<(Timeline, Lsn)>,
+    /// When the server had promised nobody anything beyond this position.
+    promise: Option<(Lsn, Timestamp)>,
+    /// The last mark written.
+    covered: Option<(Lsn, Instant)>,
+}
+
+/// The server shuts down: it waits for us, but not longer than this.
+#[derive(Clone, Copy)]
+struct Leaving {
+    deadline: Instant,
+    answer_at: Instant,
+}
+
+impl Flow {
+    /// When the next piece is due, if there is anything for it.
+    fn flush_at(&self, flush: Flush) -> Option<Instant> {
+        let stored = self.uploads.stored();
+        if !self.filling.has_more(stored) || !self.uploads.has_room_for_a_piece() {
+            return None;
+        }
+        let urgent = self.leaving.is_some() || self.next.is_some();
+        match flush {
+            Flush::Synchronous => Some(Instant::now()),
+            _ if urgent => Some(Instant::now()),
+            Flush::Whole => None,
+            // One at a time: the next one takes along what came meanwhile.
+            Flush::Every(_) if self.uploads.is_busy() => None,
+            Flush::Every(pause) => Some(self.flushed_at + pause),
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flushed_at = Instant::now();
+        if let Some((piece, bytes)) = self.filling.cut(self.uploads.stored()) {
+            self.uploads.push_piece(piece, bytes);
+        }
+    }
+
+    fn heard(&mut self, event: StreamEvent) -> StreamEvent {
+        self.heard_at = Instant::now();
+        event
+    }
+
+    /// Counts the requests for a reply.
+    fn pinged(&mut self, end: Lsn, reported: Lsn, grace: Duration) {
+        let now = Instant::now();
+        self.pings.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
+        self.pings.push(now);
+        if self.pings.len() >= PINGS_OF_A_SHUTDOWN && end == self.filling.received() && reported < end {
+            self.leave(grace);
+        }
+    }
+
+    fn leave(&mut self, grace: Duration) {
+        let now = Instant::now();
+        self.leaving.get_or_insert(Leaving { deadline: now + grace, answer_at: now });
+    }
+}
+
+/// For a branch that is switched off: never reached.
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}
+
+/// Tells this connection's pieces from every other's.
+fn session_number() -> u32 {
+    use std::hash::BuildHasher;
+    // The random keys of a hash map are the standard library's one source of chance.
+    std::hash::RandomState::new().hash_one(std::process::id()) as u32
+}
+
+/// `SHOW wal_segment_size` prints `16MB`, `1GB`.
+fn segment_size(text: &str) -> Result<SegmentSize, CaptureError> {
+    let wrong = || CaptureError::Bug(format!("wal_segment_size of {text:?}"));
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit: u64 = match &text[digits.len()..] {
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        "kB" => 1 << 10,
+        "B" | "" => 1,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    SegmentSize::from_bytes(number * unit).map_err(|_| wrong())
+}

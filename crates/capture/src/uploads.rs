@@ -1,0 +1,167 @@
+//! Segments and pieces on their way to the store, and up to where everything is stored.
+
+use crate::CaptureError;
+use crate::filling::Full;
+use bytes::Bytes;
+use repo::{Kept, Piece, RepoError, Writer};
+use seal::{Compression, Protection};
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Event, Events, Explain, Lsn, SegmentSize, SystemId, WalName};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Segments of 16 MiB on their way at most; with the one that is filling they bound the receiver's memory.
+const SEGMENTS: u64 = 3;
+/// Pieces on their way at most.
+const PIECES: usize = 2;
+
+/// What stores WAL, and how.
+#[derive(Clone)]
+pub(crate) struct Carrier {
+    pub(crate) writer: Writer,
+    pub(crate) system_id: SystemId,
+    pub(crate) protection: Protection,
+    pub(crate) compression: Compression,
+    pub(crate) events: Arc<dyn Events>,
+    /// Longest pause between two tries.
+    pub(crate) backoff_max: Duration,
+}
+
+/// One upload: what it holds, and whether it is a piece.
+struct Landed {
+    start: Lsn,
+    end: Lsn,
+    is_piece: bool,
+}
+
+/// Uploads under way. They run whether or not anybody waits, and try for as long as the store is away; dropped, they end:
+/// nothing was confirmed for them, and whoever connects again sends the same bytes.
+pub(crate) struct Uploads {
+    carrier: Carrier,
+    running: JoinSet<Result<Landed, CaptureError>>,
+    segments: usize,
+    segments_max: usize,
+    pieces: usize,
+    /// Stretches that are stored beyond `stored`.
+    ahead: Vec<(Lsn, Lsn)>,
+    stored: Lsn,
+}
+
+impl Uploads {
+    /// Everything before `from` counts as stored.
+    pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize) -> Self {
+        let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS) as usize;
+        Self { carrier, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, ahead: Vec::new(), stored: from }
+    }
+
+    /// Everything received before here is stored.
+    pub(crate) fn stored(&self) -> Lsn {
+        self.stored
+    }
+    /// Whether another segment may be taken in.
+    pub(crate) fn has_room(&self) -> bool {
+        self.segments < self.segments_max
+    }
+    /// Whether another piece may be sent.
+    pub(crate) fn has_room_for_a_piece(&self) -> bool {
+        self.pieces < PIECES
+    }
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Begins to store a full segment, and its rest as a piece where that is sooner there.
+    pub(crate) fn push(&mut self, full: Full) {
+        if let Some((piece, bytes)) = full.rest {
+            self.push_piece(piece, bytes);
+        }
+        let carrier = self.carrier.clone();
+        self.segments += 1;
+        self.running.spawn(async move {
+            let end = full.start.plus(full.bytes.len() as u64);
+            let name = WalName::Segment(full.name);
+            let kept = carrier.until_done(&name.to_string(), || carrier.keep(&name, full.bytes.clone())).await?;
+            carrier.events.tell(match kept {
+                Kept::Stored { bytes_stored } => Event::WalStored { name: name.to_string(), bytes_stored },
+                Kept::Already => Event::WalAlreadyStored { name: name.to_string() },
+            });
+            Ok(Landed { start: full.start, end, is_piece: false })
+        });
+    }
+
+    /// Begins to store a piece.
+    pub(crate) fn push_piece(&mut self, piece: Piece, bytes: Bytes) {
+        let carrier = self.carrier.clone();
+        self.pieces += 1;
+        self.running.spawn(async move {
+            let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
+            let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
+            carrier.events.tell(Event::PieceStored { segment: piece.segment, start: piece.start, end: piece.end, bytes_stored });
+            Ok(Landed { start: piece.start, end: piece.end, is_piece: true })
+        });
+    }
+
+    /// Waits for the next upload to end, and says up to where everything is stored now.
+    pub(crate) async fn next(&mut self) -> Result<Lsn, CaptureError> {
+        let Some(joined) = self.running.join_next().await else { return std::future::pending().await };
+        let landed = joined.map_err(|e| CaptureError::Bug(e.to_string()))??;
+        match landed.is_piece {
+            true => self.pieces -= 1,
+            false => self.segments -= 1,
+        }
+        self.ahead.push((landed.start, landed.end));
+        self.stored = advance(self.stored, &mut self.ahead);
+        Ok(self.stored)
+    }
+}
+
+/// The end of what is stored without a gap from `stored` on; what it passes is forgotten.
+fn advance(mut stored: Lsn, ahead: &mut Vec<(Lsn, Lsn)>) -> Lsn {
+    while let Some(end) = ahead.iter().filter(|(start, end)| *start <= stored && *end > stored).map(|(_, end)| *end).max() {
+        stored = end;
+    }
+    ahead.retain(|(_, end)| *end > stored);
+    stored
+}
+
+impl Carrier {
+    async fn keep(&self, name: &WalName, bytes: Bytes) -> Result<Kept, RepoError> {
+        self.writer.keep_wal(self.system_id, name, bytes, &self.protection, self.compression).await
+    }
+
+    /// Tries however long the store is away. Only what can never succeed is an error.
+    async fn until_done<T, F: Future<Output = Result<T, RepoError>>>(&self, object: &str, mut work: impl FnMut() -> F) -> Result<T, CaptureError> {
+        let mut backoff = Duration::from_millis(200);
+        loop {
+            match work().await {
+                Ok(done) => return Ok(done),
+                Err(e @ (RepoError::Conflict { .. } | RepoError::Bug(_))) => return Err(e.into()),
+                Err(e) => {
+                    let why = [e.to_string(), e.detail()].join(": ");
+                    self.events.tell(Event::StoreRetry { object: object.to_owned(), why, again_in: backoff });
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(self.backoff_max);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_arrives_out_of_order_is_confirmed_in_order() {
+        let lsn = Lsn::from_bytes;
+        let mut ahead = vec![(lsn(20), lsn(30))];
+        assert_eq!(advance(lsn(10), &mut ahead), lsn(10), "the bytes from 10 to 20 are still on their way");
+        ahead.push((lsn(10), lsn(21)));
+        assert_eq!(advance(lsn(10), &mut ahead), lsn(30));
+        assert!(ahead.is_empty());
+        ahead.push((lsn(0), lsn(25)));
+        assert_eq!(advance(lsn(30), &mut ahead), lsn(30), "what is stored never becomes less");
+        assert!(ahead.is_empty());
+    }
+}

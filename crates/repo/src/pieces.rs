@@ -1,0 +1,210 @@
+//! Pieces of segments: WAL that is stored before its segment is full, and how pieces make up the beginning of a segment.
+
+use crate::wal::beside;
+use crate::{Reader, RepoError, Writer, layout};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use seal::{Compression, ObjectKind, Protection};
+use std::fmt;
+use store::Created;
+use terms::{Lsn, SegmentName, SegmentSize, SystemId, WalName};
+
+/// The bytes from `start` to `end` of one segment, as one session of a receiver stored them.
+///
+/// A receiver begins a piece only where everything before is stored: a piece that is there proves that whatever comes
+/// before it on its timeline was stored once, as far back as that receiver began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Piece {
+    pub segment: SegmentName,
+    pub start: Lsn,
+    pub end: Lsn,
+    /// Tells sessions apart: no two ever write one object.
+    pub session: u32,
+}
+
+impl Piece {
+    /// Its name within the segment's folder: `{start}-{end}-{session}` in hexadecimal, 16, 16 and 8 digits.
+    fn name(&self) -> String {
+        format!("{:016X}-{:016X}-{:08x}", self.start.bytes(), self.end.bytes(), self.session)
+    }
+
+    /// The inverse of the object's name: `….pieces/{name}`; `None` for anything that is no piece.
+    pub(crate) fn parse(folder: &str, name: &str) -> Option<Self> {
+        let segment = folder.strip_suffix(layout::PIECES)?.parse().ok()?;
+        let mut parts = name.split('-');
+        let mut hex = |digits| parts.next().filter(|p| p.len() == digits).and_then(|p| u64::from_str_radix(p, 16).ok());
+        let (start, end, session) = (hex(16)?, hex(16)?, hex(8)?);
+        let piece = Self { segment, start: Lsn::from_bytes(start), end: Lsn::from_bytes(end), session: u32::try_from(session).ok()? };
+        (parts.next().is_none() && start < end && piece.name().eq_ignore_ascii_case(name)).then_some(piece)
+    }
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}/{}", self.segment, layout::PIECES, self.name())
+    }
+}
+
+/// The pieces that together reach furthest from `from` without a gap, in order; each begins in or at the end of the one before.
+pub fn chain(pieces: &[Piece], from: Lsn) -> Vec<Piece> {
+    let mut chosen = Vec::new();
+    let mut at = from;
+    // The furthest of those that begin by now: few steps, and a merged piece makes all before it unneeded.
+    while let Some(next) = pieces.iter().filter(|p| p.start <= at && p.end > at).max_by_key(|p| (p.end, p.session)) {
+        at = next.end;
+        chosen.push(*next);
+    }
+    chosen
+}
+
+impl Writer {
+    /// Stores a piece and returns the bytes that it takes in the repository.
+    pub async fn keep_piece(
+        &self,
+        system: SystemId,
+        piece: &Piece,
+        plain: Bytes,
+        protection: &Protection,
+        compression: Compression,
+    ) -> Result<u64, RepoError> {
+        let path = layout::piece(system, piece);
+        let object = self.seal_object(protection, ObjectKind::WalPiece, &path);
+        let sealed = match plain.len() {
+            // A commit's worth: quicker done than handed over.
+            ..=65_536 => seal::seal_whole(object, compression, &plain)?,
+            _ => beside(move || seal::seal_whole(object, compression, &plain)).await??,
+        };
+        let bytes_stored = sealed.len() as u64;
+        match self.store.put_new(&path, Bytes::from(sealed)).await? {
+            Created::New => Ok(bytes_stored),
+            // The session's number is chosen by chance among four thousand million.
+            Created::AlreadyThere => Err(RepoError::Conflict { name: piece.to_string() }),
+        }
+    }
+}
+
+/// How much of a segment is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Its beginning, from pieces; at least one byte, and less than a segment.
+    Prefix(Vec<u8>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Stored {
+    /// As a server reads it: zeros after what is stored, where its log then ends.
+    pub fn padded(self, size: SegmentSize) -> Option<Vec<u8>> {
+        match self {
+            Self::Whole(bytes) => Some(bytes),
+            Self::Prefix(mut bytes) => {
+                bytes.resize(size.bytes() as usize, 0);
+                Some(bytes)
+            }
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl Reader {
+    /// The pieces of a segment, in order of their names.
+    pub async fn pieces(&self, system: SystemId, segment: SegmentName) -> Result<Vec<Piece>, RepoError> {
+        let folder = layout::pieces_folder(system, segment);
+        let listed: Vec<_> = self.store.list(&folder, None).try_collect().await?;
+        Ok(listed.iter().filter_map(|object| layout::parse_piece(&object.path)).collect())
+    }
+
+    /// A segment's plain bytes: the whole object, or else what its pieces make up without a gap. A piece that is needed and
+    /// damaged is an error, never a shorter segment.
+    pub async fn fetch_segment(&self, system: SystemId, segment: SegmentName, size: SegmentSize) -> Result<Stored, RepoError> {
+        if let Some(whole) = self.fetch_wal(system, &WalName::Segment(segment)).await? {
+            return Ok(Stored::Whole(whole));
+        }
+        let start = segment.start(size);
+        let mut pieces = self.pieces(system, segment).await?;
+        let reach = |pieces: &[Piece]| chain(pieces, start).last().map_or(start, |p| p.end);
+        let furthest = reach(&pieces);
+        if furthest == start {
+            // Stored whole and its pieces removed meanwhile?
+            return Ok(self.fetch_wal(system, &WalName::Segment(segment)).await?.map_or(Stored::Nothing, Stored::Whole));
+        }
+        loop {
+            let chosen = chain(&pieces, start);
+            let opening: Vec<_> = chosen.into_iter().map(|piece| self.open_piece(system, piece)).collect();
+            let opened: Vec<_> = futures::stream::iter(opening).buffered(16).collect().await;
+            let mut bytes = Vec::with_capacity(furthest.bytes().saturating_sub(start.bytes()) as usize);
+            let mut damaged = None;
+            for (piece, plain) in opened {
+                match plain {
+                    Ok(plain) => {
+                        let have = (start.bytes() + bytes.len() as u64).saturating_sub(piece.start.bytes()) as usize;
+                        bytes.extend_from_slice(&plain[have..]);
+                    }
+                    Err(e) => {
+                        damaged = Some((piece, e));
+                        break;
+                    }
+                }
+            }
+            let Some((piece, error)) = damaged else {
+                return Ok(if bytes.len() as u64 == size.bytes() { Stored::Whole(bytes) } else { Stored::Prefix(bytes) });
+            };
+            // Another piece may hold the same bytes.
+            pieces.retain(|p| *p != piece);
+            if reach(&pieces) < furthest {
+                return match self.fetch_wal(system, &WalName::Segment(segment)).await? {
+                    Some(whole) => Ok(Stored::Whole(whole)),
+                    None => Err(error),
+                };
+            }
+        }
+    }
+
+    async fn open_piece(&self, system: SystemId, piece: Piece) -> (Piece, Result<Vec<u8>, RepoError>) {
+        (piece, self.piece_bytes(system, piece).await)
+    }
+
+    async fn piece_bytes(&self, system: SystemId, piece: Piece) -> Result<Vec<u8>, RepoError> {
+        let path = layout::piece(system, &piece);
+        let sealed = self.store.get(&path).await?;
+        let object = self.open_object(&path, ObjectKind::WalPiece, &sealed).await?;
+        let plain = beside(move || seal::open_whole(object, &sealed)).await?.map_err(RepoError::object(&path))?;
+        if plain.len() as u64 != piece.end.bytes() - piece.start.bytes() {
+            let why = format!("it holds {} bytes, not those from {} to {}", plain.len(), piece.start, piece.end);
+            return Err(RepoError::Document { path: path.to_string(), why });
+        }
+        Ok(plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(start: u64, end: u64, session: u32) -> Piece {
+        let segment = "000000010000000000000003".parse().unwrap();
+        Piece { segment, start: Lsn::from_bytes(start), end: Lsn::from_bytes(end), session }
+    }
+
+    #[test]
+    fn a_piece_is_known_by_its_name_alone() {
+        let piece = piece(0x300_0000, 0x300_0123, 7);
+        let name = "0000000003000000-0000000003000123-00000007";
+        assert_eq!(piece.name(), name);
+        assert_eq!(Piece::parse("000000010000000000000003.pieces", name), Some(piece));
+        for other in ["0000000003000000-0000000003000123", "0000000003000123-0000000003000000-00000007", "3000000-3000123-7", "index"] {
+            assert_eq!(Piece::parse("000000010000000000000003.pieces", other), None, "{other}");
+        }
+        assert_eq!(Piece::parse("000000010000000000000003", name), None);
+    }
+
+    #[test]
+    fn the_chain_is_the_longest_prefix_in_the_fewest_pieces() {
+        let pieces = [piece(0, 10, 1), piece(10, 20, 1), piece(20, 30, 1), piece(0, 25, 2), piece(40, 50, 2)];
+        assert_eq!(chain(&pieces, Lsn::from_bytes(0)), [piece(0, 25, 2), piece(20, 30, 1)]);
+        assert_eq!(chain(&pieces[1..3], Lsn::from_bytes(0)), []);
+        assert_eq!(chain(&pieces, Lsn::from_bytes(40)), [piece(40, 50, 2)]);
+    }
+}
