@@ -129,7 +129,11 @@ impl Drop for Workload {
 
 /// The acknowledged commits whose rows the server at hand does not have, oldest first: what was lost.
 pub fn lost(acknowledged: &[Acknowledged], cluster: &crate::Cluster) -> Vec<Acknowledged> {
-    let rows = cluster.psql("SELECT id FROM ledger");
+    missing(acknowledged, &cluster.psql("SELECT id FROM ledger"))
+}
+
+/// The acknowledged commits whose ids are not among `rows`, one a line.
+pub fn missing(acknowledged: &[Acknowledged], rows: &str) -> Vec<Acknowledged> {
     let there: std::collections::HashSet<i64> = rows.lines().map(|id| id.parse().expect("an id")).collect();
     acknowledged.iter().filter(|commit| !there.contains(&commit.id)).copied().collect()
 }
