@@ -48,6 +48,9 @@ pub enum CaptureError {
     /// The server was left behind by a failover.
     #[error("the server is on timeline {found}, but WAL of timeline {stored} is stored already")]
     Demoted { found: Timeline, stored: Timeline },
+    /// The server's history never was on the timeline that is stored.
+    #[error("the server is on timeline {found}, whose history does not hold the stored timeline {stored}")]
+    Stranger { found: Timeline, stored: Timeline },
     /// The server began or ceased to count us as a synchronous standby.
     #[error("{}", match sync_state { Some(state) => format!("the server ranks this receiver as a synchronous standby ({state})"), None => "the server no longer ranks this receiver as a synchronous standby".into() })]
     Ranked { sync_state: Option<String> },
@@ -78,6 +81,7 @@ impl Explain for CaptureError {
             Self::BadWal { .. } => "wal-bad",
             Self::WalGone { .. } => "wal-gone",
             Self::Demoted { .. } => "server-demoted",
+            Self::Stranger { .. } => "timeline-foreign",
             Self::Ranked { .. } => "ranked-synchronous",
             Self::Silence { .. } => "server-silent",
             Self::Interrupted => "interrupted",
@@ -93,7 +97,7 @@ impl Explain for CaptureError {
             Self::NotADataDirectory { .. } | Self::OtherCluster { .. } => Class::Misuse,
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
-            Self::Demoted { .. } => Class::Refused,
+            Self::Demoted { .. } | Self::Stranger { .. } => Class::Refused,
             Self::Interrupted | Self::Ranked { .. } | Self::Silence { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -119,6 +123,7 @@ impl Explain for CaptureError {
             Self::Demoted { .. } => {
                 "It was the primary before a failover, perhaps, and its new commits would be on no other server. Nothing was received from it.".into()
             }
+            Self::Stranger { .. } => "Both went on from an older server, each on its own. Nothing was received.".into(),
             Self::Ranked { sync_state: Some(_) } => {
                 "wal.synchronous is off, so commits would wait for the flush interval. Nothing is reported to the server as flushed until that ends."
                     .into()
@@ -145,6 +150,9 @@ impl Explain for CaptureError {
             Self::BadWal { .. } => "Nothing was stored. If the file's disk is sound, look at what wrote it.".into(),
             Self::Demoted { .. } => {
                 "Let [postgres] conninfo name every server (host=a,b). If this one is right and the newer timeline was only tried out, run bowline wal receive --accept-older-timeline.".into()
+            }
+            Self::Stranger { .. } => {
+                "Let [postgres] conninfo lead to the server that is in use. If it is this one, make a repository of its own for it (another org or url).".into()
             }
             Self::Ranked { sync_state: Some(_) } => {
                 "Name the standbys in synchronous_standby_names without bowline and without '*', or set wal.synchronous = true; then reload the server.".into()

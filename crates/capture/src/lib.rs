@@ -1,5 +1,6 @@
 //! A live PostgreSQL into the repository: base backups and the write-ahead log.
 
+mod beginning;
 mod cover;
 mod error;
 mod filling;
@@ -11,6 +12,7 @@ mod push;
 mod reading;
 mod receive;
 mod session;
+mod standbys;
 mod stream;
 mod streamed;
 mod throttle;

@@ -1,6 +1,7 @@
 //! Receives WAL for as long as it is told to: one connection after the other, each as far as it goes.
 
 use crate::CaptureError;
+use crate::standbys::Standbys;
 use crate::stream::{Ended, Session};
 use pg::{ConnInfo, ServerFacts};
 use repo::{Epoch, RepoError, Writer};
@@ -113,6 +114,10 @@ pub async fn receive(
     mut until: watch::Receiver<Until>,
     progress: &watch::Sender<Option<Progress>>,
 ) -> Result<(), CaptureError> {
+    let _standbys = match &options.slot {
+        Slot::Permanent(slot) => Some(Standbys::tend(info, slot, progress.subscribe(), options.status_interval * 2, events.clone())),
+        Slot::Temporary(_) => None,
+    };
     let info = info.clone().at_a_primary();
     let mut session = Session::begin(&info, writer, epoch, options, events.clone(), progress).await?;
     let mut backoff = BACKOFF_MIN;
@@ -123,7 +128,7 @@ pub async fn receive(
             Ok(Ended::Stopped) => return Ok(()),
             Ok(Ended::Switched) => continue,
             Ok(Ended::ServerShutsDown) => "the server is shutting down; its slot keeps what is not stored yet".to_owned(),
-            Err(e) if !worth_retrying(&e, session.has_streamed()) => return Err(e),
+            Err(e) if !worth_retrying(&e, session.has_streamed(), &options.slot) => return Err(e),
             Err(e) => [e.to_string(), e.detail()].join(": "),
         };
         if began.elapsed() > BACKOFF_MAX {
@@ -139,9 +144,11 @@ pub async fn receive(
 }
 
 /// What would only fail again is not tried again; nor is a first connection that is refused outright.
-fn worth_retrying(error: &CaptureError, has_streamed: bool) -> bool {
+fn worth_retrying(error: &CaptureError, has_streamed: bool, slot: &Slot) -> bool {
     match error {
         CaptureError::Repo(RepoError::ForeignCluster { .. } | RepoError::Conflict { .. }) | CaptureError::Bug(_) => false,
+        // The next connection goes on where the server's log does.
+        CaptureError::WalGone { .. } => matches!(slot, Slot::Permanent(_)),
         e => e.class() == Class::Transient || has_streamed,
     }
 }

@@ -6,11 +6,11 @@ use crate::lookout::{Lookout, Sight};
 use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until};
 use crate::uploads::{Carrier, Uploads};
 use crate::waiting::Waiting;
-use pg::{ConnInfo, Replication, SlotPosition, StreamEvent, TimelineHistory, WalStream};
+use pg::{ConnInfo, Replication, StreamEvent, WalStream};
 use repo::{Coverage, Epoch, RepoError, Writer};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
+use terms::{Event, Events, Explain, Lsn, SegmentSize, Timeline, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -33,15 +33,18 @@ pub(crate) enum Ended {
 /// A receiver between its connections.
 pub(crate) struct Session<'a> {
     info: &'a ConnInfo,
-    writer: &'a Writer,
-    epoch: &'a Epoch,
-    options: &'a ReceiveOptions,
-    carrier: Carrier,
-    events: Arc<dyn Events>,
+    pub(crate) writer: &'a Writer,
+    pub(crate) epoch: &'a Epoch,
+    pub(crate) options: &'a ReceiveOptions,
+    pub(crate) carrier: Carrier,
+    pub(crate) events: Arc<dyn Events>,
     progress: &'a watch::Sender<Option<Progress>>,
     /// Where to go on: everything before is stored. Unknown before the first connection.
-    position: Option<(Timeline, Lsn)>,
+    pub(crate) position: Option<(Timeline, Lsn)>,
     has_streamed: bool,
+    /// What was lost, until it is known where the log goes on; and that something was.
+    pub(crate) gap: Option<(Timeline, Lsn, String)>,
+    pub(crate) is_past_a_gap: bool,
     /// The server ranks us as a synchronous standby although we are none: then nothing is reported as flushed, or it
     /// would let commits go that it means to be elsewhere.
     muted: bool,
@@ -62,9 +65,23 @@ impl<'a> Session<'a> {
             protection: writer.wal_protection(epoch).await?,
             compression: options.compression,
             events: events.clone(),
+            commits_wait: options.flush == Flush::Synchronous,
             backoff_max: Duration::from_secs(if options.flush == Flush::Synchronous { 1 } else { 10 }),
         };
-        Ok(Self { info, writer, epoch, options, carrier, events, progress, position: None, has_streamed: false, muted: false })
+        Ok(Self {
+            info,
+            writer,
+            epoch,
+            options,
+            carrier,
+            events,
+            progress,
+            position: None,
+            has_streamed: false,
+            gap: None,
+            is_past_a_gap: false,
+            muted: false,
+        })
     }
 
     pub(crate) fn has_streamed(&self) -> bool {
@@ -80,17 +97,14 @@ impl<'a> Session<'a> {
         }
         self.refuse_older(identity.timeline).await?;
         let size = segment_size(&connection.show("wal_segment_size").await?)?;
-        self.keep_histories(&mut connection, identity.timeline).await?;
+        let history = self.keep_histories(&mut connection, identity.timeline).await?;
         let slot = self.options.slot.name();
-        connection.create_slot(slot, matches!(self.options.slot, Slot::Temporary(_))).await?;
-        let held = connection.read_slot(slot).await?.unwrap_or(SlotPosition { restart: None, timeline: None });
-        let (timeline, from) = self.position.unwrap_or_else(|| match (&self.options.slot, held.restart, held.timeline) {
-            // Everything since the slot was made is owed.
-            (Slot::Permanent(_), Some(restart), Some(timeline)) => (timeline, restart.segment_start(size)),
-            // A new slot reserves WAL from the last checkpoint on; whoever made it needs what is written from now on.
-            _ => (identity.timeline, identity.flushed.segment_start(size)),
-        });
+        let held = self.take_slot(&mut connection).await?;
+        let (timeline, from) = self.follow(self.begin_at(held, identity, size).await?, &history, size).await?;
         let from = self.skip_stored(from.segment_start(size), timeline, identity.flushed, size).await?;
+        if let Some((timeline, lost, why)) = self.gap.take() {
+            self.events.tell(Event::WalGap { timeline, from: lost, to: from, why });
+        }
         self.position = Some((timeline, from));
         let server = self.info.clone().only(connection.describe());
         let stream = connection.start_physical(Some(slot), from, timeline).await?;
@@ -115,49 +129,13 @@ impl<'a> Session<'a> {
         match self.stream(flow, until).await {
             Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
                 let why = e.detail().trim_end_matches('.').to_owned();
+                if matches!(self.options.slot, Slot::Permanent(_)) && !self.is_past_a_gap {
+                    self.pass_gap(timeline, from, why.clone());
+                }
                 Err(CaptureError::WalGone { from, timeline: timeline.id(), why })
             }
             ended => ended,
         }
-    }
-
-    /// A server on a timeline older than what is stored was left behind by a failover: its commits are on no server's way
-    /// to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
-    async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
-        let newest = match self.position {
-            Some((timeline, _)) => Some(timeline),
-            None => self.writer.reader().coverage().await?.filter(|c| c.system_id == self.epoch.system_id).map(|c| c.timeline),
-        };
-        match newest.filter(|newest| found < *newest && !self.options.accept_older_timeline) {
-            Some(stored) => Err(CaptureError::Demoted { found, stored }),
-            None => Ok(()),
-        }
-    }
-
-    /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
-    async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
-        while from.plus(size.bytes()) <= flushed {
-            let name = WalName::Segment(SegmentName::containing(from, timeline, size));
-            if !self.writer.reader().has_wal(self.epoch.system_id, &name).await? {
-                break;
-            }
-            from = from.plus(size.bytes());
-        }
-        Ok(from)
-    }
-
-    /// Every ancestor's history, on every connection: a restore needs them all, and the server may forget them.
-    async fn keep_histories(&self, connection: &mut Replication, timeline: Timeline) -> Result<(), CaptureError> {
-        let mut wanted = vec![timeline];
-        while let Some(timeline) = wanted.pop().filter(|t| *t != Timeline::FIRST) {
-            let Some((_, content)) = connection.timeline_history(timeline).await? else { continue };
-            if let Ok(history) = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)) {
-                wanted.extend(history.parent().map(|b| b.timeline));
-            }
-            let name = WalName::History(timeline);
-            self.writer.keep_wal(self.epoch.system_id, &name, content, &self.carrier.protection, self.options.compression).await?;
-        }
-        Ok(())
     }
 
     /// Copies bytes and answers the server; everything slow happens behind it.
@@ -209,6 +187,7 @@ impl<'a> Session<'a> {
                     let now = landed?;
                     if now > stored {
                         self.position = Some((flow.filling.timeline(), now));
+                        self.is_past_a_gap = false;
                         self.progress.send_replace(Some(Progress { timeline: flow.filling.timeline(), stored: now }));
                         self.tell_server(&mut flow).await?;
                         self.cover(&mut flow);

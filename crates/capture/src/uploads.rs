@@ -24,6 +24,8 @@ pub(crate) struct Carrier {
     pub(crate) protection: Protection,
     pub(crate) compression: Compression,
     pub(crate) events: Arc<dyn Events>,
+    /// Whether the server is kept waiting by what is not stored.
+    pub(crate) commits_wait: bool,
     /// Longest pause between two tries.
     pub(crate) backoff_max: Duration,
 }
@@ -73,7 +75,8 @@ impl Uploads {
 
     /// Begins to store a full segment, and its rest as a piece where that is sooner there.
     pub(crate) fn push(&mut self, full: Full) {
-        if let Some((piece, bytes)) = full.rest {
+        // Commits that wait should not wait for the whole; others do not know the difference, and it costs a second put.
+        if let Some((piece, bytes)) = full.rest.filter(|_| self.carrier.commits_wait) {
             self.push_piece(piece, bytes);
         }
         let carrier = self.carrier.clone();

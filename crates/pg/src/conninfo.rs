@@ -84,6 +84,11 @@ impl ConnInfo {
         }
         self
     }
+    /// Any server will do.
+    pub fn anywhere(mut self) -> Self {
+        self.target = TargetSession::Any;
+        self
+    }
     /// Only a primary will do, unless the connection string says what will.
     pub fn at_a_primary(mut self) -> Self {
         if self.target == TargetSession::Any {

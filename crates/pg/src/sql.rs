@@ -98,6 +98,25 @@ impl Sql {
         })
     }
 
+    /// Whether the server is a standby or recovers otherwise.
+    pub async fn in_recovery(&self) -> Result<bool, PgError> {
+        let doing = "ask whether the server is in recovery";
+        let row = self.row(doing, "SELECT pg_is_in_recovery()", &[]).await?;
+        self.get(&row, 0, doing)
+    }
+    /// Makes a physical slot that holds WAL from now on; also on a standby.
+    pub async fn create_physical_slot(&self, name: &str) -> Result<(), PgError> {
+        let doing = format!("create replication slot {name:?}");
+        self.row(&doing, "SELECT pg_create_physical_replication_slot($1, true)", &[&name]).await.map(drop)
+    }
+    /// Lets a slot go of WAL before this position, or before what is replayed if that is less (`pg_replication_slot_advance`,
+    /// src/backend/replication/slotfuncs.c); never moves it back.
+    pub async fn advance_slot(&self, name: &str, to: Lsn) -> Result<(), PgError> {
+        let doing = format!("advance replication slot {name:?}");
+        let text =
+            "SELECT pg_replication_slot_advance(slot_name, $2) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active AND restart_lsn < $2";
+        self.rows(&doing, text, &[&name, &PgLsn::from(to.bytes())]).await.map(drop)
+    }
     /// How far WAL is written; on a standby, how far it is replayed.
     pub async fn current_lsn(&self) -> Result<Lsn, PgError> {
         self.position("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END").await

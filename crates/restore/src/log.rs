@@ -17,14 +17,6 @@ pub(crate) struct Log<'a> {
     pub(crate) timeline: Timeline,
 }
 
-/// When a transaction ended, if the record ends one.
-pub(crate) fn ended_at(kind: &RecordKind) -> Option<Timestamp> {
-    match kind {
-        RecordKind::Commit { at } | RecordKind::Abort { at } | RecordKind::CommitPrepared { at } | RecordKind::AbortPrepared { at } => Some(*at),
-        _ => None,
-    }
-}
-
 impl Log<'_> {
     fn source(&self) -> WalSource {
         WalSource { major: self.major, system_id: self.system_id, timeline: self.timeline, segment_size: self.size }
@@ -69,7 +61,7 @@ impl Log<'_> {
             let end = self
                 .walk(tail, None, |record| {
                     seen = true;
-                    latest = latest.max(ended_at(&record.kind));
+                    latest = latest.max(record.kind.ended_at());
                     ControlFlow::Continue(())
                 })
                 .await?;
@@ -88,7 +80,7 @@ impl Log<'_> {
         for (segments, begin) in [(recent, None), (segments, Some(from))] {
             let mut found = false;
             self.walk(segments, begin, |record| {
-                found = found || (record.start >= from && ended_at(&record.kind).is_some_and(|end| end > at));
+                found = found || (record.start >= from && record.kind.ended_at().is_some_and(|end| end > at));
                 if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
             .await?;
@@ -137,7 +129,7 @@ impl Log<'_> {
     pub(crate) async fn ends_between(&self, segments: &[SegmentName], from: Lsn) -> Result<Option<(Timestamp, Timestamp)>, RestoreError> {
         let mut span: Option<(Timestamp, Timestamp)> = None;
         self.walk(segments, None, |record| {
-            if let Some(at) = ended_at(&record.kind).filter(|_| record.start >= from) {
+            if let Some(at) = record.kind.ended_at().filter(|_| record.start >= from) {
                 span = Some(span.map_or((at, at), |(low, high)| (low.min(at), high.max(at))));
             }
             ControlFlow::Continue(())

@@ -34,6 +34,12 @@ pub enum Event {
     WalHeldUp { stored: Lsn, received: Lsn, waited: Duration, commits_wait: bool },
     /// It waits no longer.
     WalFlowsAgain { stored: Lsn, waited: Duration },
+    /// The server no longer has the WAL between these positions, and neither has the repository: what lies between them and
+    /// the next full backup cannot be restored.
+    WalGap { timeline: Timeline, from: Lsn, to: Lsn, why: String },
+    /// WAL is stored past the point where the server's history left its timeline, with the times of the first and the last
+    /// transaction in it: it was on a server that a failover left behind, and can be restored by naming the timeline.
+    DivergentTail { timeline: Timeline, from: Lsn, to: Lsn, commits: Option<(Timestamp, Timestamp)> },
     /// The server counts the receiver as a synchronous standby although it is none.
     RankedSynchronous { sync_state: String },
     /// The same bytes were there already.

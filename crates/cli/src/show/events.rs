@@ -38,6 +38,20 @@ pub fn event_line(event: &Event) -> Option<String> {
             }
         }
         Event::WalFlowsAgain { stored, waited } => format!("WAL flows again after {}; stored is {stored}", duration(*waited)),
+        Event::DivergentTail { timeline, from, to, commits } => {
+            let held = match commits {
+                Some((first, last)) => format!("transactions that ended from {first} to {last}"),
+                None => "no transaction's end".to_owned(),
+            };
+            format!(
+                "warning: WAL of timeline {timeline} from {from} to {to} is stored that the server does not have: {held}. \
+                 It can be restored with --timeline {timeline}."
+            )
+        }
+        Event::WalGap { timeline, from, to, why } => format!(
+            "critical: WAL of timeline {timeline} from {from} to {to} is lost: {why}. Take a full backup now (bowline backup): \
+             until it is listed, nothing after {from} can be restored."
+        ),
         Event::RankedSynchronous { sync_state } => format!(
             "critical: the server ranks this receiver as a synchronous standby ({sync_state}) although wal.synchronous is off; \
              nothing is reported to it as flushed. Take bowline and '*' out of synchronous_standby_names and reload the server."
@@ -87,6 +101,11 @@ pub fn event_json(event: &Event) -> Value {
         Event::WalFlowsAgain { stored, waited } => {
             json!({"event": "wal-flows-again", "stored": stored, "waited_seconds": waited.as_secs_f64()})
         }
+        Event::DivergentTail { timeline, from, to, commits } => json!({
+            "event": "divergent-tail", "timeline": timeline, "from": from, "to": to,
+            "first_commit": commits.map(|c| c.0), "last_commit": commits.map(|c| c.1),
+        }),
+        Event::WalGap { timeline, from, to, why } => json!({"event": "wal-gap", "timeline": timeline, "from": from, "to": to, "why": why}),
         Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),
         Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),
         Event::TimelineSwitched { to, at } => json!({"event": "timeline-switched", "to": to, "at_lsn": at}),

@@ -59,6 +59,16 @@ pub enum RecordKind {
     Other,
 }
 
+impl RecordKind {
+    /// When a transaction ended, if the record ends one.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Commit { at } | Self::Abort { at } | Self::CommitPrepared { at } | Self::AbortPrepared { at } => Some(*at),
+            _ => None,
+        }
+    }
+}
+
 /// The fixed part of a record (`XLogRecord`, src/include/access/xlogrecord.h).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RecordHeader {

@@ -1,0 +1,163 @@
+//! Where a receiver goes on when it connects: by its own memory, the slot, the repository's coverage and the server's history.
+
+use crate::CaptureError;
+use crate::receive::Slot;
+use crate::stream::Session;
+use pg::wal::{RecordWalker, WalSource};
+use pg::{Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
+use repo::Coverage;
+use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
+
+/// Up to so many segments are asked for one by one.
+const ASK_ONE_BY_ONE: u64 = 16;
+
+impl Session<'_> {
+    /// Makes the slot where it is missing. One that was invalidated holds nothing any more: it is made anew.
+    pub(crate) async fn take_slot(&self, connection: &mut Replication) -> Result<Option<(Timeline, Lsn)>, CaptureError> {
+        let name = self.options.slot.name();
+        let is_temporary = matches!(self.options.slot, Slot::Temporary(_));
+        let mut made = connection.create_slot(name, is_temporary).await?;
+        let mut held = connection.read_slot(name).await?;
+        // One that holds what was just found missing is lost, too, although the server did not get round to saying so.
+        let is_lost = |slot: SlotPosition| slot.restart.is_none_or(|at| self.gap.as_ref().is_some_and(|(_, from, _)| at <= *from));
+        if made == SlotCreated::AlreadyThere && held.is_some_and(is_lost) {
+            self.events.tell(Event::Noticed { what: format!("slot {name} was invalidated by the server; it is made anew") });
+            connection.drop_slot(name).await?;
+            made = connection.create_slot(name, is_temporary).await?;
+            held = connection.read_slot(name).await?;
+        }
+        let held = held.and_then(|slot| Some((slot.timeline?, slot.restart?)));
+        Ok(held.filter(|_| made == SlotCreated::AlreadyThere || self.is_past_a_gap))
+    }
+
+    /// Where to go on. `held` is what an older slot holds: everything since is owed, and so is what the repository lacks since
+    /// its last coverage mark, when that lies further back: the slot of a new primary knows nothing of it.
+    pub(crate) async fn begin_at(
+        &self,
+        held: Option<(Timeline, Lsn)>,
+        identity: Identity,
+        size: SegmentSize,
+    ) -> Result<(Timeline, Lsn), CaptureError> {
+        let now = (identity.timeline, identity.flushed.segment_start(size));
+        if let Some(position) = self.position {
+            return Ok(position);
+        }
+        if matches!(self.options.slot, Slot::Temporary(_)) {
+            return Ok(now);
+        }
+        if self.is_past_a_gap {
+            return Ok(held.unwrap_or(now));
+        }
+        let covered = self.coverage().await?.map(|c| (c.timeline, c.lsn)).filter(|(timeline, _)| *timeline <= identity.timeline);
+        Ok(match (held, covered) {
+            (Some(held), Some(covered)) => held.min(covered),
+            (held, covered) => held.or(covered).unwrap_or(now),
+        })
+    }
+
+    async fn coverage(&self) -> Result<Option<Coverage>, CaptureError> {
+        Ok(self.writer.reader().coverage().await?.filter(|c| c.system_id == self.epoch.system_id))
+    }
+
+    /// The WAL that should come next is gone from the server. What follows is received all the same: losing that, too, would
+    /// make it worse. Only a full backup closes the gap.
+    pub(crate) fn pass_gap(&mut self, timeline: Timeline, from: Lsn, why: String) {
+        self.position = None;
+        self.is_past_a_gap = true;
+        self.gap = Some((timeline, from, why));
+    }
+
+    /// A server on a timeline older than what is stored was left behind by a failover: its commits are on no server's way
+    /// to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
+    pub(crate) async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
+        let newest = match self.position {
+            Some((timeline, _)) => Some(timeline),
+            None => self.coverage().await?.map(|c| c.timeline),
+        };
+        match newest.filter(|newest| found < *newest && !self.options.accept_older_timeline) {
+            Some(stored) => Err(CaptureError::Demoted { found, stored }),
+            None => Ok(()),
+        }
+    }
+
+    /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
+    pub(crate) async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
+        let reader = self.writer.reader();
+        // One listing instead of a thousand questions.
+        let listed = match (flushed.bytes().saturating_sub(from.bytes())) / size.bytes() > ASK_ONE_BY_ONE {
+            true => Some(reader.wal_view(self.epoch.system_id, size).await?),
+            false => None,
+        };
+        while from.plus(size.bytes()) <= flushed {
+            let segment = SegmentName::containing(from, timeline, size);
+            let is_stored = match &listed {
+                Some(view) => view.has(segment),
+                None => reader.has_segment(self.epoch.system_id, segment, size).await?,
+            };
+            if !is_stored {
+                break;
+            }
+            from = from.plus(size.bytes());
+        }
+        Ok(from)
+    }
+
+    /// Every ancestor's history, on every connection: a restore needs them all, and the server may forget them. Gives that of `timeline`.
+    pub(crate) async fn keep_histories(&self, connection: &mut Replication, timeline: Timeline) -> Result<TimelineHistory, CaptureError> {
+        let mut own = TimelineHistory::root(timeline);
+        let mut wanted = vec![timeline];
+        while let Some(of) = wanted.pop().filter(|t| *t != Timeline::FIRST) {
+            let Some((_, content)) = connection.timeline_history(of).await? else { continue };
+            if let Ok(history) = TimelineHistory::parse(of, &String::from_utf8_lossy(&content)) {
+                wanted.extend(history.parent().map(|b| b.timeline));
+                if of == timeline {
+                    own = history;
+                }
+            }
+            let name = WalName::History(of);
+            self.writer.keep_wal(self.epoch.system_id, &name, content, &self.carrier.protection, self.options.compression).await?;
+        }
+        Ok(own)
+    }
+
+    /// The same place on the server's own way through history. What was stored past the point where that way leaves our
+    /// timeline stays, and is told of: it was never on this server.
+    pub(crate) async fn follow(
+        &self,
+        position: (Timeline, Lsn),
+        history: &TimelineHistory,
+        size: SegmentSize,
+    ) -> Result<(Timeline, Lsn), CaptureError> {
+        let (timeline, at) = position;
+        if history.begin_of(timeline).is_none() {
+            return Err(CaptureError::Stranger { found: history.timeline(), stored: timeline });
+        }
+        // A timeline is received from the beginning of the segment in which it began, so `at` may lie before that.
+        let Some(fork) = history.end_of(timeline).filter(|fork| at > *fork) else { return Ok(position) };
+        let next = history.branches().iter().skip_while(|b| b.timeline != timeline).nth(1).map_or(history.timeline(), |b| b.timeline);
+        let commits = self.commits_between(timeline, fork, at, size).await;
+        self.events.tell(Event::DivergentTail { timeline, from: fork, to: at, commits });
+        Ok((next, fork.segment_start(size)))
+    }
+
+    /// When the first and the last transaction ended that are stored of a timeline between two positions.
+    async fn commits_between(&self, timeline: Timeline, from: Lsn, to: Lsn, size: SegmentSize) -> Option<(Timestamp, Timestamp)> {
+        let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline, segment_size: size };
+        let mut walker = RecordWalker::in_segment(source, from);
+        let mut span: Option<(Timestamp, Timestamp)> = None;
+        let mut segment = SegmentName::containing(from, timeline, size);
+        while segment.start(size) < to {
+            let stored = self.writer.reader().fetch_segment(self.epoch.system_id, segment, size).await.ok()?.padded(size)?;
+            let ended = walker.feed(&stored, |record| {
+                if let Some(at) = record.kind.ended_at().filter(|_| record.start >= from) {
+                    span = Some(span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
+                }
+            });
+            if ended.is_some() {
+                break;
+            }
+            segment = segment.next(size);
+        }
+        span
+    }
+}
