@@ -28,7 +28,7 @@ pub enum ObjectKind {
     /// A timeline's history file, or a backup's label.
     WalFile = 4,
     /// The bytes between two positions of a WAL segment.
-    WalPiece = 5,
+    WalPiece = 6,
 }
 
 /// How the objects of a backup or of a WAL epoch are protected.
