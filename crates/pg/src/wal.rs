@@ -2,10 +2,14 @@
 
 mod header;
 mod record;
+mod survey;
+#[cfg(test)]
+mod survey_tests;
 mod walker;
 #[cfg(test)]
 mod walker_tests;
 
 pub use header::{PageHeader, SegmentHeader, WAL_PAGE_SIZE, page_magic};
 pub use record::{Record, RecordKind};
+pub use survey::{Damage, SegmentSurvey, Surveyor};
 pub use walker::{End, EndReason, RecordWalker, WalSource};
