@@ -2,7 +2,7 @@
 
 use seal::KeyId;
 use store::ObjectPath;
-use terms::{BackupId, BackupKind, SystemId, Timeline, WalName};
+use terms::{BackupId, BackupKind, SegmentName, SystemId, Timeline, WalName};
 
 /// Every name below is made of plain parts, so it always is a path.
 fn path(text: String) -> ObjectPath {
@@ -51,6 +51,27 @@ pub fn wal_object(system: SystemId, name: &WalName) -> ObjectPath {
             format!("{}/{name}", wal_timeline_folder(system, segment.timeline()))
         }
     })
+}
+
+pub(crate) fn wal_index_folder(system: SystemId, timeline: Timeline) -> String {
+    format!("{}/index", wal_timeline_folder(system, timeline))
+}
+
+/// A batch of the index over the segments from `first` to `last`; a further one over the same has a number from 2 on.
+pub(crate) fn wal_index(system: SystemId, first: SegmentName, last: SegmentName, number: u32) -> ObjectPath {
+    let number = if number > 1 { format!(".{number}") } else { String::new() };
+    path(format!("{}/{first}-{last}{number}", wal_index_folder(system, first.timeline())))
+}
+
+/// The first and the last segment of the batch with this name.
+pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentName)> {
+    let (span, number) = path.name().split_once('.').map_or((path.name(), None), |(span, number)| (span, Some(number)));
+    if number.is_some_and(|number| number.parse::<u32>().is_err()) {
+        return None;
+    }
+    let (first, last) = span.split_once('-')?;
+    let (first, last): (SegmentName, SegmentName) = (first.parse().ok()?, last.parse().ok()?);
+    (first.timeline() == last.timeline() && first <= last).then_some((first, last))
 }
 
 pub(crate) fn coverage() -> ObjectPath {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use store::Created;
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
 
@@ -85,7 +86,7 @@ fn kind_of(name: &WalName) -> ObjectKind {
 }
 
 /// Sealing and opening a segment takes tens of milliseconds of CPU: not on the threads that answer keepalives.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RepoError> {
+pub(crate) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RepoError> {
     tokio::task::spawn_blocking(work).await.map_err(|e| RepoError::Bug(e.to_string()))
 }
 
@@ -183,11 +184,34 @@ impl Reader {
 
     /// Lists what is stored of a cluster's log.
     pub async fn wal_view(&self, system_id: SystemId, segment_bytes: SegmentSize) -> Result<WalView, RepoError> {
+        self.wal_view_with(system_id, segment_bytes, |_, _| {}).await
+    }
+
+    /// [`Reader::wal_view`], and the bytes in which every segment is stored.
+    pub async fn wal_sizes(&self, system_id: SystemId, segment_bytes: SegmentSize) -> Result<(WalView, BTreeMap<SegmentName, u64>), RepoError> {
+        let mut sizes = BTreeMap::new();
+        let view = self
+            .wal_view_with(system_id, segment_bytes, |segment, bytes| {
+                sizes.insert(segment, bytes);
+            })
+            .await?;
+        Ok((view, sizes))
+    }
+
+    /// [`Reader::wal_view`], which tells of every segment on the way and of the bytes it is stored in.
+    pub(crate) async fn wal_view_with(
+        &self,
+        system_id: SystemId,
+        segment_bytes: SegmentSize,
+        mut each: impl FnMut(SegmentName, u64),
+    ) -> Result<WalView, RepoError> {
         let folder = layout::wal_folder(system_id);
         let mut timelines: Vec<TimelineView> = Vec::new();
         let mut listing = self.store.list(&folder, None);
         while let Some(object) = listing.try_next().await? {
-            let Ok(name) = object.path.name().parse::<WalName>() else { continue };
+            // What lies elsewhere, such as in the index's folder, is no part of the log whatever its name.
+            let named = object.path.name().parse::<WalName>().ok().filter(|name| layout::wal_object(system_id, name) == object.path);
+            let Some(name) = named else { continue };
             let timeline = match name {
                 WalName::Segment(segment) => segment.timeline(),
                 WalName::History(timeline) => timeline,
@@ -203,6 +227,7 @@ impl Reader {
             let view = &mut timelines[at];
             match name {
                 WalName::Segment(segment) => {
+                    each(segment, object.bytes);
                     let number = segment.number(segment_bytes);
                     match view.runs.last_mut() {
                         Some(run) if run.last + 1 == number => run.last = number,
