@@ -2,6 +2,7 @@
 
 mod cover;
 mod error;
+mod ingest;
 mod local;
 mod pages;
 mod pipeline;
@@ -14,6 +15,7 @@ mod streamed;
 mod throttle;
 
 pub use error::CaptureError;
+pub use ingest::{IndexBatch, Survey, entry_of, survey_segment, survey_stored};
 pub use push::push;
 pub use receive::{Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
