@@ -136,6 +136,7 @@ fn a_promoted_timelines_first_segment_and_its_ancestors_last_are_good() {
         let primary = Cluster::builder(major).wal_segment_mib(1).setting("wal_keep_size", "1GB").start();
         primary.psql("CREATE TABLE t AS SELECT generate_series(1, 20000) a");
         let standby = primary.standby();
+        primary.psql("INSERT INTO t SELECT generate_series(1, 500)");
         standby.catch_up(&primary);
         standby.promote();
         standby.psql("INSERT INTO t SELECT generate_series(1, 30000); SELECT pg_switch_wal(); INSERT INTO t VALUES (1)");
