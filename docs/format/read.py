@@ -27,7 +27,7 @@ import subprocess
 import sys
 
 FORMAT = 1
-KINDS = {"pack": 1, "manifest": 2, "segment": 3, "file": 4}
+KINDS = {"pack": 1, "manifest": 2, "segment": 3, "file": 4, "index": 5}
 HEADER_BYTES, FRAME_HEADER_BYTES, TAG_BYTES = 64, 16, 16
 PLAIN_BYTES_MAX = 16 << 20
 BATCH = 32
@@ -566,7 +566,7 @@ def check_vectors(path):
     """Proves this reader with the test vectors of the format."""
     said = json.loads(path.read_text())
     repository_id, key_id, data_key = (bytes.fromhex(said[name]) for name in ("repository_id", "key_id", "data_key"))
-    for name in ("pack", "plain_pack", "whole", "plain_whole"):
+    for name in ("pack", "plain_pack", "whole", "plain_whole", "index"):
         vector = said[name]
         kind = next(word for word, number in KINDS.items() if number == vector["kind"])
         whole = bytes.fromhex(vector.get("header") or vector["object"])

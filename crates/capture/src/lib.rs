@@ -4,6 +4,7 @@ mod beginning;
 mod cover;
 mod error;
 mod filling;
+mod ingest;
 mod local;
 mod lookout;
 mod pages;
@@ -20,6 +21,7 @@ mod uploads;
 mod waiting;
 
 pub use error::CaptureError;
+pub use ingest::{IndexBatch, Survey, entry_of, survey_segment, survey_stored};
 pub use push::push;
 pub use receive::{Flush, Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 

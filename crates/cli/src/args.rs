@@ -55,7 +55,7 @@ pub enum Verb {
     List,
     /// One screen: what is protected, and up to when
     Status,
-    /// The write-ahead log: receive, push, fetch
+    /// The write-ahead log: receive, push, fetch, audit
     Wal {
         #[command(subcommand)]
         verb: WalVerb,
@@ -146,6 +146,18 @@ pub enum WalVerb {
     Push { path: PathBuf },
     /// Fetch one WAL file: restore_command = 'bowline wal fetch %f %p'
     Fetch(FetchArgs),
+    /// Prove that the stored WAL is whole from the oldest backup on, and say what each gap makes unreachable
+    Audit(AuditArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct AuditArgs {
+    /// Read every segment and index it anew
+    #[arg(long, conflicts_with = "no_read")]
+    pub rebuild: bool,
+    /// Do not read segments that are not indexed; what they hold is then not proven, and the exit code is 1
+    #[arg(long)]
+    pub no_read: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,6 +2,9 @@
 
 mod header;
 mod record;
+mod survey;
+#[cfg(test)]
+mod survey_tests;
 mod walker;
 #[cfg(test)]
 mod walker_tests;
@@ -9,4 +12,5 @@ mod walker_tests;
 pub(crate) use header::{LONG_HEADER, SHORT_HEADER};
 pub use header::{PageHeader, SegmentHeader, WAL_PAGE_SIZE, page_magic};
 pub use record::{Record, RecordKind};
+pub use survey::{Damage, SegmentSurvey, Surveyor};
 pub use walker::{End, EndReason, RecordWalker, WalSource};

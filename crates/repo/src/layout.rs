@@ -72,6 +72,27 @@ pub(crate) fn parse_piece(path: &ObjectPath) -> Option<Piece> {
     Piece::parse(folder.rsplit_once('/')?.1, name)
 }
 
+pub(crate) fn wal_index_folder(system: SystemId, timeline: Timeline) -> String {
+    format!("{}/index", wal_timeline_folder(system, timeline))
+}
+
+/// A batch of the index over the segments from `first` to `last`; a further one over the same has a number from 2 on.
+pub(crate) fn wal_index(system: SystemId, first: SegmentName, last: SegmentName, number: u32) -> ObjectPath {
+    let number = if number > 1 { format!(".{number}") } else { String::new() };
+    path(format!("{}/{first}-{last}{number}", wal_index_folder(system, first.timeline())))
+}
+
+/// The first and the last segment of the batch with this name.
+pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentName)> {
+    let (span, number) = path.name().split_once('.').map_or((path.name(), None), |(span, number)| (span, Some(number)));
+    if number.is_some_and(|number| number.parse::<u32>().is_err()) {
+        return None;
+    }
+    let (first, last) = span.split_once('-')?;
+    let (first, last): (SegmentName, SegmentName) = (first.parse().ok()?, last.parse().ok()?);
+    (first.timeline() == last.timeline() && first <= last).then_some((first, last))
+}
+
 pub(crate) fn coverage() -> ObjectPath {
     path("coverage.json".into())
 }

@@ -1,8 +1,10 @@
 //! What a repository is: where each object lies, how it is sealed, what a backup and an archive of WAL are made of.
 
+pub mod audit;
 mod catalog;
 mod document;
 mod error;
+mod index;
 mod keyring;
 mod layout;
 mod manifest;
@@ -14,6 +16,7 @@ mod wal;
 
 pub use catalog::{BackupDocument, WalPosition};
 pub use error::RepoError;
+pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::KeyPurpose;
 pub use layout::{backup_folder, pack_path, wal_object};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};

@@ -27,6 +27,11 @@ impl Path {
         Self(branches)
     }
 
+    /// Its branches, oldest first.
+    pub fn branches(&self) -> &[Branch] {
+        &self.0
+    }
+
     /// The timeline that it leads to.
     pub fn timeline(&self) -> Timeline {
         self.0.last().map_or(Timeline::FIRST, |b| b.timeline)

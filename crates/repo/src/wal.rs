@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use store::Created;
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
 
@@ -222,14 +223,48 @@ impl Reader {
 
     /// Lists what is stored of a cluster's log.
     pub async fn wal_view(&self, system_id: SystemId, segment_bytes: SegmentSize) -> Result<WalView, RepoError> {
+        self.wal_view_with(system_id, segment_bytes, |_, _| {}).await
+    }
+
+    /// [`Reader::wal_view`], and the bytes of the object of every segment that is stored whole: none for one that is there in
+    /// pieces only.
+    pub async fn wal_sizes(&self, system_id: SystemId, segment_bytes: SegmentSize) -> Result<(WalView, BTreeMap<SegmentName, u64>), RepoError> {
+        let mut sizes = BTreeMap::new();
+        let view = self
+            .wal_view_with(system_id, segment_bytes, |segment, bytes| {
+                sizes.insert(segment, bytes);
+            })
+            .await?;
+        for timeline in &view.timelines {
+            for piece in &timeline.pieces {
+                if view.has(piece.segment) {
+                    sizes.entry(piece.segment).or_insert(0);
+                }
+            }
+        }
+        Ok((view, sizes))
+    }
+
+    /// [`Reader::wal_view`], which tells of every segment on the way and of the bytes it is stored in.
+    pub(crate) async fn wal_view_with(
+        &self,
+        system_id: SystemId,
+        segment_bytes: SegmentSize,
+        mut each: impl FnMut(SegmentName, u64),
+    ) -> Result<WalView, RepoError> {
         let folder = layout::wal_folder(system_id);
         let mut timelines: Vec<TimelineView> = Vec::new();
         let mut listing = self.store.list(&folder, None);
         while let Some(object) = listing.try_next().await? {
-            let (timeline, found) = match (object.path.name().parse::<WalName>(), layout::parse_piece(&object.path)) {
-                (_, Some(piece)) => (piece.segment.timeline(), Found::Piece(piece)),
-                (Ok(WalName::Segment(segment)), _) => (segment.timeline(), Found::Segment(segment.number(segment_bytes))),
-                (Ok(WalName::History(timeline)), _) => (timeline, Found::History),
+            // What lies elsewhere, such as in the index's folder, is no part of the log whatever its name.
+            let named = object.path.name().parse::<WalName>().ok().filter(|name| layout::wal_object(system_id, name) == object.path);
+            let (timeline, found) = match (named, layout::parse_piece(&object.path)) {
+                (Some(WalName::Segment(segment)), _) => {
+                    each(segment, object.bytes);
+                    (segment.timeline(), Found::Segment(segment.number(segment_bytes)))
+                }
+                (Some(WalName::History(timeline)), _) => (timeline, Found::History),
+                (None, Some(piece)) => (piece.segment.timeline(), Found::Piece(piece)),
                 _ => continue,
             };
             let at = match timelines.binary_search_by_key(&timeline, |t| t.timeline) {

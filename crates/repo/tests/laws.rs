@@ -2,6 +2,10 @@
 
 #[path = "laws/archive.rs"]
 mod archive;
+#[path = "laws/audit.rs"]
+mod audit;
+#[path = "laws/index.rs"]
+mod index;
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 use crate::RestoreError;
 use pg::wal::Record;
 use pg::wal::{RecordKind, RecordWalker, WalSource};
-use repo::Reader;
+use repo::{IndexEntry, Reader};
 use std::ops::ControlFlow;
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
 
@@ -72,12 +72,31 @@ impl Log<'_> {
         }
     }
 
-    /// Whether a transaction that ended later than `at` is in `segments`: the newest are looked at first, since it most
-    /// likely is there.
+    /// What the index says of `segments`, from the first one on as far as it knows everything of them.
+    async fn indexed(&self, segments: &[SegmentName]) -> Result<Vec<IndexEntry>, RestoreError> {
+        let index = self.reader.index_of(self.system_id, segments).await?;
+        Ok(index.leading(segments, self.size).into_iter().cloned().collect())
+    }
+
+    /// Whether a transaction that ended later than `at` is in `segments`. The index is asked first, what it does not know is read:
+    /// the newest first, since it most likely is there.
     pub(crate) async fn ends_after(&self, segments: &[SegmentName], from: Lsn, at: Timestamp) -> Result<bool, RestoreError> {
-        let recent = &segments[segments.len().saturating_sub(2)..];
+        let indexed = self.indexed(segments).await?;
+        // What ended before `from` in the first segment is not told apart there.
+        let first_counts = segments.first().is_some_and(|first| first.start(self.size) >= from);
+        let is_later = |entry: &IndexEntry| entry.max_end.is_some_and(|end| end > at);
+        if indexed.iter().skip(usize::from(!first_counts)).any(is_later) {
+            return Ok(true);
+        }
+        let rest = &segments[indexed.len()..];
+        let recent = &rest[rest.len().saturating_sub(2)..];
+        let begin = indexed.is_empty().then_some(from);
         // Commit stamps are not in the order of the log, so only having looked at all of it says no.
-        for (segments, begin) in [(recent, None), (segments, Some(from))] {
+        let mut reads = if rest.len() > recent.len() { vec![(recent, None), (rest, begin)] } else { vec![(rest, begin)] };
+        if indexed.first().is_some_and(is_later) {
+            reads.push((&segments[..1], Some(from)));
+        }
+        for (segments, begin) in reads.into_iter().filter(|(segments, _)| !segments.is_empty()) {
             let mut found = false;
             self.walk(segments, begin, |record| {
                 found = found || (record.start >= from && record.kind.ended_at().is_some_and(|end| end > at));
@@ -112,8 +131,16 @@ impl Log<'_> {
 
     /// Where restore points of this name are, in order.
     pub(crate) async fn restore_points(&self, segments: &[SegmentName], from: Lsn, wanted: &str) -> Result<Vec<(Lsn, Timestamp)>, RestoreError> {
-        let mut found = Vec::new();
-        self.walk(segments, Some(from), |record| {
+        let indexed = self.indexed(segments).await?;
+        let points = indexed.iter().flat_map(|entry| &entry.restore_points);
+        let mut found: Vec<(Lsn, Timestamp)> =
+            points.filter(|point| point.name == wanted && point.end > from).map(|point| (point.end, point.time)).collect();
+        let rest = &segments[indexed.len()..];
+        if rest.is_empty() {
+            return Ok(found);
+        }
+        let begin = indexed.is_empty().then_some(from);
+        self.walk(rest, begin, |record| {
             if let RecordKind::RestorePoint { name, at } = &record.kind
                 && name == wanted
             {

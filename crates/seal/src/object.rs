@@ -27,6 +27,8 @@ pub enum ObjectKind {
     WalSegment = 3,
     /// A timeline's history file, or a backup's label.
     WalFile = 4,
+    /// A batch of the index over WAL segments.
+    WalIndex = 5,
     /// The bytes between two positions of a WAL segment.
     WalPiece = 6,
 }

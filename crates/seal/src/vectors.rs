@@ -14,6 +14,14 @@ const TEXT: &str = include_str!("../../../docs/format/vectors.json");
 const PAGE: &str = include_str!("../../../docs/format.md");
 const PATH: &str = "full/20261122T020000Z/data/000001";
 const WAL_PATH: &str = "wal/7412345678901234567/00000002.history";
+const INDEX_PATH: &str = "wal/7412345678901234567/00000001/index/000000010000000A000000C3-000000010000000A000000C3";
+const INDEX: &str = concat!(
+    r#"{"header":{"format":1,"system_id":"7412345678901234567","timeline":1,"made":"2026-11-22T14:06:00Z"}}"#,
+    "\n",
+    r#"{"entry":{"segment":"000000010000000A000000C3","bytes_stored":1048576,"digest":"adf5253d5752487d4d14dc6e98f8edf4","#,
+    r#""first_record":"A/C3000060","end":"A/C4000000","min_end":"2026-11-22T14:04:59Z","max_end":"2026-11-22T14:05:00.25Z"}}"#,
+    "\n",
+);
 const HISTORY: &[u8] = b"1\t0/3000000\tno recovery target specified\n";
 
 fn hex(bytes: &[u8]) -> String {
@@ -67,6 +75,11 @@ fn make() -> Value {
         .map(|(how, number, last)| frame(&pack, how, number, last, &plain()))
         .chain([frame(&pack, Compression::None, 3, true, b"")])
         .collect();
+    let index = || {
+        let object = object(&sealed, ObjectKind::WalIndex, INDEX_PATH);
+        let stored = seal_whole(object, Compression::None, INDEX.as_bytes()).unwrap();
+        json!({ "kind": 5, "path": INDEX_PATH, "plain": hex(INDEX.as_bytes()), "object": hex(&stored) })
+    };
     let whole = |protection: &Protection| {
         let object = object(protection, ObjectKind::WalFile, WAL_PATH);
         json!({ "kind": 4, "path": WAL_PATH, "plain": hex(HISTORY), "object": hex(&seal_whole(object, Compression::None, HISTORY).unwrap()) })
@@ -99,6 +112,7 @@ fn make() -> Value {
         },
         "whole": whole(&sealed),
         "plain_whole": whole(&Protection::Plain),
+        "index": index(),
         "digests": { "note": "byte i of the input is i mod 251; the key is data_key", "of": digests },
         "wrapped": wrapped(),
     })
@@ -178,10 +192,11 @@ fn the_page_shows_the_values_of_the_vectors() {
 fn the_whole_objects_of_the_format_are_read() {
     let said: Value = serde_json::from_str(TEXT).unwrap();
     let Known { repository, key, .. } = known();
-    for whole in [&said["whole"], &said["plain_whole"]] {
+    for (whole, kind) in [("whole", ObjectKind::WalFile), ("plain_whole", ObjectKind::WalFile), ("index", ObjectKind::WalIndex)] {
+        let whole = &said[whole];
         let stored = bytes(&whole["object"]);
         let path = whole["path"].as_str().unwrap();
-        let object = OpenObject::open(&stored, ObjectKind::WalFile, &repository, path, false, |_| Some(key.clone())).unwrap();
+        let object = OpenObject::open(&stored, kind, &repository, path, false, |_| Some(key.clone())).unwrap();
         assert_eq!(open_whole(object, &stored).unwrap(), bytes(&whole["plain"]));
     }
 }

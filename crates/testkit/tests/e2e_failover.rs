@@ -40,7 +40,9 @@ fn a_promoted_standby_is_followed_without_a_gap() {
         // From here on the two part: what the primary still writes never reaches the standby, but does reach the repository.
         standby.psql("ALTER SYSTEM SET primary_conninfo = ''");
         standby.psql("SELECT pg_reload_conf()");
-        wait("replication to end", Duration::from_secs(20), || primary.psql("SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'bowline'") == "0");
+        wait("replication to end", Duration::from_secs(20), || {
+            primary.psql("SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'bowline'") == "0"
+        });
         let workload = Workload::start_at(&primary.conninfo(), pace());
         workload.wait_for(800);
         let alone = workload.stop();

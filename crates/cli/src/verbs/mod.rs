@@ -1,5 +1,6 @@
 //! One file a verb; this one chooses.
 
+mod audit;
 mod backup;
 mod check;
 pub mod fetch;
@@ -42,6 +43,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
             Verb::Wal { verb: WalVerb::Push { path } } => wal::push(&common, &path, &printer).await,
+            Verb::Wal { verb: WalVerb::Audit(asked) } => audit::run(&common, &asked, &printer).await,
             Verb::Wal { verb: WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
         }
     });

@@ -6,29 +6,29 @@ use super::walker::{End, EndReason, RecordWalker, WalSource};
 use proptest::prelude::*;
 use terms::{Lsn, SegmentSize, SystemId, Timeline};
 
-const SEGMENT: u64 = 1 << 20;
-const START: u64 = 3 * SEGMENT;
-const PAGE: u64 = WAL_PAGE_SIZE as u64;
+pub(super) const SEGMENT: u64 = 1 << 20;
+pub(super) const START: u64 = 3 * SEGMENT;
+pub(super) const PAGE: u64 = WAL_PAGE_SIZE as u64;
 
-fn source() -> WalSource {
+pub(super) fn source() -> WalSource {
     let segment_size = SegmentSize::from_bytes(SEGMENT).unwrap();
     WalSource { major: 17, system_id: SystemId::new(77), timeline: Timeline::FIRST, segment_size }
 }
 
 /// Writes a log as PostgreSQL does, from the beginning of a segment.
 #[derive(Default)]
-struct Log {
-    bytes: Vec<u8>,
-    previous: u64,
+pub(super) struct Log {
+    pub(super) bytes: Vec<u8>,
+    pub(super) previous: u64,
     /// (start, length) of each record.
-    records: Vec<(u64, u32)>,
+    pub(super) records: Vec<(u64, u32)>,
 }
 
 impl Log {
-    fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         START + self.bytes.len() as u64
     }
-    fn begin_page(&mut self, rest: u32, mut info: u16) {
+    pub(super) fn begin_page(&mut self, rest: u32, mut info: u16) {
         let address = self.position();
         let long = address.is_multiple_of(SEGMENT);
         info |= u16::from(rest != 0) | if long { 2 } else { 0 };
@@ -46,7 +46,7 @@ impl Log {
     fn room(&self) -> usize {
         (PAGE - self.position() % PAGE) as usize
     }
-    fn record(&mut self, rmgr: u8, info: u8, data: &[u8]) {
+    pub(super) fn record(&mut self, rmgr: u8, info: u8, data: &[u8]) {
         if self.position().is_multiple_of(PAGE) {
             self.begin_page(0, 0);
         }
@@ -70,7 +70,7 @@ impl Log {
             self.begin_page(record.len() as u32, 0);
         }
     }
-    fn fill(&mut self, to: u64) {
+    pub(super) fn fill(&mut self, to: u64) {
         self.bytes.resize((to - START) as usize, 0);
     }
 }
@@ -106,7 +106,7 @@ fn places(records: &[Record]) -> Vec<(u64, u32)> {
     records.iter().map(|r| (r.start.bytes(), r.length)).collect()
 }
 
-fn commits(sizes: &[usize]) -> Log {
+pub(super) fn commits(sizes: &[usize]) -> Log {
     let mut log = Log::default();
     for size in sizes {
         log.record(1, 0, &vec![3; *size + 8]);

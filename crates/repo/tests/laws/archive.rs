@@ -48,7 +48,7 @@ fn a_segment_moved_to_another_name_is_refused() {
     }
 }
 
-fn backup(writer: &Writer, id: BackupId) -> BackupDocument {
+pub(crate) fn backup(writer: &Writer, id: BackupId) -> BackupDocument {
     let (format, written_by) = BackupDocument::stamp();
     BackupDocument {
         format,

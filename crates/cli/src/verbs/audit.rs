@@ -1,0 +1,280 @@
+//! `bowline wal audit`: whether the stored WAL is whole from the oldest backup on, and what each gap makes unreachable.
+
+use crate::args::{AuditArgs, Common};
+use crate::fault::Fault;
+use crate::show::{Printer, duration};
+use crate::wiring::Wiring;
+use capture::{IndexBatch, survey_stored};
+use pg::TimelineHistory;
+use pg::wal::WalSource;
+use repo::audit::{Audit, Evidence, Unreachable, audit};
+use repo::reach::Path;
+use repo::{BackupDocument, Coverage, IndexedDamage, Reader, WalIndex, WalView, Writer};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+use terms::{Class, Clock, Event, Events, Explain, SegmentName, SegmentSize, SnapshotOfProgress, SystemClock, SystemId, Timeline, WalName};
+
+/// Segments surveyed as one stretch of the log; after each the index may be written.
+const STRETCH: usize = 32;
+
+pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let began = Instant::now();
+    let wiring = Wiring::new(common)?;
+    let (reader, writer) = match asked.no_read {
+        true => (wiring.reader().await?, None),
+        false => {
+            let writer = wiring.writer().await?;
+            (writer.reader().clone(), Some(writer))
+        }
+    };
+    let mut known = Known::gather(&reader).await?;
+    let before = reader.index(known.system_id, &known.timelines()).await?;
+    let mut index = if asked.rebuild { WalIndex::default() } else { before.clone() };
+    for (path, why) in before.unreadable() {
+        printer.remark(format!("note: {path} cannot be read and says nothing: {why}"));
+    }
+    let mut found = known.audit(&index);
+    let mut read = 0;
+    if let Some(writer) = &writer {
+        let mut unknown: Vec<SegmentName> = found.unindexed.clone();
+        unknown.extend(found.size_mismatches.iter().map(|mismatch| mismatch.segment));
+        unknown.sort();
+        unknown.dedup();
+        read = known.survey(writer, &unknown, &before, &mut index, printer).await?;
+        if read > 0 {
+            found = known.audit(&index);
+        }
+    }
+    let took = began.elapsed();
+    report(printer, &known, &found, read);
+    printer.remark(format!("{} segments in {}", found.segments, duration(took)));
+    known.without_history.sort();
+    printer.result(json!({
+        "repository": reader.address(), "audit": found, "without_history": known.without_history, "read": read,
+        "whole": found.is_whole() && known.without_history.is_empty(), "proven": found.is_proven() && known.without_history.is_empty(),
+        "unreadable": before.unreadable().iter().map(|(path, _)| path).collect::<Vec<_>>(), "took_seconds": took.as_secs_f64(),
+    }));
+    verdict(printer, &known, &found)
+}
+
+/// What is stored of the newest backup's cluster.
+struct Known {
+    system_id: SystemId,
+    major: u32,
+    size: SegmentSize,
+    backups: Vec<BackupDocument>,
+    view: WalView,
+    sizes: BTreeMap<SegmentName, u64>,
+    histories: Vec<TimelineHistory>,
+    paths: Vec<Path>,
+    without_history: Vec<Timeline>,
+    coverage: Option<Coverage>,
+}
+
+impl Known {
+    async fn gather(reader: &Reader) -> Result<Self, Fault> {
+        let mut backups = reader.backups().await?;
+        let Some(newest) = backups.last() else {
+            return Err(Fault::of(
+                "backup-missing",
+                Class::Missing,
+                format!("there is no backup in {}", reader.address()),
+                "Without a backup no stored WAL can be restored.",
+                "Make one: bowline backup.",
+            ));
+        };
+        let (system_id, major, size) = (newest.system_id, newest.major, newest.segment_bytes);
+        backups.retain(|backup| backup.system_id == system_id);
+        let (view, sizes) = reader.wal_sizes(system_id, size).await?;
+        let mut histories = Vec::new();
+        for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
+            if let Some(bytes) = reader.fetch_wal(system_id, &WalName::History(timeline)).await? {
+                histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
+            }
+        }
+        let coverage = reader.coverage().await?.filter(|coverage| coverage.system_id == system_id);
+        let (mut paths, mut without_history) = (Vec::new(), Vec::new());
+        let stored = view.timelines.iter().filter(|t| !t.runs.is_empty()).map(|t| t.timeline);
+        let mut timelines: Vec<Timeline> =
+            stored.chain(backups.iter().map(|b| b.timeline)).chain(histories.iter().map(TimelineHistory::timeline)).collect();
+        timelines.sort();
+        timelines.dedup();
+        for timeline in timelines {
+            match histories.iter().find(|history| history.timeline() == timeline) {
+                Some(history) => {
+                    let ancestors: Vec<_> = history.branches().iter().map(|branch| (branch.timeline, branch.end)).collect();
+                    paths.push(Path::new(&ancestors, timeline));
+                }
+                None if timeline == Timeline::FIRST => paths.push(Path::new(&[], timeline)),
+                None => without_history.push(timeline),
+            }
+        }
+        Ok(Self { system_id, major, size, backups, view, sizes, histories, paths, without_history, coverage })
+    }
+
+    fn timelines(&self) -> Vec<Timeline> {
+        self.view.timelines.iter().map(|t| t.timeline).collect()
+    }
+
+    fn audit(&self, index: &WalIndex) -> Audit {
+        let Self { backups, sizes, paths, coverage, .. } = self;
+        audit(&Evidence { backups, segment_bytes: self.size, stored: sizes, paths, index, coverage: coverage.as_ref() })
+    }
+
+    /// Reads segments of which not enough is known, adds what is found to the index and stores it there. Returns how many.
+    async fn survey(
+        &self,
+        writer: &Writer,
+        unknown: &[SegmentName],
+        before: &WalIndex,
+        index: &mut WalIndex,
+        printer: &Printer,
+    ) -> Result<u64, Fault> {
+        if unknown.is_empty() {
+            return Ok(0);
+        }
+        let epoch = writer.reader().document().epochs.iter().find(|epoch| epoch.system_id == self.system_id);
+        let Some(epoch) = epoch else { return Err(Fault::of("bug", Class::Bug, "a backup of a cluster that was never admitted", "", "")) };
+        let mut batch = IndexBatch::new(self.system_id, writer.wal_protection(epoch).await?);
+        let source = WalSource { major: self.major, system_id: self.system_id, timeline: Timeline::FIRST, segment_size: self.size };
+        printer.remark(format!("reading {} segments that are not indexed yet", unknown.len()));
+        let bytes_total = unknown.len() as u64 * self.size.bytes();
+        let (mut read, mut refused) = (0, None);
+        for stretch in unknown.chunk_by(|one, next| one.next(self.size) == *next).flat_map(|run| run.chunks(STRETCH)) {
+            let fork = self.histories.iter().filter_map(|history| history.end_of(stretch[0].timeline())).max();
+            let now = SystemClock.now();
+            for mut survey in survey_stored(writer.reader(), source, stretch, &self.sizes, fork).await? {
+                // A segment is stored once: other bytes than those that were indexed are not the server's.
+                if before.entry(survey.entry.segment).is_some_and(|before| before.digest != survey.entry.digest) && survey.entry.damaged.is_none() {
+                    let at = survey.entry.segment.start(self.size);
+                    survey.entry.damaged = Some(IndexedDamage { at, reason: "not the bytes that were indexed".into() });
+                    survey.is_lasting = false;
+                }
+                index.add(survey.entry.clone(), now);
+                if survey.is_lasting {
+                    batch.push(survey.entry);
+                }
+            }
+            read += stretch.len() as u64;
+            printer.tell(Event::Progress(SnapshotOfProgress {
+                bytes_done: read * self.size.bytes(),
+                bytes_total,
+                files_done: read,
+                bytes_stored: 0,
+            }));
+            if batch.due()
+                && let Err(e) = batch.write(writer, now).await
+            {
+                refused = Some(e);
+            }
+        }
+        // What was found counts, whether or not the next audit will have to find it again.
+        if let Some(e) = batch.write(writer, SystemClock.now()).await.err().or(refused) {
+            printer.remark(format!("warning: the index could not be written, the next audit reads the same segments again: {e}. {}", e.detail()));
+        }
+        Ok(read)
+    }
+}
+
+fn report(printer: &Printer, known: &Known, found: &Audit, read: u64) {
+    if let (Some(from), Some(to)) = (&found.from, &found.to) {
+        let until = to.time.map_or_else(String::new, |time| format!(" ({time})"));
+        printer.say(format!("from         {} ({}), backup {} on timeline {}", from.lsn, from.time, from.backup, from.timeline));
+        printer.say(format!("to           {}{until} on timeline {}", to.lsn, to.timeline));
+    }
+    let unread = found.unindexed.len();
+    let known_before = (found.segments - found.gaps.iter().map(|gap| missing(gap, known.size)).sum::<u64>()).saturating_sub(read + unread as u64);
+    let not_read = if unread > 0 { format!(", {unread} NOT READ") } else { String::new() };
+    printer.say(format!("segments     {}: {known_before} known by the index, {read} read now{not_read}", found.segments));
+    for gap in &found.gaps {
+        let count = missing(gap, known.size);
+        let names =
+            if count == 1 { gap.first_missing.to_string() } else { format!("{} to {}, {count} segments", gap.first_missing, gap.last_missing) };
+        printer.say(format!("gap          {names}, timeline {}", gap.timeline));
+        consequences(printer, &gap.unreachable);
+        printer
+            .say("             next: look for these files in pg_wal of the server, of its standbys and in copies of the bucket, and store each with");
+        printer.say("             bowline wal push PATH; if they are gone, bowline backup protects what comes from now on");
+    }
+    for stretch in &found.damaged {
+        let names = if stretch.first == stretch.last { stretch.first.to_string() } else { format!("{} to {}", stretch.first, stretch.last) };
+        printer.say(format!("damaged      {names} from {} on: {}", stretch.at, stretch.reason));
+        consequences(printer, &stretch.unreachable);
+        printer.say(
+            "             next: bowline backup protects what comes from now on; keep a good copy of the file if the server or a standby has one",
+        );
+    }
+    for mismatch in &found.size_mismatches {
+        let (now, then) = (mismatch.bytes_stored, mismatch.bytes_indexed);
+        printer.say(format!("size         {} is stored in {now} bytes, {then} were indexed", mismatch.segment));
+    }
+    for timeline in &known.without_history {
+        printer.say(format!("history      {} is not stored: nothing leads to timeline {timeline}", WalName::History(*timeline)));
+    }
+    for timeline in &found.without_backup {
+        printer.say(format!("note         WAL of timeline {timeline} is stored, and no backup leads to it"));
+    }
+}
+
+fn missing(gap: &repo::audit::Gap, size: SegmentSize) -> u64 {
+    gap.last_missing.number(size) - gap.first_missing.number(size) + 1
+}
+
+/// What cannot be restored because of a break, and what still can.
+fn consequences(printer: &Printer, unreachable: &Unreachable) {
+    let what = match (unreachable.from, unreachable.until) {
+        (Some(from), Some(until)) => format!("from {from} to {until}"),
+        (Some(from), None) => format!("from {from} on"),
+        (None, Some(until)) => format!("before {until}"),
+        (None, None) => "at all, by any backup on this timeline".to_owned(),
+    };
+    printer.say(format!("             cannot be restored: {what}"));
+    let serving = [unreachable.before.map(|id| format!("before that {id}")), unreachable.after.map(|id| format!("after that {id}"))];
+    let serving: Vec<String> = serving.into_iter().flatten().collect();
+    if !serving.is_empty() {
+        printer.say(format!("             still served by backups: {}", serving.join(", ")));
+    }
+    if !unreachable.broken.is_empty() {
+        let broken: Vec<String> = unreachable.broken.iter().map(ToString::to_string).collect();
+        printer.say(format!("             backups that cannot be restored: {}", broken.join(", ")));
+    }
+}
+
+fn verdict(printer: &Printer, known: &Known, found: &Audit) -> Result<ExitCode, Fault> {
+    let newest = known.view.timelines.iter().rev().find(|t| !t.runs.is_empty()).map(|t| t.timeline);
+    let unserved = newest.filter(|timeline| found.without_backup.contains(timeline));
+    let gaps: Vec<String> = found.gaps.iter().map(|gap| format!("{} to {}", gap.first_missing, gap.last_missing)).collect();
+    let lost: Vec<String> = gaps
+        .iter()
+        .map(|gap| format!("Not stored: {gap}."))
+        .chain(known.without_history.iter().map(|timeline| format!("Not stored: {}.", WalName::History(*timeline))))
+        .chain(unserved.map(|timeline| format!("No backup leads to timeline {timeline}, the newest.")))
+        .collect();
+    let repair =
+        "bowline backup makes every later instant restorable; for the earlier ones find the missing files and store them with bowline wal push.";
+    if !lost.is_empty() {
+        let summary = format!("the stored WAL is not whole: {} missing", if lost.len() == 1 { "one stretch is" } else { "several stretches are" });
+        return Err(Fault::of("wal-gap", Class::Missing, summary, lost.join(" "), repair));
+    }
+    if !found.is_whole() {
+        let damaged = found.damaged.iter().map(|stretch| format!("{} to {}: {}.", stretch.first, stretch.last, stretch.reason));
+        let changed = found.size_mismatches.iter().map(|mismatch| format!("{}: not the size that was indexed.", mismatch.segment));
+        let detail: Vec<String> = damaged.chain(changed).collect();
+        return Err(Fault::of(
+            "wal-damaged",
+            Class::Damaged,
+            "stored WAL is damaged",
+            detail.join(" "),
+            "bowline backup makes every later instant restorable.",
+        ));
+    }
+    if !found.is_proven() {
+        printer.say(format!("verdict      NOT PROVEN: no gap, but {} segments were not read", found.unindexed.len()));
+        return Ok(ExitCode::FAILURE);
+    }
+    printer.say("verdict      whole: every instant in between can be restored");
+    Ok(ExitCode::SUCCESS)
+}
