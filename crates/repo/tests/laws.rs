@@ -2,6 +2,8 @@
 
 #[path = "laws/archive.rs"]
 mod archive;
+#[path = "laws/leases.rs"]
+mod leases;
 
 use async_trait::async_trait;
 use bytes::Bytes;
