@@ -99,11 +99,13 @@ pub struct Wal {
     pub status_interval: Option<Duration>,
     /// Where `wal fetch` puts segments that it fetches ahead; beside the data directory unless said otherwise.
     pub spool: Option<PathBuf>,
+    /// Commits wait until they are in the repository: the server must name Bowline in `synchronous_standby_names`.
+    pub synchronous: bool,
 }
 
 impl Default for Wal {
     fn default() -> Self {
-        Self { slot: "bowline".into(), compression: None, status_interval: None, spool: None }
+        Self { slot: "bowline".into(), compression: None, status_interval: None, spool: None, synchronous: false }
     }
 }
 
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn a_small_configuration_has_sound_defaults() {
         let config = parse("org = \"acme\"\n[repository]\nurl = \"file:///srv/backups\"\n").unwrap();
-        assert_eq!(config.wal.slot, "bowline");
+        assert_eq!((config.wal.slot.as_str(), config.wal.synchronous), ("bowline", false));
         assert_eq!(config.encryption.mode, EncryptionMode::On);
     }
 

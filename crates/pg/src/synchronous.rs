@@ -170,8 +170,8 @@ impl SyncFacts {
         // What only copies or receives is no standby to wait for.
         others.retain(|other| !["pg_basebackup", "pg_receivewal"].contains(&other.as_str()));
         let how = match rank {
-            Rank::Required | Rank::Replaceable => "commits would wait until Bowline has stored their whole segment",
-            Rank::Potential => "as soon as another standby is away, commits would wait until Bowline has stored their whole segment",
+            Rank::Required | Rank::Replaceable => "commits would wait until Bowline has stored them",
+            Rank::Potential => "as soon as another standby is away, commits would wait until Bowline has stored them",
         };
         Finding::new(
             "synchronous-by-accident",

@@ -10,13 +10,16 @@ mod keeper;
 
 pub use keeper::{KeptLease, Loss, Standing};
 
-use crate::{RepoError, Writer, document, layout};
+use crate::{Reader, RepoError, Writer, document, layout};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{ObjectPath, Put, StoreError, Version};
+use store::{Fetch, ObjectPath, Put, StoreError, Version};
 use terms::{Clock, Timestamp};
 use tokio::time::{Instant, sleep};
+
+/// The lease of whoever receives WAL into this repository.
+pub const RECEIVER_LEASE: &str = "wal-receive";
 
 /// How often an operation begins again because somebody changed the document meanwhile.
 const TRIES: usize = 10;
@@ -75,6 +78,36 @@ impl HeldBy {
     }
 }
 
+/// A lease as it is stored, for people and for those who only look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseView {
+    pub holder: String,
+    pub generation: u64,
+    /// When this generation began, by its holder's clock.
+    pub since: Timestamp,
+    /// When it was last written, by the store's clock.
+    pub renewed: Timestamp,
+    pub ttl: Duration,
+    /// Given up by its holder. One that is not may have expired all the same: only waiting shows that.
+    pub released: bool,
+}
+
+impl Reader {
+    /// The lease of this name; `None` when nobody ever held it.
+    pub async fn lease(&self, name: &str) -> Result<Option<LeaseView>, RepoError> {
+        let path = layout::lease(name).ok_or_else(|| RepoError::Bug(format!("{name:?} is no name for a lease")))?;
+        let found = read(&*self.store, &path).await?;
+        Ok(found.map(|(d, _, renewed)| LeaseView {
+            ttl: d.ttl(),
+            holder: d.holder,
+            generation: d.generation,
+            since: d.since,
+            renewed,
+            released: d.released,
+        }))
+    }
+}
+
 /// What an attempt came to.
 #[derive(Debug)]
 pub enum Claim {
@@ -92,6 +125,16 @@ struct Desk {
     path: ObjectPath,
 }
 
+async fn read(store: &(impl Fetch + ?Sized), path: &ObjectPath) -> Result<Found, RepoError> {
+    // Asked for first: were it replaced in between, the version would be too old and the swap refused.
+    let Some(info) = store.info(path).await? else { return Ok(None) };
+    match store.get(path).await {
+        Ok(bytes) => Ok(Some((document::read(path, &bytes)?, info.version, info.modified))),
+        Err(StoreError::Missing { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
 enum Swap {
     /// This write is what was stored at a moment after it was begun.
     Done(Version),
@@ -100,13 +143,7 @@ enum Swap {
 
 impl Desk {
     async fn read(&self) -> Result<Found, RepoError> {
-        // Asked for first: were it replaced in between, the version would be too old and the swap refused.
-        let Some(info) = self.store.info(&self.path).await? else { return Ok(None) };
-        match self.store.get(&self.path).await {
-            Ok(bytes) => Ok(Some((document::read(&self.path, &bytes)?, info.version, info.modified))),
-            Err(StoreError::Missing { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        read(&*self.store, &self.path).await
     }
 
     /// Replaces what has this version. An answer that is an error may be wrong about the effect, so it is looked for.

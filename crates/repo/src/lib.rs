@@ -16,7 +16,7 @@ pub use catalog::{BackupDocument, WalPosition};
 pub use error::RepoError;
 pub use keyring::KeyPurpose;
 pub use layout::{backup_folder, pack_path, wal_object};
-pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, Loss, Standing};
+pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, RECEIVER_LEASE, Standing};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;
 pub use repository::{Encryption, Epoch, Reader, RepositoryDocument, Writer};

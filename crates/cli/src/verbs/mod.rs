@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 pub mod fetch;
+mod guard;
 mod handover;
 mod init;
 mod list;

@@ -59,7 +59,12 @@ async fn a_lease_is_refused_to_others_handed_over_and_named() {
     assert!(refused.wait > TTL, "{:?}", refused.wait);
     assert!(matches!(refused.into_error(), RepoError::LeaseHeld { holder, .. } if holder == "host-a/1"));
     first.renew().await.unwrap();
+    let reader = repo::Reader::open(Arc::clone(&store) as Arc<dyn store::Fetch>, Vec::new()).await.unwrap();
+    assert_eq!(reader.lease("other").await.unwrap(), None);
+    let view = reader.lease("wal").await.unwrap().expect("it is held");
+    assert_eq!((view.holder.as_str(), view.generation, view.ttl, view.released), ("host-a/1", 1, TTL, false));
     assert!(first.still_mine().await.unwrap() && first.release().await.unwrap());
+    assert!(reader.lease("wal").await.unwrap().is_some_and(|view| view.released));
     let began = Instant::now();
     let second = b.acquire(&Still).await.unwrap();
     assert_eq!((second.generation(), began.elapsed()), (2, Duration::ZERO), "a released lease is not waited for");
