@@ -55,10 +55,10 @@ impl SyncNames {
     /// Reads the value as SHOW prints it; empty means that there is no synchronous standby.
     pub fn parse(text: &str) -> Result<Self, SyncNamesError> {
         let wrong = |at: usize| SyncNamesError { text: text.to_owned(), at };
-        let words = words(text).map_err(wrong)?;
-        if words.is_empty() {
+        if text.is_empty() {
             return Ok(Self { method: Method::Priority, wanted: 0, names: Vec::new() });
         }
+        let words = words(text).map_err(wrong)?;
         let kinds: Vec<&Word> = words.iter().map(|(_, word)| word).collect();
         let (method, number, list) = match kinds[..] {
             [Word::Any, Word::Number(n), Word::Sign(b'('), .., Word::Sign(b')')] => (Method::Quorum, Some(n), &words[3..words.len() - 1]),
@@ -68,8 +68,9 @@ impl SyncNames {
         };
         let end = list.last().or(words.last()).map_or(0, |(at, _)| *at);
         let wanted = match number {
-            // The server reads it with atoi and refuses what is not above zero (check_synchronous_standby_names).
-            Some(digits) => digits.parse::<u32>().ok().filter(|n| (1..=i32::MAX as u32).contains(n)).ok_or_else(|| wrong(words[0].0))?,
+            // The server reads it with atoi, which wraps where a long is wider than an int, and refuses what is then not above zero
+            // (check_synchronous_standby_names).
+            Some(digits) => u32::try_from(digits.parse().unwrap_or(i64::MAX) as i32).ok().filter(|n| *n > 0).ok_or_else(|| wrong(words[0].0))?,
             None => 1,
         };
         let mut names = Vec::new();

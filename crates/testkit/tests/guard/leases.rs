@@ -29,14 +29,14 @@ fn open(url: &str, endpoint: Option<&str>) -> Arc<dyn Put> {
     store::open(url, &options).expect("the store opens")
 }
 
-/// A place with a repository that is not encrypted.
-async fn places() -> Vec<(String, Option<String>, Option<tempfile::TempDir>)> {
+/// A folder and a bucket, each with a repository that is not encrypted.
+async fn places(bucket: &str) -> Vec<(String, Option<String>, Option<tempfile::TempDir>)> {
     let folder = tempfile::tempdir().expect("a folder");
     let server = tokio::task::spawn_blocking(S3Server::shared).await.expect("no panic");
-    server.create_bucket("leases");
+    server.create_bucket(bucket);
     let url = format!("file://{}/repository", folder.path().display());
     store::create_root(&url).await.expect("the folder is made");
-    let places = vec![(url, None, Some(folder)), (server.url("leases", "acme"), Some(server.endpoint().to_owned()), None)];
+    let places = vec![(url, None, Some(folder)), (server.url(bucket, "acme"), Some(server.endpoint().to_owned()), None)];
     for (url, endpoint, _) in &places {
         let store = open(url, endpoint.as_deref());
         Writer::create(store, Vec::new(), "acme", Encryption::Off, serde_json::json!({}), SystemClock.now()).await.expect("a new repository");
@@ -150,7 +150,7 @@ async fn count(url: &str, endpoint: Option<&str>, times: u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_take_turns_over_a_folder_and_a_bucket() {
-    for (url, endpoint, _kept) in places().await {
+    for (url, endpoint, _kept) in places("lease-turns").await {
         let mut others: Vec<_> = (0..3).map(|_| Other::start("count", &url, endpoint.as_deref())).collect();
         others.iter_mut().for_each(|other| drop(other.says("ready")));
         others.iter_mut().for_each(Other::go_on);
@@ -162,7 +162,7 @@ async fn processes_take_turns_over_a_folder_and_a_bucket() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_stopped_loses_its_lease_and_learns_it_when_it_goes_on() {
-    for (url, endpoint, _kept) in places().await {
+    for (url, endpoint, _kept) in places("lease-stopped").await {
         let mut other = Other::start("hold", &url, endpoint.as_deref());
         other.says("held");
         let mut one = contender(&url, endpoint.as_deref(), "one").await;

@@ -22,7 +22,7 @@ fn look(cluster: &Cluster) -> (SlotGuard, Vec<Finding>) {
 
 /// Writes so many MiB of WAL.
 fn write_wal(cluster: &Cluster, mib: u32) {
-    cluster.psql(&format!("SELECT max(pg_logical_emit_message(false, 'guard', repeat('x', 1048576))) FROM generate_series(1, {mib})"));
+    cluster.psql(&format!("SELECT max(pg_logical_emit_message(true, 'guard', repeat('x', 1048576))) FROM generate_series(1, {mib})"));
 }
 
 #[test]
