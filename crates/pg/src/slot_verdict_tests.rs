@@ -125,7 +125,7 @@ fn nearness_to_the_limit_or_to_a_full_disk_counts_whichever_is_nearer() {
 #[test]
 fn the_limit_is_held_against_room_and_time() {
     let unlimited = only(after(|g| g.slot_limit_bytes = None), "slot-unlimited", Severity::Warn);
-    assert!(unlimited.cause.contains("200 GB are free") && unlimited.remedy.contains(&format!("'{}MB'", 201 * GB / 5 * 4 >> 20)), "{unlimited:?}");
+    assert!(unlimited.cause.contains("200 GB are free") && unlimited.remedy.contains(&format!("'{}MB'", (201 * GB / 5 * 4) >> 20)), "{unlimited:?}");
     let blind = only(after(|g| (g.slot_limit_bytes, g.disk) = (None, None)), "slot-unlimited", Severity::Warn);
     assert!(blind.cause.contains("cannot be seen"));
     only(after(|g| g.slot_limit_bytes = Some(300 * GB)), "slot-limit-beyond-disk", Severity::Warn);

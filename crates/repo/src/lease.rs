@@ -6,15 +6,15 @@
 //! generation on other puts, so a lease makes two actors unlikely, never impossible: what must not happen twice is also a put
 //! that must not replace, or asks [`Lease::still_mine`] first.
 
+mod desk;
 mod keeper;
 
 pub use keeper::{KeptLease, Loss, Standing};
 
 use crate::{Reader, RepoError, Writer, document, layout};
-use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use desk::{Desk, LeaseDocument, Swap, read, still_mine};
 use std::time::Duration;
-use store::{Fetch, ObjectPath, Put, StoreError, Version};
+use store::Version;
 use terms::{Clock, Timestamp};
 use tokio::time::{Instant, sleep};
 
@@ -23,37 +23,6 @@ pub const RECEIVER_LEASE: &str = "wal-receive";
 
 /// How often an operation begins again because somebody changed the document meanwhile.
 const TRIES: usize = 10;
-
-/// `leases/{name}.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct LeaseDocument {
-    format: u32,
-    name: String,
-    /// One more with each holder.
-    generation: u64,
-    /// Another number in every write of one contender, so that what it finds tells which of its writes arrived.
-    beat: u64,
-    holder: String,
-    /// Random, one for each contender: how it knows its own writes again.
-    token: String,
-    ttl_milliseconds: u64,
-    /// When this generation began, by its holder's clock: for people.
-    since: Timestamp,
-    released: bool,
-}
-
-impl LeaseDocument {
-    fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl_milliseconds)
-    }
-    /// How long an observer waits: the TTL, and a tenth because two clocks never run alike.
-    fn patience(&self) -> Duration {
-        self.ttl() + self.ttl() / 10
-    }
-    fn is_of(&self, token: &str, generation: u64) -> bool {
-        self.token == token && self.generation == generation && !self.released
-    }
-}
 
 /// Who holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,54 +84,8 @@ pub enum Claim {
     HeldBy(HeldBy),
 }
 
-/// What is stored, with when (by the store's clock) and as which version.
-type Found = Option<(LeaseDocument, Version, Timestamp)>;
-
-/// The place of the document.
-#[derive(Clone)]
-struct Desk {
-    store: Arc<dyn Put>,
-    path: ObjectPath,
-}
-
-async fn read(store: &(impl Fetch + ?Sized), path: &ObjectPath) -> Result<Found, RepoError> {
-    // Asked for first: were it replaced in between, the version would be too old and the swap refused.
-    let Some(info) = store.info(path).await? else { return Ok(None) };
-    match store.get(path).await {
-        Ok(bytes) => Ok(Some((document::read(path, &bytes)?, info.version, info.modified))),
-        Err(StoreError::Missing { .. }) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
-enum Swap {
-    /// This write is what was stored at a moment after it was begun.
-    Done(Version),
-    Other(Found),
-}
-
-impl Desk {
-    async fn read(&self) -> Result<Found, RepoError> {
-        read(&*self.store, &self.path).await
-    }
-
-    /// Replaces what has this version. An answer that is an error may be wrong about the effect, so it is looked for.
-    async fn swap(&self, next: &LeaseDocument, expected: Option<&Version>) -> Result<Swap, RepoError> {
-        let body = document::write(next)?;
-        let failed = match self.store.replace(&self.path, body, expected).await {
-            Ok(Some(version)) => return Ok(Swap::Done(version)),
-            Ok(None) => None,
-            Err(e) => Some(RepoError::from(e)),
-        };
-        match (self.read().await, failed) {
-            (Ok(Some((found, version, _))), _) if found == *next => Ok(Swap::Done(version)),
-            (Ok(found), None) => Ok(Swap::Other(found)),
-            (_, Some(e)) | (Err(e), None) => Err(e),
-        }
-    }
-}
-
 /// One that wants a lease, for as long as it wants it: what it saw and what it wrote is remembered between attempts.
+/// It has at most one [`Lease`] at a time: acquiring again ends the earlier one.
 pub struct Contender {
     desk: Desk,
     name: String,
@@ -346,8 +269,4 @@ impl Lease {
         };
         RepoError::LeaseLost { name: self.document.name.clone(), holder }
     }
-}
-
-async fn still_mine(desk: &Desk, document: &LeaseDocument) -> Result<bool, RepoError> {
-    Ok(desk.read().await?.is_some_and(|(found, ..)| found.is_of(&document.token, document.generation)))
 }

@@ -112,7 +112,7 @@ fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<Exit
         settings.push("synchronous_standby_names = 'bowline' # each commit waits for the repository; set it once bowline wal receive runs");
     }
     printer.say(&sql);
-    printer.say(format!("\n-- pg_hba.conf (then SELECT pg_reload_conf())"));
+    printer.say("\n-- pg_hba.conf (then SELECT pg_reload_conf())");
     hba.iter().for_each(|line| printer.say(format!("-- {line}")));
     printer.say("\n-- postgresql.conf");
     settings.iter().for_each(|line| printer.say(format!("-- {line}")));

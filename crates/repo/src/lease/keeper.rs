@@ -1,6 +1,7 @@
 //! Keeps a lease: renews it in the background, and tells in time when it is lost or can no longer be proven.
 
-use super::{Desk, Lease, LeaseDocument, still_mine};
+use super::Lease;
+use super::desk::{Desk, LeaseDocument, still_mine};
 use crate::RepoError;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
