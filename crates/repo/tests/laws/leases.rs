@@ -213,7 +213,19 @@ async fn a_write_whose_answer_and_look_were_lost_is_recognised_later() {
     sleep(TTL / 4).await;
     assert_eq!(lease.proven_until(), proven, "an unproven renewal proves nothing");
     lease.renew().await.unwrap();
-    assert!(lease.release().await.unwrap());
+
+    // That earlier write arrived, and another saw it then: were it taken for the later one, its time would be counted from too late.
+    plan.also(plan.count() + 1, Fault::After);
+    plan.also(plan.count() + 2, Fault::Before);
+    assert!(matches!(lease.renew().await, Err(RepoError::Store(_))));
+    let mut b = contender(&store, "b").await;
+    held(b.attempt(NOW).await);
+    sleep(TTL / 2).await;
+    lease.renew().await.unwrap();
+    let until = lease.proven_until();
+    b.acquire(&Still).await.unwrap();
+    assert!(Instant::now() > until, "taken over while its holder may still act");
+    assert!(!lease.release().await.unwrap());
 }
 
 /// Several contenders come and go; some renew, some die, some are paused and act on only while they may.
