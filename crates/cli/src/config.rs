@@ -100,7 +100,8 @@ pub struct Wal {
     /// How long new bytes of a segment that is not full may wait before they are stored.
     #[serde(deserialize_with = "duration")]
     pub flush_interval: Option<Duration>,
-    /// Bowline is a synchronous standby: a commit that is acknowledged is in the repository.
+    /// Bowline is a synchronous standby: a commit that is acknowledged is in the repository. The server must name it in
+    /// `synchronous_standby_names`.
     pub synchronous: bool,
     #[serde(deserialize_with = "duration")]
     pub coverage_interval: Option<Duration>,
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn a_small_configuration_has_sound_defaults() {
         let config = parse("org = \"acme\"\n[repository]\nurl = \"file:///srv/backups\"\n").unwrap();
-        assert_eq!(config.wal.slot, "bowline");
+        assert_eq!((config.wal.slot.as_str(), config.wal.synchronous), ("bowline", false));
         assert_eq!(config.encryption.mode, EncryptionMode::On);
     }
 

@@ -83,6 +83,10 @@ pub struct SlotFacts {
     pub wal_status: Option<String>,
     /// How many bytes may still be written before WAL it needs may be removed; `None`: no limit, or it is lost.
     pub safe_wal_bytes: Option<i64>,
+    /// Why the server gave it up (`wal_removed`, `idle_timeout`, …); always `None` before PostgreSQL 17.
+    pub invalidation_reason: Option<String>,
+    /// Since when nobody uses it; `None` while somebody does, and before PostgreSQL 17.
+    pub inactive_since: Option<Timestamp>,
     pub temporary: bool,
     /// `physical` or `logical`.
     pub slot_type: String,
@@ -184,9 +188,14 @@ impl Sql {
     /// A replication slot; `None` when there is none of this name.
     pub async fn slot(&self, name: &str) -> Result<Option<SlotFacts>, PgError> {
         let doing = format!("look at replication slot {name:?}");
-        let text =
-            "SELECT active, active_pid, restart_lsn, wal_status, safe_wal_size, temporary, slot_type FROM pg_replication_slots WHERE slot_name = $1";
-        let rows = self.rows(&doing, text, &[&name]).await?;
+        let since_17 = match self.major() {
+            17.. => "invalidation_reason, (extract(epoch FROM inactive_since) * 1000000)::bigint",
+            _ => "NULL::text, NULL::bigint",
+        };
+        let text = format!(
+            "SELECT active, active_pid, restart_lsn, wal_status, safe_wal_size, temporary, slot_type, {since_17} FROM pg_replication_slots WHERE slot_name = $1"
+        );
+        let rows = self.rows(&doing, &text, &[&name]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(SlotFacts {
             active: self.get(row, 0, &doing)?,
@@ -196,6 +205,8 @@ impl Sql {
             safe_wal_bytes: self.get(row, 4, &doing)?,
             temporary: self.get(row, 5, &doing)?,
             slot_type: self.get(row, 6, &doing)?,
+            invalidation_reason: self.get(row, 7, &doing)?,
+            inactive_since: self.get::<Option<i64>>(row, 8, &doing)?.map(Timestamp::from_unix_micros),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use seal::SealError;
 use store::StoreError;
-use terms::{Class, Explain, SystemId};
+use terms::{Class, Explain, SystemId, Timestamp};
 
 /// Why something could not be done with the repository.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,12 @@ pub enum RepoError {
     /// Someone keeps replacing the document between our reading and writing it.
     #[error("{path} is being changed by others without end")]
     Contended { path: String },
+    /// Another process acts.
+    #[error("{holder} holds the lease {name}")]
+    LeaseHeld { name: String, holder: String, since: Timestamp, renewed: Timestamp },
+    /// It was this process's.
+    #[error("the lease {name} is lost")]
+    LeaseLost { name: String, holder: String },
     /// A mistake in Bowline.
     #[error("internal error: {0}")]
     Bug(String),
@@ -79,6 +85,8 @@ impl Explain for RepoError {
             Self::Conflict { .. } => "wal-conflict",
             Self::BackupExists { .. } => "backup-exists",
             Self::Contended { .. } => "repository-contended",
+            Self::LeaseHeld { .. } => "lease-held",
+            Self::LeaseLost { .. } => "lease-lost",
             Self::Bug(_) => "bug",
         }
     }
@@ -91,7 +99,7 @@ impl Explain for RepoError {
             Self::ForeignCluster { .. } | Self::Conflict { .. } | Self::NotEncrypted { .. } => Class::Refused,
             Self::Document { .. } | Self::Manifest { .. } => Class::Damaged,
             Self::NobodyToWrapFor => Class::Misuse,
-            Self::BackupExists { .. } => Class::Held,
+            Self::BackupExists { .. } | Self::LeaseHeld { .. } | Self::LeaseLost { .. } => Class::Held,
             Self::Contended { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -112,6 +120,9 @@ impl Explain for RepoError {
                     "Two different histories of the cluster wrote {name}: a second primary, or a server restored without a new timeline. Nothing was overwritten."
                 )
             }
+            Self::LeaseHeld { since, renewed, .. } => format!("It holds it since {since} and last renewed it at {renewed}."),
+            Self::LeaseLost { holder, .. } if holder.is_empty() => "It is free, or its object is gone.".into(),
+            Self::LeaseLost { holder, .. } => format!("{holder} holds it now: this process was not heard of for the lease's time."),
             _ => String::new(),
         }
     }
@@ -127,6 +138,9 @@ impl Explain for RepoError {
             Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org).".into(),
             Self::NotEncrypted { .. } => "If encryption was switched off on purpose, leave out [encryption] recipients. Else somebody replaced repository.json: restore it from a copy of the bucket.".into(),
             Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
+            Self::LeaseHeld { .. } => "Let it act, or stop it: a lease that is not renewed is free after its time.".into(),
+            Self::LeaseLost { .. } => "Nothing needs to be done if the other one is meant to act; otherwise stop it and start this one again.".into(),
+            Self::Document { path, .. } if path.starts_with("leases/") => format!("Stop every Bowline that uses this repository, remove {path}, and start them again."),
             Self::Document { .. } | Self::Manifest { .. } => "Restore the object from a copy of the bucket, or use another backup.".into(),
             _ => String::new(),
         }

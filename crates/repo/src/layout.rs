@@ -96,3 +96,9 @@ pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentN
 pub(crate) fn coverage() -> ObjectPath {
     path("coverage.json".into())
 }
+
+/// `None` when the name is no plain word.
+pub(crate) fn lease(name: &str) -> Option<ObjectPath> {
+    let plain = !name.is_empty() && !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    plain.then(|| ObjectPath::new(format!("leases/{name}.json")).ok()).flatten()
+}

@@ -6,6 +6,8 @@ mod archive;
 mod audit;
 #[path = "laws/index.rs"]
 mod index;
+#[path = "laws/leases.rs"]
+mod leases;
 
 use async_trait::async_trait;
 use bytes::Bytes;

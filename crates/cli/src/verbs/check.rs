@@ -3,8 +3,9 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::Printer;
+use crate::verbs::guard;
 use crate::wiring::Wiring;
-use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Sql, find_bin_dir};
+use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
 use repo::{Encryption, Reader};
 use serde_json::json;
 use std::process::ExitCode;
@@ -42,6 +43,17 @@ impl Findings {
     fn fail(&mut self, what: &'static str, fault: &Fault) {
         let found = [&fault.0.summary, &fault.0.detail].into_iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
         self.add(what, Verdict::Fail, found, &fault.0.hint);
+    }
+    /// Takes over what was found about the server, under its own word.
+    fn take(&mut self, finding: pg::Finding) {
+        let verdict = match finding.severity {
+            Severity::Ok => Verdict::Ok,
+            Severity::Warn => Verdict::Warn,
+            Severity::Critical => Verdict::Fail,
+            Severity::Unknown => Verdict::Unknown,
+        };
+        let found = [finding.what, finding.cause].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ");
+        self.add(finding.slug, verdict, found, finding.remedy);
     }
     fn judge(&mut self, what: &'static str, good: bool, otherwise: Verdict, found: impl Into<String>, fix: &str) {
         self.add(what, if good { Verdict::Ok } else { otherwise }, found, if good { "" } else { fix });
@@ -195,11 +207,9 @@ async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader:
         Ok(()) => findings.ok("replication connection", "works"),
         Err(fault) => findings.fail("replication connection", &fault),
     }
-    look_at_slot(wiring, sql, findings).await;
-    let names = &facts.synchronous_standby_names;
-    if names.contains('*') {
-        let fix = "Name the standbys: with '*' Bowline would count as one of them and commits would wait, so it refuses to stream.";
-        findings.add("synchronous_standby_names", Verdict::Fail, names, fix);
+    match guard::look(wiring, sql, reader).await {
+        Ok(guarded) => guarded.findings.into_iter().for_each(|finding| findings.take(finding)),
+        Err(fault) => findings.fail("WAL", &fault),
     }
     match find_bin_dir(facts.major, wiring.config.postgres.bin_dir.as_deref()) {
         Ok(place) => findings.ok("programs for a restore", place.display().to_string()),
@@ -211,35 +221,6 @@ async fn replication(wiring: &Wiring) -> Result<(), Fault> {
     let mut connection = Replication::connect(&wiring.conninfo()?).await?;
     connection.identify_system().await?;
     Ok(())
-}
-
-async fn look_at_slot(wiring: &Wiring, sql: &Sql, findings: &mut Findings) {
-    let name = &wiring.config.wal.slot;
-    match sql.slot(name).await {
-        Ok(Some(slot)) if slot.wal_status.as_deref() == Some("lost") => findings.add(
-            "WAL",
-            Verdict::Fail,
-            format!("slot {name} is lost: the server removed WAL that was not stored"),
-            format!("SELECT pg_drop_replication_slot('{name}'), start bowline wal receive, and make a full backup now."),
-        ),
-        Ok(Some(slot)) if slot.active => findings.ok("WAL", format!("a receiver streams on slot {name}")),
-        Ok(Some(_)) => findings.add(
-            "WAL",
-            Verdict::Warn,
-            format!("slot {name} is not in use: it holds WAL on the server, and nothing stores it"),
-            "Start bowline wal receive (as a service).",
-        ),
-        Ok(None) => match sql.archiver().await {
-            Ok(archiver) if archiver.archived_count > 0 => findings.ok("WAL", "archived by the server's archive_command"),
-            _ => findings.add(
-                "WAL",
-                Verdict::Warn,
-                "no receiver runs: between backups nothing is protected",
-                "Start bowline wal receive (as a service), or set archive_command = 'bowline wal push %p'.",
-            ),
-        },
-        Err(e) => findings.fail("WAL", &e.into()),
-    }
 }
 
 fn look_at_directory(wiring: &Wiring, facts: &ServerFacts, findings: &mut Findings) {

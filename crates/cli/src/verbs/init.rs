@@ -83,8 +83,8 @@ fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<Exit
     if !plain {
         return Err(Fault::misuse("role-name", format!("{role:?} is not a plain role name"), "", "Use letters, digits and underscores."));
     }
-    // The slot's name is all that the configuration would add.
-    let slot = Wiring::new(common).map_or_else(|_| "bowline".to_owned(), |w| w.config.wal.slot);
+    // All that the configuration would add.
+    let (slot, synchronous) = Wiring::new(common).map_or_else(|_| ("bowline".to_owned(), false), |w| (w.config.wal.slot, w.config.wal.synchronous));
     let sql = format!(
         "-- Run once as a superuser, in the database \"postgres\" (the one that conninfo names).\n\
          CREATE ROLE {role} LOGIN REPLICATION;            -- set a password with \\password {role}, or use peer\n\
@@ -100,18 +100,26 @@ fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<Exit
         format!("host    postgres     {role}  127.0.0.1/32    scram-sha-256"),
         format!("host    replication  {role}  127.0.0.1/32    scram-sha-256"),
     ];
-    let settings = [
+    let mut settings = vec![
         "wal_level = replica               # the default",
         "max_wal_senders = 10              # the default; Bowline needs two",
         "max_replication_slots = 10        # the default; Bowline needs two",
         "archive_timeout = 60s             # a quiet database still completes a segment each minute",
         "max_slot_wal_keep_size = 100GB    # leave room below the size of the disk; -1 may fill it",
+        "idle_replication_slot_timeout = 0 # PostgreSQL 18 and newer, the default: a slot must outlive a receiver that is down",
     ];
+    if synchronous {
+        settings.push("synchronous_standby_names = 'bowline' # each commit waits for the repository; set it once bowline wal receive runs");
+    }
     printer.say(&sql);
-    printer.say(format!("\n-- pg_hba.conf (then SELECT pg_reload_conf()); Bowline's slot is named {slot}"));
+    printer.say("\n-- pg_hba.conf (then SELECT pg_reload_conf())");
     hba.iter().for_each(|line| printer.say(format!("-- {line}")));
     printer.say("\n-- postgresql.conf");
     settings.iter().for_each(|line| printer.say(format!("-- {line}")));
+    printer.say(format!(
+        "\n-- The slot {slot} need not be made: bowline wal receive makes it when it first connects, holding WAL from that moment on\n\
+         -- (RESERVE_WAL). Start it, as a service, before the first backup."
+    ));
     printer.say("\n-- To read the data directory itself, Bowline runs as its owner (usually postgres) or in its group (initdb -g).");
     printer.result(json!({ "sql": sql, "pg_hba": hba, "settings": settings }));
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod check;
 pub mod fetch;
+mod guard;
 mod handover;
 mod init;
 mod list;

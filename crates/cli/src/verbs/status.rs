@@ -3,9 +3,10 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
+use crate::verbs::guard::{self, Guarded};
 use crate::wiring::Wiring;
-use pg::Sql;
-use repo::BackupDocument;
+use pg::{Severity, Sql};
+use repo::{BackupDocument, Reader};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -48,8 +49,10 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
         let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
         printer.say(format!("restorable   from {} ({}){until}", oldest.stop.time, oldest.stop.lsn));
     }
-    let lag = match server(&wiring).await {
-        Ok((lsn, receiver)) => {
+    let mut guarded = None;
+    let lag = match server(&wiring, &reader).await {
+        Ok((lsn, seen)) => {
+            let receiver = seen.slot.slot.as_ref().is_some_and(|slot| slot.active);
             let lag = stored.map(|(_, end): (Timeline, Lsn)| lsn.bytes_since(end));
             let not_stored = lag.map_or_else(|| "unknown".to_owned(), bytes);
             printer.say(format!("exposure     {not_stored} of WAL not stored yet, server at {lsn}"));
@@ -57,6 +60,17 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             if !receiver {
                 red.push("no WAL receiver is running".into());
             }
+            let held = seen.slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
+            let wal_status = seen.slot.slot.as_ref().map_or("missing", |slot| slot.wal_status.as_deref().unwrap_or("unused"));
+            printer.say(format!("slot         {} ({wal_status}), holds {held} of WAL on the server", seen.slot.name));
+            for finding in seen.findings.iter().filter(|f| f.severity != Severity::Ok) {
+                let cause = if finding.cause.is_empty() { String::new() } else { format!(": {}", finding.cause) };
+                printer.say(format!("{:<12} {}{cause}", finding.severity.name().to_uppercase(), finding.what));
+                printer.say(format!("{:12} → {}", "", finding.remedy));
+            }
+            // What could not be looked at is not fine.
+            red.extend(seen.findings.iter().filter(|f| matches!(f.severity, Severity::Critical | Severity::Unknown)).map(|f| f.what.clone()));
+            guarded = Some(seen);
             lag
         }
         Err(fault) => {
@@ -68,7 +82,8 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
     printer.result(json!({
         "repository": reader.address(), "backups": backups.len(), "newest": newest, "wal_stored_to": stored.map(|(_, end)| end),
-        "wal_lag_bytes": lag, "protected": red.is_empty(), "reasons": red,
+        "wal_lag_bytes": lag,
+        "slot": guarded.as_ref().map(|g| guard::slot(&g.slot)), "findings": guarded.as_ref().map(|g| guard::findings(&g.findings)), "protected": red.is_empty(), "reasons": red,
     }));
     Ok(if red.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -77,9 +92,9 @@ fn age(backup: &BackupDocument) -> Duration {
     Duration::from_secs_f64(SystemClock.now().seconds_since(backup.stop.time).max(0.0))
 }
 
-/// Where the server is, and whether somebody streams from the slot.
-async fn server(wiring: &Wiring) -> Result<(Lsn, bool), Fault> {
+/// Where the server is, and how its slot stands.
+async fn server(wiring: &Wiring, reader: &Reader) -> Result<(Lsn, Guarded), Fault> {
     let sql = Sql::connect(&wiring.conninfo()?).await?;
-    let receiver = sql.slot(&wiring.config.wal.slot).await?.is_some_and(|slot| slot.active);
-    Ok((sql.current_lsn().await?, receiver))
+    let guarded = guard::look(wiring, &sql, Some(reader)).await?;
+    Ok((sql.current_lsn().await?, guarded))
 }
