@@ -3,6 +3,7 @@
 mod cover;
 mod error;
 mod local;
+mod notes;
 mod pages;
 mod pipeline;
 mod push;
@@ -14,7 +15,8 @@ mod streamed;
 mod throttle;
 
 pub use error::CaptureError;
-pub use push::push;
+pub use notes::{Lead, Notes};
+pub use push::{LookAhead, push, push_ahead};
 pub use receive::{Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
 use pg::ConnInfo;

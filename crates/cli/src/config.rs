@@ -97,13 +97,17 @@ pub struct Wal {
     pub compression: Option<Compression>,
     #[serde(deserialize_with = "duration")]
     pub status_interval: Option<Duration>,
-    /// Where `wal fetch` puts segments that it fetches ahead; beside the data directory unless said otherwise.
+    /// Where `wal fetch` puts segments that it fetches ahead, and `wal push` its notes; beside the data directory unless said otherwise.
     pub spool: Option<PathBuf>,
+    /// Segments that `wal push` stores ahead at once; 0 switches looking ahead off.
+    pub push_jobs: u16,
+    /// Segments that `wal fetch` fetches ahead at once; 0 switches fetching ahead off.
+    pub fetch_jobs: u16,
 }
 
 impl Default for Wal {
     fn default() -> Self {
-        Self { slot: "bowline".into(), compression: None, status_interval: None, spool: None }
+        Self { slot: "bowline".into(), compression: None, status_interval: None, spool: None, push_jobs: 4, fetch_jobs: 4 }
     }
 }
 

@@ -1,11 +1,13 @@
 //! One file a verb; this one chooses.
 
 mod backup;
+mod beside;
 mod check;
 pub mod fetch;
 mod handover;
 mod init;
 mod list;
+mod push;
 mod restore;
 mod status;
 mod wal;
@@ -24,6 +26,10 @@ pub fn run(args: Args) -> ExitCode {
     if let Verb::Wal { verb: WalVerb::Fetch(asked) } = verb {
         return fetch::run(&common, &asked);
     }
+    // The archiver calls this once a segment, and most of them are stored already when it does.
+    if let Verb::Wal { verb: WalVerb::Push(asked) } = verb {
+        return push::run(&common, &asked);
+    }
     if let Verb::Completions { shell } = verb {
         clap_complete::generate(shell, &mut Args::command(), "bowline", &mut std::io::stdout());
         return ExitCode::SUCCESS;
@@ -41,8 +47,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::List => list::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive { slot } } => wal::receive(&common, slot, &printer).await,
-            Verb::Wal { verb: WalVerb::Push { path } } => wal::push(&common, &path, &printer).await,
-            Verb::Wal { verb: WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+            Verb::Wal { verb: WalVerb::Push(_) | WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
         }
     });
     finish(outcome, &printer)
