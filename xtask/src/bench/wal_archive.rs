@@ -153,10 +153,10 @@ fn backlog(dir: &Path, bin_dir: &Path, segments: usize) -> Outcome<(Server, Vec<
     server.set("archive_command", "")?;
     server.set("synchronous_commit", "off")?;
     let bench = |words: &str| {
-        let text = format!("'{}' -h '{}' -U postgres -q {words} postgres", bin_dir.join("pgbench").display(), server.socket_dir.display());
+        let text = format!("'{}' -h '{}' -U postgres {words} postgres", bin_dir.join("pgbench").display(), server.socket_dir.display());
         measure::run(&Script::new(text), &log)
     };
-    bench("-i -s 20")?;
+    bench("-i -q -s 20")?;
     loop {
         let names = waiting(&pgdata)?;
         if names.len() >= segments {
@@ -214,12 +214,12 @@ impl Race<'_> {
             self.names.join(" "),
             archiver.push(&stage).replace("\"pg_wal/$f\"", "'\"pg_wal/$f\"'"),
         );
-        measure::sync_all();
-        let push = measure::measured(&Script::new(text), &log, standing, || Ok(()));
         for name in self.names {
-            // A tool that failed in the middle leaves some as they were.
+            // Archived in the round before, or by what stood in for an archive command while the repository was made.
             let _ = fs::rename(status.join(format!("{name}.done")), status.join(format!("{name}.ready")));
         }
+        measure::sync_all();
+        let push = measure::measured(&Script::new(text), &log, standing, || Ok(()));
         let push = push?;
         let target = measure::fresh_dir(&self.dir.join("fetched"))?;
         measure::fresh_dir(&target.join("pg_wal"))?;
