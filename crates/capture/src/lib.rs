@@ -7,6 +7,7 @@ mod filling;
 mod ingest;
 mod local;
 mod lookout;
+mod notes;
 mod pages;
 mod pipeline;
 mod push;
@@ -22,7 +23,8 @@ mod waiting;
 
 pub use error::CaptureError;
 pub use ingest::{IndexBatch, Survey, entry_of, survey_segment, survey_stored};
-pub use push::push;
+pub use notes::{Lead, Notes};
+pub use push::{LookAhead, push, push_ahead};
 pub use receive::{Flush, Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
 use pg::ConnInfo;

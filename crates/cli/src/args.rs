@@ -143,8 +143,14 @@ pub enum WalVerb {
     /// Stream WAL into the repository until stopped
     Receive(ReceiveArgs),
     /// Store one WAL file: archive_command = 'bowline wal push %p'
-    Push { path: PathBuf },
+    ///
+    /// Ends with 0 when this file is durable in the repository, or was there with the same bytes; with 1 to 125 otherwise, so that the
+    /// server counts the failure and asks again. Meanwhile what else waits in pg_wal/archive_status is stored by a process beside it.
+    Push(PushArgs),
     /// Fetch one WAL file: restore_command = 'bowline wal fetch %f %p'
+    ///
+    /// Ends with 0 when the file was delivered; with 1 when it is proven absent, which ends recovery; with 200 when anything failed, which
+    /// stops a server that recovers. On a standby (standby.signal) failures are 1, too: it asks again, and streams meanwhile.
     Fetch(FetchArgs),
     /// Prove that the stored WAL is whole from the oldest backup on, and say what each gap makes unreachable
     Audit(AuditArgs),
@@ -168,6 +174,15 @@ pub struct ReceiveArgs {
     /// Follow this server although WAL of a newer timeline is stored: after a promoted copy was only tried out
     #[arg(long)]
     pub accept_older_timeline: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PushArgs {
+    /// The file, under its name in pg_wal (%p)
+    pub path: PathBuf,
+    /// Store what waits behind PATH
+    #[arg(long, hide = true)]
+    pub ahead: bool,
 }
 
 #[derive(Debug, ClapArgs)]

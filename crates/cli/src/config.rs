@@ -108,8 +108,12 @@ pub struct Wal {
     /// How long a server that shuts down is kept waiting for the store.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Option<Duration>,
-    /// Where `wal fetch` puts segments that it fetches ahead; beside the data directory unless said otherwise.
+    /// Where `wal fetch` puts segments that it fetches ahead, and `wal push` its notes; beside the data directory unless said otherwise.
     pub spool: Option<PathBuf>,
+    /// Segments that `wal push` stores ahead at once; 0 switches looking ahead off.
+    pub push_jobs: u16,
+    /// Segments that `wal fetch` fetches ahead at once; 0 switches fetching ahead off.
+    pub fetch_jobs: u16,
 }
 
 impl Default for Wal {
@@ -123,6 +127,8 @@ impl Default for Wal {
             coverage_interval: None,
             shutdown_grace: None,
             spool: None,
+            push_jobs: 4,
+            fetch_jobs: 4,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The only room that knows PostgreSQL: its protocol, its files on disk, and how its programs are run.
 
+mod archive_status;
 mod base_backup;
 mod certificate;
 mod conninfo;
@@ -35,6 +36,7 @@ mod tls;
 pub mod wal;
 mod wire;
 
+pub use archive_status::{waiting_for_archive, waits_for_archive};
 pub use base_backup::{BaseBackup, BaseBackupEnd, BaseBackupOptions, Entry, Item, TablespaceToSend};
 pub use conninfo::{Address, ConnInfo};
 pub use conninfo_kinds::{Keepalive, RootCert, SslMode, TargetSession, TlsSettings};

@@ -1,11 +1,12 @@
 //! `restore_command` by hand: one WAL file from the repository, or a proof that it is not there.
 
 use crate::RestoreError;
-use repo::Reader;
-use std::fs::{self, File};
-use std::io;
+use repo::{Reader, Stored};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use terms::{Explain, SystemId, WalName};
+use terms::{SegmentSize, SystemId, WalName};
 
 /// How a fetch ended; how that becomes an exit code is the front door's matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,99 +23,71 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     if matches!(name, WalName::Partial(_)) {
         return Ok(Fetched::Absent);
     }
-    match reader.fetch_wal(system_id, name).await? {
-        Some(bytes) => {
-            write_whole(to, &bytes).map_err(RestoreError::file("write", to))?;
-            Ok(Fetched::Delivered)
-        }
-        None => match reader.wal_after(system_id, name).await? {
-            None => Ok(Fetched::Absent),
-            Some(later) => Err(RestoreError::Fetch {
-                name: name.to_string(),
-                why: format!("It is not in the repository, but {later} is: this is a hole, not the end of the log."),
-            }),
-        },
+    let deliver = |bytes: &[u8]| write_whole(to, bytes).map(|()| Fetched::Delivered).map_err(RestoreError::file("write", to));
+    if let Some(bytes) = reader.fetch_wal(system_id, name).await? {
+        return deliver(&bytes);
     }
+    let stored = in_pieces(reader, system_id, name).await?;
+    if let Some((Stored::Whole(bytes), _)) = stored {
+        return deliver(&bytes);
+    }
+    match (reader.wal_after(system_id, name).await?, stored) {
+        // The end of the log: the server reads as far as it goes.
+        (None, Some((beginning, size))) => beginning.padded(size).map_or(Ok(Fetched::Absent), |bytes| deliver(&bytes)),
+        (None, None) => Ok(Fetched::Absent),
+        (Some(later), beginning) => {
+            let how = if beginning.is_some() { "Only its beginning is" } else { "It is not" };
+            let why = format!("{how} in the repository, but {later} is: this is a hole, not the end of the log.");
+            Err(RestoreError::Fetch { name: name.to_string(), why })
+        }
+    }
+}
+
+/// What pieces make up of a segment that is not stored whole.
+async fn in_pieces(reader: &Reader, system_id: SystemId, name: &WalName) -> Result<Option<(Stored, SegmentSize)>, RestoreError> {
+    let WalName::Segment(segment) = name else { return Ok(None) };
+    if reader.pieces(system_id, *segment).await?.is_empty() {
+        return Ok(None);
+    }
+    // Names do not tell how long a segment is; what was backed up does.
+    let size = reader.backups().await?.iter().rev().find(|b| b.system_id == system_id).map(|b| b.segment_bytes);
+    let Some(size) = size else { return Ok(None) };
+    let stored = reader.fetch_segment(system_id, *segment, size).await?;
+    Ok((stored != Stored::Nothing).then_some((stored, size)))
 }
 
 /// Written under another name first: the server must never see half a segment.
 fn write_whole(to: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = to.as_os_str().to_owned();
-    name.push(".bowline");
-    let half = PathBuf::from(name);
+    let half = half_of(to);
     fs::write(&half, bytes)?;
     fs::rename(&half, to)
+}
+
+/// [`write_whole`], on disk before it gets its name. The server makes a fetched segment durable before it replays it
+/// (`KeepFileRestoredFromArchive`, src/backend/access/transam/xlogarchive.c): it then has nothing to wait for.
+pub(crate) fn write_durably(to: &Path, bytes: &[u8]) -> io::Result<()> {
+    let half = half_of(to);
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&half, to)
+}
+
+fn half_of(to: &Path) -> PathBuf {
+    let mut name = to.as_os_str().to_owned();
+    name.push(".bowline");
+    name.into()
 }
 
 /// Moves a file, also to another filesystem.
 pub(crate) fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-            let mut name = to.as_os_str().to_owned();
-            name.push(".bowline");
-            fs::copy(from, &name)?;
-            fs::rename(&name, to)?;
+            let half = half_of(to);
+            fs::copy(from, &half)?;
+            fs::rename(&half, to)?;
             fs::remove_file(from)
         }
         other => other,
-    }
-}
-
-/// A folder of segments fetched before they were asked for, beside the data directory and never inside it:
-/// pg_rewind and base backups look into pg_wal.
-pub struct Spool(PathBuf);
-
-impl Spool {
-    /// The spool in this folder, which need not exist yet.
-    pub fn at(folder: PathBuf) -> Self {
-        Self(folder)
-    }
-
-    /// Where a segment lies once it is whole.
-    fn place(&self, name: &WalName) -> PathBuf {
-        self.0.join(name.to_string())
-    }
-
-    /// Hands over a segment that is there; false when it is not.
-    pub fn take(&self, name: &WalName, to: &Path) -> io::Result<bool> {
-        match move_file(&self.place(name), to) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Fetches segments into the spool, until one is not there. One process at a time; a second one leaves at once.
-    pub async fn fill(&self, reader: &Reader, system_id: SystemId, names: &[WalName]) -> Result<(), RestoreError> {
-        fs::create_dir_all(&self.0).map_err(RestoreError::file("create", &self.0))?;
-        let lock = self.0.join("lock");
-        let held = File::create(&lock).map_err(RestoreError::file("create", &lock))?;
-        if rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(());
-        }
-        self.forget_others(names);
-        for name in names {
-            let place = self.place(name);
-            if place.exists() {
-                continue;
-            }
-            match reader.fetch_wal(system_id, name).await {
-                Ok(Some(bytes)) => write_whole(&place, &bytes).map_err(RestoreError::file("write", &place))?,
-                Ok(None) => return Ok(()),
-                // Whoever asks for it in earnest gets the error.
-                Err(e) => return Err(RestoreError::Fetch { name: name.to_string(), why: e.detail() }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Segments that were passed by would lie here for ever.
-    fn forget_others(&self, names: &[WalName]) {
-        for item in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            let Ok(name) = item.file_name().to_string_lossy().parse::<WalName>() else { continue };
-            if !names.contains(&name) {
-                drop(fs::remove_file(item.path()));
-            }
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! The repository into a data directory, and a server brought to the instant that was asked for.
 
+mod ahead;
 mod error;
 mod fetch;
 mod files;
@@ -7,14 +8,16 @@ mod log;
 mod pacing;
 mod plan;
 mod replay;
+mod spool;
 mod supply;
 mod target;
 
 pub use error::RestoreError;
-pub use fetch::{Fetched, Spool, fetch};
+pub use fetch::{Fetched, fetch};
 pub use files::{Restored, TablespaceMap};
 pub use plan::{PlanSummary, RestorePlan, Stop, Wish, plan};
 pub use replay::Recovered;
+pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
 pub use target::Target;
 

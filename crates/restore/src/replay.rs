@@ -7,7 +7,8 @@ use crate::target::Target;
 use pg::{CONTROL_FILE, ClusterState, ControlFile, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel, find_bin_dir};
 use repo::Reader;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Events, Lsn, Timeline};
@@ -26,6 +27,8 @@ pub struct Recovered {
     pub at: Lsn,
     /// When the last transaction replayed was committed, as the server's log says it.
     pub last_transaction: Option<String>,
+    /// How long replay waited for segments that were still on their way from the store.
+    pub waited: Duration,
 }
 
 /// Recovers the cluster in `target` as planned, promotes it and stops it again.
@@ -39,15 +42,16 @@ pub(crate) async fn replay(
 ) -> Result<Recovered, RestoreError> {
     let bin_dir = find_bin_dir(plan.backup.major, bin_dir)?;
     let log = target.side_dir.join("recovery.log");
-    let spool = target.side_dir.join("wal");
+    let spool = spool_of(target)?;
     target.make_dir(&spool)?;
     // Sockets have short names only (107 bytes), data directories need not.
     let private = tempfile::Builder::new().prefix("bowline-").tempdir_in("/tmp").map_err(RestoreError::file("create a folder in", "/tmp"))?;
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
-    let (system_id, size) = (plan.backup.system_id, plan.backup.segment_bytes);
-    let supply = Supply::start(reader, system_id, size, &plan.segments, &plan.histories, socket.clone(), spool.clone(), target.owner, events)?;
     let control = read_control(&target.data_dir)?;
+    let (segments, histories) = (&plan.segments, &plan.histories);
+    let supply =
+        Supply::start(reader, plan.backup.system_id, segments, control.segment_size, histories, socket.clone(), spool.clone(), target.owner, events)?;
     write_signal(target)?;
     let mut settings = recovery_settings(plan);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
@@ -56,11 +60,22 @@ pub(crate) async fn replay(
     let mut server = PrivateServer::start(&options)?;
     server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await?;
     server.stop(StopMode::Fast, STOP_LIMIT).await?;
+    let waited = supply.waited();
     drop(supply);
     drop(fs::remove_dir_all(&spool));
-    let recovered = what_happened(target, &log)?;
+    let recovered = Recovered { waited, ..what_happened(target, &log)? };
     judge(plan, &recovered)?;
     Ok(recovered)
+}
+
+/// Where fetched segments lie until the server takes them: on the filesystem of pg_wal, so that taking one is a rename. A data
+/// directory or a pg_wal that is a mount of its own has no place beside it there; then inside pg_wal, where only this restore's
+/// own server looks, which passes by what is no segment's name.
+fn spool_of(target: &Target) -> Result<PathBuf, RestoreError> {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(RestoreError::file("look at", path));
+    let pg_wal = target.data_dir.join("pg_wal");
+    let is_same = device(&pg_wal)? == device(&target.side_dir)?;
+    Ok(if is_same { target.side_dir.join("wal") } else { pg_wal.join("bowline-restore") })
 }
 
 /// `recovery.signal` tells the server to recover from the archive; it removes it when it is done.
@@ -142,7 +157,7 @@ fn what_happened(target: &Target, log: &Path) -> Result<Recovered, RestoreError>
     let said = fs::read_to_string(log).unwrap_or_default();
     let last_transaction =
         said.rsplit_once("last completed transaction was at log time ").and_then(|(_, rest)| rest.lines().next()).map(str::to_owned);
-    Ok(Recovered { timeline, at, last_transaction })
+    Ok(Recovered { timeline, at, last_transaction, waited: Duration::ZERO })
 }
 
 /// Compares where recovery ended with what was promised.

@@ -5,22 +5,28 @@
 //! It sends the wanted name as one line and reads one line: `file PATH`, `absent`, or `failed WHY`.
 
 use crate::RestoreError;
+use crate::ahead::Window;
+use crate::fetch::write_durably;
 use repo::Reader;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use terms::{Event, Events, Explain, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-/// How many segments are fetched before they are asked for.
-const AHEAD: usize = 8;
+/// The most segments that are fetched before they are asked for, and the most bytes they may have.
+const SEGMENTS_AHEAD: u64 = 32;
+const BYTES_AHEAD: u64 = 512 << 20;
+/// What fetching ahead may hold in memory: segments as they are and as they are stored.
+const IN_MEMORY_BYTES: u64 = 128 << 20;
 /// How often a store that fails is asked again before the server is told.
 const TRIES: u32 = 5;
 
@@ -28,6 +34,7 @@ const TRIES: u32 = 5;
 pub(crate) struct Supply {
     task: JoinHandle<()>,
     socket: PathBuf,
+    shelf: Arc<Shelf>,
 }
 
 /// A segment on its way to the folder, or there.
@@ -36,7 +43,7 @@ type Fetching = JoinHandle<Result<PathBuf, RestoreError>>;
 struct Shelf {
     reader: Reader,
     system_id: SystemId,
-    segment_bytes: SegmentSize,
+    segment_size: SegmentSize,
     histories: HashSet<Timeline>,
     /// The place of every segment in the plan.
     order: HashMap<SegmentName, usize>,
@@ -45,16 +52,19 @@ struct Shelf {
     owner: pg::Owner,
     events: Arc<dyn Events>,
     /// Segments on their way or there.
-    ahead: Mutex<VecDeque<(SegmentName, Fetching)>>,
+    ahead: Mutex<Window<Fetching>>,
+    /// Bounds what is on its way; who waits longest goes first.
+    turns: Semaphore,
+    waited_micros: AtomicU64,
 }
 
 impl Supply {
-    /// Listens on a socket in `folder`, which the server's user can enter and write to.
+    /// Listens on a socket in `folder`, which the server's user can enter and write to, and begins to fetch at once.
     pub(crate) fn start(
         reader: &Reader,
         system_id: SystemId,
-        segment_bytes: SegmentSize,
         plan: &[SegmentName],
+        segment_size: SegmentSize,
         histories: &[Timeline],
         socket: PathBuf,
         folder: PathBuf,
@@ -67,29 +77,42 @@ impl Supply {
         let shelf = Arc::new(Shelf {
             reader: reader.clone(),
             system_id,
-            segment_bytes,
+            segment_size,
             histories: histories.iter().copied().collect(),
             order: plan.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
             plan: plan.to_vec(),
             folder,
             owner,
             events,
-            ahead: Mutex::default(),
+            ahead: Mutex::new(Window::new(plan.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
+            turns: Semaphore::new((IN_MEMORY_BYTES / (2 * segment_size.bytes())).clamp(1, 8) as usize),
+            waited_micros: AtomicU64::new(0),
         });
+        // Before the server is even started: its first question finds the answer.
+        shelf.move_to(&mut *shelf.ahead.try_lock().map_err(|e| RestoreError::Bug(e.to_string()))?, 0);
+        let served = shelf.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let shelf = shelf.clone();
+                let shelf = served.clone();
                 // A client that goes away has nobody to tell; the server asks again.
                 tokio::spawn(async move { drop(serve(&shelf, stream).await) });
             }
         });
-        Ok(Self { task, socket })
+        Ok(Self { task, socket, shelf })
+    }
+
+    /// How long the server waited for segments that were not there when it asked.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_micros(self.shelf.waited_micros.load(Ordering::Relaxed))
     }
 }
 
 impl Drop for Supply {
     fn drop(&mut self) {
         self.task.abort();
+        if let Ok(mut ahead) = self.shelf.ahead.try_lock() {
+            ahead.clear().for_each(|task| task.abort());
+        }
         drop(fs::remove_file(&self.socket));
     }
 }
@@ -122,30 +145,36 @@ impl Shelf {
     async fn segment(self: &Arc<Self>, segment: SegmentName, at: usize) -> Result<PathBuf, RestoreError> {
         let mine = {
             let mut ahead = self.ahead.lock().await;
-            // Recovery goes forward; what it passed by is not needed any more.
-            while ahead.front().is_some_and(|(name, _)| self.order[name] < at) {
-                if let Some((_, task)) = ahead.pop_front() {
-                    task.abort();
-                }
-            }
-            let mine = match ahead.front() {
-                Some((name, _)) if *name == segment => ahead.pop_front().map(|(_, task)| task),
-                _ => None,
-            };
-            let mut next = ahead.back().map_or(at + 1, |(name, _)| self.order[name] + 1);
-            while ahead.len() < AHEAD && next < self.plan.len() {
-                let name = self.plan[next];
-                ahead.push_back((name, tokio::spawn(fetch(self.clone(), WalName::Segment(name)))));
-                next += 1;
-            }
-            mine
+            self.move_to(&mut ahead, at);
+            ahead.take(at).ok_or_else(|| RestoreError::Bug(format!("{segment} was not begun")))?
         };
-        let path = match mine {
-            Some(task) => task.await.map_err(|e| RestoreError::Bug(e.to_string()))??,
-            None => fetch(self.clone(), WalName::Segment(segment)).await?,
+        let begun = Instant::now();
+        let is_there = mine.is_finished();
+        let path = match mine.await.map_err(|e| RestoreError::Bug(e.to_string()))? {
+            // What failed a while ago, before anybody asked, may go well now.
+            Err(e) if is_there && e.class() == terms::Class::Transient => fetch(self.clone(), WalName::Segment(segment)).await?,
+            fetched => fetched?,
         };
+        if !is_there {
+            self.waited_micros.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
         self.events.tell(Event::SegmentReplayed { segment });
         Ok(path)
+    }
+
+    fn move_to(self: &Arc<Self>, ahead: &mut Window<Fetching>, at: usize) {
+        let begin = |place: usize| {
+            let shelf = self.clone();
+            tokio::spawn(async move {
+                // What the server waits for now does not stand in line behind what it may want later.
+                let _turn = if place == at { None } else { Some(shelf.turns.acquire().await.map_err(|e| RestoreError::Bug(e.to_string()))?) };
+                fetch(shelf.clone(), WalName::Segment(shelf.plan[place])).await
+            })
+        };
+        for (place, task) in ahead.move_to(at, begin) {
+            task.abort();
+            drop(fs::remove_file(self.folder.join(self.plan[place].to_string())));
+        }
     }
 }
 
@@ -155,12 +184,15 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
     for attempt in 1.. {
         let found = match name {
             WalName::Segment(segment) => {
-                shelf.reader.fetch_segment(shelf.system_id, segment, shelf.segment_bytes).await.map(|stored| stored.padded(shelf.segment_bytes))
+                shelf.reader.fetch_segment(shelf.system_id, segment, shelf.segment_size).await.map(|stored| stored.padded(shelf.segment_size))
             }
             _ => shelf.reader.fetch_wal(shelf.system_id, &name).await,
         };
         match found {
-            Ok(Some(bytes)) => return put_down(&shelf, &name, &bytes),
+            Ok(Some(bytes)) => {
+                let put = tokio::task::spawn_blocking(move || put_down(&shelf, &name, &bytes));
+                return put.await.map_err(|e| RestoreError::Bug(e.to_string()))?;
+            }
             Ok(None) => return Err(RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() }),
             Err(e) if e.class() == terms::Class::Transient && attempt < TRIES => {
                 sleep(pause).await;
@@ -174,9 +206,8 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
 
 fn put_down(shelf: &Shelf, name: &WalName, bytes: &[u8]) -> Result<PathBuf, RestoreError> {
     let path = shelf.folder.join(name.to_string());
-    fs::write(&path, bytes).map_err(RestoreError::file("write", &path))?;
+    write_durably(&path, bytes).map_err(RestoreError::file("write", &path))?;
     chown(&path, Some(shelf.owner.uid), Some(shelf.owner.gid)).map_err(RestoreError::file("own", &path))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(RestoreError::file("set the mode of", &path))?;
     Ok(path)
 }
 

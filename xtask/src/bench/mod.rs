@@ -11,6 +11,7 @@ mod report;
 mod server;
 mod tools;
 mod tree;
+mod wal_archive;
 mod wal_fetch;
 
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ enum What {
     Memory(memory::Options),
     /// Wall clock of `wal fetch` of a segment that is prefetched, whole process.
     WalFetch(wal_fetch::Options),
+    /// A backlog of WAL through archive_command and back, against pgBackRest's asynchronous archiving.
+    WalArchive(wal_archive::Options),
     /// What one core can do at most with these bytes, in memory.
     Limit(limit::Options),
 }
@@ -83,6 +86,7 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> Outcome<()> {
         What::BackupRestore(options) => race::run(&options),
         What::Memory(options) => memory::run(&options),
         What::WalFetch(options) => wal_fetch::run(&options),
+        What::WalArchive(options) => wal_archive::run(&options),
         What::Limit(options) => limit::run(&options),
     }
 }

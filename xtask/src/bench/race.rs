@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Outcome<()> {
     for kind in &options.repos {
         let bucket = match kind.as_str() {
             "folder" => None,
-            "s3" => match weed() {
+            "s3" => match tools::weed() {
                 Ok(weed) => Some(Bucket::start(&weed, &dir.join("weed"), &dir.join("log/weed"))?),
                 Err(reason) => {
                     results.left_out.push(format!("S3: {reason}"));
@@ -121,14 +121,6 @@ pub fn run(options: &Options) -> Outcome<()> {
     println!("{table}");
     eprintln!("all figures: {}", json.display());
     if options.write { report::write(&table) } else { Ok(()) }
-}
-
-/// The SeaweedFS program: $BOWLINE_WEED, or `weed` on the PATH.
-fn weed() -> Outcome<PathBuf> {
-    match std::env::var_os("BOWLINE_WEED") {
-        Some(weed) => Ok(PathBuf::from(weed)),
-        None => tools::program("weed"),
-    }
 }
 
 struct Race<'a> {

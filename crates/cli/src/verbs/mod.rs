@@ -2,12 +2,14 @@
 
 mod audit;
 mod backup;
+mod beside;
 mod check;
 pub mod fetch;
 mod guard;
 mod handover;
 mod init;
 mod list;
+mod push;
 mod restore;
 mod status;
 mod wal;
@@ -26,6 +28,10 @@ pub fn run(args: Args) -> ExitCode {
     if let Verb::Wal { verb: WalVerb::Fetch(asked) } = verb {
         return fetch::run(&common, &asked);
     }
+    // The archiver calls this once a segment, and most of them are stored already when it does.
+    if let Verb::Wal { verb: WalVerb::Push(asked) } = verb {
+        return push::run(&common, &asked);
+    }
     if let Verb::Completions { shell } = verb {
         clap_complete::generate(shell, &mut Args::command(), "bowline", &mut std::io::stdout());
         return ExitCode::SUCCESS;
@@ -43,9 +49,8 @@ pub fn run(args: Args) -> ExitCode {
             Verb::List => list::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
-            Verb::Wal { verb: WalVerb::Push { path } } => wal::push(&common, &path, &printer).await,
             Verb::Wal { verb: WalVerb::Audit(asked) } => audit::run(&common, &asked, &printer).await,
-            Verb::Wal { verb: WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+            Verb::Wal { verb: WalVerb::Push(_) | WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
         }
     });
     finish(outcome, &printer)

@@ -153,7 +153,10 @@ fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &
         printer.say("next         make a full backup: this cluster is on a new timeline now");
     }
     let steps: Vec<_> = report.steps.iter().map(|(step, took)| json!({"step": step.name(), "seconds": took.as_secs_f64()})).collect();
-    let recovered = report.recovered.as_ref().map(|r| json!({"lsn": r.at, "timeline": r.timeline, "last_transaction": r.last_transaction}));
+    let recovered = report
+        .recovered
+        .as_ref()
+        .map(|r| json!({"lsn": r.at, "timeline": r.timeline, "last_transaction": r.last_transaction, "waited_seconds": r.waited.as_secs_f64()}));
     let socket_dir: Option<&Path> = match started {
         Started::Privately { socket_dir } => Some(socket_dir),
         _ => None,

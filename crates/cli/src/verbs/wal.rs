@@ -1,4 +1,4 @@
-//! `bowline wal receive` and `bowline wal push`.
+//! `bowline wal receive`.
 
 use crate::args::{Common, ReceiveArgs};
 use crate::fault::Fault;
@@ -6,9 +6,7 @@ use crate::show::Printer;
 use crate::wiring::Wiring;
 use capture::{Flush, Progress, ReceiveOptions, Slot, Until};
 use pg::Sql;
-use repo::Kept;
 use serde_json::json;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use terms::{Clock, SystemClock};
@@ -53,26 +51,5 @@ pub async fn receive(common: &Common, asked: ReceiveArgs, printer: &Arc<Printer>
     capture::receive(&info, &writer, &epoch, &options, printer.clone(), told, &progress).await?;
     printer.remark("stopped");
     printer.result(json!({ "stopped": true, "stored": progress.borrow().map(|p| p.stored) }));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Stores one file. Every failure exits with a code from 1 to 125: a higher one would make the server's archiver die
-/// unseen (manual chapter 26.3.1).
-pub async fn push(common: &Common, path: &Path, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let wiring = Wiring::new(common)?;
-    let mut writer = wiring.writer().await?;
-    let system_id = pg::wal::SegmentHeader::read(&std::fs::read(path).unwrap_or_default(), "").ok().map(|h| (h.system_id, h.major));
-    let epoch = match (system_id, writer.reader().epoch().cloned()) {
-        (Some((system_id, major)), _) => writer.admit(system_id, major, SystemClock.now()).await?,
-        (None, Some(epoch)) => epoch,
-        // A history file or a label of a cluster that nothing is known of yet: the server tells which one it is.
-        (None, None) => {
-            let facts = Sql::connect(&wiring.conninfo()?).await?.server_facts().await?;
-            writer.admit(facts.system_id, facts.major, SystemClock.now()).await?
-        }
-    };
-    let compression = wiring.config.wal.compression.unwrap_or_default();
-    let kept = capture::push(&writer, &epoch, path, compression).await?;
-    printer.result(json!({ "stored": matches!(kept, Kept::Stored { .. }), "path": path }));
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ use super::measure::Script;
 use super::server::Server;
 
 pub use bowline::Bowline;
+pub use pgbackrest::PgBackRest;
 
 /// Where a tool keeps its backups in one run.
 pub enum Repo<'a> {
@@ -110,6 +111,14 @@ pub fn program(name: &str) -> Outcome<PathBuf> {
         .map(|dir| dir.join(name))
         .find(|program| program.is_file())
         .ok_or_else(|| format!("{name} is not installed (scripts/peers installs it; set BOWLINE_PEERS)").into())
+}
+
+/// The SeaweedFS program: $BOWLINE_WEED, or `weed` on the PATH.
+pub fn weed() -> Outcome<PathBuf> {
+    match std::env::var_os("BOWLINE_WEED") {
+        Some(weed) => Ok(PathBuf::from(weed)),
+        None => program("weed"),
+    }
 }
 
 /// First line of `program arguments…`, for versions.

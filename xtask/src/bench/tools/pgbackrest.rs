@@ -20,11 +20,12 @@ impl PgBackRest {
         Self { name: "pgBackRest encrypted", cipher: true }
     }
 
-    fn config(stage: &Stage) -> PathBuf {
+    pub fn config(stage: &Stage) -> PathBuf {
         stage.room.join("pgbackrest.conf")
     }
 
-    fn line(stage: &Stage, arguments: &str) -> String {
+    /// A shell line that runs `pgbackrest` with that configuration.
+    pub fn line(stage: &Stage, arguments: &str) -> String {
         let program = program("pgbackrest").unwrap_or_default();
         format!("{} --config={} --stanza=bench {arguments}", program.display(), Self::config(stage).display())
     }
