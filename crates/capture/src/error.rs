@@ -54,6 +54,9 @@ pub enum CaptureError {
     /// The server began or ceased to count us as a synchronous standby.
     #[error("{}", match sync_state { Some(state) => format!("the server ranks this receiver as a synchronous standby ({state})"), None => "the server no longer ranks this receiver as a synchronous standby".into() })]
     Ranked { sync_state: Option<String> },
+    /// Another receiver may act now.
+    #[error("this receiver no longer holds the repository's lease")]
+    TurnLost { why: String },
     /// The server does not answer.
     #[error("the server has given no sign of life for {seconds} s")]
     Silence { seconds: u64 },
@@ -83,6 +86,7 @@ impl Explain for CaptureError {
             Self::Demoted { .. } => "server-demoted",
             Self::Stranger { .. } => "timeline-foreign",
             Self::Ranked { .. } => "ranked-synchronous",
+            Self::TurnLost { .. } => "lease-lost",
             Self::Silence { .. } => "server-silent",
             Self::Interrupted => "interrupted",
             Self::Bug(_) => "bug",
@@ -98,7 +102,7 @@ impl Explain for CaptureError {
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
             Self::Demoted { .. } | Self::Stranger { .. } => Class::Refused,
-            Self::Interrupted | Self::Ranked { .. } | Self::Silence { .. } => Class::Transient,
+            Self::Interrupted | Self::Ranked { .. } | Self::TurnLost { .. } | Self::Silence { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -116,7 +120,7 @@ impl Explain for CaptureError {
             Self::WalDoesNotArrive { wanted, stop, waited_seconds, why } => {
                 format!("Segment {wanted} is needed up to {stop}; waited {waited_seconds} s. {why} The backup was not published.")
             }
-            Self::WalGone { why, .. } => format!("{why}."),
+            Self::WalGone { why, .. } | Self::TurnLost { why } => format!("{why}."),
             Self::WouldBeSynchronous { .. } => {
                 "A '*' matches every connection that streams WAL, Bowline's too, and Bowline confirms whole segments only. Nothing was begun.".into()
             }

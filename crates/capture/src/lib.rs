@@ -18,6 +18,7 @@ mod standbys;
 mod stream;
 mod streamed;
 mod throttle;
+mod turn;
 mod uploads;
 mod waiting;
 
@@ -25,7 +26,7 @@ pub use error::CaptureError;
 pub use ingest::{IndexBatch, Survey, entry_of, survey_segment, survey_stored};
 pub use notes::{Lead, Notes};
 pub use push::{LookAhead, push, push_ahead};
-pub use receive::{Flush, Progress, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
+pub use receive::{BACKUP, Flush, Progress, RECEIVER, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
 use pg::ConnInfo;
 use repo::{BackupDocument, Writer};
@@ -74,6 +75,7 @@ pub async fn backup(
     clock: &dyn Clock,
     events: Arc<dyn Events>,
 ) -> Result<BackupDocument, CaptureError> {
+    let info = &info.clone().with_application_name(BACKUP);
     let begun = session::Begun::begin(info, data_dir, writer, options, clock, events).await?;
     begun.copy().await?.end().await?.cover().await?.publish().await
 }

@@ -3,7 +3,8 @@
 use crate::CaptureError;
 use crate::standbys::Standbys;
 use crate::stream::{Ended, Session};
-use pg::{ConnInfo, ServerFacts};
+use crate::turn::Turn;
+use pg::{ConnInfo, ServerFacts, SyncNames};
 use repo::{Epoch, RepoError, Writer};
 use seal::Compression;
 use std::sync::Arc;
@@ -52,6 +53,11 @@ pub struct ReceiveOptions {
     pub coverage_interval: Duration,
     /// How long a server that shuts down is kept waiting for what is not stored yet.
     pub shutdown_grace: Duration,
+    /// Who we are to other receivers of the repository: the host and what only one process there can have. Without, no lease is
+    /// taken: what a backup's own receiver stores is right whoever else stores it.
+    pub holder: Option<String>,
+    /// After so long without a sign of life another receiver may take over; a third of it is how often one is given.
+    pub lease_ttl: Duration,
     /// Follow a server whose timeline is older than what is stored already.
     pub accept_older_timeline: bool,
 }
@@ -66,6 +72,8 @@ impl ReceiveOptions {
             status_interval: Duration::from_secs(5),
             coverage_interval: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(10),
+            holder: None,
+            lease_ttl: Duration::from_secs(180),
             accept_older_timeline: false,
         }
     }
@@ -120,12 +128,23 @@ pub async fn receive(
     };
     let info = info.clone().at_a_primary();
     let mut session = Session::begin(&info, writer, epoch, options, events.clone(), progress).await?;
+    let mut turn = Turn::new(writer, options, events.clone())?;
     let mut backoff = BACKOFF_MIN;
     loop {
         let began = Instant::now();
-        let ended = session.run(&mut until).await;
+        let ended = tokio::select! {
+            // Dropping the connection drops all that is under way: whoever holds the lease now begins where the repository ends.
+            ended = async {
+                turn.wait(&mut until.clone()).await?;
+                session.run(&mut until).await
+            } => ended,
+            lost = turn.lost() => Err(lost),
+        };
         let why = match ended {
-            Ok(Ended::Stopped) => return Ok(()),
+            Ok(Ended::Stopped) => {
+                turn.end().await;
+                return Ok(());
+            }
             Ok(Ended::Switched) => continue,
             Ok(Ended::ServerShutsDown) => "the server is shutting down; its slot keeps what is not stored yet".to_owned(),
             Err(e) if !worth_retrying(&e, session.has_streamed(), &options.slot) => return Err(e),
@@ -153,9 +172,17 @@ fn worth_retrying(error: &CaptureError, has_streamed: bool, slot: &Slot) -> bool
     }
 }
 
-/// Refuses a server whose `synchronous_standby_names` has a `*`: it matches any name, so that commits would wait until
-/// the segment they are in is stored (`SyncRepGetStandbyPriority`, src/backend/replication/syncrep.c).
-pub fn refuse_synchronous(facts: &ServerFacts) -> Result<(), CaptureError> {
+/// The `application_name` of a receiver that is to be a synchronous standby where the server says so.
+pub const RECEIVER: &str = "bowline";
+/// That of everything else that streams WAL for a while: no commit should ever wait for it.
+pub const BACKUP: &str = "bowline_backup";
+
+/// Refuses a server whose `synchronous_standby_names` matches what streams under this name: commits would wait until what
+/// they wrote is stored, which here may take long (`SyncRepGetStandbyPriority`, src/backend/replication/syncrep.c).
+pub fn refuse_synchronous(facts: &ServerFacts, application_name: &str) -> Result<(), CaptureError> {
     let names = &facts.synchronous_standby_names;
-    if names.contains('*') { Err(CaptureError::WouldBeSynchronous { names: names.clone() }) } else { Ok(()) }
+    match SyncNames::parse(names).is_ok_and(|parsed| parsed.rank(application_name).is_none()) {
+        true => Ok(()),
+        false => Err(CaptureError::WouldBeSynchronous { names: names.clone() }),
+    }
 }

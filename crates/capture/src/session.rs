@@ -4,7 +4,7 @@ use crate::cover::Cover;
 use crate::local::{DataDirectory, copy_config, feed_bytes};
 use crate::pages::PageVerifier;
 use crate::pipeline::{Pipeline, Settings, Tally};
-use crate::receive::refuse_synchronous;
+use crate::receive::{BACKUP, refuse_synchronous};
 use crate::streamed::copy_stream;
 use crate::throttle::Throttle;
 use crate::{BackupOptions, CaptureError, Checksums};
@@ -88,7 +88,7 @@ impl Begun {
         if facts.in_recovery {
             return Err(CaptureError::Standby);
         }
-        refuse_synchronous(&facts)?;
+        refuse_synchronous(&facts, BACKUP)?;
         let now = clock.now();
         let epoch = writer.admit(facts.system_id, facts.major, now).await?;
         let directory = match data_dir {

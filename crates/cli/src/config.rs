@@ -108,6 +108,9 @@ pub struct Wal {
     /// How long a server that shuts down is kept waiting for the store.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Option<Duration>,
+    /// How long a receiver may be silent before another one takes over.
+    #[serde(deserialize_with = "duration")]
+    pub lease_ttl: Option<Duration>,
     /// Where `wal fetch` puts segments that it fetches ahead, and `wal push` its notes; beside the data directory unless said otherwise.
     pub spool: Option<PathBuf>,
     /// Segments that `wal push` stores ahead at once; 0 switches looking ahead off.
@@ -126,6 +129,7 @@ impl Default for Wal {
             synchronous: false,
             coverage_interval: None,
             shutdown_grace: None,
+            lease_ttl: None,
             spool: None,
             push_jobs: 4,
             fetch_jobs: 4,

@@ -92,6 +92,7 @@ pub struct Contender {
     holder: String,
     token: String,
     ttl: Duration,
+    succeeds: bool,
     beat: u64,
     /// The holder's document and since when it is known unchanged.
     seen: Option<(LeaseDocument, Instant)>,
@@ -109,9 +110,16 @@ impl Contender {
             holder: holder.to_owned(),
             token: token.iter().map(|b| format!("{b:02x}")).collect(),
             ttl: ttl.max(Duration::from_millis(1)),
+            succeeds: false,
             beat: 0,
             seen: None,
         })
+    }
+
+    /// A holder of the same name need not be waited for: something else sees to it that only one of that name can act, so it
+    /// is gone, or about to find out that it has been succeeded.
+    pub fn succeeding_its_namesake(self) -> Self {
+        Self { succeeds: true, ..self }
     }
 
     /// Takes the lease if it is free, released, one's own from an attempt whose answer was lost, or seen unchanged for its TTL over
@@ -166,7 +174,7 @@ impl Contender {
 
     /// How much longer this document stands in the way; `asked` is before it was read.
     fn wait_for(&mut self, document: &LeaseDocument, asked: Instant) -> Option<Duration> {
-        if document.released || document.token == self.token {
+        if document.released || document.token == self.token || (self.succeeds && document.holder == self.holder) {
             return None;
         }
         let since = match &self.seen {

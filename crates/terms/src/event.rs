@@ -44,6 +44,8 @@ pub enum Event {
     RankedSynchronous { sync_state: String },
     /// The same bytes were there already.
     WalAlreadyStored { name: String },
+    /// Another receiver acts; this one waits until it has not been heard of for long enough.
+    WaitingForTurn { holder: String },
     /// The receiver follows the server to a new timeline.
     TimelineSwitched { to: Timeline, at: Lsn },
     /// The server's connection was lost; another try follows.

@@ -48,6 +48,7 @@ pub fn event_line(event: &Event) -> Option<String> {
                  It can be restored with --timeline {timeline}."
             )
         }
+        Event::WaitingForTurn { holder } => format!("{holder} receives into this repository; waiting until it stops or falls silent"),
         Event::WalGap { timeline, from, to, why } => format!(
             "critical: WAL of timeline {timeline} from {from} to {to} is lost: {why}. Take a full backup now (bowline backup): \
              until it is listed, nothing after {from} can be restored."
@@ -105,6 +106,7 @@ pub fn event_json(event: &Event) -> Value {
             "event": "divergent-tail", "timeline": timeline, "from": from, "to": to,
             "first_commit": commits.map(|c| c.0), "last_commit": commits.map(|c| c.1),
         }),
+        Event::WaitingForTurn { holder } => json!({"event": "waiting-for-turn", "holder": holder}),
         Event::WalGap { timeline, from, to, why } => json!({"event": "wal-gap", "timeline": timeline, "from": from, "to": to, "why": why}),
         Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),
         Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),

@@ -2,13 +2,12 @@
 
 use crate::fault::Fault;
 use crate::wiring::Wiring;
+use capture::RECEIVER;
 use pg::{Finding, SlotExpectation, SlotGuard, Sql};
 use repo::Reader;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The `application_name` of the receiver, which the server ranks.
-pub const RECEIVER: &str = "bowline";
 /// How often the receiver reports unless told.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 

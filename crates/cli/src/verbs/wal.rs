@@ -16,15 +16,18 @@ use tokio::sync::watch;
 /// Streams until SIGTERM or SIGINT.
 pub async fn receive(common: &Common, asked: ReceiveArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
-    let info = wiring.conninfo()?.with_application_name("bowline").at_a_primary();
+    let info = wiring.conninfo()?.with_application_name(capture::RECEIVER).at_a_primary();
     let mut writer = wiring.writer().await?;
     let facts = Sql::connect(&info).await?.server_facts().await?;
     let wal = &wiring.config.wal;
     if !wal.synchronous {
-        capture::refuse_synchronous(&facts)?;
+        capture::refuse_synchronous(&facts, capture::RECEIVER)?;
     }
     let epoch = writer.admit(facts.system_id, facts.major, SystemClock.now()).await?;
-    let usual = ReceiveOptions::with_slot(Slot::Permanent(asked.slot.unwrap_or_else(|| wal.slot.clone())));
+    let slot = asked.slot.unwrap_or_else(|| wal.slot.clone());
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "a host without a name".into());
+    let holder = Some(format!("slot {slot} on {host}"));
+    let usual = ReceiveOptions::with_slot(Slot::Permanent(slot));
     let options = ReceiveOptions {
         compression: wal.compression.unwrap_or_default(),
         flush: match (wal.synchronous, wal.flush_interval) {
@@ -35,6 +38,8 @@ pub async fn receive(common: &Common, asked: ReceiveArgs, printer: &Arc<Printer>
         status_interval: wal.status_interval.unwrap_or(usual.status_interval),
         coverage_interval: wal.coverage_interval.unwrap_or(usual.coverage_interval),
         shutdown_grace: wal.shutdown_grace.unwrap_or(usual.shutdown_grace),
+        holder,
+        lease_ttl: wal.lease_ttl.unwrap_or(usual.lease_ttl),
         accept_older_timeline: asked.accept_older_timeline,
         ..usual
     };

@@ -1,0 +1,79 @@
+//! Of several receivers of one repository one acts: whose turn it is, by the repository's lease.
+
+use crate::CaptureError;
+use crate::receive::{ReceiveOptions, Until};
+use repo::{Claim, Contender, KeptLease, Loss, RECEIVER_LEASE, Writer};
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Clock, Event, Events, SystemClock};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// The longest pause between two looks at a lease that another holds.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// A receiver's place in the line.
+pub(crate) struct Turn {
+    /// `None` for a receiver that stands in no line.
+    contender: Option<Contender>,
+    lease: Option<KeptLease>,
+    events: Arc<dyn Events>,
+}
+
+impl Turn {
+    pub(crate) fn new(writer: &Writer, options: &ReceiveOptions, events: Arc<dyn Events>) -> Result<Self, CaptureError> {
+        let contender = match &options.holder {
+            // A slot has one reader at a time: a namesake that still holds the lease cannot go on.
+            Some(holder) => Some(Contender::new(writer, RECEIVER_LEASE, holder, options.lease_ttl)?.succeeding_its_namesake()),
+            None => None,
+        };
+        Ok(Self { contender, lease: None, events })
+    }
+
+    /// Waits for our turn; an error of class Transient when told to stop meanwhile.
+    pub(crate) async fn wait(&mut self, until: &mut watch::Receiver<Until>) -> Result<(), CaptureError> {
+        let Some(contender) = &mut self.contender else { return Ok(()) };
+        if self.lease.as_ref().is_some_and(KeptLease::is_held) {
+            return Ok(());
+        }
+        self.lease = None;
+        let mut told = None;
+        loop {
+            match contender.attempt(SystemClock.now()).await? {
+                Claim::Acquired(lease) => {
+                    self.lease = Some(lease.keep());
+                    return Ok(());
+                }
+                Claim::HeldBy(held) => {
+                    if told.as_ref() != Some(&held.holder) {
+                        self.events.tell(Event::WaitingForTurn { holder: held.holder.clone() });
+                        told = Some(held.holder.clone());
+                    }
+                    tokio::select! {
+                        () = sleep(held.wait.min(LOOK_MAX).max(Duration::from_millis(20))) => {}
+                        _ = until.wait_for(|u| *u == Until::Now) => return Err(CaptureError::Interrupted),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns when the lease that we hold is ours no longer.
+    pub(crate) async fn lost(&self) -> CaptureError {
+        match &self.lease {
+            Some(lease) => match lease.lost().await {
+                Loss::Taken { holder } => CaptureError::TurnLost { why: format!("{holder} receives now") },
+                Loss::Unproven { why } => CaptureError::TurnLost { why },
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets the next one begin at once.
+    pub(crate) async fn end(self) {
+        if let Some(lease) = self.lease {
+            // Nothing depends on it but how long the next one waits.
+            drop(lease.release().await);
+        }
+    }
+}
