@@ -1,4 +1,4 @@
-//! Grounds for tests: real PostgreSQL clusters, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, connections that break on request and the store's conformance suite.
+//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, connections that break on request and the store's conformance suite.
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod conformance;
 mod launch;
 mod loopback;
+pub mod patroni;
 mod place;
 mod receiver;
 pub mod s3;
@@ -15,6 +16,7 @@ pub mod workload;
 
 pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use cluster::{Builder, Cluster};
+pub use patroni::PatroniCluster;
 pub use toxiproxy::{Proxy, Toxic, Toxiproxy};
 pub use workload::{Acknowledged, Workload};
 
