@@ -267,6 +267,7 @@ impl PatroniCluster {
                 "connect_address": format!("127.0.0.1:{port}"),
                 "bin_dir": self.bin_dir(),
                 "data_dir": self.data_dir(node),
+                "basebackup": ["no-sync", { "checkpoint": "fast" }],
                 "pgpass": folder.join("pgpass"),
                 "authentication": { "superuser": role(SUPERUSER), "replication": role("replicator") },
                 "pg_hba": ["local all all trust", "host all all 127.0.0.1/32 scram-sha-256", "host replication all 127.0.0.1/32 scram-sha-256"],
