@@ -1,5 +1,7 @@
 //! The store's own tests: each door against the real thing, and against things that go wrong.
 
+#[path = "../../testkit/src/certificates.rs"]
+mod certificates;
 #[path = "../../testkit/src/conformance.rs"]
 mod conformance;
 #[path = "doors/disk.rs"]
@@ -15,6 +17,8 @@ mod lost_answers;
 mod s3;
 #[path = "doors/server.rs"]
 mod server;
+#[path = "doors/trust.rs"]
+mod trust;
 
 fn path(text: &str) -> store::ObjectPath {
     store::ObjectPath::new(text).unwrap()

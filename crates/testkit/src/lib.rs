@@ -3,6 +3,7 @@
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
 pub mod bowline;
+pub mod certificates;
 pub mod cluster;
 pub mod conformance;
 mod launch;

@@ -33,17 +33,26 @@ impl S3Server {
 
     /// Starts a server and waits until it stores. Panics with the reason when that does not work: a test that lacks its server fails.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Starts a server that speaks only TLS, with this certificate (of 127.0.0.1) and key, both PEM files.
+    pub fn start_tls(certificate: &Path, key: &Path) -> Self {
+        Self::start_with(Some((certificate, key)))
+    }
+
+    fn start_with(tls: Option<(&Path, &Path)>) -> Self {
         let weed = find_weed();
         remove_leftovers();
         for _ in 0..3 {
-            if let Some(server) = Self::try_start(&weed) {
+            if let Some(server) = Self::try_start(&weed, tls) {
                 return server;
             }
         }
         panic!("SeaweedFS ({}) did not start in three attempts; its log is printed above", weed.display());
     }
 
-    /// Its address: `http://127.0.0.1:port`.
+    /// Its address: `http://127.0.0.1:port`, or `https:` with TLS.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -77,7 +86,7 @@ impl S3Server {
         let _ = child.wait();
     }
 
-    fn try_start(weed: &Path) -> Option<Self> {
+    fn try_start(weed: &Path, tls: Option<(&Path, &Path)>) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("{FOLDER_PREFIX}{}-{}", std::process::id(), free_ports(1)[0]));
         std::fs::create_dir_all(&folder).expect("a folder for the server can be made");
         let keys = format!(
@@ -104,8 +113,13 @@ impl S3Server {
         {
             command.arg(format!("-{option}={port}"));
         }
+        if let Some((certificate, key)) = tls {
+            command.arg(format!("-s3.cert.file={}", certificate.display())).arg(format!("-s3.key.file={}", key.display()));
+        }
+        // Plain HTTP where TLS is spoken is a bad request; a request without a signature is forbidden.
+        let (scheme, ready) = if tls.is_some() { ("https", " 400 ") } else { ("http", " 403 ") };
         let server = Self {
-            endpoint: format!("http://127.0.0.1:{}", ports[6]),
+            endpoint: format!("{scheme}://127.0.0.1:{}", ports[6]),
             filer_port: ports[4],
             child: Arc::new(Mutex::new(spawn_for_life(command))),
             folder,
@@ -115,7 +129,7 @@ impl S3Server {
             if server.child.lock().expect("no holder panics").try_wait().is_ok_and(|ended| ended.is_some()) {
                 break;
             }
-            if server.stores() && http(ports[6], "GET /", b"").is_some_and(|text| text.contains(" 403 ")) {
+            if server.stores() && http(ports[6], "GET /", b"").is_some_and(|text| text.contains(ready)) {
                 return Some(server);
             }
             std::thread::sleep(Duration::from_millis(100));
