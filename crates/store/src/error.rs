@@ -10,6 +10,7 @@ impl Explain for StoreError {
             Self::Truncated { .. } => "store-truncated",
             Self::Denied { .. } => "store-denied",
             Self::Unreachable { .. } => "store-unreachable",
+            Self::Untrusted { .. } => "store-untrusted",
             Self::Full { .. } => "store-full",
             Self::NoStore { .. } => "store-absent",
             Self::BadAddress { .. } => "store-address",
@@ -23,7 +24,7 @@ impl Explain for StoreError {
             Self::Missing { .. } | Self::NoStore { .. } => Class::Missing,
             Self::Truncated { .. } => Class::Damaged,
             // A full store does not empty itself: whoever can must be told, not whoever can wait.
-            Self::Denied { .. } | Self::Full { .. } | Self::Failed { .. } | Self::Exists { .. } => Class::Refused,
+            Self::Denied { .. } | Self::Untrusted { .. } | Self::Full { .. } | Self::Failed { .. } | Self::Exists { .. } => Class::Refused,
             Self::Unreachable { .. } => Class::Transient,
             Self::BadAddress { .. } => Class::Misuse,
         }
@@ -37,6 +38,7 @@ impl Explain for StoreError {
             }
             Self::NoStore { why, .. } | Self::BadAddress { why, .. } => sentence(why),
             Self::Denied { why, .. } | Self::Unreachable { why, .. } | Self::Full { why, .. } | Self::Failed { why, .. } => sentence(why),
+            Self::Untrusted { why, .. } => sentence(&format!("this host does not trust the server's certificate: {why}")),
             Self::Exists { .. } => "Objects are written once and never overwritten.".to_owned(),
         }
     }
@@ -49,6 +51,13 @@ impl Explain for StoreError {
             Self::Unreachable { store, .. } if is_folder(store) => "Check that the file system is mounted and answers: stat -f on the folder.",
             Self::Unreachable { .. } => {
                 "Check the endpoint, name resolution and firewall from this host; Bowline tries again by itself where it runs as a service."
+            }
+            Self::Untrusted { why, .. } if why.contains("not valid for name") => {
+                "Name the server in the endpoint as its certificate does, or give it a certificate for the endpoint's host."
+            }
+            Self::Untrusted { why, .. } if why.contains("xpired") => "Renew the server's certificate; if it is in force, set this host's clock.",
+            Self::Untrusted { .. } => {
+                "Set ca_file in the repository's settings to the PEM file of the CA that signed it, or add that CA to the certificates this host trusts."
             }
             Self::Full { store, .. } if is_folder(store) => {
                 "Free or add space (df -h and df -i on the folder, quota), or shorten retention and run bowline expire."

@@ -123,6 +123,9 @@ pub enum StoreError {
     /// No answer, or none in time.
     #[error("cannot reach {store} to {operation} {path}")]
     Unreachable { store: String, operation: &'static str, path: String, why: String },
+    /// The server does not prove to be who it says: its certificate is not trusted, has expired or names another host.
+    #[error("{store} is not trusted to {operation} {path}")]
+    Untrusted { store: String, operation: &'static str, path: String, why: String },
     /// No space left, or a quota is used up.
     #[error("{store} is full: cannot {operation} {path}")]
     Full { store: String, operation: &'static str, path: String, why: String },

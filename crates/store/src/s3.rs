@@ -1,6 +1,7 @@
 //! A prefix in an S3 bucket as a store, over object_store with the defaults that lose data or hang turned off.
 
 mod connect;
+mod container;
 mod credentials;
 mod list;
 mod put;

@@ -1,11 +1,15 @@
 //! The store's own tests: each door against the real thing, and against things that go wrong.
 
+#[path = "../../testkit/src/certificates.rs"]
+mod certificates;
 #[path = "../../testkit/src/conformance.rs"]
 mod conformance;
 #[path = "doors/disk.rs"]
 mod disk;
 #[path = "doors/fake.rs"]
 mod fake;
+#[path = "../../testkit/src/loopback.rs"]
+mod loopback;
 #[path = "doors/lost_answers.rs"]
 mod lost_answers;
 #[allow(dead_code, reason = "other rooms' tests use more of it")]
@@ -13,6 +17,8 @@ mod lost_answers;
 mod s3;
 #[path = "doors/server.rs"]
 mod server;
+#[path = "doors/trust.rs"]
+mod trust;
 
 fn path(text: &str) -> store::ObjectPath {
     store::ObjectPath::new(text).unwrap()

@@ -1,10 +1,10 @@
 //! The real `bowline` program, run against a cluster as the cluster's own user, with its JSON read.
 
-use crate::Cluster;
 use crate::launch;
 use crate::place::write_private;
 pub use crate::receiver::Receiver;
 use crate::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
+use crate::{Cluster, Proxy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 
 /// Where the repository is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RepositoryKind {
+pub enum RepositoryKind<'p> {
     /// A folder in the cluster's home.
     Folder,
     /// A bucket of its own on the shared S3 server.
     S3,
+    /// The same, reached through this proxy, whose upstream must be [`S3Server::shared`] (see [`crate::toxiproxy::s3`]).
+    S3Through(&'p Proxy),
 }
 
 /// One configuration of Bowline for one cluster, with its repository and key made.
@@ -65,20 +67,23 @@ impl Outcome {
 
 impl<'a> Bowline<'a> {
     /// A new repository for this cluster; backups read its data directory.
-    pub fn new(cluster: &'a Cluster, kind: RepositoryKind) -> Self {
+    pub fn new(cluster: &'a Cluster, kind: RepositoryKind<'_>) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let dir = cluster.home().join(format!("bowline-{number}"));
         launch::make_dir(&dir, 0o700);
         let (repository, environment) = match kind {
             RepositoryKind::Folder => ((format!("file://{}/repository", dir.display()), String::new()), Vec::new()),
-            RepositoryKind::S3 => {
+            RepositoryKind::S3 | RepositoryKind::S3Through(_) => {
                 let server = S3Server::shared();
                 let bucket = format!("e2e-{}-{number}", std::process::id());
                 server.create_bucket(&bucket);
                 let lines = format!(
                     "endpoint = \"{}\"\nregion = \"us-east-1\"\npath_style = true\naccess_key_id = \"env:E2E_ID\"\nsecret_access_key = \"env:E2E_SECRET\"\n",
-                    server.endpoint()
+                    match kind {
+                        RepositoryKind::S3Through(proxy) => proxy.endpoint(),
+                        _ => server.endpoint().to_owned(),
+                    }
                 );
                 let environment = [("E2E_ID", ACCESS_KEY_ID), ("E2E_SECRET", SECRET_ACCESS_KEY)].map(|(k, v)| (k.to_owned(), v.to_owned()));
                 ((server.url(&bucket, "backups"), lines), environment.to_vec())

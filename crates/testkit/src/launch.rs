@@ -159,19 +159,24 @@ impl Postmaster {
 
     /// Kills the postmaster and every server process at once, as the machine's end would, and waits until all are gone.
     pub(crate) fn kill(mut self) {
-        let postmaster = self.pid() as i32;
-        // Stopped first, so that it neither starts another child nor tidies up after the first one dies.
-        let _ = kill(Pid::from_raw(postmaster), Signal::SIGSTOP);
-        let children = children_of(postmaster);
-        for pid in children.iter().chain([&postmaster]) {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-        }
-        let _ = self.child.wait();
-        // Orphans are reaped by init; a new server refuses to start while one still holds the old shared memory.
-        let begun = Instant::now();
-        while children.iter().any(|pid| is_alive(*pid)) && begun.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        kill_server(self.pid(), || drop(self.child.wait()));
+    }
+}
+
+/// Kills a postmaster and all its children at once, calls `reap` and waits until the children are gone.
+pub(crate) fn kill_server(pid: u32, reap: impl FnOnce()) {
+    let postmaster = pid as i32;
+    // Stopped first, so that it neither starts another child nor tidies up after the first one dies.
+    let _ = kill(Pid::from_raw(postmaster), Signal::SIGSTOP);
+    let children = children_of(postmaster);
+    for pid in children.iter().chain([&postmaster]) {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    reap();
+    // Orphans are reaped by init; a new server refuses to start while one still holds the old shared memory.
+    let begun = Instant::now();
+    while children.iter().chain([&postmaster]).any(|pid| is_alive(*pid)) && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

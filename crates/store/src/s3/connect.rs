@@ -1,10 +1,13 @@
 //! Turns an address and options into object_store clients with every time limit and repetition chosen by us.
 
+use super::container::{Container, NoCredentials};
 use super::credentials::{self, Lookup};
 use crate::address::BucketAddress;
 use crate::{StoreError, StoreOptions};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
-use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
+use async_trait::async_trait;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut};
+use object_store::{BackoffConfig, Certificate, ClientOptions, CredentialProvider, RetryConfig};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// See the fields of [`super::Inner`].
@@ -70,7 +73,7 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
                 None => builder,
             }
         }
-        None => machine_role(builder, variable),
+        None => machine_role(builder, &settings.certificates, variable).map_err(bad)?,
     };
 
     let client = |read_timeout_seconds: u64| {
@@ -158,23 +161,47 @@ fn settings(address: &BucketAddress, options: &StoreOptions, region: Option<Stri
     })
 }
 
-/// Passes on what names the machine's role: web identity, container, EKS pod identity; the instance is asked last.
-fn machine_role(mut builder: AmazonS3Builder, variable: Lookup) -> AmazonS3Builder {
-    for name in [
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_ROLE_ARN",
-        "AWS_ROLE_SESSION_NAME",
-        "AWS_ENDPOINT_URL_STS",
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    ] {
-        let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
-        if let (Ok(key), Some(value)) = (key, variable(name)) {
-            builder = builder.with_config(key, value);
+/// Whoever the machine says we are: web identity, the container (EKS pod identity too), at last the instance.
+fn machine_role(mut builder: AmazonS3Builder, certificates: &[Certificate], variable: Lookup) -> Result<AmazonS3Builder, String> {
+    if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && variable("AWS_ROLE_ARN").is_some() {
+        for name in WEB_IDENTITY {
+            let key = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>();
+            if let (Ok(key), Some(value)) = (key, variable(name)) {
+                builder = builder.with_config(key, value);
+            }
         }
+        return Ok(builder);
     }
-    builder
+    if let Some(container) = Container::find(variable, certificates)? {
+        return Ok(builder.with_credentials(Arc::new(container)));
+    }
+    if variable("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        let why = "there are no credentials: none in the configuration, the environment or the profile, and AWS_EC2_METADATA_DISABLED forbids asking the instance";
+        return Ok(builder.with_credentials(Arc::new(Nobody(why))));
+    }
+    // The names that AWS's own tools know; object_store has its own.
+    let is_ipv6 = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE").is_some_and(|mode| mode.eq_ignore_ascii_case("ipv6"));
+    let metadata = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").or_else(|| is_ipv6.then(|| "http://[fd00:ec2::254]".to_owned()));
+    Ok(match metadata {
+        Some(endpoint) => builder.with_metadata_endpoint(endpoint.trim_end_matches('/')),
+        None => builder,
+    })
+}
+
+/// What object_store must be told of a web identity.
+const WEB_IDENTITY: [&str; 4] = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_ENDPOINT_URL_STS"];
+
+/// Answers for a machine that must not be asked, when a request is made: opening a store asks nothing yet.
+#[derive(Debug)]
+struct Nobody(&'static str);
+
+#[async_trait]
+impl CredentialProvider for Nobody {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        Err(object_store::Error::Generic { store: "S3", source: Box::new(NoCredentials(self.0.to_owned())) })
+    }
 }
 
 #[cfg(test)]
@@ -214,16 +241,8 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_of_a_machines_role_is_one_object_store_knows() {
-        for name in [
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            "AWS_ROLE_ARN",
-            "AWS_ROLE_SESSION_NAME",
-            "AWS_ENDPOINT_URL_STS",
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-        ] {
+    fn every_variable_of_a_web_identity_is_one_object_store_knows() {
+        for name in WEB_IDENTITY {
             assert!(name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().is_ok(), "{name}");
         }
     }

@@ -1,5 +1,6 @@
 //! Reads what went wrong out of object_store's errors, and leaves out what must not be repeated.
 
+use super::container::NoCredentials;
 use crate::StoreError;
 use object_store::Error;
 use object_store::client::{HttpError, HttpErrorKind};
@@ -9,6 +10,9 @@ pub(super) const LOOK_UP: &str = "look up";
 
 /// The operation's name for a listing: its 404 can only mean the bucket.
 pub(super) const LIST: &str = "list";
+
+/// Stands where S3's word would, when a certificate is not trusted.
+const UNTRUSTED: &str = "Untrusted";
 
 /// One failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,9 @@ impl Trouble {
     /// taken from the text it prints: `Server returned non-2xx status code: 403 Forbidden: <body>`.
     pub(super) fn read(error: &Error) -> Self {
         let text = error.to_string();
+        if let Some(why) = no_credentials(error, &text) {
+            return Self { status: Some(401), code: "NoCredentials".to_owned(), transport: None, why };
+        }
         let after = |mark: &str| text.split_once(mark).map(|(_, rest)| rest);
         let printed = after("status code: ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = printed.or(match error {
@@ -63,9 +70,9 @@ impl Trouble {
             return Self { status: Some(status), code, transport: None, why };
         }
         let (kind, why) = deepest(error);
-        if text.contains("169.254.169.254") {
-            let why = "there are no credentials: none in the configuration, the environment or the profile, and no instance metadata answers";
-            return Self { status: Some(401), code: "NoCredentials".to_owned(), transport: None, why: why.to_owned() };
+        // What rustls calls every certificate it does not accept: no attempt will change that.
+        if let Some((_, fault)) = why.split_once("invalid peer certificate: ") {
+            return Self { status: None, code: UNTRUSTED.to_owned(), transport: None, why: fault.to_owned() };
         }
         let transport = kind.map(|kind| match kind {
             HttpErrorKind::Connect => Transport::NotSent,
@@ -110,11 +117,21 @@ impl Trouble {
     /// The error for the caller.
     pub(super) fn of_store(&self, store: &str, operation: &'static str, path: &str) -> StoreError {
         let (store, path, why) = (store.to_owned(), path.to_owned(), self.why.clone());
-        let denials = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"];
+        let denials = [
+            "ExpiredToken",
+            "InvalidToken",
+            "TokenRefreshRequired",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "AccessDenied",
+            "InvalidIdentityToken",
+            "ExpiredTokenException",
+        ];
         if self.is_full() {
             return StoreError::Full { store, operation, path, why };
         }
         match self.status {
+            None if self.code == UNTRUSTED => StoreError::Untrusted { store, operation, path, why },
             Some(404) if self.code == "NoSuchBucket" => StoreError::NoStore { store, why },
             Some(404) if self.code == "NoSuchKey" || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
             Some(401 | 403) => StoreError::Denied { store, operation, path, why },
@@ -124,6 +141,26 @@ impl Trouble {
             _ => StoreError::Failed { store, operation, path, why },
         }
     }
+}
+
+/// Whether it is the machine that refused us its role rather than the store that refused a request, and why.
+fn no_credentials(error: &Error, text: &str) -> Option<String> {
+    let mut current: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = current {
+        if let Some(NoCredentials(why)) = cause.downcast_ref() {
+            return Some(why.clone());
+        }
+        current = cause.source();
+    }
+    // What object_store asks of the instance: a token first, then its role.
+    ["169.254.169.254", "/latest/api/token", "/latest/meta-data/iam/"].iter().any(|sign| text.contains(sign)).then(|| {
+        let answer = text.split_once("status code: ").and_then(|(_, rest)| rest.get(..3));
+        let metadata = match answer {
+            Some(status) => format!("the instance's metadata answers {status}: has it a role?"),
+            None => "no instance metadata answers".to_owned(),
+        };
+        format!("there are no credentials: none in the configuration, the environment or the profile, and {metadata}")
+    })
 }
 
 /// The transport's kind of failure, and the innermost cause, which is the only one that says something.
