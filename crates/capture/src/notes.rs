@@ -6,7 +6,7 @@
 
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, Metadata};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -102,17 +102,26 @@ impl Notes {
         }
     }
 
-    /// Takes the lead; `None` while another process has it. It ends with the process at the latest.
-    pub fn lead(&self) -> io::Result<Option<Lead>> {
-        let file = File::create(self.0.join("lock"))?;
+    /// Takes the lead, to store everything but this file; `None` while another process has it. It ends with the process at
+    /// the latest.
+    pub fn lead(&self, but: &WalName) -> io::Result<Option<Lead>> {
+        // Not cut short before it is locked: the one who leads has written something into it.
+        let mut file = File::options().write(true).create(true).truncate(false).open(self.0.join("lock"))?;
         // Whoever only looks whether somebody leads holds the lock for a moment.
         for _ in 0..20 {
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                file.set_len(0)?;
+                file.write_all(but.to_string().as_bytes())?;
                 return Ok(Some(Lead(file)));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(None)
+    }
+
+    /// Whether some process looks ahead now that will store this file, too.
+    pub fn is_led_to(&self, name: &WalName) -> bool {
+        self.is_led() && fs::read_to_string(self.0.join("lock")).is_ok_and(|but| but != name.to_string())
     }
 
     /// Whether some process looks ahead now.
@@ -199,10 +208,12 @@ mod tests {
     fn one_leads_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let notes = Notes::at(dir.path().join("notes")).unwrap();
+        let (first, second) = (name("000000010000000000000001"), name("000000010000000000000002"));
         assert!(!notes.is_led());
-        let lead = notes.lead().unwrap();
-        assert!(lead.is_some() && notes.is_led() && notes.lead().unwrap().is_none());
+        let lead = notes.lead(&first).unwrap();
+        assert!(lead.is_some() && notes.is_led() && notes.lead(&second).unwrap().is_none());
+        assert!(notes.is_led_to(&second) && !notes.is_led_to(&first), "nobody waits for what is left out");
         drop(lead);
-        assert!(!notes.is_led() && notes.lead().unwrap().is_some());
+        assert!(!notes.is_led_to(&second) && notes.lead(&second).unwrap().is_some());
     }
 }

@@ -82,7 +82,7 @@ impl Around {
         let begun = Instant::now();
         loop {
             // Asked before the note: whoever leads leaves its note before it goes.
-            let is_led = self.notes.is_led();
+            let is_led = self.notes.is_led_to(&self.name);
             if self.notes.take(&self.name, &self.path, SystemClock.now()) {
                 return true;
             }
@@ -125,7 +125,7 @@ fn beginning(path: &Path) -> Vec<u8> {
 
 /// Stores what waits behind the asked file, beside the process that stores that one.
 fn ahead(wiring: &Wiring, around: &Around) -> Result<(), Fault> {
-    let Ok(Some(_lead)) = around.notes.lead() else { return Ok(()) };
+    let Ok(Some(_lead)) = around.notes.lead(&around.name) else { return Ok(()) };
     refuse_huge_pages();
     with_runtime(async {
         let mut writer = wiring.writer().await?;
