@@ -117,7 +117,7 @@ proptest! {
         }
         let found = archive.audit();
         let oldest = archive.backups.iter().map(|b| b.stop.time).min().unwrap();
-        let end = archive.stored.keys().filter(|s| archive.index.entry(**s).unwrap().damaged.is_none()).next_back().map_or(0, |s| s.number(SIZE) * SPAN + 60);
+        let end = archive.stored.keys().rfind(|s| archive.index.entry(**s).unwrap().damaged.is_none()).map_or(0, |s| s.number(SIZE) * SPAN + 60);
         for at in (0..end).filter(|at| seconds(*at) >= oldest) {
             let told = unreachables(&found).iter().any(|u| u.from.is_none_or(|from| from <= seconds(at)) && u.until.is_none_or(|until| seconds(at) < until));
             let reached = archive.reaches(&path, at);
