@@ -132,13 +132,14 @@ pub async fn receive(
     let mut backoff = BACKOFF_MIN;
     loop {
         let began = Instant::now();
-        let ended = tokio::select! {
-            // Dropping the connection drops all that is under way: whoever holds the lease now begins where the repository ends.
-            ended = async {
-                turn.wait(&mut until.clone()).await?;
-                session.run(&mut until).await
-            } => ended,
-            lost = turn.lost() => Err(lost),
+        let ended = match turn.wait(&mut until).await {
+            Ok(()) => tokio::select! {
+                ended = session.run(&mut until) => ended,
+                // What is under way ends with it: whoever holds the lease now begins where the repository ends.
+                lost = turn.lost() => Err(lost),
+            },
+            Err(CaptureError::Interrupted) => Ok(Ended::Stopped),
+            Err(e) => Err(e),
         };
         let why = match ended {
             Ok(Ended::Stopped) => {

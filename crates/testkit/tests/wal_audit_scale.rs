@@ -46,10 +46,11 @@ impl Archive {
         let last = FIRST + segments - 1;
         // What the objects hold is never read, only how large they are; so they are not written one by one through the store.
         fs::create_dir_all(self.object(FIRST).parent().expect("a folder")).expect("a folder");
-        for batch in (FIRST..=last).collect::<Vec<_>>().chunks(64) {
-            let entries: Vec<IndexEntry> = batch
-                .iter()
-                .map(|number| {
+        let mut batch = capture::IndexBatch::new(SYSTEM, protection);
+        for numbers in (FIRST..=last).collect::<Vec<_>>().chunks(64) {
+            for number in numbers {
+                assert!(!batch.due(), "{} wait", batch.waiting());
+                batch.push({
                     let body = format!("not a segment {number}");
                     fs::write(self.object(*number), &body).expect("write");
                     let at = |micros: i64| Some(NOW.plus_micros(*number as i64 * 26_000_000 + micros));
@@ -65,9 +66,11 @@ impl Archive {
                         open: None,
                         damaged: None,
                     }
-                })
-                .collect();
-            writer.put_index(SYSTEM, &entries, &protection, NOW).await.expect("a batch");
+                });
+            }
+            assert_eq!(batch.due(), numbers.len() == 64);
+            batch.write(&writer, NOW).await.expect("a batch");
+            assert_eq!(batch.waiting(), 0);
         }
     }
 

@@ -122,11 +122,34 @@ fn each_segment_holds_what_pg_waldump_sees_in_it() {
             let points: Vec<&str> = found.iter().flat_map(|s| &s.restore_points).map(|(name, ..)| name.as_str()).collect();
             assert_eq!(points, ["before the change", "after the change"]);
             assert!(found.iter().any(|s| s.first_record.is_none()), "the big message fills whole segments");
+            each_alone(&source(&control, Timeline::FIRST), whole, &found);
         }
         let last = survey(source(&control, Timeline::FIRST), &all, None, usize::MAX).pop().expect("a segment");
         let damage = last.damage.expect("the log ends inside");
         assert_eq!((damage.reason, last.end), (EndReason::ZeroTail, damage.at));
         assert!(damage.at > control.checkpoint, "after the shutdown checkpoint");
+    }
+}
+
+/// As `wal push` sees them: one by one, each knows all that begins in it, or says which record it leaves open.
+fn each_alone(source: &WalSource, whole: &[(SegmentName, PathBuf)], together: &[SegmentSurvey]) {
+    for ((name, path), together) in whole.iter().zip(together) {
+        let bytes = fs::read(path).expect("segment");
+        let alone = capture::survey_segment(*source, *name, &bytes, None);
+        assert_eq!((alone.damage, alone.end, alone.first_record), (None, together.end, together.first_record), "{name}");
+        match alone.open {
+            None => assert_eq!(&alone, together),
+            Some(open) => assert!((name.start(source.segment_size)..name.end(source.segment_size)).contains(&open)),
+        }
+        let digest = seal::Digester::plain().digest(&bytes);
+        let entry = capture::entry_of(alone.clone(), digest, 77);
+        assert_eq!((entry.segment, entry.bytes_stored, entry.digest, entry.damaged.is_some()), (*name, 77, digest, false));
+        assert_eq!((entry.min_end.zip(entry.max_end), entry.open, entry.end), (alone.commits, alone.open, alone.end));
+        assert_eq!(entry.is_whole(source.segment_size), alone.open.is_none());
+        let short = capture::survey_segment(*source, *name, &bytes[..bytes.len() - 8192], None);
+        assert_eq!(short.damage.map(|damage| damage.reason), Some(EndReason::NeedMoreData));
+        let elsewhere = capture::survey_segment(*source, name.next(source.segment_size), &bytes, None);
+        assert_eq!(elsewhere.damage.map(|damage| damage.reason), Some(EndReason::PageMismatch));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::index::entry;
 use super::*;
+use proptest::collection::btree_map;
 use repo::audit::{Audit, Evidence, audit};
 use repo::reach::{self, Path};
 use repo::{BackupDocument, Coverage, IndexedDamage, SegmentRun, TimelineView, WalIndex, WalView};
@@ -70,16 +71,30 @@ impl Archive {
         }
         WalView { system_id: SYSTEM, segment_bytes: SIZE, timelines }
     }
+    /// How far the log behind this backup can be replayed, and the segments on the way.
+    fn replays(&self, path: &Path, backup: &BackupDocument) -> (Lsn, Vec<SegmentName>) {
+        let mut stretch = reach::stretch(path, &self.view(), backup.start.lsn);
+        match stretch.segments.iter().position(|s| self.index.entry(*s).is_some_and(|e| e.damaged.is_some())) {
+            Some(at) => {
+                stretch.segments.truncate(at + 1);
+                (self.index.entry(stretch.segments[at]).unwrap().damaged.as_ref().unwrap().at, stretch.segments)
+            }
+            None => (stretch.end, stretch.segments),
+        }
+    }
     /// Whether a restore to this second finds a backup and, behind it, a transaction that ended later, the log being whole between them.
     fn reaches(&self, path: &Path, at: u64) -> bool {
-        let view = self.view();
         reach::candidates(&self.backups, path, &RecoveryTarget::Time(seconds(at))).into_iter().any(|backup| {
+<<<<<<< HEAD
             let stretch = reach::stretch(path, &view, backup.start.lsn, Lsn::from_bytes(0));
             let broken = stretch.segments.iter().position(|s| self.index.entry(*s).is_some_and(|e| e.damaged.is_some()));
             let (whole, end) = match broken {
                 Some(at) => (&stretch.segments[..=at], self.index.entry(stretch.segments[at]).unwrap().damaged.as_ref().unwrap().at),
                 None => (&stretch.segments[..], stretch.end),
             };
+=======
+            let (end, whole) = self.replays(path, backup);
+>>>>>>> index
             end >= backup.stop.lsn && whole.iter().any(|s| self.index.entry(*s).unwrap().max_end > Some(seconds(at)))
         })
     }
@@ -98,7 +113,7 @@ proptest! {
 
     #[test]
     fn an_instant_is_called_unreachable_exactly_when_no_restore_reaches_it(
-        starts in vec((5u64..35, 10u64..250), 1..5),
+        starts in btree_map(5u64..35, 10u64..250, 1..5),
         lost in vec(5u64..40, 0..6),
         damaged in vec(5u64..40, 0..3),
     ) {
@@ -123,6 +138,10 @@ proptest! {
             let reached = archive.reaches(&path, at);
             // Between two segments there is a while without a transaction: the last one before a break is what counts.
             prop_assert_eq!(reached, !told, "second {}: {:#?}", at, found);
+        }
+        for backup in &archive.backups {
+            let told = unreachables(&found).iter().any(|u| u.broken.contains(&backup.id));
+            prop_assert_eq!(told, archive.replays(&path, backup).0 < backup.stop.lsn, "{:?}: {:#?}", backup, found);
         }
         let missing: Vec<SegmentName> = found.gaps.iter().flat_map(|gap| {
             (gap.first_missing.number(SIZE)..=gap.last_missing.number(SIZE)).map(|n| SegmentName::numbered(n, gap.timeline, SIZE))
