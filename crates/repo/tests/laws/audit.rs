@@ -73,7 +73,7 @@ impl Archive {
     }
     /// How far the log behind this backup can be replayed, and the segments on the way.
     fn replays(&self, path: &Path, backup: &BackupDocument) -> (Lsn, Vec<SegmentName>) {
-        let mut stretch = reach::stretch(path, &self.view(), backup.start.lsn);
+        let mut stretch = reach::stretch(path, &self.view(), backup.start.lsn, Lsn::from_bytes(0));
         match stretch.segments.iter().position(|s| self.index.entry(*s).is_some_and(|e| e.damaged.is_some())) {
             Some(at) => {
                 stretch.segments.truncate(at + 1);
@@ -85,16 +85,7 @@ impl Archive {
     /// Whether a restore to this second finds a backup and, behind it, a transaction that ended later, the log being whole between them.
     fn reaches(&self, path: &Path, at: u64) -> bool {
         reach::candidates(&self.backups, path, &RecoveryTarget::Time(seconds(at))).into_iter().any(|backup| {
-<<<<<<< HEAD
-            let stretch = reach::stretch(path, &view, backup.start.lsn, Lsn::from_bytes(0));
-            let broken = stretch.segments.iter().position(|s| self.index.entry(*s).is_some_and(|e| e.damaged.is_some()));
-            let (whole, end) = match broken {
-                Some(at) => (&stretch.segments[..=at], self.index.entry(stretch.segments[at]).unwrap().damaged.as_ref().unwrap().at),
-                None => (&stretch.segments[..], stretch.end),
-            };
-=======
             let (end, whole) = self.replays(path, backup);
->>>>>>> index
             end >= backup.stop.lsn && whole.iter().any(|s| self.index.entry(*s).unwrap().max_end > Some(seconds(at)))
         })
     }
