@@ -82,6 +82,9 @@ impl Session<'_> {
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
     pub(crate) async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
+        if self.suspect.is_some_and(|at| at.segment_start(size) == from) {
+            return Ok(from);
+        }
         let reader = self.writer.reader();
         // One listing instead of a thousand questions.
         let listed = match (flushed.bytes().saturating_sub(from.bytes())) / size.bytes() > ASK_ONE_BY_ONE {

@@ -54,6 +54,9 @@ pub enum CaptureError {
     /// The server began or ceased to count us as a synchronous standby.
     #[error("{}", match sync_state { Some(state) => format!("the server ranks this receiver as a synchronous standby ({state})"), None => "the server no longer ranks this receiver as a synchronous standby".into() })]
     Ranked { sync_state: Option<String> },
+    /// What arrived is no WAL.
+    #[error("the WAL that arrived makes no sense from {at} on, timeline {timeline}")]
+    Nonsense { at: Lsn, timeline: Timeline },
     /// Another receiver may act now.
     #[error("this receiver no longer holds the repository's lease")]
     TurnLost { why: String },
@@ -86,6 +89,7 @@ impl Explain for CaptureError {
             Self::Demoted { .. } => "server-demoted",
             Self::Stranger { .. } => "timeline-foreign",
             Self::Ranked { .. } => "ranked-synchronous",
+            Self::Nonsense { .. } => "wal-nonsense",
             Self::TurnLost { .. } => "lease-lost",
             Self::Silence { .. } => "server-silent",
             Self::Interrupted => "interrupted",
@@ -102,7 +106,7 @@ impl Explain for CaptureError {
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
             Self::Demoted { .. } | Self::Stranger { .. } => Class::Refused,
-            Self::Interrupted | Self::Ranked { .. } | Self::TurnLost { .. } | Self::Silence { .. } => Class::Transient,
+            Self::Interrupted | Self::Ranked { .. } | Self::Nonsense { .. } | Self::TurnLost { .. } | Self::Silence { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -127,6 +131,7 @@ impl Explain for CaptureError {
             Self::Demoted { .. } => {
                 "It was the primary before a failover, perhaps, and its new commits would be on no other server. Nothing was received from it.".into()
             }
+            Self::Nonsense { .. } => "It is read once more.".into(),
             Self::Stranger { .. } => "Both went on from an older server, each on its own. Nothing was received.".into(),
             Self::Ranked { sync_state: Some(_) } => {
                 "wal.synchronous is off, so commits would wait for the flush interval. Nothing is reported to the server as flushed until that ends."

@@ -3,7 +3,7 @@
 use crate::CaptureError;
 use futures::StreamExt;
 use pg::wal::{Damage, EndReason, SegmentSurvey, Surveyor, WalSource};
-use repo::{IndexEntry, IndexedDamage, IndexedPoint, Kept, Reader, RepoError, Stored, Writer};
+use repo::{IndexEntry, IndexedDamage, IndexedPoint, Reader, RepoError, Stored, Writer};
 use seal::{Digest, Digester, Protection};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ pub fn entry_of(survey: SegmentSurvey, digest: Digest, bytes_stored: u64) -> Ind
 }
 
 /// The words of docs/format.md.
-fn reason(reason: EndReason) -> &'static str {
+pub(crate) fn reason(reason: EndReason) -> &'static str {
     match reason {
         EndReason::ZeroTail => "zeros",
         EndReason::BadHeader => "bad record header",
@@ -91,11 +91,11 @@ impl IndexBatch {
         self.entries.len() >= BATCH_ENTRIES || self.since.is_some_and(|since| since.elapsed() >= BATCH_AGE)
     }
     /// Stores what waits. After an error all of it still waits: nothing depends on it, an audit would read the segments instead.
-    pub async fn write(&mut self, writer: &Writer, now: Timestamp) -> Result<Kept, RepoError> {
-        let kept = writer.put_index(self.system_id, &self.entries, &self.protection, now).await?;
+    pub async fn write(&mut self, writer: &Writer, now: Timestamp) -> Result<u64, RepoError> {
+        let bytes_stored = writer.put_index(self.system_id, &self.entries, &self.protection, now).await?;
         self.entries.clear();
         self.since = None;
-        Ok(kept)
+        Ok(bytes_stored)
     }
 }
 

@@ -4,6 +4,7 @@ mod beginning;
 mod cover;
 mod error;
 mod filling;
+mod indexer;
 mod ingest;
 mod local;
 mod lookout;

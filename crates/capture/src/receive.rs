@@ -143,6 +143,7 @@ pub async fn receive(
         };
         let why = match ended {
             Ok(Ended::Stopped) => {
+                session.finish().await;
                 turn.end().await;
                 return Ok(());
             }

@@ -2,15 +2,18 @@
 
 use crate::CaptureError;
 use crate::filling::Filling;
+use crate::indexer::{Indexer, Survey};
+use crate::ingest::reason;
 use crate::lookout::{Lookout, Sight};
 use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until};
 use crate::uploads::{Carrier, Uploads};
 use crate::waiting::Waiting;
+use pg::wal::WalSource;
 use pg::{ConnInfo, Replication, StreamEvent, WalStream};
 use repo::{Coverage, Epoch, RepoError, Writer};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Event, Events, Explain, Lsn, SegmentSize, Timeline, Timestamp};
+use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -37,6 +40,9 @@ pub(crate) struct Session<'a> {
     pub(crate) epoch: &'a Epoch,
     pub(crate) options: &'a ReceiveOptions,
     pub(crate) carrier: Carrier,
+    indexer: Indexer,
+    /// Where the log made no sense when it was read last: it is read once more before that is believed.
+    pub(crate) suspect: Option<Lsn>,
     pub(crate) events: Arc<dyn Events>,
     progress: &'a watch::Sender<Option<Progress>>,
     /// Where to go on: everything before is stored. Unknown before the first connection.
@@ -59,11 +65,14 @@ impl<'a> Session<'a> {
         events: Arc<dyn Events>,
         progress: &'a watch::Sender<Option<Progress>>,
     ) -> Result<Self, CaptureError> {
+        let protection = writer.wal_protection(epoch).await?;
+        let indexer = Indexer::new(writer, epoch.system_id, &protection, writer.reader().digester().await?, events.clone());
         let carrier = Carrier {
             writer: writer.clone(),
             system_id: epoch.system_id,
-            protection: writer.wal_protection(epoch).await?,
+            protection,
             compression: options.compression,
+            digester: indexer.digester(),
             events: events.clone(),
             commits_wait: options.flush == Flush::Synchronous,
             backoff_max: Duration::from_secs(if options.flush == Flush::Synchronous { 1 } else { 10 }),
@@ -74,6 +83,8 @@ impl<'a> Session<'a> {
             epoch,
             options,
             carrier,
+            indexer,
+            suspect: None,
             events,
             progress,
             position: None,
@@ -111,8 +122,12 @@ impl<'a> Session<'a> {
         self.has_streamed = true;
         self.events.tell(Event::WalStreaming { from, timeline, slot: slot.to_owned() });
         self.progress.send_replace(Some(Progress { timeline, stored: from }));
+        self.indexer.begin_again();
+        let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline, segment_size: size };
         let lookout = Lookout::post(server, slot.to_owned(), self.options.status_interval * 2);
         let flow = Flow {
+            survey: Survey::begin(source, from),
+            is_damaged: false,
             filling: Filling::new(timeline, from, size, session_number()),
             uploads: Uploads::start(self.carrier.clone(), from, size),
             waiting: Waiting::new(self.options.flush, self.events.clone()),
@@ -184,7 +199,10 @@ impl<'a> Session<'a> {
                     }
                 }
                 landed = flow.uploads.next(), if flow.uploads.is_busy() => {
-                    let now = landed?;
+                    if let Some(segment) = landed? {
+                        self.indexer.stored(segment.name, segment.digest, segment.bytes_stored);
+                    }
+                    let now = flow.uploads.stored();
                     if now > stored {
                         self.position = Some((flow.filling.timeline(), now));
                         self.is_past_a_gap = false;
@@ -199,6 +217,7 @@ impl<'a> Session<'a> {
                 // While the store is behind, nothing more is read: the server keeps it for us.
                 event = flow.stream.next(), if is_reading => match flow.heard(event?) {
                     StreamEvent::Data { start, bytes, .. } => {
+                        self.survey(&mut flow, &bytes)?;
                         let uploads = &mut flow.uploads;
                         flow.filling.take(start, &bytes, stored, |full| uploads.push(full))?;
                     }
@@ -222,6 +241,33 @@ impl<'a> Session<'a> {
         let stored = if self.muted { Lsn::from_bytes(0) } else { flow.uploads.stored() };
         flow.stream.send_status(stored, stored, None, flow.leaving.is_none()).await?;
         Ok(stored)
+    }
+
+    /// Looks at bytes before they are stored. What makes no sense is read again first; then it is stored as it is, since
+    /// refusing it would keep the server from ever letting go of it.
+    fn survey(&mut self, flow: &mut Flow, bytes: &[u8]) -> Result<(), CaptureError> {
+        let indexer = &mut self.indexer;
+        let Some(damage) = flow.survey.feed(bytes, |survey| indexer.surveyed(survey)) else {
+            flow.is_damaged = false;
+            return Ok(());
+        };
+        let (timeline, size) = (flow.filling.timeline(), flow.filling.size());
+        if self.suspect != Some(damage.at) {
+            self.suspect = Some(damage.at);
+            self.position = Some((timeline, damage.at.segment_start(size)));
+            return Err(CaptureError::Nonsense { at: damage.at, timeline });
+        }
+        if !flow.is_damaged {
+            flow.is_damaged = true;
+            let segment = SegmentName::containing(damage.at, timeline, size);
+            self.events.tell(Event::WalDamaged { segment, at: damage.at, reason: reason(damage.reason) });
+        }
+        Ok(())
+    }
+
+    /// Before the receiver ends.
+    pub(crate) async fn finish(&mut self) {
+        self.indexer.finish().await;
     }
 
     /// Acts on what the lookout saw.
@@ -270,6 +316,9 @@ impl<'a> Session<'a> {
 /// What one connection has under way.
 struct Flow {
     stream: WalStream,
+    survey: Survey,
+    /// The segment under way is damaged, and that was told.
+    is_damaged: bool,
     filling: Filling,
     uploads: Uploads,
     waiting: Waiting,

@@ -4,10 +4,10 @@ use crate::CaptureError;
 use crate::filling::Full;
 use bytes::Bytes;
 use repo::{Kept, Piece, RepoError, Writer};
-use seal::{Compression, Protection};
+use seal::{Compression, Digest, Digester, Protection};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Event, Events, Explain, Lsn, SegmentSize, SystemId, WalName};
+use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, SystemId, WalName};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -23,6 +23,7 @@ pub(crate) struct Carrier {
     pub(crate) system_id: SystemId,
     pub(crate) protection: Protection,
     pub(crate) compression: Compression,
+    pub(crate) digester: Digester,
     pub(crate) events: Arc<dyn Events>,
     /// Whether the server is kept waiting by what is not stored.
     pub(crate) commits_wait: bool,
@@ -30,11 +31,19 @@ pub(crate) struct Carrier {
     pub(crate) backoff_max: Duration,
 }
 
-/// One upload: what it holds, and whether it is a piece.
+/// One upload that is stored.
 struct Landed {
     start: Lsn,
     end: Lsn,
-    is_piece: bool,
+    /// `None` for a piece.
+    segment: Option<StoredSegment>,
+}
+
+/// A whole segment that is stored: the digest of its plain bytes, and the bytes that it takes.
+pub(crate) struct StoredSegment {
+    pub(crate) name: SegmentName,
+    pub(crate) digest: Digest,
+    pub(crate) bytes_stored: u64,
 }
 
 /// Uploads under way. They run whether or not anybody waits, and try for as long as the store is away; dropped, they end:
@@ -84,12 +93,16 @@ impl Uploads {
         self.running.spawn(async move {
             let end = full.start.plus(full.bytes.len() as u64);
             let name = WalName::Segment(full.name);
+            let (bytes, mut digester) = (full.bytes.clone(), carrier.digester.clone());
+            let digested = tokio::task::spawn_blocking(move || digester.digest(&bytes));
             let kept = carrier.until_done(&name.to_string(), || carrier.keep(&name, full.bytes.clone())).await?;
-            carrier.events.tell(match kept {
-                Kept::Stored { bytes_stored } => Event::WalStored { name: name.to_string(), bytes_stored },
-                Kept::Already => Event::WalAlreadyStored { name: name.to_string() },
-            });
-            Ok(Landed { start: full.start, end, is_piece: false })
+            let (event, bytes_stored) = match kept {
+                Kept::Stored { bytes_stored } => (Event::WalStored { name: name.to_string(), bytes_stored }, bytes_stored),
+                Kept::Already { bytes_stored } => (Event::WalAlreadyStored { name: name.to_string() }, bytes_stored),
+            };
+            carrier.events.tell(event);
+            let digest = digested.await.map_err(|e| CaptureError::Bug(e.to_string()))?;
+            Ok(Landed { start: full.start, end, segment: Some(StoredSegment { name: full.name, digest, bytes_stored }) })
         });
     }
 
@@ -101,21 +114,21 @@ impl Uploads {
             let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
             let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
             carrier.events.tell(Event::PieceStored { segment: piece.segment, start: piece.start, end: piece.end, bytes_stored });
-            Ok(Landed { start: piece.start, end: piece.end, is_piece: true })
+            Ok(Landed { start: piece.start, end: piece.end, segment: None })
         });
     }
 
-    /// Waits for the next upload to end, and says up to where everything is stored now.
-    pub(crate) async fn next(&mut self) -> Result<Lsn, CaptureError> {
+    /// Waits for the next upload to end: the segment, unless it was a piece. [`Uploads::stored`] tells what that comes to.
+    pub(crate) async fn next(&mut self) -> Result<Option<StoredSegment>, CaptureError> {
         let Some(joined) = self.running.join_next().await else { return std::future::pending().await };
         let landed = joined.map_err(|e| CaptureError::Bug(e.to_string()))??;
-        match landed.is_piece {
-            true => self.pieces -= 1,
-            false => self.segments -= 1,
+        match landed.segment {
+            None => self.pieces -= 1,
+            Some(_) => self.segments -= 1,
         }
         self.ahead.push((landed.start, landed.end));
         self.stored = advance(self.stored, &mut self.ahead);
-        Ok(self.stored)
+        Ok(landed.segment)
     }
 }
 

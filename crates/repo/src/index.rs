@@ -1,7 +1,7 @@
 //! The index over the stored log: what each segment holds, so that questions are answered without reading segments.
 
 use crate::wal::beside;
-use crate::{Kept, Reader, RepoError, Writer, document, layout};
+use crate::{Reader, RepoError, Writer, document, layout};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use seal::{Compression, Digest, ObjectKind, Protection};
@@ -125,19 +125,16 @@ struct Header {
 }
 
 impl Writer {
-    /// Stores entries as one batch for each timeline among them, made at `now`. [`Kept::Already`] when batches under the same
-    /// names say the same; where one says something else, or cannot be read, another is stored beside it.
-    pub async fn put_index(&self, system: SystemId, entries: &[IndexEntry], protection: &Protection, now: Timestamp) -> Result<Kept, RepoError> {
+    /// Stores entries as one batch for each timeline among them, made at `now`; the bytes that it took: none when batches under the
+    /// same names say the same. Where one says something else, or cannot be read, another is stored beside it.
+    pub async fn put_index(&self, system: SystemId, entries: &[IndexEntry], protection: &Protection, now: Timestamp) -> Result<u64, RepoError> {
         let mut timelines: BTreeMap<Timeline, BTreeMap<SegmentName, &IndexEntry>> = BTreeMap::new();
         for entry in entries {
             timelines.entry(entry.segment.timeline()).or_default().insert(entry.segment, entry);
         }
-        let mut stored = Kept::Already;
+        let mut stored = 0;
         for (timeline, entries) in timelines {
-            if let Kept::Stored { bytes_stored } = self.put_batch(system, timeline, &entries, protection, now).await? {
-                let before = if let Kept::Stored { bytes_stored } = stored { bytes_stored } else { 0 };
-                stored = Kept::Stored { bytes_stored: before + bytes_stored };
-            }
+            stored += self.put_batch(system, timeline, &entries, protection, now).await?;
         }
         Ok(stored)
     }
@@ -149,8 +146,8 @@ impl Writer {
         entries: &BTreeMap<SegmentName, &IndexEntry>,
         protection: &Protection,
         now: Timestamp,
-    ) -> Result<Kept, RepoError> {
-        let (Some(first), Some(last)) = (entries.keys().next(), entries.keys().next_back()) else { return Ok(Kept::Already) };
+    ) -> Result<u64, RepoError> {
+        let (Some(first), Some(last)) = (entries.keys().next(), entries.keys().next_back()) else { return Ok(0) };
         let plain = print(system, timeline, entries, now)?;
         for number in 1..=VERSIONS_MAX {
             let path = layout::wal_index(system, *first, *last, number);
@@ -158,7 +155,7 @@ impl Writer {
             let sealed = seal::seal_whole(object, Compression::default(), &plain)?;
             let bytes_stored = sealed.len() as u64;
             if self.store.put_new(&path, Bytes::from(sealed)).await? == Created::New {
-                return Ok(Kept::Stored { bytes_stored });
+                return Ok(bytes_stored);
             }
             let says_the_same = match self.reader().batch(system, &path).await {
                 Ok(batch) => entries.iter().all(|(segment, entry)| batch.entry(*segment) == Some(*entry)),
@@ -166,7 +163,7 @@ impl Writer {
                 Err(_) => false,
             };
             if says_the_same {
-                return Ok(Kept::Already);
+                return Ok(0);
             }
         }
         Err(RepoError::Contended { path: layout::wal_index(system, *first, *last, 1).to_string() })

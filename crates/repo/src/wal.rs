@@ -15,8 +15,8 @@ use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalNam
 pub enum Kept {
     /// It is stored now, in this many bytes.
     Stored { bytes_stored: u64 },
-    /// The same bytes were there.
-    Already,
+    /// The same bytes were there, in this many.
+    Already { bytes_stored: u64 },
 }
 
 /// `coverage.json`: everything up to `lsn` on `timeline` is in the repository, and at `time` (the server's clock)
@@ -146,7 +146,10 @@ impl Writer {
             }
         }
         match self.reader().fetch_wal(system, name).await? {
-            Some(stored) if stored[..] == plain[..] => Ok(Kept::Already),
+            Some(stored) if stored[..] == plain[..] => match self.store.info(&path).await? {
+                Some(info) => Ok(Kept::Already { bytes_stored: info.bytes }),
+                None => Err(RepoError::Contended { path: path.to_string() }),
+            },
             Some(_) => Err(RepoError::Conflict { name: name.to_string() }),
             None => Err(RepoError::Contended { path: path.to_string() }),
         }

@@ -15,7 +15,7 @@ mod target;
 pub use error::RestoreError;
 pub use fetch::{Fetched, fetch};
 pub use files::{Restored, TablespaceMap};
-pub use plan::{PlanSummary, RestorePlan, Stop, Wish, plan};
+pub use plan::{PlanSummary, RestorePlan, Stop, StoredEnd, Wish, plan, stored_end};
 pub use replay::Recovered;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};

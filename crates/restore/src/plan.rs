@@ -114,6 +114,32 @@ pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreEr
     planner.run().await
 }
 
+/// Where the stored log ends from which the newest timeline can be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredEnd {
+    pub timeline: Timeline,
+    /// Everything before is stored.
+    pub lsn: Lsn,
+    /// When the last transaction in it ended; `None` when none is near its end.
+    pub last_transaction: Option<Timestamp>,
+}
+
+/// Looks where the stored log ends, by listing it and reading its last segment; `None` without a backup on the newest timeline's way.
+pub async fn stored_end(reader: &Reader) -> Result<Option<StoredEnd>, RestoreError> {
+    let known = Known::gather(reader).await?;
+    let Some(newest) = known.backups.last() else { return Ok(None) };
+    let timeline = known.newest_timeline();
+    let history = known.path_to(timeline)?;
+    let Some(backup) = reach::candidates(&known.backups, &history, &RecoveryTarget::Latest).first().copied() else { return Ok(None) };
+    let stretch = reach::stretch(&history, &known.view, backup.start.lsn, known.proven(&history));
+    if stretch.segments.is_empty() {
+        return Ok(None);
+    }
+    let log = Log { reader, system_id: newest.system_id, major: newest.major, size: newest.segment_bytes, timeline };
+    let (_, last_transaction) = log.end(&stretch.segments[stretch.segments.len().saturating_sub(1)..]).await?;
+    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction }))
+}
+
 impl Known {
     async fn gather(reader: &Reader) -> Result<Self, RestoreError> {
         let mut backups = reader.backups().await?;

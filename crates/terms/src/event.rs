@@ -44,6 +44,8 @@ pub enum Event {
     RankedSynchronous { sync_state: String },
     /// The same bytes were there already.
     WalAlreadyStored { name: String },
+    /// WAL was stored that PostgreSQL cannot replay beyond `at`: read twice, it made no sense twice.
+    WalDamaged { segment: SegmentName, at: Lsn, reason: &'static str },
     /// Another receiver acts; this one waits until it has not been heard of for long enough.
     WaitingForTurn { holder: String },
     /// The receiver follows the server to a new timeline.

@@ -48,6 +48,10 @@ pub fn event_line(event: &Event) -> Option<String> {
                  It can be restored with --timeline {timeline}."
             )
         }
+        Event::WalDamaged { segment, at, reason } => format!(
+            "critical: WAL is damaged from {at} on ({reason}), segment {segment}: no restore gets past it. \
+             Take a full backup now (bowline backup): until it is listed, nothing later can be restored."
+        ),
         Event::WaitingForTurn { holder } => format!("{holder} receives into this repository; waiting until it stops or falls silent"),
         Event::WalGap { timeline, from, to, why } => format!(
             "critical: WAL of timeline {timeline} from {from} to {to} is lost: {why}. Take a full backup now (bowline backup): \
@@ -106,6 +110,7 @@ pub fn event_json(event: &Event) -> Value {
             "event": "divergent-tail", "timeline": timeline, "from": from, "to": to,
             "first_commit": commits.map(|c| c.0), "last_commit": commits.map(|c| c.1),
         }),
+        Event::WalDamaged { segment, at, reason } => json!({"event": "wal-damaged", "segment": segment, "at_lsn": at, "reason": reason}),
         Event::WaitingForTurn { holder } => json!({"event": "waiting-for-turn", "holder": holder}),
         Event::WalGap { timeline, from, to, why } => json!({"event": "wal-gap", "timeline": timeline, "from": from, "to": to, "why": why}),
         Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),

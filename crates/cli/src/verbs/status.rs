@@ -7,11 +7,12 @@ use crate::verbs::guard::{self, Guarded};
 use crate::wiring::Wiring;
 use pg::{Severity, Sql};
 use repo::{BackupDocument, Reader};
+use restore::StoredEnd;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Lsn, SegmentName, SystemClock, Timeline};
+use terms::{Clock, Lsn, SystemClock};
 
 /// A backup older than this makes the verdict red: the daily one is late.
 const BACKUP_AGE_MAX: Duration = Duration::from_secs(26 * 3600);
@@ -39,23 +40,32 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     let mut stored = None;
     if let (Some(b), Some(oldest)) = (newest, backups.iter().find(|o| newest.is_some_and(|n| n.system_id == o.system_id))) {
         let view = reader.wal_view(b.system_id, b.segment_bytes).await?;
-        let end =
-            view.timelines.iter().rev().find_map(|t| t.runs.last().map(|r| (t.timeline, SegmentName::numbered(r.last, t.timeline, b.segment_bytes))));
-        if let Some((timeline, last)) = end {
-            stored = Some((timeline, last.end(b.segment_bytes)));
-            printer.say(format!("WAL stored   {} segments, to {} on timeline {timeline}", view.segments(), last.end(b.segment_bytes)));
+        stored = restore::stored_end(&reader).await?;
+        if let Some(end) = stored {
+            printer.say(format!("WAL stored   {} segments, to {} on timeline {}", view.segments(), end.lsn, end.timeline));
         }
         let covered = reader.coverage().await?;
         let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
         printer.say(format!("restorable   from {} ({}){until}", oldest.stop.time, oldest.stop.lsn));
     }
     let mut guarded = None;
+    let mut lag_seconds = None;
     let lag = match server(&wiring, &reader).await {
         Ok((lsn, seen)) => {
             let receiver = seen.slot.slot.as_ref().is_some_and(|slot| slot.active);
-            let lag = stored.map(|(_, end): (Timeline, Lsn)| lsn.bytes_since(end));
+            let lag = stored.map(|end: StoredEnd| lsn.bytes_since(end.lsn));
+            // Without WAL that waits nothing is exposed, however long ago the last commit was.
+            let since = stored.and_then(|end| end.last_transaction).filter(|_| lag.is_some_and(|bytes| bytes > 0));
+            lag_seconds = match (lag, since) {
+                (Some(0), _) => Some(0.0),
+                (_, Some(since)) => Some(SystemClock.now().seconds_since(since).max(0.0)),
+                _ => None,
+            };
             let not_stored = lag.map_or_else(|| "unknown".to_owned(), bytes);
-            printer.say(format!("exposure     {not_stored} of WAL not stored yet, server at {lsn}"));
+            let commits = since.map_or_else(String::new, |at| {
+                format!(", commits of the last {} (since {at})", duration(Duration::from_secs_f64(lag_seconds.unwrap_or_default())))
+            });
+            printer.say(format!("exposure     {not_stored} of WAL not stored yet{commits}; server at {lsn}"));
             printer.say(format!("receiver     {}", if receiver { "streaming" } else { "NOT RUNNING on the configured slot" }));
             if !receiver {
                 red.push("no WAL receiver is running".into());
@@ -81,8 +91,8 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     };
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
     printer.result(json!({
-        "repository": reader.address(), "backups": backups.len(), "newest": newest, "wal_stored_to": stored.map(|(_, end)| end),
-        "wal_lag_bytes": lag,
+        "repository": reader.address(), "backups": backups.len(), "newest": newest, "wal_stored_to": stored.map(|end| end.lsn),
+        "wal_lag_bytes": lag, "wal_lag_seconds": lag_seconds,
         "slot": guarded.as_ref().map(|g| guard::slot(&g.slot)), "findings": guarded.as_ref().map(|g| guard::findings(&g.findings)), "protected": red.is_empty(), "reasons": red,
     }));
     Ok(if red.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -17,7 +17,7 @@ fn a_wal_file_is_kept_once_and_never_replaced() {
             };
             for name in [SEGMENT, "000000010000000A000000C3.partial", "0000000A.history", "000000010000000A000000C3.00000028.backup"] {
                 assert!(matches!(keep(name, b"the log").await, Ok(Kept::Stored { .. })));
-                assert!(matches!(keep(name, b"the log").await, Ok(Kept::Already)));
+                assert!(matches!(keep(name, b"the log").await, Ok(Kept::Already { bytes_stored: 1.. })));
                 assert!(matches!(keep(name, b"the lag").await, Err(RepoError::Conflict { .. })));
                 assert_eq!(writer.reader().fetch_wal(SYSTEM, &name.parse().unwrap()).await.unwrap().unwrap(), b"the log");
             }
