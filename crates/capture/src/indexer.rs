@@ -22,11 +22,15 @@ impl Survey {
         Self(page_magic(source.major).map(|_| Surveyor::new(source, from)))
     }
 
-    /// Takes the bytes that come next; the first damage in the segment under way, if there is any.
-    pub(crate) fn feed(&mut self, bytes: &[u8], each: impl FnMut(SegmentSurvey)) -> Option<Damage> {
+    /// Takes the bytes that come next; the damage in the segment under way, or in one that they finish.
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(SegmentSurvey)) -> Option<Damage> {
         let surveyor = self.0.as_mut()?;
-        surveyor.feed(bytes, each);
-        surveyor.current().damage
+        let mut damage = None;
+        surveyor.feed(bytes, |survey| {
+            damage = damage.or(survey.damage);
+            each(survey);
+        });
+        damage.or(surveyor.current().damage)
     }
 }
 

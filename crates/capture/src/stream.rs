@@ -43,6 +43,8 @@ pub(crate) struct Session<'a> {
     indexer: Indexer,
     /// Where the log made no sense when it was read last: it is read once more before that is believed.
     pub(crate) suspect: Option<Lsn>,
+    /// Where it made no sense twice, and that was told.
+    told: Option<Lsn>,
     pub(crate) events: Arc<dyn Events>,
     progress: &'a watch::Sender<Option<Progress>>,
     /// Where to go on: everything before is stored. Unknown before the first connection.
@@ -85,6 +87,7 @@ impl<'a> Session<'a> {
             carrier,
             indexer,
             suspect: None,
+            told: None,
             events,
             progress,
             position: None,
@@ -127,7 +130,6 @@ impl<'a> Session<'a> {
         let lookout = Lookout::post(server, slot.to_owned(), self.options.status_interval * 2);
         let flow = Flow {
             survey: Survey::begin(source, from),
-            is_damaged: false,
             filling: Filling::new(timeline, from, size, session_number()),
             uploads: Uploads::start(self.carrier.clone(), from, size),
             waiting: Waiting::new(self.options.flush, self.events.clone()),
@@ -248,7 +250,6 @@ impl<'a> Session<'a> {
     fn survey(&mut self, flow: &mut Flow, bytes: &[u8]) -> Result<(), CaptureError> {
         let indexer = &mut self.indexer;
         let Some(damage) = flow.survey.feed(bytes, |survey| indexer.surveyed(survey)) else {
-            flow.is_damaged = false;
             return Ok(());
         };
         let (timeline, size) = (flow.filling.timeline(), flow.filling.size());
@@ -257,8 +258,8 @@ impl<'a> Session<'a> {
             self.position = Some((timeline, damage.at.segment_start(size)));
             return Err(CaptureError::Nonsense { at: damage.at, timeline });
         }
-        if !flow.is_damaged {
-            flow.is_damaged = true;
+        if self.told != Some(damage.at) {
+            self.told = Some(damage.at);
             let segment = SegmentName::containing(damage.at, timeline, size);
             self.events.tell(Event::WalDamaged { segment, at: damage.at, reason: reason(damage.reason) });
         }
@@ -317,8 +318,6 @@ impl<'a> Session<'a> {
 struct Flow {
     stream: WalStream,
     survey: Survey,
-    /// The segment under way is damaged, and that was told.
-    is_damaged: bool,
     filling: Filling,
     uploads: Uploads,
     waiting: Waiting,
