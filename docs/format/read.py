@@ -21,16 +21,18 @@ import hmac
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
 import sys
 
 FORMAT = 1
-KINDS = {"pack": 1, "manifest": 2, "segment": 3, "file": 4, "index": 5}
+KINDS = {"pack": 1, "manifest": 2, "segment": 3, "file": 4, "index": 5, "piece": 6}
 HEADER_BYTES, FRAME_HEADER_BYTES, TAG_BYTES = 64, 16, 16
 PLAIN_BYTES_MAX = 16 << 20
 BATCH = 32
+SEGMENT = re.compile("[0-9A-F]{24}(\\.pieces)?")
 
 
 class Refused(Exception):
@@ -431,10 +433,60 @@ class Repository:
         try:
             return b"".join(self.stream(path, kind))
         except Absent:
-            stored = (self.root / path).parent.glob("*") if kind == "segment" else []
-            later = min((other.name for other in stored if len(other.name) == 24 and other.name > name), default=None)
-            require(later is None, f"{name} is not in the repository, but {later} is: a hole, not the end of the log")
-            raise
+            if kind == "file":
+                raise
+            whole, plain = self.pieces(path)
+            stored = (other.name for other in (self.root / path).parent.glob("*"))
+            later = min((other for other in stored if SEGMENT.fullmatch(other) and other[:24] > name), default=None)
+            require(whole or later is None, f"{name} is not whole in the repository, but {later} is there: a hole, not the end of the log")
+            if not plain:
+                raise
+            return plain
+
+    # Pieces
+    def pieces(self, path):
+        """What the pieces of a segment make up: whether all of it, and its bytes, zeros where nothing is stored."""
+        found = []
+        for file in (self.root / f"{path}.pieces").glob("*"):
+            match = re.fullmatch("([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})", file.name)
+            if match:
+                found.append((int(match[1], 16), int(match[2], 16), file.name))
+        if not found:
+            return False, b""
+        plain, size = b"", None
+        # The first piece begins with the segment's long page header, which tells the segment's size.
+        start = min(begin for begin, _, _ in found)
+        furthest = self.chain(found, start)
+        while True:
+            chosen, at, plain, damaged = self.chain(found, start), start, b"", None
+            for begin, end, file in chosen:
+                try:
+                    bytes_of = b"".join(self.stream(f"{path}.pieces/{file}", "piece"))
+                    require(len(bytes_of) == end - begin, f"{path}.pieces/{file}: it has {len(bytes_of)} bytes")
+                except Refused as trouble:
+                    damaged = (begin, end, file), trouble
+                    break
+                plain += bytes_of[at - begin:]
+                at = end
+            if damaged is None:
+                break
+            found.remove(damaged[0])
+            again = self.chain(found, start)
+            if not again or again[-1][1] < furthest[-1][1]:
+                raise damaged[1]
+        require(len(plain) >= 40, f"{path}.pieces: the segment's header is not there")
+        size = int.from_bytes(plain[32:36], "little")
+        require(int.from_bytes(plain[8:16], "little") == start and size and start % size == 0, f"{path}.pieces: the segment's beginning is not there")
+        return len(plain) == size, plain.ljust(size, b"\0")
+
+    def chain(self, found, at):
+        chosen = []
+        while True:
+            step = max((piece for piece in found if piece[0] <= at < piece[1]), key=lambda piece: (piece[1], piece[2][-8:]), default=None)
+            if step is None:
+                return chosen
+            chosen.append(step)
+            at = step[1]
 
     def segments(self, backup):
         """The names of the segments that the backup needs to become consistent."""
