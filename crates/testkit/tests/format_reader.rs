@@ -235,3 +235,39 @@ fn a_key_file_opens_the_wrapped_key_of_the_test_vectors() {
     let key = runtime.block_on(file.unwrap(&bytes(&word(&said["wrapped"]["wrapped"])), &context)).expect("it opens");
     assert_eq!(key.to_vec(), bytes(&id("data_key")));
 }
+
+#[test]
+fn the_independent_reader_puts_pieces_together() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = testkit::Bowline::new(&cluster, testkit::RepositoryKind::Folder);
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "[wal]\nflush_interval = \"200ms\"\n");
+    let receiver = bowline.receive();
+    cluster.psql("SELECT pg_switch_wal()");
+    for round in 1..=4 {
+        cluster.psql(&format!("CREATE TABLE t{round} AS SELECT i, md5(i::text) FROM generate_series(1, 2000) AS i"));
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    let (name, end) = (cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())"), cluster.psql("SELECT pg_current_wal_flush_lsn() - '0/0'"));
+    let stored = || cluster.psql("SELECT flush_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication WHERE application_name = 'bowline'");
+    testkit::bowline::wait("all of it to be stored", Duration::from_secs(20), || stored() == "t");
+    let system_id = cluster.psql("SELECT system_identifier FROM pg_control_system()");
+    let (key, to) = (bowline.dir().join("key"), bowline.dir().join("segment"));
+    let folder = bowline.repository();
+    let words = ["--key", key.to_str().expect("plain"), folder.to_str().expect("plain"), "wal", &system_id, &name, to.to_str().expect("plain")];
+    read(&words);
+    let (got, there) = (std::fs::read(&to).expect("read"), std::fs::read(cluster.data_dir().join("pg_wal").join(&name)).expect("read"));
+    let stored = end.parse::<usize>().expect("a position") % there.len();
+    assert!(stored > 100_000, "there is too little to tell: {stored}");
+    assert_eq!(got.len(), there.len());
+    assert!(got[..stored] == there[..stored] && got[stored + 8192..].iter().all(|b| *b == 0));
+    let pieces: Vec<_> =
+        testkit::bowline::files_below(&folder.join("wal")).into_iter().filter(|p| p.to_string_lossy().contains(&format!("{name}.pieces"))).collect();
+    assert!(pieces.len() > 1, "several pieces make it up: {pieces:?}");
+    // Damage is not the end of the log.
+    let last = pieces.iter().max().expect("a piece");
+    testkit::bowline::flip_a_bit(last);
+    std::fs::remove_file(&to).expect("remove");
+    let refused = try_read(&words).expect_err("a damaged piece");
+    assert!(refused.contains("[exit Some(200)]"), "{refused}");
+    assert_eq!(receiver.stop(), Some(0));
+}
