@@ -42,6 +42,10 @@ impl Filling {
     pub(crate) fn size(&self) -> SegmentSize {
         self.size
     }
+    /// Where the segment that fills begins.
+    pub(crate) fn start(&self) -> Lsn {
+        self.start
+    }
     /// How far bytes have come.
     pub(crate) fn received(&self) -> Lsn {
         self.start.plus(self.bytes.len() as u64)

@@ -8,6 +8,7 @@ mod indexer;
 mod ingest;
 mod local;
 mod lookout;
+mod marks;
 mod notes;
 mod pages;
 mod pipeline;

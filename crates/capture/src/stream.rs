@@ -5,6 +5,7 @@ use crate::filling::Filling;
 use crate::indexer::{Indexer, Survey};
 use crate::ingest::reason;
 use crate::lookout::{Lookout, Sight};
+use crate::marks::{Mark, Marks};
 use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until};
 use crate::uploads::{Carrier, Uploads};
 use crate::waiting::Waiting;
@@ -13,7 +14,7 @@ use pg::{ConnInfo, Replication, StreamEvent, WalStream};
 use repo::{Coverage, Epoch, RepoError, Writer};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline, Timestamp};
+use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -140,8 +141,7 @@ impl<'a> Session<'a> {
             pings: Vec::new(),
             leaving: None,
             next: None,
-            promise: None,
-            covered: None,
+            marks: Marks::new(size, self.options),
         };
         match self.stream(flow, until).await {
             Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
@@ -173,8 +173,8 @@ impl<'a> Session<'a> {
             }
             let flush_at = flow.flush_at(self.options.flush);
             let held_up = flow.waiting.look(stored, flow.filling.received());
-            flow.lookout.hurry(!flow.uploads.has_room() || held_up);
-            let is_reading = flow.next.is_none() && flow.uploads.has_room();
+            flow.lookout.hurry(!flow.uploads.has_room(flow.filling.start()) || held_up);
+            let is_reading = flow.next.is_none() && flow.uploads.has_room(flow.filling.start());
             if !is_reading {
                 flow.heard_at = Instant::now();
             }
@@ -185,6 +185,7 @@ impl<'a> Session<'a> {
                         return Err(CaptureError::Silence { seconds: SILENCE_MAX.as_secs() });
                     }
                     self.tell_server(&mut flow).await?;
+                    self.cover(&mut flow);
                 }
                 () = sleep_until(flow.leaving.map_or_else(far_away, |l| l.answer_at)), if flow.leaving.is_some() => {
                     self.tell_server(&mut flow).await?;
@@ -276,7 +277,7 @@ impl<'a> Session<'a> {
         match sight {
             Sight::ShuttingDown => flow.leave(self.options.shutdown_grace),
             Sight::At { time, lsn, sync_state } => {
-                flow.promise = Some((lsn, time));
+                flow.marks.promised(lsn, time);
                 self.cover(flow);
                 let ranked = sync_state.filter(|state| state != "async");
                 if self.options.flush != Flush::Synchronous && ranked.is_some() != self.muted {
@@ -294,17 +295,9 @@ impl<'a> Session<'a> {
 
     /// Writes down how far the log is complete, when that is due. Beside the stream: a slow store must not keep a keepalive waiting.
     fn cover(&self, flow: &mut Flow) {
-        let Some((lsn, time)) = flow.promise.filter(|(lsn, _)| flow.uploads.stored() >= *lsn) else { return };
-        let is_due = match flow.covered {
-            None => true,
-            Some((covered, at)) => at.elapsed() >= self.options.coverage_interval || (covered != lsn && at.elapsed() >= self.options.status_interval),
-        };
-        if !is_due {
-            return;
-        }
-        flow.covered = Some((lsn, Instant::now()));
+        let Some(Mark { lsn, time, stored }) = flow.marks.due(flow.uploads.stored()) else { return };
         let (writer, events) = (self.writer.clone(), self.events.clone());
-        let coverage = Coverage::new(self.epoch.system_id, flow.filling.timeline(), lsn, time);
+        let coverage = Coverage { stored, ..Coverage::new(self.epoch.system_id, flow.filling.timeline(), lsn, time) };
         tokio::spawn(async move {
             match writer.cover(&coverage).await {
                 Ok(()) => events.tell(Event::WalCovered { timeline: coverage.timeline, lsn, time }),
@@ -329,10 +322,7 @@ struct Flow {
     leaving: Option<Leaving>,
     /// The timeline ended: where to go on.
     next: Option<(Timeline, Lsn)>,
-    /// When the server had promised nobody anything beyond this position.
-    promise: Option<(Lsn, Timestamp)>,
-    /// The last mark written.
-    covered: Option<(Lsn, Instant)>,
+    marks: Marks,
 }
 
 /// The server shuts down: it waits for us, but not longer than this.

@@ -3,6 +3,7 @@
 use crate::CaptureError;
 use crate::filling::Full;
 use bytes::Bytes;
+use repo::reach::SEGMENTS_ON_THEIR_WAY;
 use repo::{Kept, Piece, RepoError, Writer};
 use seal::{Compression, Digest, Digester, Protection};
 use std::sync::Arc;
@@ -11,8 +12,6 @@ use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, SystemId, Wal
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Segments of 16 MiB on their way at most; with the one that is filling they bound the receiver's memory.
-const SEGMENTS: u64 = 3;
 /// Pieces on their way at most.
 const PIECES: usize = 2;
 
@@ -52,7 +51,8 @@ pub(crate) struct Uploads {
     carrier: Carrier,
     running: JoinSet<Result<Landed, CaptureError>>,
     segments: usize,
-    segments_max: usize,
+    segments_max: u64,
+    size: SegmentSize,
     pieces: usize,
     /// Stretches that are stored beyond `stored`.
     ahead: Vec<(Lsn, Lsn)>,
@@ -62,17 +62,19 @@ pub(crate) struct Uploads {
 impl Uploads {
     /// Everything before `from` counts as stored.
     pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize) -> Self {
-        let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS) as usize;
-        Self { carrier, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, ahead: Vec::new(), stored: from }
+        // With the one that is filling they bound the receiver's memory: larger segments go one at a time.
+        let segments_max = (SEGMENTS_ON_THEIR_WAY * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS_ON_THEIR_WAY);
+        Self { carrier, size, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, ahead: Vec::new(), stored: from }
     }
 
     /// Everything received before here is stored.
     pub(crate) fn stored(&self) -> Lsn {
         self.stored
     }
-    /// Whether another segment may be taken in.
-    pub(crate) fn has_room(&self) -> bool {
-        self.segments < self.segments_max
+    /// Whether another segment may be taken in while the one that begins at `filling` fills: none runs further ahead of what is
+    /// stored than a restore must know (`repo::reach::stretch`), even when the oldest upload is the one that does not end.
+    pub(crate) fn has_room(&self, filling: Lsn) -> bool {
+        self.segments < self.segments_max as usize && filling.bytes_since(self.stored) < self.segments_max * self.size.bytes()
     }
     /// Whether another piece may be sent.
     pub(crate) fn has_room_for_a_piece(&self) -> bool {

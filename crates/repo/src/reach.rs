@@ -71,6 +71,9 @@ pub struct Stretch {
     pub adrift: Option<SegmentName>,
 }
 
+/// So many whole segments at most are on their way to the store at once; the oldest of them may be the one that does not arrive.
+pub const SEGMENTS_ON_THEIR_WAY: u64 = 3;
+
 /// Follows the path from the segment that holds `start` as far as segments are stored. Up to `proven` everything was
 /// stored once.
 pub fn stretch(path: &Path, view: &WalView, start: Lsn, proven: Lsn) -> Stretch {
@@ -93,18 +96,20 @@ pub fn stretch(path: &Path, view: &WalView, start: Lsn, proven: Lsn) -> Stretch 
     let missing = path.segment(number, size);
     // Only what the path itself would read counts: an abandoned branch may have grown further.
     let on_path = |segment: u64, timeline: Timeline| segment > number && path.segment(segment, size).timeline() == timeline;
-    let mut later = view.timelines.iter().flat_map(|t| {
+    let later = view.timelines.iter().flat_map(|t| {
         let of_pieces = t.pieces.last().map(|p| p.segment.number(size));
         t.runs.last().map(|r| r.last).into_iter().chain(of_pieces).map(|last| (last, t.timeline))
     });
-    let later = later.find(|(last, timeline)| on_path(*last, *timeline)).map(|(last, timeline)| SegmentName::numbered(last, timeline, size));
-    Stretch { segments, end, hole: (end < proven).then_some(missing), adrift: later }
+    let later = later.filter(|(last, timeline)| on_path(*last, *timeline)).max().map(|(last, timeline)| SegmentName::numbered(last, timeline, size));
+    // No receiver runs further ahead of what is stored: such a segment proves all that is so far before it.
+    let far_ahead = later.is_some_and(|later| later.number(size) - number > SEGMENTS_ON_THEIR_WAY);
+    Stretch { segments, end, hole: (end < proven || far_ahead).then_some(missing), adrift: later }
 }
 
 /// Up to where all of the path was stored once, as its own objects tell: a coverage mark lies there, a backup was published
 /// that needs it, or a piece begins there.
 pub fn proven(path: &Path, view: &WalView, coverage: Option<&Coverage>, backups: &[BackupDocument]) -> Lsn {
-    let marks = coverage.iter().map(|c| (c.timeline, c.lsn));
+    let marks = coverage.iter().map(|c| (c.timeline, c.lsn.max(c.stored)));
     let stops = backups.iter().map(|b| (b.timeline, b.stop.lsn));
     let pieces = view.timelines.iter().filter_map(|t| Some((t.timeline, t.pieces.iter().map(|p| p.start).max()?)));
     let on_path = |(timeline, lsn)| path.until(timeline).map(|left_at| left_at.map_or(lsn, |left_at: Lsn| left_at.min(lsn)));
@@ -182,6 +187,8 @@ mod tests {
         let found = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (5, 6)])]), lsn("0/1000028"), lsn("0/4000000"));
         assert_eq!(found.hole, None);
         assert_eq!(found.adrift.unwrap().to_string(), "000000010000000000000006");
+        let far = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (8, 8)])]), lsn("0/1000028"), lsn("0/4000000"));
+        assert_eq!(far.hole.unwrap().to_string(), "000000010000000000000004", "no receiver runs that far ahead");
     }
 
     #[test]

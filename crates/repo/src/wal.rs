@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use store::Created;
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
@@ -20,7 +21,7 @@ pub enum Kept {
 }
 
 /// `coverage.json`: everything up to `lsn` on `timeline` is in the repository, and at `time` (the server's clock)
-/// the server had written nothing beyond it.
+/// the server had promised nobody anything beyond it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     pub format: u32,
@@ -28,12 +29,30 @@ pub struct Coverage {
     pub timeline: Timeline,
     pub lsn: Lsn,
     pub time: Timestamp,
+    /// Up to here the timeline is stored; perhaps beyond `lsn`.
+    pub stored: Lsn,
 }
 
 impl Coverage {
-    /// A coverage mark in the present format.
+    /// A coverage mark in the present format; nothing beyond `lsn` is known to be stored.
     pub fn new(system_id: SystemId, timeline: Timeline, lsn: Lsn, time: Timestamp) -> Self {
-        Self { format: document::FORMAT, system_id, timeline, lsn, time }
+        Self { format: document::FORMAT, system_id, timeline, lsn, time, stored: lsn }
+    }
+}
+
+impl Coverage {
+    /// What two marks of a cluster say together; `None` when `present` says it all already. A receiver that wakes up on a timeline
+    /// that was left has nothing to say about the present one.
+    fn added_to(&self, present: &Self) -> Option<Self> {
+        match self.timeline.cmp(&present.timeline) {
+            Ordering::Less => None,
+            Ordering::Greater => Some(self.clone()),
+            Ordering::Equal => {
+                let (lsn, time) = (self.lsn, self.time).max((present.lsn, present.time));
+                let both = Self { lsn, time, stored: self.stored.max(present.stored), ..self.clone() };
+                (both != *present).then_some(both)
+            }
+        }
     }
 }
 
@@ -160,15 +179,17 @@ impl Writer {
         let path = layout::coverage();
         for _ in 0..10 {
             let info = self.store.info(&path).await?;
+            let mut next = coverage.clone();
             if info.is_some() {
                 let present: Coverage = document::read(&path, &self.store.get(&path).await?)?;
-                // A receiver that wakes up on a timeline that was left has nothing to say about the present one.
-                let is_newer = (present.timeline, present.lsn, present.time) >= (coverage.timeline, coverage.lsn, coverage.time);
-                if present.system_id == coverage.system_id && is_newer {
-                    return Ok(());
+                if present.system_id == coverage.system_id {
+                    match coverage.added_to(&present) {
+                        Some(both) => next = both,
+                        None => return Ok(()),
+                    }
                 }
             }
-            let body = document::write(coverage)?;
+            let body = document::write(&next)?;
             if self.store.replace(&path, body, info.as_ref().map(|i| &i.version)).await?.is_some() {
                 return Ok(());
             }
