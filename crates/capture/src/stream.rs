@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::{Event, Events, Explain, Lsn, SegmentSize, Timeline, Timestamp};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// A server that is shutting down asks for a reply again and again until everything is confirmed as flushed
@@ -125,6 +126,7 @@ impl<'a> Session<'a> {
             next: None,
             promise: None,
             covered: None,
+            covering: None,
         };
         match self.stream(flow, until).await {
             Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
@@ -252,18 +254,19 @@ impl<'a> Session<'a> {
             None => true,
             Some((covered, at)) => at.elapsed() >= self.options.coverage_interval || (covered != lsn && at.elapsed() >= self.options.status_interval),
         };
-        if !is_due {
+        // On a slow store several at once would only be in each other's way.
+        if !is_due || flow.covering.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
         }
         flow.covered = Some((lsn, Instant::now()));
         let (writer, events) = (self.writer.clone(), self.events.clone());
         let coverage = Coverage::new(self.epoch.system_id, flow.filling.timeline(), lsn, time);
-        tokio::spawn(async move {
+        flow.covering = Some(tokio::spawn(async move {
             match writer.cover(&coverage).await {
                 Ok(()) => events.tell(Event::WalCovered { timeline: coverage.timeline, lsn, time }),
                 Err(e) => events.tell(Event::Noticed { what: format!("could not write down that WAL is complete to {lsn}: {e}") }),
             }
-        });
+        }));
     }
 }
 
@@ -285,6 +288,8 @@ struct Flow {
     promise: Option<(Lsn, Timestamp)>,
     /// The last mark written.
     covered: Option<(Lsn, Instant)>,
+    /// The writing of it.
+    covering: Option<JoinHandle<()>>,
 }
 
 /// The server shuts down: it waits for us, but not longer than this.
