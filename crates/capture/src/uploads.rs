@@ -11,8 +11,11 @@ use terms::{Event, Events, Explain, Lsn, SegmentSize, SystemId, WalName};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Segments of 16 MiB on their way at most; with the one that is filling they bound the receiver's memory.
-const SEGMENTS: u64 = 3;
+/// Segments of 16 MiB on their way at most. Each is held plain and sealed, and a third time while it is compared with one that is
+/// stored already: with the one that is filling they bound the receiver's memory (128 MiB in all).
+const SEGMENTS: u64 = 2;
+/// Of small segments so many: a store with a long way to it is asked for several at once.
+const SMALL_SEGMENTS: u64 = 8;
 /// Pieces on their way at most.
 const PIECES: usize = 2;
 
@@ -45,6 +48,8 @@ pub(crate) struct Uploads {
     segments: usize,
     segments_max: usize,
     pieces: usize,
+    /// Plain bytes of the pieces on their way.
+    piece_bytes: u64,
     /// Stretches that are stored beyond `stored`.
     ahead: Vec<(Lsn, Lsn)>,
     stored: Lsn,
@@ -53,17 +58,17 @@ pub(crate) struct Uploads {
 impl Uploads {
     /// Everything before `from` counts as stored.
     pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize) -> Self {
-        let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS) as usize;
-        Self { carrier, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, ahead: Vec::new(), stored: from }
+        let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SMALL_SEGMENTS) as usize;
+        Self { carrier, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, piece_bytes: 0, ahead: Vec::new(), stored: from }
     }
 
     /// Everything received before here is stored.
     pub(crate) fn stored(&self) -> Lsn {
         self.stored
     }
-    /// Whether another segment may be taken in.
+    /// Whether another segment may be taken in. Large pieces take as much room as segments do.
     pub(crate) fn has_room(&self) -> bool {
-        self.segments < self.segments_max
+        self.segments < self.segments_max && self.piece_bytes <= SegmentSize::DEFAULT.bytes()
     }
     /// Whether another piece may be sent.
     pub(crate) fn has_room_for_a_piece(&self) -> bool {
@@ -97,6 +102,7 @@ impl Uploads {
     pub(crate) fn push_piece(&mut self, piece: Piece, bytes: Bytes) {
         let carrier = self.carrier.clone();
         self.pieces += 1;
+        self.piece_bytes += bytes.len() as u64;
         self.running.spawn(async move {
             let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
             let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
@@ -110,7 +116,10 @@ impl Uploads {
         let Some(joined) = self.running.join_next().await else { return std::future::pending().await };
         let landed = joined.map_err(|e| CaptureError::Bug(e.to_string()))??;
         match landed.is_piece {
-            true => self.pieces -= 1,
+            true => {
+                self.pieces -= 1;
+                self.piece_bytes -= landed.end.bytes() - landed.start.bytes();
+            }
             false => self.segments -= 1,
         }
         self.ahead.push((landed.start, landed.end));

@@ -142,13 +142,19 @@ fn a_store_that_fails_every_so_often_is_tried_until_it_works() {
 }
 
 #[test]
-fn a_put_whose_answer_was_lost_before_the_store_went_away_is_found_done() {
-    through("", |cluster, proxy, receiver| {
-        let before = told(receiver, "store-retry");
+fn a_piece_whose_put_happened_without_an_answer_is_found_done() {
+    through("", |_, proxy, receiver| {
+        // Requests arrive, answers do not; then nothing does.
         proxy.add(Toxic::ResetPeer(Duration::from_millis(300)), Direction::Downstream);
-        write_for(cluster, 40, Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(2));
         proxy.down();
-        wait("an upload to be given up", Duration::from_secs(60), || told(receiver, "store-retry") > before);
+        std::thread::sleep(Duration::from_secs(2));
+        if !full() {
+            // The store's own repetitions find it. That they may have ended by then is shown in crates/repo/tests.
+            return;
+        }
+        let given_up = || receiver.log().lines().any(|line| line.contains("\"event\":\"store-retry\"") && line.contains(".pieces/"));
+        wait("the piece to be given up", Duration::from_secs(150), given_up);
     });
 }
 
