@@ -86,7 +86,7 @@ fn through(more: &str, trouble: impl FnOnce(&Cluster, &Proxy, &Receiver)) {
 fn a_store_that_answers_after_two_seconds_is_kept_up_with() {
     through("", |cluster, proxy, receiver| {
         proxy.add(Toxic::Latency(Duration::from_secs(2)), Direction::Downstream);
-        write_for(cluster, if full() { 400 } else { 60 }, seconds(12, 100));
+        write_for(cluster, if full() { 400 } else { 40 }, seconds(8, 100));
         // The link is still slow.
         caught_up(cluster, Duration::from_secs(60));
         assert_eq!(told(receiver, "disconnected"), 0, "{}", receiver.log());
@@ -97,7 +97,7 @@ fn a_store_that_answers_after_two_seconds_is_kept_up_with() {
 fn while_the_store_is_away_the_server_is_answered_and_memory_stays_bounded() {
     through("", |cluster, proxy, receiver| {
         proxy.down();
-        write_for(cluster, 220, seconds(15, 150));
+        write_for(cluster, 220, seconds(12, 150));
         assert_eq!(told(receiver, "disconnected"), 0, "{}", receiver.log());
         let shown = cluster.psql("SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn) > 200 << 20 FROM pg_stat_replication");
         assert_eq!(shown, "t", "what is not stored was confirmed");
@@ -108,7 +108,7 @@ fn while_the_store_is_away_the_server_is_answered_and_memory_stays_bounded() {
 fn a_store_that_is_away_for_longer_than_the_lease_lasts_ends_the_turn_and_begins_another() {
     through("lease_ttl = \"6s\"\n", |cluster, proxy, receiver| {
         proxy.down();
-        write_for(cluster, 40, seconds(12, 60));
+        write_for(cluster, 40, seconds(9, 60));
         let log = receiver.log();
         assert!(log.contains("\"event\":\"disconnected\"") && log.contains("lease"), "{log}");
         let held = cluster.psql("SELECT active FROM pg_replication_slots WHERE slot_name = 'bowline'");
@@ -134,7 +134,7 @@ fn a_store_that_fails_every_so_often_is_tried_until_it_works() {
                     std::thread::sleep(Duration::from_millis(800));
                 }
             });
-            write_for(cluster, if full() { 500 } else { 100 }, seconds(10, 100));
+            write_for(cluster, if full() { 500 } else { 60 }, seconds(8, 100));
             is_over.store(true, Ordering::Relaxed);
         });
         assert_eq!(told(receiver, "disconnected"), 0, "{}", receiver.log());

@@ -94,7 +94,7 @@ fn paused(synchronous: bool) {
     proxy.add(Toxic::Latency(Duration::from_millis(400)), Direction::Downstream);
     std::thread::scope(|scope| {
         // In synchronous mode this statement may have to wait for the second receiver.
-        scope.spawn(|| write_wal(&cluster, 40));
+        scope.spawn(|| write_wal(&cluster, 20));
         std::thread::sleep(Duration::from_millis(700));
         one.signal(Signal::SIGSTOP);
     });
