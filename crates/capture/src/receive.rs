@@ -111,6 +111,8 @@ pub struct Progress {
 /// Shortest and longest pause between two tries to connect.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How long what is under way may take to end once it is told to stop: a store or a server may be asked for minutes.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// Receives WAL until told to stop. Connections that break are made again for ever, once the first one worked.
 pub async fn receive(
@@ -127,35 +129,53 @@ pub async fn receive(
         Slot::Temporary(_) => None,
     };
     let info = info.clone().at_a_primary();
-    let mut session = Session::begin(&info, writer, epoch, options, events.clone(), progress).await?;
+    let mut session = tokio::select! {
+        begun = Session::begin(&info, writer, epoch, options, events.clone(), progress) => begun?,
+        () = overdue(until.clone()) => return Ok(()),
+    };
     let mut turn = Turn::new(writer, options, events.clone())?;
+    let ended = in_turns(&mut session, &mut turn, &mut until).await;
+    session.finish().await;
+    // However it ended: the next one need not wait.
+    turn.end().await;
+    ended
+}
+
+/// Returns when it was told to stop a while ago.
+async fn overdue(mut until: watch::Receiver<Until>) {
+    if until.wait_for(|u| *u == Until::Now).await.is_err() {
+        return std::future::pending().await;
+    }
+    sleep(STOP_LIMIT).await;
+}
+
+/// One connection after the other, each while it is our turn.
+async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch::Receiver<Until>) -> Result<(), CaptureError> {
     let mut backoff = BACKOFF_MIN;
     loop {
         let began = Instant::now();
-        let ended = match turn.wait(&mut until).await {
+        let told = until.clone();
+        let ended = match turn.wait(until).await {
             Ok(()) => tokio::select! {
-                ended = session.run(&mut until) => ended,
+                ended = session.run(until) => ended,
                 // What is under way ends with it: whoever holds the lease now begins where the repository ends.
                 lost = turn.lost() => Err(lost),
+                () = overdue(told) => Ok(Ended::Stopped),
             },
             Err(CaptureError::Interrupted) => Ok(Ended::Stopped),
             Err(e) => Err(e),
         };
         let why = match ended {
-            Ok(Ended::Stopped) => {
-                session.finish().await;
-                turn.end().await;
-                return Ok(());
-            }
+            Ok(Ended::Stopped) => return Ok(()),
             Ok(Ended::Switched) => continue,
             Ok(Ended::ServerShutsDown) => "the server is shutting down; its slot keeps what is not stored yet".to_owned(),
-            Err(e) if !worth_retrying(&e, session.has_streamed(), &options.slot) => return Err(e),
+            Err(e) if !worth_retrying(&e, session.has_streamed(), &session.options.slot) => return Err(e),
             Err(e) => [e.to_string(), e.detail()].join(": "),
         };
         if began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_MIN;
         }
-        events.tell(Event::Disconnected { why, again_in: backoff });
+        session.events.tell(Event::Disconnected { why, again_in: backoff });
         tokio::select! {
             () = sleep(backoff) => {}
             _ = until.wait_for(|u| *u == Until::Now) => return Ok(()),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// A server that is shutting down asks for a reply again and again until everything is confirmed as flushed
@@ -142,6 +143,7 @@ impl<'a> Session<'a> {
             leaving: None,
             next: None,
             marks: Marks::new(size, self.options),
+            covering: None,
         };
         match self.stream(flow, until).await {
             Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
@@ -295,15 +297,19 @@ impl<'a> Session<'a> {
 
     /// Writes down how far the log is complete, when that is due. Beside the stream: a slow store must not keep a keepalive waiting.
     fn cover(&self, flow: &mut Flow) {
+        // On a slow store several at once would only be in each other's way.
+        if flow.covering.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            return;
+        }
         let Some(Mark { lsn, time, stored }) = flow.marks.due(flow.uploads.stored()) else { return };
         let (writer, events) = (self.writer.clone(), self.events.clone());
         let coverage = Coverage { stored, ..Coverage::new(self.epoch.system_id, flow.filling.timeline(), lsn, time) };
-        tokio::spawn(async move {
+        flow.covering = Some(tokio::spawn(async move {
             match writer.cover(&coverage).await {
                 Ok(()) => events.tell(Event::WalCovered { timeline: coverage.timeline, lsn, time }),
                 Err(e) => events.tell(Event::Noticed { what: format!("could not write down that WAL is complete to {lsn}: {e}") }),
             }
-        });
+        }));
     }
 }
 
@@ -323,6 +329,8 @@ struct Flow {
     /// The timeline ended: where to go on.
     next: Option<(Timeline, Lsn)>,
     marks: Marks,
+    /// The mark that is being written.
+    covering: Option<JoinHandle<()>>,
 }
 
 /// The server shuts down: it waits for us, but not longer than this.

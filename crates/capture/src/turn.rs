@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::{Clock, Event, Events, SystemClock};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// The longest pause between two looks at a lease that another holds.
 const LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long a store that does not answer may keep us from ending: nothing depends on the answer.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A receiver's place in the line.
 pub(crate) struct Turn {
@@ -39,7 +41,12 @@ impl Turn {
         self.lease = None;
         let mut told = None;
         loop {
-            match contender.attempt(SystemClock.now()).await? {
+            let claim = tokio::select! {
+                claim = contender.attempt(SystemClock.now()) => claim?,
+                // A store that does not answer is asked for minutes.
+                _ = until.wait_for(|u| *u == Until::Now) => return Err(CaptureError::Interrupted),
+            };
+            match claim {
                 Claim::Acquired(lease) => {
                     self.lease = Some(lease.keep());
                     return Ok(());
@@ -73,7 +80,7 @@ impl Turn {
     pub(crate) async fn end(self) {
         if let Some(lease) = self.lease {
             // Nothing depends on it but how long the next one waits.
-            drop(lease.release().await);
+            drop(timeout(RELEASE_LIMIT, lease.release()).await);
         }
     }
 }

@@ -12,6 +12,9 @@ use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, SystemId, Wal
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+/// Segments of 16 MiB on their way at most. Each is held plain and sealed, and a third time while it is compared with one that is
+/// stored already: with the one that is filling they bound the receiver's memory (128 MiB in all).
+const SEGMENTS: u64 = 2;
 /// Pieces on their way at most.
 const PIECES: usize = 2;
 
@@ -54,6 +57,8 @@ pub(crate) struct Uploads {
     segments_max: u64,
     size: SegmentSize,
     pieces: usize,
+    /// Plain bytes of the pieces on their way.
+    piece_bytes: u64,
     /// Stretches that are stored beyond `stored`.
     ahead: Vec<(Lsn, Lsn)>,
     stored: Lsn,
@@ -62,9 +67,8 @@ pub(crate) struct Uploads {
 impl Uploads {
     /// Everything before `from` counts as stored.
     pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize) -> Self {
-        // With the one that is filling they bound the receiver's memory: larger segments go one at a time.
-        let segments_max = (SEGMENTS_ON_THEIR_WAY * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS_ON_THEIR_WAY);
-        Self { carrier, size, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, ahead: Vec::new(), stored: from }
+        let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS_ON_THEIR_WAY);
+        Self { carrier, size, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, piece_bytes: 0, ahead: Vec::new(), stored: from }
     }
 
     /// Everything received before here is stored.
@@ -72,9 +76,12 @@ impl Uploads {
         self.stored
     }
     /// Whether another segment may be taken in while the one that begins at `filling` fills: none runs further ahead of what is
-    /// stored than a restore must know (`repo::reach::stretch`), even when the oldest upload is the one that does not end.
+    /// stored than a restore must know (`repo::reach::stretch`), even when the oldest upload is the one that does not end. Large
+    /// pieces take as much room as segments do.
     pub(crate) fn has_room(&self, filling: Lsn) -> bool {
-        self.segments < self.segments_max as usize && filling.bytes_since(self.stored) < self.segments_max * self.size.bytes()
+        self.segments < self.segments_max as usize
+            && filling.bytes_since(self.stored) < self.segments_max * self.size.bytes()
+            && self.piece_bytes <= SegmentSize::DEFAULT.bytes()
     }
     /// Whether another piece may be sent.
     pub(crate) fn has_room_for_a_piece(&self) -> bool {
@@ -112,6 +119,7 @@ impl Uploads {
     pub(crate) fn push_piece(&mut self, piece: Piece, bytes: Bytes) {
         let carrier = self.carrier.clone();
         self.pieces += 1;
+        self.piece_bytes += bytes.len() as u64;
         self.running.spawn(async move {
             let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
             let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
@@ -125,7 +133,10 @@ impl Uploads {
         let Some(joined) = self.running.join_next().await else { return std::future::pending().await };
         let landed = joined.map_err(|e| CaptureError::Bug(e.to_string()))??;
         match landed.segment {
-            None => self.pieces -= 1,
+            None => {
+                self.pieces -= 1;
+                self.piece_bytes -= landed.end.bytes() - landed.start.bytes();
+            }
             Some(_) => self.segments -= 1,
         }
         self.ahead.push((landed.start, landed.end));

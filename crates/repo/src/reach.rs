@@ -71,8 +71,8 @@ pub struct Stretch {
     pub adrift: Option<SegmentName>,
 }
 
-/// So many whole segments at most are on their way to the store at once; the oldest of them may be the one that does not arrive.
-pub const SEGMENTS_ON_THEIR_WAY: u64 = 3;
+/// So many whole segments at most are on their way to the store at once, small ones; the oldest may be the one that does not arrive.
+pub const SEGMENTS_ON_THEIR_WAY: u64 = 8;
 
 /// Follows the path from the segment that holds `start` as far as segments are stored. Up to `proven` everything was
 /// stored once.
@@ -187,7 +187,7 @@ mod tests {
         let found = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (5, 6)])]), lsn("0/1000028"), lsn("0/4000000"));
         assert_eq!(found.hole, None);
         assert_eq!(found.adrift.unwrap().to_string(), "000000010000000000000006");
-        let far = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (8, 8)])]), lsn("0/1000028"), lsn("0/4000000"));
+        let far = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (13, 13)])]), lsn("0/1000028"), lsn("0/4000000"));
         assert_eq!(far.hole.unwrap().to_string(), "000000010000000000000004", "no receiver runs that far ahead");
     }
 

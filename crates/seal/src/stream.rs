@@ -111,7 +111,8 @@ fn after(number: u32) -> Result<u32, SealError> {
 
 /// Seals a whole object in memory: header, then frames of 1 MiB.
 pub fn seal_whole(object: SealedObject, compression: Compression, plain: &[u8]) -> Result<Vec<u8>, SealError> {
-    let mut sealed = Vec::with_capacity(HEADER_BYTES + plain.len() / 2);
+    // Room for what does not compress, and a little for each frame: memory that is not written to costs nothing, growing costs a copy.
+    let mut sealed = Vec::with_capacity(HEADER_BYTES + plain.len() + (plain.len() >> 10) + 256);
     sealed.extend_from_slice(object.header());
     let mut append = |chunk: SealedChunk<'_>| -> Result<(), SealError> {
         sealed.extend_from_slice(chunk.bytes());

@@ -128,6 +128,10 @@ impl<'a> Bowline<'a> {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+    /// The repository's own url, `file:///…` or `s3://…`, as configured: without the organisation.
+    pub fn url(&self) -> &str {
+        &self.repository.0
+    }
     /// The root of a repository in a folder.
     pub fn repository(&self) -> PathBuf {
         self.dir.join("repository").join("acme")
@@ -210,18 +214,23 @@ impl<'a> Bowline<'a> {
 
     /// Starts `wal receive`; returns once it streams.
     pub fn receive(&self) -> Receiver {
+        let receiver = self.start_receiver(&[]);
+        receiver.wait_for(1, "wal-streaming");
+        receiver
+    }
+
+    /// Starts `wal receive` with these further arguments and does not wait for anything.
+    pub fn start_receiver(&self, words: &[&str]) -> Receiver {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let log = self.dir.join(format!("receive-{}.log", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = fs::File::create(&log).expect("create the receiver's log");
         let mut command = self.command(&["--json", "wal", "receive"]);
-        command.stdout(file.try_clone().expect("dup")).stderr(file);
+        command.args(words).stdout(file.try_clone().expect("dup")).stderr(file);
         // SAFETY: between fork and exec only this one system call is made.
         unsafe {
             command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
         }
-        let receiver = Receiver { child: command.spawn().expect("start bowline wal receive"), log };
-        receiver.wait_for(1, "wal-streaming");
-        receiver
+        Receiver { child: command.spawn().expect("start bowline wal receive"), log }
     }
 
     /// Finishes the current segment and waits until everything before the switch is in the repository, which is a folder.

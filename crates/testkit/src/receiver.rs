@@ -29,6 +29,24 @@ impl Receiver {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+    /// Sends it a signal, as `SIGSTOP`.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the receiver lives");
+    }
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("ask for the receiver").is_some()
+    }
+    /// The most memory it ever held at once (`VmHWM`, proc(5)), in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the receiver lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
     /// Asks it to stop and returns its exit code.
     pub fn stop(mut self) -> Option<i32> {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);

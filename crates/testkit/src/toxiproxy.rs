@@ -126,6 +126,11 @@ impl Proxy {
 
     /// Adds a fault, for open connections too. One of each kind and direction at a time.
     pub fn add(&self, toxic: Toxic, direction: Direction) {
+        self.add_to(1.0, toxic, direction);
+    }
+
+    /// Adds a fault to this share of all connections, from 0 to 1, chosen by chance.
+    pub fn add_to(&self, share: f64, toxic: Toxic, direction: Direction) {
         let milliseconds = |given: Duration| u64::try_from(given.as_millis()).expect("a short time");
         let attributes = match toxic {
             Toxic::Latency(time) => serde_json::json!({ "latency": milliseconds(time) }),
@@ -133,7 +138,7 @@ impl Proxy {
             Toxic::Bandwidth(rate) => serde_json::json!({ "rate": rate }),
             Toxic::LimitData(bytes) => serde_json::json!({ "bytes": bytes }),
         };
-        let wanted = serde_json::json!({ "type": toxic.kind(), "stream": direction.word(), "attributes": attributes });
+        let wanted = serde_json::json!({ "type": toxic.kind(), "stream": direction.word(), "toxicity": share, "attributes": attributes });
         ask(self.api, &format!("POST /proxies/{}/toxics", self.name), &wanted);
     }
 

@@ -1,7 +1,7 @@
 //! Laws of what is archived and listed: WAL files, backups and the coverage mark.
 
 use super::*;
-use repo::{BackupDocument, Coverage, Kept};
+use repo::{BackupDocument, Coverage, Kept, Piece, Stored};
 
 #[test]
 fn a_wal_file_is_kept_once_and_never_replaced() {
@@ -27,6 +27,27 @@ fn a_wal_file_is_kept_once_and_never_replaced() {
             let absent: WalName = "000000010000000A000000C5".parse().unwrap();
             assert_eq!(writer.reader().fetch_wal(SYSTEM, &absent).await.unwrap(), None);
             assert_eq!(writer.reader().fetch_wal(OTHER, &SEGMENT.parse().unwrap()).await.unwrap(), None);
+        });
+    }
+}
+
+#[test]
+fn a_piece_that_an_earlier_attempt_stored_is_found_done_and_never_replaced() {
+    for encryption in [Encryption::Aes256Gcm, Encryption::Off] {
+        wait(async {
+            let memory = Memory::new();
+            let mut writer = create(&memory, encryption).await;
+            let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+            let protection = writer.wal_protection(&epoch).await.unwrap();
+            let segment = SEGMENT.parse().unwrap();
+            let start = Lsn::from_bytes(0xA_C300_0000);
+            let piece = Piece { segment, start, end: start.plus(7), session: 7 };
+            let keep = async |bytes: &'static [u8]| writer.keep_piece(SYSTEM, &piece, Bytes::from_static(bytes), &protection, Compression::Lz4).await;
+            keep(b"the log").await.unwrap();
+            keep(b"the log").await.expect("sealed anew it is another object of the same bytes");
+            assert!(matches!(keep(b"the lag").await, Err(RepoError::Conflict { .. })));
+            let stored = writer.reader().fetch_segment(SYSTEM, segment, SegmentSize::DEFAULT).await.unwrap();
+            assert_eq!(stored, Stored::Prefix(b"the log".to_vec()));
         });
     }
 }

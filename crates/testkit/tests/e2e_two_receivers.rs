@@ -1,0 +1,158 @@
+//! Two receivers on one repository: one acts, the other waits for its turn; one that was paused changes nothing when it wakes up.
+
+#[path = "slow_store/ground.rs"]
+mod ground;
+
+use ground::{Repository, caught_up, restored_has, write_wal};
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+use testkit::bowline::{Receiver, wait};
+use testkit::toxiproxy::{self, Direction};
+use testkit::workload::Pace;
+use testkit::{Bowline, Cluster, RepositoryKind, Toxic, Workload, full, newest_major};
+
+const LEASE: &str = "[wal]\nstatus_interval = \"500ms\"\nflush_interval = \"300ms\"\nlease_ttl = \"3s\"\n";
+
+fn steady(cluster: &Cluster) -> Workload {
+    Workload::start_at(&cluster.conninfo(), Pace { clients: 2, payload_bytes: 2000, rest: Duration::from_millis(10) })
+}
+
+fn streams(cluster: &Cluster, slot: &str) -> bool {
+    cluster.psql(&format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'")) == "t"
+}
+
+fn told(receiver: &Receiver, event: &str) -> usize {
+    receiver.log().matches(&format!("\"event\":\"{event}\"")).count()
+}
+
+#[test]
+fn the_next_one_begins_when_the_first_stops_or_falls_silent_and_a_namesake_at_once() {
+    for kind in if full() { vec![RepositoryKind::Folder, RepositoryKind::S3] } else { vec![RepositoryKind::S3] } {
+        let cluster = Cluster::start(newest_major());
+        let bowline = Bowline::new(&cluster, kind);
+        let with_ttl = |ttl: &str| bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &LEASE.replace("3s", ttl));
+        with_ttl("60s");
+        bowline.ok(&["backup"]);
+        let one = bowline.receive();
+        let workload = steady(&cluster);
+        let two = bowline.start_receiver(&["--slot", "two"]);
+        two.wait_for(1, "waiting-for-turn");
+        assert!(two.log().contains("slot bowline on "), "{}", two.log());
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!((told(&two, "wal-streaming"), told(&one, "disconnected")), (0, 0), "only one acts");
+
+        let begun = Instant::now();
+        assert_eq!(one.stop(), Some(0));
+        two.wait_for(1, "wal-streaming");
+        assert!(begun.elapsed() < Duration::from_secs(30), "a lease that was given up was waited for: {:?}", begun.elapsed());
+
+        // A namesake succeeds one that was killed without waiting for its minute to pass.
+        two.kill9();
+        with_ttl("3s");
+        let begun = Instant::now();
+        let two = bowline.start_receiver(&["--slot", "two"]);
+        two.wait_for(1, "wal-streaming");
+        assert!(begun.elapsed() < Duration::from_secs(30), "the namesake waited {:?}", begun.elapsed());
+        assert_eq!(told(&two, "waiting-for-turn"), 0, "{}", two.log());
+
+        // Another one waits until the killed one has been silent for its time.
+        let one = bowline.start_receiver(&[]);
+        one.wait_for(1, "waiting-for-turn");
+        let begun = Instant::now();
+        two.kill9();
+        one.wait_for(1, "wal-streaming");
+        assert!(begun.elapsed() > Duration::from_millis(1800), "the lease was taken from its holder after {:?}", begun.elapsed());
+
+        workload.wait_for(20);
+        let ledger = workload.stop();
+        caught_up(&cluster, Duration::from_secs(60));
+        assert_eq!(one.stop(), Some(0));
+        restored_has(&bowline, &ledger);
+        assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
+    }
+}
+
+/// The first receiver is stopped while it uploads, the second goes on, the first wakes up.
+fn paused(synchronous: bool) {
+    let cluster = Cluster::builder(newest_major()).setting("wal_sender_timeout", "4s").start();
+    let proxy = toxiproxy::s3();
+    let bowline = Bowline::new(&cluster, RepositoryKind::S3Through(&proxy));
+    let lines = if synchronous { format!("{LEASE}synchronous = true\n") } else { LEASE.to_owned() };
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+    bowline.ok(&["backup"]);
+    let one = bowline.receive();
+    if synchronous {
+        cluster.configure(&[("synchronous_standby_names", "bowline")]);
+        cluster.psql("SELECT pg_reload_conf()");
+    }
+    let workload = steady(&cluster);
+    let two = bowline.start_receiver(&["--slot", "two"]);
+    two.wait_for(1, "waiting-for-turn");
+    let repository = Repository::of(&bowline, &cluster);
+    caught_up(&cluster, Duration::from_secs(30));
+    // So that an upload is under way whenever it stops.
+    proxy.add(Toxic::Latency(Duration::from_millis(400)), Direction::Downstream);
+    std::thread::scope(|scope| {
+        // In synchronous mode this statement may have to wait for the second receiver.
+        scope.spawn(|| write_wal(&cluster, 20));
+        std::thread::sleep(Duration::from_millis(700));
+        one.signal(Signal::SIGSTOP);
+    });
+    two.wait_for(1, "wal-streaming");
+    workload.wait_for(20);
+    proxy.heal();
+    // For longer than its lease lasts, and than the server waits for an answer.
+    wait("the server to give the paused one up", Duration::from_secs(30), || !streams(&cluster, "bowline"));
+    std::thread::sleep(Duration::from_secs(if full() { 120 } else { 3 }));
+    let ledger = workload.stop();
+    caught_up(&cluster, Duration::from_secs(60));
+    wait("the coverage mark of all that", Duration::from_secs(30), || {
+        let written: terms::Lsn = cluster.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("a position");
+        repository.coverage().is_some_and(|(_, lsn, _)| lsn >= written)
+    });
+    let (objects, coverage) = (repository.objects(), repository.coverage());
+
+    one.signal(Signal::SIGCONT);
+    one.wait_for(1, "disconnected");
+    one.wait_for(1, "waiting-for-turn");
+    assert!(one.log().contains("slot two on "), "{}", one.log());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((told(&two, "disconnected"), told(&one, "wal-streaming")), (0, 1), "the turn is the second one's");
+    let now = repository.objects();
+    for (name, content) in &objects {
+        assert!(now.get(name) == Some(content), "{name} is not what it was");
+    }
+    let new: Vec<_> = now.keys().filter(|name| !objects.contains_key(*name)).collect();
+    // What it had sent before it was stopped may arrive: pieces under its own name, of bytes that are there already.
+    assert!(new.iter().all(|name| name.contains(".pieces/")), "{new:?}");
+    assert!(repository.coverage() >= coverage, "the coverage mark went back");
+
+    // Everything goes on with the second one, and what is restored is exact.
+    let workload = steady(&cluster);
+    workload.wait_for(20);
+    let ledger: Vec<_> = ledger.into_iter().chain(workload.stop()).collect();
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(two.stop(), Some(0));
+    one.wait_for(2, "wal-streaming");
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(one.stop(), Some(0));
+    if synchronous {
+        cluster.configure(&[("synchronous_standby_names", "")]);
+        cluster.psql("SELECT pg_reload_conf()");
+    }
+    let rows = cluster.psql("SELECT id FROM ledger ORDER BY id");
+    let restored = bowline.restore(&["--to", "latest"]);
+    assert_eq!(restored.psql("SELECT id FROM ledger ORDER BY id"), rows, "the restore is not exact");
+    assert!(testkit::workload::missing(&ledger, &rows).is_empty());
+    assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
+}
+
+#[test]
+fn a_paused_receiver_that_wakes_up_changes_nothing() {
+    paused(false);
+}
+
+#[test]
+fn a_receiver_paused_in_the_middle_of_a_synchronous_upload_loses_no_acknowledged_commit() {
+    paused(true);
+}
