@@ -47,7 +47,7 @@ fn slot_is_past(server: &Cluster, lsn: &str) -> bool {
 fn two_failovers_that_the_receiver_did_not_see_are_followed() {
     for major in if full() { majors() } else { vec![newest_major()] } {
         // Once over many segments, once with three timelines in one.
-        for mib in [1, 16] {
+        for mib in [16, 1] {
             let what = format!("PostgreSQL {major}, segments of {mib} MiB");
             let one = Cluster::builder(major).wal_segment_mib(mib).setting("wal_keep_size", "256MB").start();
             let two = one.standby();
@@ -89,7 +89,7 @@ fn two_failovers_that_the_receiver_did_not_see_are_followed() {
             assert!(audit["whole"] == true && audit["proven"] == true, "{what}: {audit}");
             let restored = bowline.restore(&["--to", "latest"]);
             let ids = restored.psql("SELECT id FROM ledger");
-            assert_eq!(missing(&ledger, &ids), [], "{what}");
+            assert_eq!(missing(&ledger, &ids), [], "{what}: {}", restored.result);
             assert_eq!(ids.lines().count(), ledger.len(), "{what}");
             drop(restored);
             let restored = bowline.restore(&["--to", &in_the_middle.to_string()]);
@@ -116,8 +116,7 @@ fn a_stranger_is_refused_at_every_door() {
     let segment = stranger.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
     stranger.psql("CREATE TABLE t AS SELECT 1; SELECT pg_switch_wal()");
     let segment = stranger.data_dir().join("pg_wal").join(segment);
-    // With the right configuration, too: the file itself says whose it is.
-    bowline.fails(&["wal", "push", segment.to_str().expect("a plain path")], 6, "wal-bad");
+    bowline.fails(&["wal", "push", segment.to_str().expect("a plain path")], 4, "system-id-foreign");
     bowline.configure(&stranger.conninfo(), Some(stranger.data_dir()), QUICK);
     bowline.fails(&["wal", "receive"], 4, "system-id-foreign");
     // A server asks in its own data directory; it must not take "not there" for the end of the log.
@@ -150,7 +149,7 @@ fn every_standby_that_can_be_reached_keeps_a_slot() {
     }
     // One goes and is told of once, as is the one that never was; then it comes back and is tended again.
     right.pg_ctl_stop(true);
-    let told = |place: &str| receiver.log().matches(&format!("standby {place}")).filter(|_| true).count();
+    let told = |place: &str| receiver.log().matches(&format!("standby {place}")).count();
     let nowhere = "/nowhere/at/all";
     wait("the loss of a standby to be told", Duration::from_secs(20), || cannot(&receiver, &right.socket_dir()) == 1);
     let after = commit(&primary, 800);

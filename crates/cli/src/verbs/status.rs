@@ -11,7 +11,7 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Lsn, SegmentName, SystemClock, Timeline};
+use terms::{Clock, Lsn, SystemClock, Timeline};
 
 /// A backup older than this makes the verdict red: the daily one is late.
 const BACKUP_AGE_MAX: Duration = Duration::from_secs(26 * 3600);
@@ -39,11 +39,9 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     let mut stored = None;
     if let (Some(b), Some(oldest)) = (newest, backups.iter().find(|o| newest.is_some_and(|n| n.system_id == o.system_id))) {
         let view = reader.wal_view(b.system_id, b.segment_bytes).await?;
-        let end =
-            view.timelines.iter().rev().find_map(|t| t.runs.last().map(|r| (t.timeline, SegmentName::numbered(r.last, t.timeline, b.segment_bytes))));
-        if let Some((timeline, last)) = end {
-            stored = Some((timeline, last.end(b.segment_bytes)));
-            printer.say(format!("WAL stored   {} segments, to {} on timeline {timeline}", view.segments(), last.end(b.segment_bytes)));
+        stored = view.newest();
+        if let Some((timeline, end)) = stored {
+            printer.say(format!("WAL stored   {} segments, to {end} on timeline {timeline}", view.segments()));
         }
         let covered = reader.coverage().await?;
         let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
