@@ -157,6 +157,8 @@ fn every_standby_that_can_be_reached_keeps_a_slot() {
     assert_eq!((cannot(&receiver, &right.socket_dir()), cannot(&receiver, &PathBuf::from(nowhere))), (1, 1), "{}", receiver.log());
     assert_eq!(told(&left.socket_dir().display().to_string()), 1, "that its slot was made, and nothing else: {}", receiver.log());
     right.start_server();
+    let again = format!("standby {}/.s.PGSQL.5432 keeps WAL for slot bowline again", right.socket_dir().display());
+    wait("the standby's return to be told", Duration::from_secs(20), || receiver.log().contains(&again));
     all_is_stored(&primary);
     let stored_to = slots_target(&primary);
     for standby in [&left, &right] {
