@@ -137,7 +137,7 @@ impl Session<'_> {
         }
         // A timeline is received from the beginning of the segment in which it began, so `at` may lie before that.
         let Some(fork) = history.end_of(timeline).filter(|fork| at > *fork) else { return Ok(position) };
-        let next = history.branches().iter().skip_while(|b| b.timeline != timeline).nth(1).map_or(history.timeline(), |b| b.timeline);
+        let next = history.timeline_at(fork);
         let commits = self.commits_between(timeline, fork, at, size).await;
         self.events.tell(Event::DivergentTail { timeline, from: fork, to: at, commits });
         Ok((next, fork.segment_start(size)))

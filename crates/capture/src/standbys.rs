@@ -6,7 +6,7 @@ use pg::{ConnInfo, PgError, Sql};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Event, Events};
+use terms::{Class, Event, Events, Explain};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -27,22 +27,29 @@ impl Standbys {
             if places.len() < 2 {
                 return;
             }
-            let mut said: HashMap<String, String> = HashMap::new();
+            let mut troubles: HashMap<&String, Class> = HashMap::new();
             loop {
                 for place in &places {
                     let stored = *progress.borrow();
-                    let outcome = timeout(VISIT_LIMIT, visit(&info.clone().only(place), &slot, stored)).await;
-                    let word = match outcome {
-                        Ok(Ok(Visit::Made)) => format!("standby {place} keeps WAL for slot {slot} from now on"),
-                        Ok(Ok(Visit::Fine)) => String::new(),
-                        Ok(Err(e)) => format!("standby {place} cannot keep WAL for slot {slot}: {e}"),
-                        Err(_) => format!("standby {place} cannot keep WAL for slot {slot}: no answer in {} s", VISIT_LIMIT.as_secs()),
+                    let cannot = |why: String| format!("standby {place} cannot keep WAL for slot {slot}: {why}");
+                    let keeps = |since: &str| format!("standby {place} keeps WAL for slot {slot} {since}");
+                    let visited = timeout(VISIT_LIMIT, visit(&info.clone().only(place), &slot, stored)).await;
+                    let is_made = matches!(visited, Ok(Ok(Visit::Made)));
+                    let (trouble, word) = match visited {
+                        Ok(Ok(Visit::Made)) => (None, keeps("from now on")),
+                        Ok(Ok(Visit::Fine)) => (None, keeps("again")),
+                        Ok(Ok(Visit::Primary)) => (None, String::new()),
+                        Ok(Err(e)) => (Some(e.class()), cannot(e.to_string())),
+                        Err(_) => (Some(Class::Transient), cannot(format!("no answer in {} s", VISIT_LIMIT.as_secs()))),
                     };
-                    // The same trouble is told once, not at every visit.
-                    if said.get(place) != Some(&word) && !word.is_empty() {
-                        events.tell(Event::Noticed { what: word.clone() });
+                    // The same trouble is told once, not at every visit, and a server that goes has many words for it.
+                    let before = match trouble {
+                        Some(class) => troubles.insert(place, class),
+                        None => troubles.remove(place),
+                    };
+                    if (is_made || trouble != before) && !word.is_empty() {
+                        events.tell(Event::Noticed { what: word });
                     }
-                    said.insert(place.clone(), word);
                 }
                 sleep(pause).await;
             }
@@ -59,12 +66,13 @@ impl Drop for Standbys {
 enum Visit {
     Made,
     Fine,
+    Primary,
 }
 
 async fn visit(info: &ConnInfo, slot: &str, stored: Option<Progress>) -> Result<Visit, PgError> {
     let session = Sql::connect(info).await?;
     if !session.in_recovery().await? {
-        return Ok(Visit::Fine);
+        return Ok(Visit::Primary);
     }
     let made = session.slot(slot).await?.is_none();
     if made {

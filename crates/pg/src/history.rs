@@ -4,7 +4,8 @@ use crate::disk_error::DiskError;
 use std::fmt;
 use terms::{Lsn, Timeline};
 
-/// One line of a history file: the log followed `timeline` up to `end`, then went over to the next.
+/// One line of a history file: the log followed `timeline` up to `end`, then went over to the next. When it never was on
+/// `timeline`, `end` is that of the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
     /// The timeline that was left.
@@ -29,8 +30,11 @@ impl TimelineHistory {
     }
 
     /// Parses `{timeline}.history` as `readTimeLineHistory` does (src/backend/access/transam/timeline.c): empty lines
-    /// and those that begin with `#` are passed over; timelines must rise and stay below `timeline`. A position that
-    /// falls is refused too: PostgreSQL never writes one, and no log could follow it.
+    /// and those that begin with `#` are passed over; timelines must rise and stay below `timeline`.
+    ///
+    /// Positions may fall: a server that recovered along timeline 4 to a target before 4 began writes 4 as its parent all the
+    /// same, with the earlier position (`writeTimeLineHistory` gets `recoveryTargetTLI`). PostgreSQL asks the newest line first
+    /// (`tliOfPointInHistory`); here the earlier lines' ends are brought down to where the log truly left them.
     pub fn parse(timeline: Timeline, text: &str) -> Result<Self, DiskError> {
         let damaged = |line: &str, why: &str| DiskError::History { what: format!("{}.history: {line:?} {why}", timeline.hex()) };
         let mut branches: Vec<Branch> = Vec::new();
@@ -48,9 +52,7 @@ impl TimelineHistory {
             if parent >= timeline || branches.last().is_some_and(|last| last.timeline >= parent) {
                 return Err(damaged(line, "is out of order: timelines must rise towards the file's own"));
             }
-            if branches.last().is_some_and(|last| last.end > end) {
-                return Err(damaged(line, "goes back to before the previous line's position"));
-            }
+            branches.iter_mut().for_each(|earlier| earlier.end = earlier.end.min(end));
             branches.push(Branch { timeline: parent, end, reason: reason.trim_start().to_owned() });
         }
         Ok(Self { timeline, branches })
@@ -143,8 +145,21 @@ mod tests {
     }
 
     #[test]
+    fn a_recovery_that_ended_before_its_target_timeline_began_never_was_on_it() {
+        // Timeline 4 was followed to a target on timeline 2.
+        let text = "1\t0/3000000\tx\n2\t0/5000000\tx\n4\t0/4000000\tbefore LSN 0/4000000\n";
+        let history = TimelineHistory::parse(timeline(5), text).unwrap();
+        for (at, id) in [("0/2FFFFFF", 1), ("0/3000000", 2), ("0/3FFFFFF", 2), ("0/4000000", 5), ("0/4800000", 5), ("0/6000000", 5)] {
+            assert_eq!(history.timeline_at(lsn(at)).id(), id, "{at}");
+        }
+        assert_eq!(history.end_of(timeline(2)), Some(lsn("0/4000000")));
+        assert!(!history.contains(timeline(2), lsn("0/4000001")));
+        assert_eq!(history.parent().unwrap().end, lsn("0/4000000"));
+    }
+
+    #[test]
     fn what_postgresql_would_refuse_is_refused() {
-        for wrong in ["x", "1", "1\tzero", "0\t0/1\tx", "5\t0/1\tx", "2\t0/1\tx\n2\t0/2\tx", "1\t0/2\tx\n2\t0/1\tx"] {
+        for wrong in ["x", "1", "1\tzero", "0\t0/1\tx", "5\t0/1\tx", "2\t0/1\tx\n2\t0/2\tx"] {
             assert!(TimelineHistory::parse(timeline(5), wrong).is_err(), "{wrong:?}");
         }
     }

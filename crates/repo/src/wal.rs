@@ -81,6 +81,11 @@ impl TimelineView {
         Self { timeline, has_history: false, runs: Vec::new(), pieces: Vec::new() }
     }
 
+    /// Whether no WAL of it is stored, neither whole segments nor pieces; its history may be.
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.pieces.is_empty()
+    }
+
     /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
     fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
         let first = self.pieces.partition_point(|p| p.segment < segment);
@@ -118,6 +123,14 @@ impl WalView {
     /// What is stored of this timeline.
     pub fn timeline(&self, timeline: Timeline) -> Option<&TimelineView> {
         self.timelines.iter().find(|t| t.timeline == timeline)
+    }
+    /// The newest timeline of which any WAL is stored, and up to where its last segment is.
+    pub fn newest(&self) -> Option<(Timeline, Lsn)> {
+        let size = self.segment_bytes;
+        let timeline = self.timelines.iter().rev().find(|t| !t.is_empty())?;
+        let whole = timeline.runs.last().map(|r| SegmentName::numbered(r.last, timeline.timeline, size).end(size));
+        let pieces = timeline.pieces.last().map(|p| timeline.pieces_reach(p.segment, size));
+        Some((timeline.timeline, whole.max(pieces)?))
     }
     /// How many segments there are.
     pub fn segments(&self) -> u64 {

@@ -36,6 +36,10 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
         (None, Some((beginning, size))) => beginning.padded(size).map_or(Ok(Fetched::Absent), |bytes| deliver(&bytes)),
         (None, None) => Ok(Fetched::Absent),
         (Some(later), beginning) => {
+            // It may have been stored between these questions.
+            if let Some(bytes) = reader.fetch_wal(system_id, name).await? {
+                return deliver(&bytes);
+            }
             let how = if beginning.is_some() { "Only its beginning is" } else { "It is not" };
             let why = format!("{how} in the repository, but {later} is: this is a hole, not the end of the log.");
             Err(RestoreError::Fetch { name: name.to_string(), why })

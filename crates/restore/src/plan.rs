@@ -165,7 +165,7 @@ impl Known {
     /// The newest timeline that anything is stored of.
     fn newest_timeline(&self) -> Timeline {
         let of_backups = self.backups.iter().map(|b| b.timeline).max();
-        let of_wal = self.view.timelines.iter().filter(|t| !t.runs.is_empty()).map(|t| t.timeline).max();
+        let of_wal = self.view.newest().map(|(timeline, _)| timeline);
         of_backups.max(of_wal).unwrap_or(Timeline::FIRST)
     }
 
@@ -320,15 +320,17 @@ impl Planner<'_> {
         let size = self.log.size;
         let Some(history) = self.known.histories.iter().find(|h| h.timeline() == self.history.timeline()) else { return Ok(()) };
         for (branch, next) in history.branches().iter().zip(history.branches().iter().skip(1).map(|b| b.timeline).chain([history.timeline()])) {
-            let Some(view) = self.known.view.timeline(branch.timeline) else { continue };
             let fork = branch.end.bytes() / size.bytes();
-            let run = view.runs.iter().find(|r| (r.first..=r.last).contains(&fork));
-            let Some(run) = run else { continue };
-            let tail: Vec<_> = (fork..=run.last).map(|n| SegmentName::numbered(n, branch.timeline, size)).collect();
+            let view = &self.known.view;
+            let stored = |segment: &SegmentName| view.reach(*segment) > segment.start(size);
+            let tail: Vec<_> = (fork..).map(|n| SegmentName::numbered(n, branch.timeline, size)).take_while(stored).collect();
+            if tail.is_empty() {
+                continue;
+            }
             let abandoned = Log { timeline: branch.timeline, ..self.log }.ends_between(&tail, branch.end).await?;
             let Some((_, last)) = abandoned.filter(|(first, _)| first <= at) else { continue };
             let first_of_next = SegmentName::numbered(fork, next, size);
-            let begun = match self.known.view.has(first_of_next) {
+            let begun = match stored(&first_of_next) {
                 true => Log { timeline: next, ..self.log }.begun_at(&[first_of_next], branch.end).await?,
                 false => None,
             };

@@ -1,10 +1,11 @@
 //! The real `bowline` program, run against a cluster as the cluster's own user, with its JSON read.
 
+use crate::cluster::SUPERUSER;
 use crate::launch;
 use crate::place::write_private;
 pub use crate::receiver::Receiver;
 use crate::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
-use crate::{Cluster, Proxy};
+use crate::{Cluster, PatroniCluster, Proxy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -26,10 +27,42 @@ pub enum RepositoryKind<'p> {
     S3Through(&'p Proxy),
 }
 
+/// Whose servers are protected.
+#[derive(Debug, Clone, Copy)]
+enum Ground<'a> {
+    Own(&'a Cluster),
+    Patroni(&'a PatroniCluster),
+}
+
+impl Ground<'_> {
+    fn major(self) -> u32 {
+        match self {
+            Self::Own(cluster) => cluster.major(),
+            Self::Patroni(cluster) => cluster.major(),
+        }
+    }
+    fn home(&self) -> &Path {
+        match self {
+            Self::Own(cluster) => cluster.home(),
+            Self::Patroni(cluster) => cluster.home(),
+        }
+    }
+    fn psql(self, sql: &str) -> String {
+        match self {
+            Self::Own(cluster) => cluster.psql(sql),
+            Self::Patroni(cluster) => cluster.psql(sql),
+        }
+    }
+    /// A program of the servers' major, run as their user, that is led to no server.
+    fn bin(self, name: &str) -> Command {
+        launch::program(self.major(), name, self.home())
+    }
+}
+
 /// One configuration of Bowline for one cluster, with its repository and key made.
 #[derive(Debug)]
 pub struct Bowline<'a> {
-    cluster: &'a Cluster,
+    ground: Ground<'a>,
     dir: PathBuf,
     config: PathBuf,
     /// `file:///…` or `s3://…`, with the lines of `[repository]` that belong to it.
@@ -68,9 +101,24 @@ impl Outcome {
 impl<'a> Bowline<'a> {
     /// A new repository for this cluster; backups read its data directory.
     pub fn new(cluster: &'a Cluster, kind: RepositoryKind<'_>) -> Self {
+        let bowline = Self::on(Ground::Own(cluster), kind);
+        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
+        bowline.ok(&["init"]);
+        bowline
+    }
+
+    /// A new repository for a cluster under Patroni, reached over all its nodes; backups are read over the replication protocol.
+    pub fn of_patroni(cluster: &'a PatroniCluster, kind: RepositoryKind<'_>) -> Self {
+        let bowline = Self::on(Ground::Patroni(cluster), kind);
+        bowline.configure(&cluster.conninfo(), None, "");
+        bowline.ok(&["init"]);
+        bowline
+    }
+
+    fn on(ground: Ground<'a>, kind: RepositoryKind<'_>) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let dir = cluster.home().join(format!("bowline-{number}"));
+        let dir = ground.home().join(format!("bowline-{number}"));
         launch::make_dir(&dir, 0o700);
         let (repository, environment) = match kind {
             RepositoryKind::Folder => ((format!("file://{}/repository", dir.display()), String::new()), Vec::new()),
@@ -90,10 +138,7 @@ impl<'a> Bowline<'a> {
             }
         };
         let config = dir.join("bowline.toml");
-        let bowline = Self { cluster, dir, config, repository, environment, restores: AtomicU32::new(0) };
-        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
-        bowline.ok(&["init"]);
-        bowline
+        Self { ground, dir, config, repository, environment, restores: AtomicU32::new(0) }
     }
 
     /// Writes the configuration anew: how the server is reached, whether its data directory is read, and further lines.
@@ -102,7 +147,7 @@ impl<'a> Bowline<'a> {
         let data_dir = data_dir.map_or_else(String::new, |dir| format!("data_dir = {:?}\n", dir.display().to_string()));
         let text = format!(
             "org = \"acme\"\n[postgres]\nconninfo = {conninfo:?}\n{data_dir}bin_dir = {:?}\n[repository]\nurl = {url:?}\n{lines}[encryption]\nrecipients = [\"file:{}\"]\n{more}",
-            self.cluster.bin_dir().display().to_string(),
+            launch::bin_dir(self.ground.major()).display().to_string(),
             self.dir.join("key").display(),
         );
         write_private(&self.config, &text);
@@ -110,7 +155,11 @@ impl<'a> Bowline<'a> {
 
     /// Backs up over the replication protocol from now on: the configuration names no data directory.
     pub fn without_data_dir(self) -> Self {
-        self.configure(&self.cluster.conninfo(), None, "");
+        let conninfo = match self.ground {
+            Ground::Own(cluster) => cluster.conninfo(),
+            Ground::Patroni(cluster) => cluster.conninfo(),
+        };
+        self.configure(&conninfo, None, "");
         self
     }
 
@@ -147,7 +196,7 @@ impl<'a> Bowline<'a> {
         command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).env("RUST_BACKTRACE", "1");
         command.envs(self.environment.iter().cloned()).current_dir(&self.dir).stdin(Stdio::null());
-        if let Some((uid, gid)) = self.cluster.user() {
+        if let Some((uid, gid)) = launch::server_user() {
             command.uid(uid).gid(gid);
         }
         command.arg("--config").arg(&self.config).args(words);
@@ -184,7 +233,7 @@ impl<'a> Bowline<'a> {
 
     /// A place for the next restore, beside the data directory; nothing is there yet.
     pub fn new_target(&self) -> PathBuf {
-        self.cluster.home().join(format!(
+        self.ground.home().join(format!(
             "r{}-{}",
             self.dir.display().to_string().rsplit('-').next().unwrap_or("0"),
             self.restores.fetch_add(1, Ordering::Relaxed)
@@ -198,7 +247,7 @@ impl<'a> Bowline<'a> {
         all.extend_from_slice(words);
         let result = self.ok(&all);
         let socket_dir = result["socket_dir"].as_str().unwrap_or_default().into();
-        Restored { cluster: self.cluster, data, socket_dir, result }
+        Restored { ground: self.ground, data, socket_dir, result }
     }
 
     /// A restore that must fail with this exit code and word; returns the error's text and the target. No server is left on it.
@@ -235,7 +284,7 @@ impl<'a> Bowline<'a> {
 
     /// Finishes the current segment and waits until everything before the switch is in the repository, which is a folder.
     pub fn archive_now(&self) {
-        let file = self.cluster.psql("SELECT pg_logical_emit_message(false, 'e2e', 'switch'); SELECT pg_walfile_name(pg_switch_wal())");
+        let file = self.ground.psql("SELECT pg_logical_emit_message(false, 'e2e', 'switch'); SELECT pg_walfile_name(pg_switch_wal())");
         let name = file.lines().last().expect("a segment's name").to_owned();
         wait(&format!("segment {name} to be stored"), Duration::from_secs(60), || self.wal_files().contains(&name));
     }
@@ -259,7 +308,7 @@ impl<'a> Bowline<'a> {
 /// A server that a restore left running; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Restored<'a> {
-    cluster: &'a Cluster,
+    ground: Ground<'a>,
     /// Its data directory.
     pub data: PathBuf,
     socket_dir: PathBuf,
@@ -270,13 +319,13 @@ pub struct Restored<'a> {
 impl Restored<'_> {
     /// Runs SQL on it, like [`Cluster::psql`].
     pub fn psql(&self, sql: &str) -> String {
-        let mut command = self.cluster.bin("psql");
-        command.env("PGHOST", &self.socket_dir).env("PGPORT", "5432");
+        let mut command = self.ground.bin("psql");
+        command.env("PGHOST", &self.socket_dir).env("PGPORT", "5432").env("PGUSER", SUPERUSER).env("PGDATABASE", "postgres");
         launch::ask(command, sql).unwrap_or_else(|e| panic!("{sql}\n{e}"))
     }
     /// Stops it in order.
     pub fn stop(&self) {
-        let mut command = self.cluster.bin("pg_ctl");
+        let mut command = self.ground.bin("pg_ctl");
         command.args(["stop", "-w", "-m", "fast", "-D"]).arg(&self.data);
         launch::run(command).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -284,7 +333,7 @@ impl Restored<'_> {
 
 impl Drop for Restored<'_> {
     fn drop(&mut self) {
-        let mut command = self.cluster.bin("pg_ctl");
+        let mut command = self.ground.bin("pg_ctl");
         drop(command.args(["stop", "-w", "-m", "immediate", "-D"]).arg(&self.data).output());
     }
 }

@@ -257,7 +257,7 @@ impl PatroniCluster {
                     "postgresql": {
                         "use_pg_rewind": true,
                         "use_slots": true,
-                        "parameters": { "max_connections": 50, "max_wal_senders": 10, "max_replication_slots": 10, "wal_keep_size": "128MB" },
+                        "parameters": { "max_connections": 50, "max_wal_senders": 10, "max_replication_slots": 10, "wal_keep_size": "128MB", "track_commit_timestamp": "on" },
                     },
                 },
                 "initdb": [{ "encoding": "UTF8" }, "data-checksums", "no-sync"],

@@ -97,7 +97,7 @@ impl Known {
         }
         let coverage = reader.coverage().await?.filter(|coverage| coverage.system_id == system_id);
         let (mut paths, mut without_history) = (Vec::new(), Vec::new());
-        let stored = view.timelines.iter().filter(|t| !t.runs.is_empty()).map(|t| t.timeline);
+        let stored = view.timelines.iter().filter(|t| !t.is_empty()).map(|t| t.timeline);
         let mut timelines: Vec<Timeline> =
             stored.chain(backups.iter().map(|b| b.timeline)).chain(histories.iter().map(TimelineHistory::timeline)).collect();
         timelines.sort();
@@ -244,7 +244,7 @@ fn consequences(printer: &Printer, unreachable: &Unreachable) {
 }
 
 fn verdict(printer: &Printer, known: &Known, found: &Audit) -> Result<ExitCode, Fault> {
-    let newest = known.view.timelines.iter().rev().find(|t| !t.runs.is_empty()).map(|t| t.timeline);
+    let newest = known.view.newest().map(|(timeline, _)| timeline);
     let unserved = newest.filter(|timeline| found.without_backup.contains(timeline));
     let gaps: Vec<String> = found.gaps.iter().map(|gap| format!("{} to {}", gap.first_missing, gap.last_missing)).collect();
     let lost: Vec<String> = gaps

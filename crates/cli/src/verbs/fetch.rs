@@ -7,6 +7,7 @@ use crate::show::Printer;
 use crate::verbs::beside::{self, Place};
 use crate::verbs::with_runtime;
 use crate::wiring::Wiring;
+use repo::RepoError;
 use restore::{Fetched, Spool, Supplied, ask_supply, fetch};
 use std::path::Path;
 use std::process::ExitCode;
@@ -85,6 +86,11 @@ fn by_hand(common: &Common, asked: &FetchArgs) -> Result<Fetched, Fault> {
                 "Check [repository] url and org.",
             ));
         };
+        // "Not there" would end the recovery of a server whose WAL is somewhere else.
+        let epochs = &reader.document().epochs;
+        if let Some(last) = epochs.last().filter(|_| epochs.iter().all(|e| e.system_id != system_id)) {
+            return Err(RepoError::ForeignCluster { ours: last.system_id, found: system_id }.into());
+        }
         Ok(fetch(&reader, system_id, &name, &asked.path).await?)
     })?;
     if let (Fetched::Delivered, Some((spool, segment, size))) = (fetched, &spool) {

@@ -1,0 +1,191 @@
+//! Timelines as failovers leave them: ids that skip, switches within one segment, ancestors' histories, strangers, and slots
+//! on all that may take over.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use terms::Lsn;
+use testkit::bowline::{Receiver, wait};
+use testkit::workload::{Pace, missing};
+use testkit::{Acknowledged, Bowline, Cluster, RepositoryKind, Workload, full, majors, newest_major};
+
+const QUICK: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n";
+
+/// A connection string that names all of these, and further sockets' folders.
+fn any_of(servers: &[&Cluster], nowhere: &[&str]) -> String {
+    let hosts: Vec<String> = servers.iter().map(|s| s.socket_dir().display().to_string()).chain(nowhere.iter().map(|s| (*s).to_owned())).collect();
+    format!("host={} port={} user=postgres dbname=postgres", hosts.join(","), servers[0].port())
+}
+
+fn streams_on(receiver: &Receiver, timeline: u32) {
+    let word = format!("\"slot\":\"bowline\",\"timeline\":{timeline}");
+    wait(&format!("the receiver to stream timeline {timeline}"), Duration::from_secs(60), || receiver.log().contains(&word));
+}
+
+fn all_is_stored(server: &Cluster) {
+    let written = server.psql("SELECT pg_current_wal_flush_lsn()");
+    wait(&format!("WAL to {written} to be stored"), Duration::from_secs(30), || {
+        server.psql(&format!("SELECT flush_lsn >= '{written}' FROM pg_stat_replication WHERE application_name = 'bowline'")) == "t"
+    });
+}
+
+fn commit(server: &Cluster, rows: usize) -> Vec<Acknowledged> {
+    let workload = Workload::start_at(&server.conninfo(), Pace { payload_bytes: 3000, ..Pace::default() });
+    workload.wait_for(rows);
+    workload.stop()
+}
+
+fn histories(bowline: &Bowline) -> Vec<String> {
+    bowline.wal_files().into_iter().filter(|name| name.ends_with(".history")).collect()
+}
+
+fn slot_is_past(server: &Cluster, lsn: &str) -> bool {
+    server.psql(&format!("SELECT restart_lsn > '{lsn}' FROM pg_replication_slots WHERE slot_name = 'bowline'")) == "t"
+}
+
+#[test]
+fn two_failovers_that_the_receiver_did_not_see_are_followed() {
+    for major in if full() { majors() } else { vec![newest_major()] } {
+        // Once over many segments, once with three timelines in one.
+        for mib in [16, 1] {
+            let what = format!("PostgreSQL {major}, segments of {mib} MiB");
+            let one = Cluster::builder(major).wal_segment_mib(mib).setting("wal_keep_size", "256MB").start();
+            let two = one.standby();
+            let four = two.standby();
+            let bowline = Bowline::new(&one, RepositoryKind::Folder);
+            // The second primary is never seen.
+            bowline.configure(&any_of(&[&one, &four], &[]), Some(one.data_dir()), QUICK);
+            let receiver = bowline.receive();
+            bowline.ok(&["backup"]);
+            let mut ledger = commit(&one, 400);
+            all_is_stored(&one);
+            assert_eq!(receiver.stop(), Some(0));
+
+            ledger.extend(commit(&one, 50));
+            two.catch_up(&one);
+            one.kill9();
+            two.promote();
+            ledger.extend(commit(&two, 400));
+            let in_the_middle = ledger.last().and_then(|commit| commit.inserted_to).expect("asked");
+            let until_then = ledger.clone();
+            ledger.extend(commit(&two, 50));
+            wait("the second standby to follow", Duration::from_secs(60), || {
+                let end = two.psql("SELECT pg_current_wal_flush_lsn()");
+                four.psql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'")) == "t"
+            });
+            two.kill9();
+            // Somebody tried timeline 3 elsewhere once: its history is known here, so the server takes the number after.
+            let fork = format!("1\t{}\tno recovery target specified\n", "0/1000000");
+            fs::write(four.data_dir().join("pg_wal/00000003.history"), fork).expect("write a history");
+            four.promote();
+            ledger.extend(commit(&four, 10));
+
+            let receiver = bowline.receive();
+            streams_on(&receiver, 4);
+            ledger.extend(commit(&four, 400));
+            all_is_stored(&four);
+            assert_eq!(histories(&bowline), ["00000002.history", "00000004.history"], "{what}");
+            let audit = bowline.ok(&["wal", "audit"]);
+            assert!(audit["whole"] == true && audit["proven"] == true, "{what}: {audit}");
+            let restored = bowline.restore(&["--to", "latest"]);
+            let ids = restored.psql("SELECT id FROM ledger");
+            assert_eq!(missing(&ledger, &ids), [], "{what}: {}", restored.result);
+            assert_eq!(ids.lines().count(), ledger.len(), "{what}");
+            drop(restored);
+            let restored = bowline.restore(&["--to", &in_the_middle.to_string()]);
+            let ids = restored.psql("SELECT id FROM ledger");
+            assert_eq!(missing(&until_then, &ids), [], "{what} to {in_the_middle}");
+            assert_eq!(ids.lines().count(), until_then.len(), "{what} to {in_the_middle}");
+
+            // Each connection stores whatever history is missing, also an ancestor's.
+            receiver.kill9();
+            fs::remove_file(bowline.object("/00000002.history")).expect("remove a history");
+            let receiver = bowline.receive();
+            assert_eq!(histories(&bowline), ["00000002.history", "00000004.history"], "{what}");
+            assert_eq!(receiver.stop(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_stranger_is_refused_at_every_door() {
+    let (own, stranger) = (Cluster::start(newest_major()), Cluster::start(newest_major()));
+    let bowline = Bowline::new(&own, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    let stored = bowline.wal_files();
+    let segment = stranger.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    stranger.psql("CREATE TABLE t AS SELECT 1; SELECT pg_switch_wal()");
+    let segment = stranger.data_dir().join("pg_wal").join(segment);
+    bowline.fails(&["wal", "push", segment.to_str().expect("a plain path")], 4, "system-id-foreign");
+    bowline.configure(&stranger.conninfo(), Some(stranger.data_dir()), QUICK);
+    bowline.fails(&["wal", "receive"], 4, "system-id-foreign");
+    // A server asks in its own data directory; it must not take "not there" for the end of the log.
+    let fetched = bowline.command(&["wal", "fetch", "000000010000000000000001", "pg_wal/RECOVERYXLOG"]).current_dir(stranger.data_dir()).output();
+    let fetched = fetched.expect("run wal fetch");
+    assert_eq!(fetched.status.code(), Some(200), "{}", String::from_utf8_lossy(&fetched.stderr));
+    assert!(String::from_utf8_lossy(&fetched.stderr).contains("system"), "{fetched:?}");
+    assert_eq!(bowline.wal_files(), stored, "nothing of it was stored");
+}
+
+#[test]
+fn every_standby_that_can_be_reached_keeps_a_slot() {
+    let primary = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    let (left, right) = (primary.standby(), primary.standby());
+    let bowline = Bowline::new(&primary, RepositoryKind::Folder);
+    bowline.configure(&any_of(&[&primary, &left, &right], &["/nowhere/at/all"]), Some(primary.data_dir()), QUICK);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    let slots = |server: &Cluster| server.psql("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'bowline' AND restart_lsn IS NOT NULL");
+    for standby in [&left, &right] {
+        wait("a slot on each standby", Duration::from_secs(20), || slots(standby) == "1");
+    }
+    let written = commit(&primary, 800);
+    let stored_to = primary.psql("SELECT pg_current_wal_flush_lsn()");
+    all_is_stored(&primary);
+    for standby in [&left, &right] {
+        let behind: Lsn = stored_to.parse().expect("an LSN");
+        let behind = Lsn::from_bytes(behind.bytes() - (1 << 20));
+        wait("each standby's slot to move along", Duration::from_secs(20), || slot_is_past(standby, &behind.to_string()));
+    }
+    // One goes and is told of once, as is the one that never was; then it comes back and is tended again.
+    right.pg_ctl_stop(true);
+    let told = |place: &str| receiver.log().matches(&format!("standby {place}")).count();
+    let nowhere = "/nowhere/at/all";
+    wait("the loss of a standby to be told", Duration::from_secs(20), || cannot(&receiver, &right.socket_dir()) == 1);
+    let after = commit(&primary, 800);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!((cannot(&receiver, &right.socket_dir()), cannot(&receiver, &PathBuf::from(nowhere))), (1, 1), "{}", receiver.log());
+    assert_eq!(told(&left.socket_dir().display().to_string()), 1, "that its slot was made, and nothing else: {}", receiver.log());
+    right.start_server();
+    let again = format!("standby {}/.s.PGSQL.5432 keeps WAL for slot bowline again", right.socket_dir().display());
+    wait("the standby's return to be told", Duration::from_secs(20), || receiver.log().contains(&again));
+    all_is_stored(&primary);
+    let stored_to = slots_target(&primary);
+    for standby in [&left, &right] {
+        wait("each standby's slot to move along", Duration::from_secs(20), || slot_is_past(standby, &stored_to));
+    }
+    // Whichever takes over has what the repository lacks.
+    left.catch_up(&primary);
+    let ledger = [written, after].concat();
+    primary.kill9();
+    left.promote();
+    streams_on(&receiver, 2);
+    let ledger = [ledger, commit(&left, 100)].concat();
+    all_is_stored(&left);
+    assert_eq!(bowline.ok(&["wal", "audit"])["proven"], true);
+    let restored = bowline.restore(&["--to", "latest"]);
+    assert_eq!(missing(&ledger, &restored.psql("SELECT id FROM ledger")), []);
+    assert_eq!(receiver.stop(), Some(0));
+}
+
+/// One MiB before where the server is.
+fn slots_target(server: &Cluster) -> String {
+    let now: Lsn = server.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+    Lsn::from_bytes(now.bytes() - (1 << 20)).to_string()
+}
+
+/// How often it was told that this standby cannot keep WAL.
+fn cannot(receiver: &Receiver, place: &std::path::Path) -> usize {
+    let place = place.display().to_string();
+    receiver.log().lines().filter(|line| line.contains(&place) && line.contains("cannot keep WAL")).count()
+}
