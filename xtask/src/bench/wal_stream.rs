@@ -215,6 +215,12 @@ fn report(kind: &str, plain: &[Figures], ours: &[Figures]) {
     let ratios: Vec<f64> = plain.iter().zip(ours).map(|(plain, ours)| ours.tps / plain.tps).collect();
     let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.3}")).collect();
     println!("\nThroughput left, Bowline ÷ pg_receivewal, pair by pair: {}; median {:.3} (aim 0.95).", each.join(", "), median(&ratios));
+    let above: Vec<f64> = plain
+        .iter()
+        .zip(ours)
+        .filter_map(|(plain, ours)| Some((ours.cpu_per_gb() - plain.cpu_per_gb()) * ours.wal_bytes as f64 / 1e9 / ours.cpu_limit?))
+        .collect();
+    println!("Bowline's CPU above what receiving alone takes (pg_receivewal's, for each GB) ÷ limit: median {:.2}.", median(&above));
     println!(
         "Aims: lag under {:.0} s (2 × flush_interval), CPU ÷ limit at most 1.2 (digest, zstd 1 and AES-256-GCM of the same segments), memory at \
          most 128 MiB. pg_receivewal reports a segment when it is whole and speaks every 10 s, which its lag shows.",

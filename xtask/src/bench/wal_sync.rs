@@ -42,18 +42,18 @@ pub struct Options {
 /// Who makes commits wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waits {
-    ForNobody,
-    ForPgReceivewal,
-    ForBowline { on_s3: bool },
+    Nobody,
+    PgReceivewal,
+    Bowline { on_s3: bool },
 }
 
 impl Waits {
     fn words(self) -> &'static str {
         match self {
-            Self::ForNobody => "nobody (local flush only)",
-            Self::ForPgReceivewal => "pg_receivewal --synchronous",
-            Self::ForBowline { on_s3: false } => "Bowline, folder",
-            Self::ForBowline { on_s3: true } => "Bowline, s3",
+            Self::Nobody => "nobody (local flush only)",
+            Self::PgReceivewal => "pg_receivewal --synchronous",
+            Self::Bowline { on_s3: false } => "Bowline, folder",
+            Self::Bowline { on_s3: true } => "Bowline, s3",
         }
     }
 }
@@ -77,7 +77,7 @@ pub fn run(options: &Options) -> Outcome<()> {
     let (dir, bin_dir) = (options.place.dir(), options.place.bin_dir()?);
     let server = load::server(&options.place, 1)?;
     server.sql("postgres", "DROP TABLE IF EXISTS commits; CREATE TABLE commits (client int, at timestamptz)")?;
-    let mut entries = vec![Waits::ForNobody, Waits::ForPgReceivewal];
+    let mut entries = vec![Waits::Nobody, Waits::PgReceivewal];
     let mut bucket = None;
     for kind in &options.repositories {
         match kind.as_str() {
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Outcome<()> {
             "s3" => bucket = Some(Bucket::start(&tools::weed()?, &dir.join("weed"), &dir.join("log/weed"))?),
             other => return Err(format!("no kind of repository {other}: folder, s3").into()),
         }
-        entries.push(Waits::ForBowline { on_s3: kind == "s3" });
+        entries.push(Waits::Bowline { on_s3: kind == "s3" });
     }
     let mut entries: Vec<Entry> = entries.into_iter().map(|waits| Entry { waits, rounds: Vec::new() }).collect();
     let bench = Bench { options, dir: &dir, bin_dir: &bin_dir, server: &server, bucket: bucket.as_ref() };
@@ -127,7 +127,7 @@ impl Bench<'_> {
     fn once(&self, waits: Waits) -> Outcome<Figures> {
         let name = format!("bench-{}", std::process::id());
         let repo = match (waits, self.bucket) {
-            (Waits::ForBowline { on_s3: true }, Some(server)) => {
+            (Waits::Bowline { on_s3: true }, Some(server)) => {
                 server.create(&name)?;
                 Repo::S3 { server, bucket: name }
             }
@@ -139,12 +139,12 @@ impl Bench<'_> {
         measure::give_to_postgres(&script)?;
         self.server.sql("postgres", "TRUNCATE commits; CHECKPOINT")?;
         let figures = match waits {
-            Waits::ForNobody => {
+            Waits::Nobody => {
                 let (one, many) = (self.load(&stage, &script, 1)?, self.load(&stage, &script, self.options.clients)?);
                 Figures { one, many, ..Figures::default() }
             }
-            Waits::ForPgReceivewal => self.under(Kind::PgReceivewal { synchronous: true }, &stage, &script)?,
-            Waits::ForBowline { .. } => {
+            Waits::PgReceivewal => self.under(Kind::PgReceivewal { synchronous: true }, &stage, &script)?,
+            Waits::Bowline { .. } => {
                 let mut bowline = Bowline::new(self.options.bowline.clone());
                 bowline.wal = "synchronous = true\n";
                 self.under(Kind::Bowline(bowline), &stage, &script)?
@@ -203,7 +203,7 @@ fn report(clients: u32, entries: &[Entry]) {
         );
     }
     let rounds_of = |wanted: Waits| entries.iter().find(|entry| entry.waits == wanted).map(|entry| &entry.rounds[..]);
-    let both = (rounds_of(Waits::ForBowline { on_s3: false }), rounds_of(Waits::ForPgReceivewal));
+    let both = (rounds_of(Waits::Bowline { on_s3: false }), rounds_of(Waits::PgReceivewal));
     if let (Some(ours), Some(peers)) = both {
         let ratio = |pick: fn(&Figures) -> f64| median(&ours.iter().zip(peers).map(|(ours, peer)| pick(ours) / pick(peer)).collect::<Vec<_>>());
         println!(
