@@ -2,17 +2,22 @@
 
 mod bucket;
 mod data;
+mod lag;
 mod limit;
+mod load;
 mod machine;
 mod measure;
 mod memory;
 mod race;
+mod receiver;
 mod report;
 mod server;
 mod tools;
 mod tree;
 mod wal_archive;
 mod wal_fetch;
+mod wal_stream;
+mod wal_sync;
 
 use std::path::PathBuf;
 
@@ -38,6 +43,10 @@ enum What {
     WalFetch(wal_fetch::Options),
     /// A backlog of WAL through archive_command and back, against pgBackRest's asynchronous archiving.
     WalArchive(wal_archive::Options),
+    /// Streaming WAL from a server under pgbench, against pg_receivewal: throughput left, lag, CPU, memory.
+    WalStream(wal_stream::Options),
+    /// Commits that wait for the receiver, with one client and with many, against pg_receivewal --synchronous.
+    WalSync(wal_sync::Options),
     /// What one core can do at most with these bytes, in memory.
     Limit(limit::Options),
 }
@@ -87,6 +96,8 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> Outcome<()> {
         What::Memory(options) => memory::run(&options),
         What::WalFetch(options) => wal_fetch::run(&options),
         What::WalArchive(options) => wal_archive::run(&options),
+        What::WalStream(options) => wal_stream::run(&options),
+        What::WalSync(options) => wal_sync::run(&options),
         What::Limit(options) => limit::run(&options),
     }
 }

@@ -5,6 +5,7 @@ use crate::{Created, ObjectInfo, ObjectPath, StoreError, Version};
 use bytes::Bytes;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -303,13 +304,15 @@ fn lock(path: &Path) -> io::Result<File> {
 struct Temporary {
     file: File,
     path: PathBuf,
+    /// The hidden name is gone: nothing is left to remove.
+    is_renamed: Cell<bool>,
 }
 
 impl Temporary {
     fn write(folder: &Path, body: &[u8]) -> io::Result<Self> {
         let path = folder.join(format!("{TEMPORARY}{}", token()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let mut made = Self { file, path };
+        let mut made = Self { file, path, is_renamed: Cell::new(false) };
         made.file.write_all(body)?;
         Ok(made)
     }
@@ -317,7 +320,7 @@ impl Temporary {
     /// Gives the file its name unless that is taken; whether it was free.
     fn publish_new(&self, target: &Path) -> io::Result<bool> {
         match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(!self.is_renamed.replace(true)),
             Err(Errno::EXIST) => Ok(false),
             // This file system cannot refuse to replace (NFS): a second link can.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match fs::hard_link(&self.path, target) {
@@ -331,13 +334,17 @@ impl Temporary {
     }
 
     fn publish_over(&self, target: &Path) -> io::Result<()> {
-        fs::rename(&self.path, target)
+        fs::rename(&self.path, target)?;
+        self.is_renamed.set(true);
+        Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Usually renamed away by now.
-        let _ = fs::remove_file(&self.path);
+        // A second link leaves the hidden name, and so does every failure.
+        if !self.is_renamed.get() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

@@ -10,11 +10,13 @@ pub struct Bowline {
     binary: Option<PathBuf>,
     /// `backup.compression`.
     pub compression: String,
+    /// Further lines of the section `[wal]`.
+    pub wal: &'static str,
 }
 
 impl Bowline {
     pub fn new(binary: Option<PathBuf>) -> Self {
-        Self { binary, compression: "zstd:1".to_owned() }
+        Self { binary, compression: "zstd:1".to_owned(), wal: "" }
     }
 
     fn binary(&self) -> Outcome<PathBuf> {
@@ -53,12 +55,13 @@ impl Bowline {
              [repository]\n{repository}\
              [encryption]\nrecipients = [\"file:{}\"]\n\
              [backup]\ncompression = \"{}\"\n\
-             [wal]\nslot = \"bowline\"\n",
+             [wal]\nslot = \"bowline\"\n{}",
             stage.server.socket_dir.display(),
             stage.server.data_dir.display(),
             stage.bin_dir.display(),
             stage.room.join("key").display(),
             self.compression,
+            self.wal,
         )
     }
 }
