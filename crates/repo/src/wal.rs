@@ -1,14 +1,13 @@
 //! The archive of the write-ahead log: segments, histories, and how far it is known complete.
 
 use crate::pieces::chain;
-use crate::{Piece, Reader, RepoError, Writer, document, layout};
+use crate::{Piece, Reader, RepoError, Writer, layout};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use store::Created;
-use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
+use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 
 /// How keeping a WAL file ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,24 +16,6 @@ pub enum Kept {
     Stored { bytes_stored: u64 },
     /// The same bytes were there.
     Already,
-}
-
-/// `coverage.json`: everything up to `lsn` on `timeline` is in the repository, and at `time` (the server's clock)
-/// the server had written nothing beyond it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Coverage {
-    pub format: u32,
-    pub system_id: SystemId,
-    pub timeline: Timeline,
-    pub lsn: Lsn,
-    pub time: Timestamp,
-}
-
-impl Coverage {
-    /// A coverage mark in the present format.
-    pub fn new(system_id: SystemId, timeline: Timeline, lsn: Lsn, time: Timestamp) -> Self {
-        Self { format: document::FORMAT, system_id, timeline, lsn, time }
-    }
 }
 
 /// Consecutive segments of one timeline, by number, both ends included.
@@ -151,27 +132,6 @@ impl Writer {
             None => Err(RepoError::Contended { path: path.to_string() }),
         }
     }
-
-    /// Moves the coverage mark forward; an older mark, or one of an older timeline, never replaces a newer one.
-    pub async fn cover(&self, coverage: &Coverage) -> Result<(), RepoError> {
-        let path = layout::coverage();
-        for _ in 0..10 {
-            let info = self.store.info(&path).await?;
-            if info.is_some() {
-                let present: Coverage = document::read(&path, &self.store.get(&path).await?)?;
-                // A receiver that wakes up on a timeline that was left has nothing to say about the present one.
-                let is_newer = (present.timeline, present.lsn, present.time) >= (coverage.timeline, coverage.lsn, coverage.time);
-                if present.system_id == coverage.system_id && is_newer {
-                    return Ok(());
-                }
-            }
-            let body = document::write(coverage)?;
-            if self.store.replace(&path, body, info.as_ref().map(|i| &i.version)).await?.is_some() {
-                return Ok(());
-            }
-        }
-        Err(RepoError::Contended { path: path.to_string() })
-    }
 }
 
 impl Reader {
@@ -209,16 +169,6 @@ impl Reader {
             }
         }
         Ok(None)
-    }
-
-    /// How far the log is known complete, when a receiver has said so.
-    pub async fn coverage(&self) -> Result<Option<Coverage>, RepoError> {
-        let path = layout::coverage();
-        match self.store.get(&path).await {
-            Ok(bytes) => document::read(&path, &bytes).map(Some),
-            Err(store::StoreError::Missing { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
     }
 
     /// Lists what is stored of a cluster's log.
