@@ -50,10 +50,9 @@ pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreEr
             // While a new epoch was on and had no backup, an older one was not the cluster that people used.
             let had_backup = |span: &&Span<'_>| span.backups.iter().any(|b| b.stop.time <= *at);
             match spans.iter().rev().find(had_backup) {
-                Some(span) if span.ended.is_some_and(|ended| *at >= ended) => Err(refused(format!(
-                    "The epoch of {} had ended, and no backup of the next one was complete by then.",
-                    span.name()
-                ))),
+                Some(span) if span.ended.is_some_and(|ended| *at >= ended) => {
+                    Err(refused(format!("The epoch of {} had ended, and no backup of the next one was complete by then.", span.name())))
+                }
                 Some(span) => within(reader, span, wish).await,
                 None => Err(refused("No backup was complete by then.".into())),
             }

@@ -20,12 +20,7 @@ pub(crate) struct Known {
 
 impl Known {
     /// Lists what is stored of an epoch. `backups` are its own.
-    pub(crate) async fn gather(
-        reader: &Reader,
-        epoch: &Epoch,
-        ended: Option<Timestamp>,
-        backups: Vec<BackupDocument>,
-    ) -> Result<Self, RestoreError> {
+    pub(crate) async fn gather(reader: &Reader, epoch: &Epoch, ended: Option<Timestamp>, backups: Vec<BackupDocument>) -> Result<Self, RestoreError> {
         let system_id = epoch.system_id;
         let size = backups.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
         let view = reader.wal_view(system_id, size).await?;
