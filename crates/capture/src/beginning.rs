@@ -56,7 +56,7 @@ impl Session<'_> {
     }
 
     async fn coverage(&self) -> Result<Option<Coverage>, CaptureError> {
-        Ok(self.writer.reader().coverage().await?.filter(|c| c.system_id == self.epoch.system_id))
+        Ok(self.writer.reader().coverage(self.epoch.system_id).await?)
     }
 
     /// The WAL that should come next is gone from the server. What follows is received all the same: losing that, too, would

@@ -72,6 +72,16 @@ pub struct InitArgs {
     /// The role in --print-sql
     #[arg(long, default_value = "bowline", requires = "print_sql", value_name = "NAME")]
     pub role: String,
+    /// Go on in the same repository after pg_upgrade or a new initdb
+    ///
+    /// The server that [postgres] conninfo names becomes the repository's present cluster. What is stored of the former one stays and can
+    /// be restored; that cluster itself is refused from then on. Make a full backup at once: until it is done the new cluster is not
+    /// protected.
+    #[arg(long, conflicts_with = "print_sql")]
+    pub new_epoch: bool,
+    /// Do not ask
+    #[arg(long, short, requires = "new_epoch")]
+    pub yes: bool,
 }
 
 /// What to do about damaged pages.
@@ -107,9 +117,12 @@ pub struct BackupArgs {
 #[derive(Debug, ClapArgs)]
 pub struct RestoreArgs {
     /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC"), an LSN (16/B374D848) or name:RESTORE_POINT
+    ///
+    /// After bowline init --new-epoch a time before the upgrade brings back the cluster of that time, with its PostgreSQL's programs;
+    /// latest and immediate are the present cluster's.
     #[arg(long, default_value = "latest", value_name = "TARGET")]
     pub to: RecoveryTarget,
-    /// Follow this timeline instead of the newest
+    /// Follow this timeline instead of the newest, in the epoch that the target or --backup chooses
     #[arg(long, value_name = "N")]
     pub timeline: Option<Timeline>,
     /// Begin from this backup instead of the best one

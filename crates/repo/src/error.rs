@@ -40,6 +40,21 @@ pub enum RepoError {
     /// The repository belongs to another cluster.
     #[error("this repository belongs to another cluster")]
     ForeignCluster { ours: SystemId, found: SystemId },
+    /// The repository went on to another cluster.
+    #[error("cluster {found} belongs to an earlier epoch of this repository")]
+    EpochEnded { ours: SystemId, found: SystemId, ended: Timestamp },
+    /// A new epoch was asked for with the cluster of the present one.
+    #[error("cluster {system_id} is the present epoch of this repository already")]
+    EpochPresent { system_id: SystemId, since: Timestamp },
+    /// Somebody else began another epoch meanwhile.
+    #[error("this repository went on to another cluster meanwhile")]
+    EpochOvertaken { after: SystemId, ours: SystemId, found: SystemId },
+    /// No epoch can follow where there is none.
+    #[error("this repository holds no cluster yet")]
+    NoCluster,
+    /// One system identifier, two majors.
+    #[error("cluster {system_id} is of PostgreSQL {ours} in this repository, and of PostgreSQL {found} here")]
+    MajorDiffers { system_id: SystemId, ours: u32, found: u32 },
     /// Other bytes lie under this name.
     #[error("WAL file {name} is in the repository with other bytes")]
     Conflict { name: String },
@@ -82,6 +97,11 @@ impl Explain for RepoError {
             Self::NobodyToWrapFor => "key-missing",
             Self::NotEncrypted { .. } => "not-encrypted",
             Self::ForeignCluster { .. } => "system-id-foreign",
+            Self::EpochEnded { .. } => "epoch-ended",
+            Self::EpochPresent { .. } => "epoch-present",
+            Self::EpochOvertaken { .. } => "epoch-overtaken",
+            Self::NoCluster => "repository-empty",
+            Self::MajorDiffers { .. } => "major-differs",
             Self::Conflict { .. } => "wal-conflict",
             Self::BackupExists { .. } => "backup-exists",
             Self::Contended { .. } => "repository-contended",
@@ -94,8 +114,9 @@ impl Explain for RepoError {
         match self {
             Self::Store(e) => e.class(),
             Self::Object { source: e, .. } | Self::Seal(e) => e.class(),
-            Self::NoRepository { .. } => Class::Missing,
+            Self::NoRepository { .. } | Self::NoCluster => Class::Missing,
             Self::Exists { .. } | Self::Newer { .. } | Self::NoRecipient { .. } => Class::Refused,
+            Self::EpochEnded { .. } | Self::EpochPresent { .. } | Self::EpochOvertaken { .. } | Self::MajorDiffers { .. } => Class::Refused,
             Self::ForeignCluster { .. } | Self::Conflict { .. } | Self::NotEncrypted { .. } => Class::Refused,
             Self::Document { .. } | Self::Manifest { .. } => Class::Damaged,
             Self::NobodyToWrapFor => Class::Misuse,
@@ -115,6 +136,15 @@ impl Explain for RepoError {
             Self::ForeignCluster { ours, found } => {
                 format!("The repository holds the cluster with system identifier {ours}; this one is {found}.")
             }
+            Self::EpochEnded { ours, found, ended } => {
+                format!("At {ended} the repository went on from {found} to the cluster with system identifier {ours}; it never goes back.")
+            }
+            Self::EpochPresent { since, .. } => format!("It is so since {since}; nothing was changed."),
+            Self::EpochOvertaken { after, ours, found } => {
+                format!("The epoch of {found} was to follow that of {after}, but the present one is that of {ours}. Nothing was changed.")
+            }
+            Self::NoCluster => "A new epoch follows another one.".into(),
+            Self::MajorDiffers { .. } => "initdb gives each cluster an identifier of its own, and pg_upgrade keeps that of the new one: an upgraded cluster never has the old identifier.".into(),
             Self::Conflict { name } => {
                 format!(
                     "Two different histories of the cluster wrote {name}: a second primary, or a server restored without a new timeline. Nothing was overwritten."
@@ -135,7 +165,12 @@ impl Explain for RepoError {
             Self::Newer { .. } => "Use a Bowline at least as new as the one that wrote this repository.".into(),
             Self::NoRecipient { .. } => "Put the key that the repository was initialised with where [encryption] recipients points, or pass it with --key.".into(),
             Self::NobodyToWrapFor => "Name one with [encryption] recipients = [\"file:/etc/bowline/key\"], or switch encryption off by name with [encryption] mode = \"off\".".into(),
-            Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org).".into(),
+            Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org). After pg_upgrade or a new initdb, bowline init --new-epoch goes on in this one.".into(),
+            Self::EpochEnded { .. } => "If this server was started by mistake, stop it and its archiver. To go on with it, as after a restore to before the upgrade, give it a repository of its own: another url or org, bowline init, bowline backup.".into(),
+            Self::EpochPresent { .. } => "Nothing needs to be begun: bowline backup, bowline wal receive. After pg_upgrade, point [postgres] conninfo at the new server.".into(),
+            Self::EpochOvertaken { .. } => "Find out who began it (bowline list, bowline status) before anything is done again.".into(),
+            Self::NoCluster => "bowline backup or bowline wal receive admits the first cluster.".into(),
+            Self::MajorDiffers { .. } => "Look at [postgres] conninfo; give this cluster a repository of its own (another url or org).".into(),
             Self::NotEncrypted { .. } => "If encryption was switched off on purpose, leave out [encryption] recipients. Else somebody replaced repository.json: restore it from a copy of the bucket.".into(),
             Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
             Self::LeaseHeld { .. } => "Let it act, or stop it: a lease that is not renewed is free after its time.".into(),

@@ -97,6 +97,11 @@ pub(crate) fn coverage() -> ObjectPath {
     path("coverage.json".into())
 }
 
+/// The last coverage mark of an epoch that is over: beside that epoch's log.
+pub(crate) fn closed_coverage(system: SystemId) -> ObjectPath {
+    path(format!("{}/coverage.json", wal_folder(system)))
+}
+
 /// `None` when the name is no plain word.
 pub(crate) fn lease(name: &str) -> Option<ObjectPath> {
     let plain = !name.is_empty() && !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));

@@ -2,7 +2,9 @@
 
 pub mod audit;
 mod catalog;
+mod coverage;
 mod document;
+mod epoch;
 mod error;
 mod index;
 mod keyring;
@@ -16,6 +18,8 @@ mod repository;
 mod wal;
 
 pub use catalog::{BackupDocument, WalPosition};
+pub use coverage::Coverage;
+pub use epoch::Epoch;
 pub use error::RepoError;
 pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::KeyPurpose;
@@ -24,5 +28,5 @@ pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, REC
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;
 pub use pieces::{Piece, Stored};
-pub use repository::{Encryption, Epoch, Reader, RepositoryDocument, Writer};
-pub use wal::{Coverage, Kept, SegmentRun, TimelineView, WalView};
+pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
+pub use wal::{Kept, SegmentRun, TimelineView, WalView};

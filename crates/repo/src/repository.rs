@@ -1,12 +1,12 @@
 //! Opening and creating a repository; the authorities to read it and to add to it.
 
 use crate::keyring::{KeyPurpose, Keyring};
-use crate::{RepoError, document, layout};
+use crate::{Epoch, RepoError, document, layout};
 use seal::{DataKey, Digester, KeyId, ObjectKind, OpenObject, Protection, Recipient, RepositoryId, SealedObject};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use store::{Created, Fetch, ObjectPath, Put};
-use terms::{SystemId, Timestamp};
+use terms::Timestamp;
 
 /// Whether new objects are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,18 +17,6 @@ pub enum Encryption {
     /// Switched off by name.
     #[serde(rename = "off")]
     Off,
-}
-
-/// A cluster's time in the repository; pg_upgrade or a new initdb begins another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Epoch {
-    pub system_id: SystemId,
-    /// PostgreSQL's major version.
-    pub major: u32,
-    pub since: Timestamp,
-    /// The data key of this epoch's WAL; absent where encryption is off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wal_key: Option<KeyId>,
 }
 
 /// `repository.json`.
@@ -54,7 +42,7 @@ pub struct RepositoryDocument {
 pub struct Reader {
     pub(crate) store: Arc<dyn Fetch>,
     pub(crate) keyring: Arc<Keyring>,
-    document: RepositoryDocument,
+    pub(crate) document: RepositoryDocument,
 }
 
 impl Reader {
@@ -84,10 +72,6 @@ impl Reader {
     /// The door to the store, for reading packs.
     pub fn store(&self) -> &Arc<dyn Fetch> {
         &self.store
-    }
-    /// The present cluster, if one was backed up already.
-    pub fn epoch(&self) -> Option<&Epoch> {
-        self.document.epochs.last()
     }
     /// Whether plain objects are refused.
     pub fn sealed_only(&self) -> bool {
@@ -122,7 +106,7 @@ impl Reader {
 /// The authority to add to a repository.
 #[derive(Clone)]
 pub struct Writer {
-    reader: Reader,
+    pub(crate) reader: Reader,
     pub(crate) store: Arc<dyn Put>,
 }
 
@@ -178,35 +162,6 @@ impl Writer {
     /// The authority to read.
     pub fn reader(&self) -> &Reader {
         &self.reader
-    }
-
-    /// Admits a cluster: the first one becomes the repository's; any other is refused.
-    pub async fn admit(&mut self, system_id: SystemId, major: u32, now: Timestamp) -> Result<Epoch, RepoError> {
-        let path = layout::repository();
-        for _ in 0..10 {
-            let info = self.store.info(&path).await?.ok_or_else(|| RepoError::NoRepository { address: self.store.address() })?;
-            let mut document: RepositoryDocument = document::read(&path, &self.store.get(&path).await?)?;
-            if let Some(epoch) = document.epochs.last().cloned() {
-                self.reader.document = document;
-                return match epoch.system_id == system_id {
-                    true => Ok(epoch),
-                    false => Err(RepoError::ForeignCluster { ours: epoch.system_id, found: system_id }),
-                };
-            }
-            let wal_key = match document.encryption {
-                Encryption::Aes256Gcm => Some(self.reader.keyring.create(&*self.store, KeyPurpose::Wal, now).await?.id()),
-                Encryption::Off => None,
-            };
-            document.epochs.push(Epoch { system_id, major, since: now, wal_key });
-            // Somebody else may have admitted a cluster meanwhile: then look again, and never overwrite.
-            if self.store.replace(&path, document::write(&document)?, Some(&info.version)).await?.is_some() {
-                self.reader.document = document;
-            }
-        }
-        match self.reader.epoch() {
-            Some(epoch) if epoch.system_id == system_id => Ok(epoch.clone()),
-            _ => Err(RepoError::Contended { path: path.to_string() }),
-        }
     }
 
     /// A new data key for a backup, or plain where encryption is off by name.

@@ -1,15 +1,13 @@
 //! The archive of the write-ahead log: segments, histories, and how far it is known complete.
 
 use crate::pieces::chain;
-use crate::{Piece, Reader, RepoError, Writer, document, layout};
+use crate::{Piece, Reader, RepoError, Writer, layout};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
-use serde::{Deserialize, Serialize};
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use store::Created;
-use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp, WalName};
+use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 
 /// How keeping a WAL file ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,42 +16,6 @@ pub enum Kept {
     Stored { bytes_stored: u64 },
     /// The same bytes were there, in this many.
     Already { bytes_stored: u64 },
-}
-
-/// `coverage.json`: everything up to `lsn` on `timeline` is in the repository, and at `time` (the server's clock)
-/// the server had promised nobody anything beyond it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Coverage {
-    pub format: u32,
-    pub system_id: SystemId,
-    pub timeline: Timeline,
-    pub lsn: Lsn,
-    pub time: Timestamp,
-    /// Up to here the timeline is stored; perhaps beyond `lsn`.
-    pub stored: Lsn,
-}
-
-impl Coverage {
-    /// A coverage mark in the present format; nothing beyond `lsn` is known to be stored.
-    pub fn new(system_id: SystemId, timeline: Timeline, lsn: Lsn, time: Timestamp) -> Self {
-        Self { format: document::FORMAT, system_id, timeline, lsn, time, stored: lsn }
-    }
-}
-
-impl Coverage {
-    /// What two marks of a cluster say together; `None` when `present` says it all already. A receiver that wakes up on a timeline
-    /// that was left has nothing to say about the present one.
-    fn added_to(&self, present: &Self) -> Option<Self> {
-        match self.timeline.cmp(&present.timeline) {
-            Ordering::Less => None,
-            Ordering::Greater => Some(self.clone()),
-            Ordering::Equal => {
-                let (lsn, time) = (self.lsn, self.time).max((present.lsn, present.time));
-                let both = Self { lsn, time, stored: self.stored.max(present.stored), ..self.clone() };
-                (both != *present).then_some(both)
-            }
-        }
-    }
 }
 
 /// Consecutive segments of one timeline, by number, both ends included.
@@ -186,29 +148,6 @@ impl Writer {
             None => Err(RepoError::Contended { path: path.to_string() }),
         }
     }
-
-    /// Moves the coverage mark forward; an older mark, or one of an older timeline, never replaces a newer one.
-    pub async fn cover(&self, coverage: &Coverage) -> Result<(), RepoError> {
-        let path = layout::coverage();
-        for _ in 0..10 {
-            let info = self.store.info(&path).await?;
-            let mut next = coverage.clone();
-            if info.is_some() {
-                let present: Coverage = document::read(&path, &self.store.get(&path).await?)?;
-                if present.system_id == coverage.system_id {
-                    match coverage.added_to(&present) {
-                        Some(both) => next = both,
-                        None => return Ok(()),
-                    }
-                }
-            }
-            let body = document::write(&next)?;
-            if self.store.replace(&path, body, info.as_ref().map(|i| &i.version)).await?.is_some() {
-                return Ok(());
-            }
-        }
-        Err(RepoError::Contended { path: path.to_string() })
-    }
 }
 
 impl Reader {
@@ -246,16 +185,6 @@ impl Reader {
             }
         }
         Ok(None)
-    }
-
-    /// How far the log is known complete, when a receiver has said so.
-    pub async fn coverage(&self) -> Result<Option<Coverage>, RepoError> {
-        let path = layout::coverage();
-        match self.store.get(&path).await {
-            Ok(bytes) => document::read(&path, &bytes).map(Some),
-            Err(store::StoreError::Missing { .. }) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
     }
 
     /// Lists what is stored of a cluster's log.

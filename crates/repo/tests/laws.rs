@@ -4,6 +4,8 @@
 mod archive;
 #[path = "laws/audit.rs"]
 mod audit;
+#[path = "laws/epochs.rs"]
+mod epochs;
 #[path = "laws/index.rs"]
 mod index;
 #[path = "laws/leases.rs"]

@@ -36,6 +36,9 @@ pub enum RestoreError {
     /// The instant exists on several timelines.
     #[error("{target} lies on several timelines")]
     Ambiguous { target: String, why: String },
+    /// The target exists in several epochs.
+    #[error("{target} lies in several epochs")]
+    SeveralEpochs { target: String, why: String },
     /// Where to restore to cannot be used.
     #[error("cannot restore into {}", path.display())]
     Target { path: PathBuf, why: String, hint: String },
@@ -78,6 +81,7 @@ impl Explain for RestoreError {
             Self::Unreachable { .. } => "target-unreachable",
             Self::Hole { .. } => "wal-missing",
             Self::Ambiguous { .. } => "timeline-ambiguous",
+            Self::SeveralEpochs { .. } => "epoch-ambiguous",
             Self::Target { .. } => "target-unusable",
             Self::File { source, .. } if is_full(source) => "disk-full",
             Self::File { .. } => "target-unwritable",
@@ -94,7 +98,7 @@ impl Explain for RestoreError {
             Self::Instance(e) => e.class(),
             Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
-            Self::Ambiguous { .. } | Self::Target { .. } | Self::File { .. } => Class::Refused,
+            Self::Ambiguous { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => Class::Refused,
             Self::Fetch { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -109,7 +113,7 @@ impl Explain for RestoreError {
             Self::Hole { missing, reachable, .. } => {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
             }
-            Self::Ambiguous { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
+            Self::Ambiguous { why, .. } | Self::SeveralEpochs { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
             Self::File { source, .. } => format!("{source}."),
             Self::Early { promised, .. } => {
                 format!("The repository holds valid WAL up to {promised}. The restored server was stopped; it is not what was asked for.")
@@ -130,6 +134,7 @@ impl Explain for RestoreError {
                 format!("Look for the segment on the server, a standby or a copy of the bucket; or restore to --to {reachable}. Nothing was touched.")
             }
             Self::Ambiguous { .. } => "Say which one is meant, with --timeline N or --to LSN; nothing was touched.".into(),
+            Self::SeveralEpochs { .. } => "Say which one is meant with --backup ID of one of that epoch (bowline list); nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),
             Self::File { source, .. } if is_full(source) => "Make room and run the restore again; what was there before is untouched.".into(),
             Self::File { .. } => "Run as the user that owns the target, or as root.".into(),

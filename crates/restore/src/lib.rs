@@ -1,9 +1,11 @@
 //! The repository into a data directory, and a server brought to the instant that was asked for.
 
 mod ahead;
+mod epochs;
 mod error;
 mod fetch;
 mod files;
+mod known;
 mod log;
 mod pacing;
 mod plan;
@@ -12,10 +14,12 @@ mod spool;
 mod supply;
 mod target;
 
+pub use epochs::plan;
 pub use error::RestoreError;
 pub use fetch::{Fetched, fetch};
 pub use files::{Restored, TablespaceMap};
-pub use plan::{PlanSummary, RestorePlan, Stop, StoredEnd, Wish, plan, stored_end};
+pub use known::{StoredEnd, stored_end};
+pub use plan::{PlanSummary, RestorePlan, Stop, Wish};
 pub use replay::Recovered;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};

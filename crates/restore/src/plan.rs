@@ -1,12 +1,13 @@
 //! What a restore will do, decided before anything is touched.
 
 use crate::RestoreError;
+use crate::known::Known;
 use crate::log::Log;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
-use repo::{BackupDocument, Coverage, Reader, WalView};
+use repo::{BackupDocument, Coverage, Epoch, Reader};
 use serde::Serialize;
-use terms::{BackupId, Lsn, RecoveryTarget, SegmentName, Timeline, Timestamp, WalName};
+use terms::{BackupId, Lsn, RecoveryTarget, SegmentName, SystemId, Timeline, Timestamp};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct RestorePlan {
     pub histories: Vec<Timeline>,
     /// The latest end of a transaction found at the end of the stored WAL.
     pub last_transaction: Option<Timestamp>,
+    /// When another cluster followed this one in the repository, which then takes nothing more of this one.
+    pub epoch_ended: Option<Timestamp>,
     /// What the reader should know.
     pub notes: Vec<String>,
 }
@@ -55,6 +58,10 @@ pub struct RestorePlan {
 #[derive(Debug, Serialize)]
 pub struct PlanSummary {
     pub backup: BackupId,
+    pub system_id: SystemId,
+    pub major: u32,
+    /// Of the backup's epoch; absent when it is the present one.
+    pub epoch_ended: Option<Timestamp>,
     pub target: String,
     pub stop: String,
     pub timeline: Timeline,
@@ -71,6 +78,9 @@ impl RestorePlan {
     pub fn summary(&self) -> PlanSummary {
         PlanSummary {
             backup: self.backup.id,
+            system_id: self.backup.system_id,
+            major: self.backup.major,
+            epoch_ended: self.epoch_ended,
             target: self.target.to_string(),
             stop: match &self.stop {
                 Stop::EndOfWal { at } => format!("the end of the stored WAL, {at}"),
@@ -90,117 +100,23 @@ impl RestorePlan {
     }
 }
 
-/// Everything that the repository says about what can be reached.
-struct Known {
-    backups: Vec<BackupDocument>,
-    view: WalView,
-    histories: Vec<TimelineHistory>,
-    coverage: Option<Coverage>,
-}
-
-/// Plans a restore, or says why there is none and which instants can be reached.
-pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreError> {
-    let known = Known::gather(reader).await?;
-    let Some(newest) = known.backups.last() else { return Err(RestoreError::NoBackup { address: reader.address() }) };
-    if let Some(id) = wish.backup
-        && !known.backups.iter().any(|b| b.id == id)
-    {
-        return Err(RestoreError::UnknownBackup { backup: id, address: reader.address() });
-    }
-    let timeline = wish.timeline.unwrap_or_else(|| known.newest_timeline());
-    let history = known.path_to(timeline)?;
-    let log = Log { reader, system_id: newest.system_id, major: newest.major, size: newest.segment_bytes, timeline };
-    let planner = Planner { known: &known, wish, history, log };
-    planner.run().await
-}
-
-/// Where the stored log ends from which the newest timeline can be restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredEnd {
-    pub timeline: Timeline,
-    /// Everything before is stored.
-    pub lsn: Lsn,
-    /// When the last transaction in it ended; `None` when none is near its end.
-    pub last_transaction: Option<Timestamp>,
-}
-
-/// Looks where the stored log ends, by listing it and reading its last segment; `None` without a backup on the newest timeline's way.
-pub async fn stored_end(reader: &Reader) -> Result<Option<StoredEnd>, RestoreError> {
-    let known = Known::gather(reader).await?;
-    let Some(newest) = known.backups.last() else { return Ok(None) };
-    let timeline = known.newest_timeline();
-    let history = known.path_to(timeline)?;
-    let Some(backup) = reach::candidates(&known.backups, &history, &RecoveryTarget::Latest).first().copied() else { return Ok(None) };
-    let stretch = reach::stretch(&history, &known.view, backup.start.lsn, known.proven(&history));
-    if stretch.segments.is_empty() {
-        return Ok(None);
-    }
-    let log = Log { reader, system_id: newest.system_id, major: newest.major, size: newest.segment_bytes, timeline };
-    let (_, last_transaction) = log.end(&stretch.segments[stretch.segments.len().saturating_sub(1)..]).await?;
-    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction }))
-}
-
-impl Known {
-    async fn gather(reader: &Reader) -> Result<Self, RestoreError> {
-        let mut backups = reader.backups().await?;
-        let Some(newest) = backups.last() else {
-            let system_id = terms::SystemId::new(0);
-            let view = WalView { system_id, segment_bytes: terms::SegmentSize::DEFAULT, timelines: Vec::new() };
-            return Ok(Self { backups, view, histories: Vec::new(), coverage: None });
-        };
-        let (system_id, size) = (newest.system_id, newest.segment_bytes);
-        backups.retain(|b| b.system_id == system_id);
-        let view = reader.wal_view(system_id, size).await?;
-        let mut histories = Vec::new();
-        for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
-            let name = WalName::History(timeline);
-            let bytes = reader.fetch_wal(system_id, &name).await?;
-            let bytes = bytes.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })?;
-            histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
-        }
-        let coverage = reader.coverage().await?.filter(|c| c.system_id == system_id);
-        Ok(Self { backups, view, histories, coverage })
-    }
-
-    /// The newest timeline that anything is stored of.
-    fn newest_timeline(&self) -> Timeline {
-        let of_backups = self.backups.iter().map(|b| b.timeline).max();
-        let of_wal = self.view.newest().map(|(timeline, _)| timeline);
-        of_backups.max(of_wal).unwrap_or(Timeline::FIRST)
-    }
-
-    /// Up to where the log was stored once, along this history.
-    fn proven(&self, history: &History) -> Lsn {
-        reach::proven(history, &self.view, self.coverage.as_ref(), &self.backups)
-    }
-
-    fn path_to(&self, timeline: Timeline) -> Result<History, RestoreError> {
-        if timeline == Timeline::FIRST {
-            return Ok(History::new(&[], timeline));
-        }
-        match self.histories.iter().find(|h| h.timeline() == timeline) {
-            Some(history) => {
-                let ancestors: Vec<_> = history.branches().iter().map(|b| (b.timeline, b.end)).collect();
-                Ok(History::new(&ancestors, timeline))
-            }
-            None => Err(RestoreError::Unreachable {
-                target: format!("timeline {timeline}"),
-                why: format!("The history file {} is not in the repository.", WalName::History(timeline)),
-                window: String::new(),
-            }),
-        }
-    }
-}
-
-struct Planner<'a> {
+/// Plans within one epoch.
+pub(crate) struct Planner<'a> {
     known: &'a Known,
     wish: &'a Wish,
     history: History,
     log: Log<'a>,
 }
 
-impl Planner<'_> {
-    async fn run(&self) -> Result<RestorePlan, RestoreError> {
+impl<'a> Planner<'a> {
+    pub(crate) fn new(reader: &'a Reader, known: &'a Known, wish: &'a Wish) -> Result<Self, RestoreError> {
+        let timeline = wish.timeline.unwrap_or_else(|| known.newest_timeline());
+        let Epoch { system_id, major, .. } = known.epoch;
+        let log = Log { reader, system_id, major, size: known.view.segment_bytes, timeline };
+        Ok(Self { known, wish, history: known.path_to(timeline)?, log })
+    }
+
+    pub(crate) async fn run(&self) -> Result<RestorePlan, RestoreError> {
         let target = &self.wish.target;
         let mut candidates = reach::candidates(&self.known.backups, &self.history, target);
         candidates.retain(|b| self.wish.backup.is_none_or(|id| b.id == id));
@@ -244,6 +160,13 @@ impl Planner<'_> {
     async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch) -> Result<Option<RestorePlan>, RestoreError> {
         let segments = &stretch.segments;
         let mut notes = Vec::new();
+        if let Some(ended) = self.known.ended {
+            notes.push(format!(
+                "This is PostgreSQL {} of an earlier epoch (cluster {}), which ended at {ended}: this repository takes nothing more of it. \
+                 To go on with it, give it a repository of its own (another url or org).",
+                self.known.epoch.major, self.known.epoch.system_id
+            ));
+        }
         if let Some(adrift) = stretch.adrift.filter(|_| stretch.hole.is_none()) {
             notes.push(format!(
                 "{adrift} is stored too, but what comes before it was still on its way when the receiver ended: \
@@ -295,6 +218,7 @@ impl Planner<'_> {
             segments: self.needed(segments, backup),
             histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
             last_transaction,
+            epoch_ended: self.known.ended,
             notes,
         }))
     }
@@ -351,28 +275,29 @@ impl Planner<'_> {
 
     /// The error that says which instants can be reached.
     async fn unreachable(&self, why: String) -> Result<RestoreError, RestoreError> {
-        let mut on_path: Vec<_> = self.known.backups.iter().filter(|b| self.history.holds(b.timeline, b.stop.lsn)).collect();
-        on_path.sort_by_key(|b| b.stop.lsn);
-        let window = match (on_path.first(), on_path.last()) {
-            (Some(oldest), Some(newest)) => {
-                let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn, self.known.proven(&self.history));
-                let end = match stretch.segments.is_empty() {
-                    true => None,
-                    false => Some(self.log.end(&stretch.segments).await?),
-                };
-                let latest = match end {
-                    Some((lsn, at)) => {
-                        let covered =
-                            self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline() && c.lsn <= stretch.end).map(|c| c.time);
-                        let until = covered.max(at).map_or_else(|| newest.stop.time.to_string(), |t| t.to_string());
-                        format!("{until} ({lsn})")
-                    }
-                    None => format!("{} ({})", newest.stop.time, newest.stop.lsn),
-                };
-                format!("What can be restored: {} ({}) to {latest}, on timeline {}.", oldest.stop.time, oldest.stop.lsn, self.history.timeline())
-            }
-            _ => format!("No backup lies on timeline {}.", self.history.timeline()),
+        let window = match self.window().await? {
+            Some(window) => format!("What can be restored: {window}."),
+            None => format!("No backup lies on timeline {}.", self.history.timeline()),
         };
         Ok(RestoreError::Unreachable { target: self.wish.target.to_string(), why, window })
+    }
+
+    /// From when to when this timeline can be restored; `None` when no backup lies on it.
+    pub(crate) async fn window(&self) -> Result<Option<String>, RestoreError> {
+        let mut on_path: Vec<_> = self.known.backups.iter().filter(|b| self.history.holds(b.timeline, b.stop.lsn)).collect();
+        on_path.sort_by_key(|b| b.stop.lsn);
+        let (Some(oldest), Some(newest)) = (on_path.first(), on_path.last()) else { return Ok(None) };
+        let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn, self.known.proven(&self.history));
+        let latest = match stretch.segments.is_empty() {
+            true => format!("{} ({})", newest.stop.time, newest.stop.lsn),
+            false => {
+                let (lsn, at) = self.log.end(&stretch.segments).await?;
+                let on_timeline = |c: &&Coverage| c.timeline == self.history.timeline() && c.lsn <= stretch.end;
+                let covered = self.known.coverage.as_ref().filter(on_timeline).map(|c| c.time);
+                let until = covered.max(at).map_or_else(|| newest.stop.time.to_string(), |t| t.to_string());
+                format!("{until} ({lsn})")
+            }
+        };
+        Ok(Some(format!("{} ({}) to {latest}, on timeline {}", oldest.stop.time, oldest.stop.lsn, self.history.timeline())))
     }
 }

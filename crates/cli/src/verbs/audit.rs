@@ -9,7 +9,7 @@ use pg::TimelineHistory;
 use pg::wal::WalSource;
 use repo::audit::{Audit, Evidence, Unreachable, audit};
 use repo::reach::Path;
-use repo::{BackupDocument, Coverage, IndexedDamage, Reader, WalIndex, WalView, Writer};
+use repo::{BackupDocument, Coverage, Epoch, IndexedDamage, Reader, WalIndex, WalView, Writer};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -30,37 +30,110 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
             (writer.reader().clone(), Some(writer))
         }
     };
-    let mut known = Known::gather(&reader).await?;
-    let before = reader.index(known.system_id, &known.timelines()).await?;
-    let mut index = if asked.rebuild { WalIndex::default() } else { before.clone() };
-    for (path, why) in before.unreadable() {
-        printer.remark(format!("note: {path} cannot be read and says nothing: {why}"));
-    }
-    let mut found = known.audit(&index);
-    let mut read = 0;
-    if let Some(writer) = &writer {
-        let mut unknown: Vec<SegmentName> = found.unindexed.clone();
-        unknown.extend(found.size_mismatches.iter().map(|mismatch| mismatch.segment));
-        unknown.sort();
-        unknown.dedup();
-        read = known.survey(writer, &unknown, &before, &mut index, printer).await?;
-        if read > 0 {
-            found = known.audit(&index);
+    let backups = reader.backups().await?;
+    let Some(present) = reader.epoch().filter(|_| !backups.is_empty()) else { return Err(no_backup(&reader)) };
+    let mut audited = Vec::new();
+    for epoch in &reader.document().epochs {
+        let own: Vec<_> = backups.iter().filter(|b| b.system_id == epoch.system_id).cloned().collect();
+        if own.is_empty() {
+            continue;
         }
+        let mut known = Known::gather(&reader, own).await?;
+        if reader.document().epochs.len() > 1 {
+            printer.say(format!("epoch        PostgreSQL {}, cluster {}, since {}", epoch.major, epoch.system_id, epoch.since));
+        }
+        let before = reader.index(known.system_id, &known.timelines()).await?;
+        let mut index = if asked.rebuild { WalIndex::default() } else { before.clone() };
+        for (path, why) in before.unreadable() {
+            printer.remark(format!("note: {path} cannot be read and says nothing: {why}"));
+        }
+        let mut found = known.audit(&index);
+        let mut read = 0;
+        if let Some(writer) = &writer {
+            let mut unknown: Vec<SegmentName> = found.unindexed.clone();
+            unknown.extend(found.size_mismatches.iter().map(|mismatch| mismatch.segment));
+            unknown.sort();
+            unknown.dedup();
+            read = known.survey(writer, &unknown, &before, &mut index, printer).await?;
+            if read > 0 {
+                found = known.audit(&index);
+            }
+        }
+        report(printer, &known, &found, read);
+        known.without_history.sort();
+        let unreadable: Vec<String> = before.unreadable().iter().map(|(path, _)| path.to_string()).collect();
+        audited.push(Audited { known, found, read, unreadable });
     }
     let took = began.elapsed();
-    report(printer, &known, &found, read);
-    printer.remark(format!("{} segments in {}", found.segments, duration(took)));
-    known.without_history.sort();
+    let segments: u64 = audited.iter().map(|one| one.found.segments).sum();
+    printer.remark(format!("{segments} segments in {}", duration(took)));
+    let is_protected = audited.last().is_some_and(|newest| newest.known.system_id == present.system_id);
+    let all = |is_so: fn(&Audit) -> bool| is_protected && audited.iter().all(|one| is_so(&one.found) && one.known.without_history.is_empty());
+    let earlier = audited.len() - usize::from(is_protected);
+    let (earlier, newest) = audited.split_at(earlier);
+    let newest = newest.first();
     printer.result(json!({
-        "repository": reader.address(), "audit": found, "without_history": known.without_history, "read": read,
-        "whole": found.is_whole() && known.without_history.is_empty(), "proven": found.is_proven() && known.without_history.is_empty(),
-        "unreadable": before.unreadable().iter().map(|(path, _)| path).collect::<Vec<_>>(), "took_seconds": took.as_secs_f64(),
+        "repository": reader.address(), "audit": newest.map(|one| &one.found), "without_history": newest.map(|one| &one.known.without_history),
+        "read": audited.iter().map(|one| one.read).sum::<u64>(), "whole": all(Audit::is_whole), "proven": all(Audit::is_proven),
+        "unreadable": audited.iter().flat_map(|one| &one.unreadable).collect::<Vec<_>>(), "took_seconds": took.as_secs_f64(),
+        "earlier": earlier.iter().map(Audited::json).collect::<Vec<_>>(),
     }));
-    verdict(printer, &known, &found)
+    if !is_protected {
+        return Err(no_backup_of(&reader, present));
+    }
+    // What concerns the present cluster comes first; all of it is printed above.
+    for one in audited.iter().rev() {
+        verdict(&one.known, &one.found)?;
+    }
+    let unread: usize = audited.iter().map(|one| one.found.unindexed.len()).sum();
+    if !all(Audit::is_proven) {
+        printer.say(format!("verdict      NOT PROVEN: no gap, but {unread} segments were not read"));
+        return Ok(ExitCode::FAILURE);
+    }
+    let each = if audited.len() > 1 { format!(", in each of {} epochs", audited.len()) } else { String::new() };
+    printer.say(format!("verdict      whole: every instant in between can be restored{each}"));
+    Ok(ExitCode::SUCCESS)
 }
 
-/// What is stored of the newest backup's cluster.
+/// What was found of one epoch.
+struct Audited {
+    known: Known,
+    found: Audit,
+    read: u64,
+    unreadable: Vec<String>,
+}
+
+impl Audited {
+    fn json(&self) -> serde_json::Value {
+        let Known { system_id, major, without_history, .. } = &self.known;
+        json!({ "system_id": system_id, "major": major, "audit": self.found, "without_history": without_history })
+    }
+}
+
+fn no_backup(reader: &Reader) -> Fault {
+    Fault::of(
+        "backup-missing",
+        Class::Missing,
+        format!("there is no backup in {}", reader.address()),
+        "Without a backup no stored WAL can be restored.",
+        "Make one: bowline backup.",
+    )
+}
+
+fn no_backup_of(reader: &Reader, present: &Epoch) -> Fault {
+    Fault::of(
+        "backup-missing",
+        Class::Missing,
+        format!("there is no backup of the present cluster in {}", reader.address()),
+        format!(
+            "Cluster {} of PostgreSQL {} is the present one since {}; without a backup none of its stored WAL can be restored.",
+            present.system_id, present.major, present.since
+        ),
+        "Make one: bowline backup.",
+    )
+}
+
+/// What is stored of one epoch's cluster.
 struct Known {
     system_id: SystemId,
     major: u32,
@@ -75,19 +148,10 @@ struct Known {
 }
 
 impl Known {
-    async fn gather(reader: &Reader) -> Result<Self, Fault> {
-        let mut backups = reader.backups().await?;
-        let Some(newest) = backups.last() else {
-            return Err(Fault::of(
-                "backup-missing",
-                Class::Missing,
-                format!("there is no backup in {}", reader.address()),
-                "Without a backup no stored WAL can be restored.",
-                "Make one: bowline backup.",
-            ));
-        };
+    /// `backups` are those of one cluster, oldest first.
+    async fn gather(reader: &Reader, backups: Vec<BackupDocument>) -> Result<Self, Fault> {
+        let Some(newest) = backups.last() else { return Err(no_backup(reader)) };
         let (system_id, major, size) = (newest.system_id, newest.major, newest.segment_bytes);
-        backups.retain(|backup| backup.system_id == system_id);
         let (view, sizes) = reader.wal_sizes(system_id, size).await?;
         let mut histories = Vec::new();
         for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
@@ -95,7 +159,7 @@ impl Known {
                 histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
             }
         }
-        let coverage = reader.coverage().await?.filter(|coverage| coverage.system_id == system_id);
+        let coverage = reader.coverage(system_id).await?;
         let (mut paths, mut without_history) = (Vec::new(), Vec::new());
         let stored = view.timelines.iter().filter(|t| !t.is_empty()).map(|t| t.timeline);
         let mut timelines: Vec<Timeline> =
@@ -243,7 +307,7 @@ fn consequences(printer: &Printer, unreachable: &Unreachable) {
     }
 }
 
-fn verdict(printer: &Printer, known: &Known, found: &Audit) -> Result<ExitCode, Fault> {
+fn verdict(known: &Known, found: &Audit) -> Result<(), Fault> {
     let newest = known.view.newest().map(|(timeline, _)| timeline);
     let unserved = newest.filter(|timeline| found.without_backup.contains(timeline));
     let gaps: Vec<String> = found.gaps.iter().map(|gap| format!("{} to {}", gap.first_missing, gap.last_missing)).collect();
@@ -271,10 +335,5 @@ fn verdict(printer: &Printer, known: &Known, found: &Audit) -> Result<ExitCode, 
             "bowline backup makes every later instant restorable.",
         ));
     }
-    if !found.is_proven() {
-        printer.say(format!("verdict      NOT PROVEN: no gap, but {} segments were not read", found.unindexed.len()));
-        return Ok(ExitCode::FAILURE);
-    }
-    printer.say("verdict      whole: every instant in between can be restored");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

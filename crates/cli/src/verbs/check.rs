@@ -149,12 +149,13 @@ async fn server_facts(wiring: &Wiring) -> Result<(Sql, ServerFacts), Fault> {
 async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader: Option<&Reader>, findings: &mut Findings) {
     findings.ok("PostgreSQL", format!("{}, system identifier {}", facts.version, facts.system_id));
     match reader.and_then(Reader::epoch) {
-        Some(epoch) if epoch.system_id != facts.system_id => findings.add(
-            "cluster",
-            Verdict::Fail,
-            format!("the repository holds cluster {}, this is {}", epoch.system_id, facts.system_id),
-            "Point conninfo at the right server, or use another org or url.",
-        ),
+        Some(epoch) if epoch.system_id != facts.system_id => {
+            let error = match reader.map(|reader| reader.epoch_before(facts.system_id)) {
+                Some(Err(ended)) => ended,
+                _ => repo::RepoError::ForeignCluster { ours: epoch.system_id, found: facts.system_id },
+            };
+            findings.add("cluster", Verdict::Fail, format!("{error}. {}", error.detail()), error.hint());
+        }
         Some(_) => findings.ok("cluster", "the repository's own"),
         None => findings.ok("cluster", "the repository is still empty"),
     }

@@ -17,6 +17,9 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     if asked.print_sql {
         return print_sql(common, &asked.role, printer);
     }
+    if asked.new_epoch {
+        return super::epoch::run(common, asked, printer).await;
+    }
     let wiring = Wiring::new(common)?;
     let config = &wiring.config;
     let encryption = match config.encryption.mode {

@@ -15,11 +15,15 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     if backups.is_empty() {
         printer.say(format!("no backups in {}", reader.address()));
     } else {
+        // Of one epoch it would say the same in each line.
+        let is_mixed = backups.windows(2).any(|pair| pair[0].system_id != pair[1].system_id);
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.set_header(["BACKUP", "TYPE", "FROM", "CONSISTENT AT", "LSN", "TL", "FILES", "SIZE", "STORED", "PG"]);
+        let mut header = vec!["BACKUP", "TYPE", "FROM", "CONSISTENT AT", "LSN", "TL", "FILES", "SIZE", "STORED", "PG"];
+        header.extend(is_mixed.then_some("CLUSTER"));
+        table.set_header(header);
         for b in &backups {
-            table.add_row([
+            let mut row = vec![
                 b.id.to_string(),
                 b.kind.to_string(),
                 b.source.clone(),
@@ -30,7 +34,9 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
                 bytes(b.bytes),
                 bytes(b.bytes_stored),
                 b.major.to_string(),
-            ]);
+            ];
+            row.extend(is_mixed.then(|| b.system_id.to_string()));
+            table.add_row(row);
         }
         for column in 5..10 {
             if let Some(column) = table.column_mut(column) {

@@ -4,6 +4,8 @@ mod audit;
 mod backup;
 mod beside;
 mod check;
+mod confirm;
+mod epoch;
 pub mod fetch;
 mod guard;
 mod handover;

@@ -104,8 +104,15 @@ impl Around {
 
 /// Which cluster the file belongs to, as the repository knows it.
 async fn admit(wiring: &Wiring, writer: &mut Writer, path: &Path) -> Result<Epoch, Fault> {
-    let system_id = pg::wal::SegmentHeader::read(&beginning(path), "").ok().map(|h| (h.system_id, h.major));
-    Ok(match (system_id, writer.reader().epoch().cloned()) {
+    let header = pg::wal::SegmentHeader::read(&beginning(path), "").ok().map(|h| (h.system_id, h.major));
+    // A history file or a label does not say whose it is; the data directory around it does.
+    let around = || {
+        let data_dir = path.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "pg_wal"))?.parent()?;
+        let data_dir = if data_dir == Path::new("") { Path::new(".") } else { data_dir };
+        let control = pg::ControlFile::parse(&std::fs::read(data_dir.join(pg::CONTROL_FILE)).ok()?).ok()?;
+        Some((control.system_id, control.major))
+    };
+    Ok(match (header.or_else(around), writer.reader().epoch().cloned()) {
         (Some((system_id, major)), _) => writer.admit(system_id, major, SystemClock.now()).await?,
         (None, Some(epoch)) => epoch,
         // A history file or a label of a cluster that nothing is known of yet: the server tells which one it is.

@@ -3,11 +3,11 @@
 use crate::args::{Common, RestoreArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
+use crate::verbs::confirm::confirm;
 use crate::verbs::handover::{Started, start};
 use crate::wiring::{Wiring, cores};
 use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target, Wish};
 use serde_json::json;
-use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         return Ok(ExitCode::SUCCESS);
     }
     target.refuse_running()?;
-    confirm(asked, printer)?;
+    confirm("the restore", asked.yes, printer)?;
     printer.tell(Event::RestorePlanned {
         backup: plan.backup.id,
         timeline: plan.timeline,
@@ -110,20 +110,6 @@ fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &R
     plan.notes.iter().for_each(|note| printer.say(format!("note         {note}")));
 }
 
-fn confirm(asked: &RestoreArgs, printer: &Printer) -> Result<(), Fault> {
-    if asked.yes {
-        return Ok(());
-    }
-    let refused = |summary: &str| Fault::misuse("not-confirmed", summary, "Nothing was touched.", "Say --yes, or answer yes.");
-    if !std::io::stdin().is_terminal() || printer.is_json() {
-        return Err(refused("nobody is there to confirm the restore"));
-    }
-    printer.say("Type yes to go on:");
-    let mut answer = String::new();
-    drop(std::io::stdin().lock().read_line(&mut answer));
-    if answer.trim() == "yes" { Ok(()) } else { Err(refused("the restore was not confirmed")) }
-}
-
 fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, started: &Started, took: Duration) {
     let copy = report.steps.iter().find(|(step, _)| *step == terms::Step::CopyFiles).map_or(Duration::ZERO, |(_, took)| *took);
     printer.say("");
@@ -149,7 +135,10 @@ fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &
         Started::Privately { socket_dir } => printer.say(format!("server       running privately: psql -h {}", socket_dir.display())),
     }
     printer.say(format!("took         {}", duration(took)));
-    if report.recovered.is_some() {
+    if plan.epoch_ended.is_some() && report.recovered.is_some() {
+        printer.say("next         to go on with this cluster of an earlier epoch, give it a repository of its own: another url or org,");
+        printer.say("             bowline init, bowline backup; this repository takes nothing more of it");
+    } else if report.recovered.is_some() {
         printer.say("next         make a full backup: this cluster is on a new timeline now");
     }
     let steps: Vec<_> = report.steps.iter().map(|(step, took)| json!({"step": step.name(), "seconds": took.as_secs_f64()})).collect();

@@ -6,13 +6,13 @@ use crate::show::{Printer, bytes, duration};
 use crate::verbs::guard::{self, Guarded};
 use crate::wiring::Wiring;
 use pg::{Severity, Sql};
-use repo::{BackupDocument, Reader};
+use repo::{BackupDocument, Epoch, Reader, RepoError};
 use restore::StoredEnd;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Lsn, SystemClock};
+use terms::{Clock, Explain, Lsn, SystemClock, SystemId};
 
 /// A backup older than this makes the verdict red: the daily one is late.
 const BACKUP_AGE_MAX: Duration = Duration::from_secs(26 * 3600);
@@ -23,7 +23,10 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     let backups = reader.backups().await?;
     let mut red: Vec<String> = Vec::new();
     printer.say(format!("repository   {}", reader.address()));
-    let newest = backups.last();
+    let epochs = &reader.document().epochs;
+    let of = |epoch: &Epoch| backups.iter().filter(|b| b.system_id == epoch.system_id).collect::<Vec<_>>();
+    let own = reader.epoch().map(of).unwrap_or_default();
+    let newest = own.last().copied();
     match newest {
         Some(b) => {
             let age = age(b);
@@ -34,24 +37,49 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
         }
         None => {
             printer.say("last backup  none");
-            red.push("there is no backup".into());
+            red.push(match (reader.epoch(), backups.is_empty()) {
+                (Some(epoch), false) => {
+                    printer.say(format!("{:12} → of the present cluster {} (PostgreSQL {}); next: bowline backup", "", epoch.system_id, epoch.major));
+                    "there is no backup of the present cluster".into()
+                }
+                _ => "there is no backup".into(),
+            });
         }
     }
     let mut stored = None;
-    if let (Some(b), Some(oldest)) = (newest, backups.iter().find(|o| newest.is_some_and(|n| n.system_id == o.system_id))) {
-        let view = reader.wal_view(b.system_id, b.segment_bytes).await?;
-        stored = restore::stored_end(&reader).await?;
-        if let Some(end) = stored {
-            printer.say(format!("WAL stored   {} segments, to {} on timeline {}", view.segments(), end.lsn, end.timeline));
+    let mut spans = Vec::new();
+    for epoch in epochs {
+        let own = of(epoch);
+        let is_present = reader.epoch() == Some(epoch);
+        let whose = if is_present { String::new() } else { format!(", PostgreSQL {} (cluster {})", epoch.major, epoch.system_id) };
+        let covered = reader.coverage(epoch.system_id).await?;
+        if let Some(oldest) = own.first() {
+            if is_present {
+                let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await?;
+                stored = restore::stored_end(&reader, epoch).await?;
+                if let Some(end) = stored {
+                    printer.say(format!("WAL stored   {} segments, to {} on timeline {}", view.segments(), end.lsn, end.timeline));
+                }
+            }
+            let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
+            printer.say(format!("restorable   from {} ({}){until}{whose}", oldest.stop.time, oldest.stop.lsn));
         }
-        let covered = reader.coverage().await?;
-        let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
-        printer.say(format!("restorable   from {} ({}){until}", oldest.stop.time, oldest.stop.lsn));
+        spans.push(json!({
+            "system_id": epoch.system_id, "major": epoch.major, "since": epoch.since, "present": is_present, "backups": own.len(),
+            "restorable_from": own.first().map(|b| b.stop.time), "covered_until": covered.map(|c| c.time),
+        }));
     }
     let mut guarded = None;
     let mut lag_seconds = None;
     let lag = match server(&wiring, &reader).await {
-        Ok((lsn, seen)) => {
+        Ok((found, lsn, seen)) => {
+            if let Some(epoch) = reader.epoch().filter(|epoch| epoch.system_id != found) {
+                let error = reader.epoch_before(found).err().unwrap_or(RepoError::ForeignCluster { ours: epoch.system_id, found });
+                printer.say(format!("CRITICAL     {error}: {}", error.detail()));
+                printer.say(format!("{:12} → {}", "", error.hint()));
+                red.push(error.to_string());
+                stored = None;
+            }
             let receiver = seen.slot.slot.as_ref().is_some_and(|slot| slot.active);
             let lag = stored.map(|end: StoredEnd| lsn.bytes_since(end.lsn));
             // Without WAL that waits nothing is exposed, however long ago the last commit was.
@@ -91,7 +119,7 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     };
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
     printer.result(json!({
-        "repository": reader.address(), "backups": backups.len(), "newest": newest, "wal_stored_to": stored.map(|end| end.lsn),
+        "repository": reader.address(), "backups": backups.len(), "epochs": spans, "newest": newest, "wal_stored_to": stored.map(|end| end.lsn),
         "wal_lag_bytes": lag, "wal_lag_seconds": lag_seconds,
         "slot": guarded.as_ref().map(|g| guard::slot(&g.slot)), "findings": guarded.as_ref().map(|g| guard::findings(&g.findings)), "protected": red.is_empty(), "reasons": red,
     }));
@@ -102,9 +130,9 @@ fn age(backup: &BackupDocument) -> Duration {
     Duration::from_secs_f64(SystemClock.now().seconds_since(backup.stop.time).max(0.0))
 }
 
-/// Where the server is, and how its slot stands.
-async fn server(wiring: &Wiring, reader: &Reader) -> Result<(Lsn, Guarded), Fault> {
+/// Which cluster the server is, where it is, and how its slot stands.
+async fn server(wiring: &Wiring, reader: &Reader) -> Result<(SystemId, Lsn, Guarded), Fault> {
     let sql = Sql::connect(&wiring.conninfo()?).await?;
     let guarded = guard::look(wiring, &sql, Some(reader)).await?;
-    Ok((sql.current_lsn().await?, guarded))
+    Ok((sql.server_facts().await?.system_id, sql.current_lsn().await?, guarded))
 }

@@ -125,7 +125,7 @@ fn the_coverage_mark_never_goes_back() {
     wait(async {
         let memory = Memory::new();
         let writer = create(&memory, Encryption::Aes256Gcm).await;
-        assert_eq!(writer.reader().coverage().await.unwrap(), None);
+        assert_eq!(writer.reader().coverage(SYSTEM).await.unwrap(), None);
         let mark = |timeline, lsn, seconds: i64| {
             let timeline = Timeline::new(timeline).unwrap();
             Coverage::new(SYSTEM, timeline, Lsn::from_bytes(lsn), NOW.plus_micros(seconds * 1_000_000))
@@ -135,7 +135,7 @@ fn the_coverage_mark_never_goes_back() {
         for (next, moves) in order {
             writer.cover(&next).await.unwrap();
             last = if moves { Some(next) } else { last };
-            assert_eq!(writer.reader().coverage().await.unwrap(), last);
+            assert_eq!(writer.reader().coverage(SYSTEM).await.unwrap(), last);
         }
         let marks = (0..40u64).map(|i| mark(1, 300 + (i * 17) % 40, 10));
         let writers = marks.map(|mark| {
@@ -144,6 +144,6 @@ fn the_coverage_mark_never_goes_back() {
         });
         let told = futures::future::join_all(writers).await;
         assert!(told.iter().all(Result::is_ok));
-        assert_eq!(writer.reader().coverage().await.unwrap().unwrap().lsn, Lsn::from_bytes(339));
+        assert_eq!(writer.reader().coverage(SYSTEM).await.unwrap().unwrap().lsn, Lsn::from_bytes(339));
     });
 }

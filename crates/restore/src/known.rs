@@ -1,0 +1,92 @@
+//! What the repository says about one epoch: its backups, its log and the ways through its history.
+
+use crate::RestoreError;
+use crate::log::Log;
+use pg::TimelineHistory;
+use repo::reach::{self, Path as History};
+use repo::{BackupDocument, Coverage, Epoch, Reader, WalView};
+use terms::{Lsn, RecoveryTarget, SegmentSize, Timeline, Timestamp, WalName};
+
+/// Everything that the repository says about what can be reached in one epoch.
+pub(crate) struct Known {
+    pub(crate) epoch: Epoch,
+    /// When the next epoch began.
+    pub(crate) ended: Option<Timestamp>,
+    /// Oldest first.
+    pub(crate) backups: Vec<BackupDocument>,
+    pub(crate) view: WalView,
+    pub(crate) histories: Vec<TimelineHistory>,
+    pub(crate) coverage: Option<Coverage>,
+}
+
+impl Known {
+    /// Lists what is stored of an epoch. `backups` are its own.
+    pub(crate) async fn gather(reader: &Reader, epoch: &Epoch, ended: Option<Timestamp>, backups: Vec<BackupDocument>) -> Result<Self, RestoreError> {
+        let system_id = epoch.system_id;
+        let size = backups.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
+        let view = reader.wal_view(system_id, size).await?;
+        let mut histories = Vec::new();
+        for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
+            let name = WalName::History(timeline);
+            let bytes = reader.fetch_wal(system_id, &name).await?;
+            let bytes = bytes.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })?;
+            histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
+        }
+        let coverage = reader.coverage(system_id).await?;
+        Ok(Self { epoch: epoch.clone(), ended, backups, view, histories, coverage })
+    }
+
+    /// The newest timeline that anything is stored of.
+    pub(crate) fn newest_timeline(&self) -> Timeline {
+        let of_backups = self.backups.iter().map(|b| b.timeline).max();
+        let of_wal = self.view.newest().map(|(timeline, _)| timeline);
+        of_backups.max(of_wal).unwrap_or(Timeline::FIRST)
+    }
+
+    /// Up to where the log was stored once, along this history.
+    pub(crate) fn proven(&self, history: &History) -> Lsn {
+        reach::proven(history, &self.view, self.coverage.as_ref(), &self.backups)
+    }
+
+    pub(crate) fn path_to(&self, timeline: Timeline) -> Result<History, RestoreError> {
+        if timeline == Timeline::FIRST {
+            return Ok(History::new(&[], timeline));
+        }
+        match self.histories.iter().find(|h| h.timeline() == timeline) {
+            Some(history) => {
+                let ancestors: Vec<_> = history.branches().iter().map(|b| (b.timeline, b.end)).collect();
+                Ok(History::new(&ancestors, timeline))
+            }
+            None => Err(RestoreError::Unreachable {
+                target: format!("timeline {timeline}"),
+                why: format!("The history file {} is not in the repository.", WalName::History(timeline)),
+                window: String::new(),
+            }),
+        }
+    }
+}
+
+/// Where the stored log ends from which the newest timeline can be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredEnd {
+    pub timeline: Timeline,
+    /// Everything before is stored.
+    pub lsn: Lsn,
+    /// When the last transaction in it ended; `None` when none is near its end.
+    pub last_transaction: Option<Timestamp>,
+}
+
+/// Looks where an epoch's stored log ends, by listing it and reading its last segment; `None` without a backup on the newest
+/// timeline's way.
+pub async fn stored_end(reader: &Reader, epoch: &Epoch) -> Result<Option<StoredEnd>, RestoreError> {
+    let backups: Vec<_> = reader.backups().await?.into_iter().filter(|b| b.system_id == epoch.system_id).collect();
+    let known = Known::gather(reader, epoch, None, backups).await?;
+    let timeline = known.newest_timeline();
+    let history = known.path_to(timeline)?;
+    let Some(backup) = reach::candidates(&known.backups, &history, &RecoveryTarget::Latest).first().copied() else { return Ok(None) };
+    let stretch = reach::stretch(&history, &known.view, backup.start.lsn, known.proven(&history));
+    let Some(last) = stretch.segments.last() else { return Ok(None) };
+    let log = Log { reader, system_id: epoch.system_id, major: epoch.major, size: known.view.segment_bytes, timeline };
+    let (_, last_transaction) = log.end(&[*last]).await?;
+    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction }))
+}
