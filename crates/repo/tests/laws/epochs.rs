@@ -70,11 +70,13 @@ fn of_two_that_begin_epochs_at_once_exactly_one_does() {
             };
             let (one, other) = (begin(OTHER), begin(THIRD));
             let (one, other) = (one.await.unwrap(), other.await.unwrap());
-            assert!(one.is_ok() != other.is_ok(), "{one:?} and {other:?}");
-            let (winner, loser) = if one.is_ok() { (one.unwrap(), other.unwrap_err()) } else { (other.unwrap(), one.unwrap_err()) };
+            let (winner, loser) = match (one, other) {
+                (Ok(winner), Err(loser)) | (Err(loser), Ok(winner)) => (winner, loser),
+                both => panic!("{both:?}"),
+            };
             assert!(matches!(loser, RepoError::EpochOvertaken { after: SYSTEM, ours, .. } if ours == winner.system_id), "{loser:?}");
             let writer = reopen(&memory).await;
-            assert_eq!(writer.reader().document().epochs[1..], [winner.clone()]);
+            assert_eq!(writer.reader().document().epochs[1..], *std::slice::from_ref(&winner));
             assert!(matches!(writer.wal_protection(&winner).await.unwrap(), Protection::Sealed(_)));
         }
     });
