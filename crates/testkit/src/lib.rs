@@ -36,6 +36,15 @@ pub fn majors() -> Vec<u32> {
     majors
 }
 
+/// The oldest and the newest major under test, all of them in the long form: for tests that take long and differ little between majors.
+pub fn outer_majors() -> Vec<u32> {
+    let all = majors();
+    match all[..] {
+        [oldest, .., newest] if !full() => vec![oldest, newest],
+        _ => all,
+    }
+}
+
 /// The newest major under test: for what does not differ between majors.
 pub fn newest_major() -> u32 {
     *majors().last().expect("at least one major")

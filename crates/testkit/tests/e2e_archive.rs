@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use testkit::bowline::{Receiver, wait};
 use testkit::workload::{Pace, lost};
-use testkit::{Bowline, Cluster, RepositoryKind, Workload, majors, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, Workload, newest_major, outer_majors};
 
 fn code(mut command: Command) -> i32 {
     let output = command.output().expect("run bowline");
@@ -30,7 +30,7 @@ impl Drop for Away<'_> {
 
 #[test]
 fn the_archiver_succeeds_fails_and_recovers_with_the_store() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).setting("archive_mode", "on").setting("archive_command", "false").start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         cluster.configure(&[("archive_command", &bowline.shell("wal push %p"))]);
@@ -103,7 +103,7 @@ fn a_fetch_says_absent_only_when_it_is_proven() {
 
 #[test]
 fn a_recovery_whose_store_vanishes_ends_and_never_promotes() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).wal_segment_mib(1).start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         cluster.psql("CREATE TABLE t (a int)");
@@ -164,7 +164,7 @@ fn streams_again(cluster: &Cluster, receiver: &Receiver) {
 
 #[test]
 fn a_receiver_survives_shutdowns_and_kills_without_a_gap() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).wal_segment_mib(1).start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let pace = || Pace { clients: 2, payload_bytes: 4000, ..Pace::default() };

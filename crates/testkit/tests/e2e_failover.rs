@@ -3,7 +3,7 @@
 use std::time::Duration;
 use testkit::bowline::{Receiver, wait};
 use testkit::workload::{Pace, missing};
-use testkit::{Bowline, Cluster, RepositoryKind, Workload, majors, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, Workload, newest_major, outer_majors};
 
 const QUICK: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n";
 
@@ -20,7 +20,7 @@ fn streams_on(receiver: &Receiver, timeline: u32) {
 
 #[test]
 fn a_promoted_standby_is_followed_without_a_gap() {
-    for major in majors() {
+    for major in outer_majors() {
         let primary = Cluster::builder(major).wal_segment_mib(1).start();
         let standby = primary.standby();
         let bowline = Bowline::new(&primary, RepositoryKind::Folder);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use terms::{Clock, SystemClock};
 use testkit::bowline::{FINGERPRINT, wait};
-use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major, outer_majors};
 
 /// Stops a server that a restore started, which is no child of this process.
 fn stop(cluster: &Cluster) {
@@ -13,7 +13,7 @@ fn stop(cluster: &Cluster) {
 
 #[test]
 fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).setting("track_commit_timestamp", "on").tablespace("fast").start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         cluster.psql("CREATE TABLE t (a int) TABLESPACE fast; CREATE TABLE ballast AS SELECT md5(i::text) FROM generate_series(1, 20000) i");
@@ -111,7 +111,7 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
 
 #[test]
 fn the_role_that_init_prints_is_enough() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).tcp(true).start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let printed = bowline.ok(&["init", "--print-sql"]);

@@ -4,13 +4,13 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 use testkit::bowline::wait;
-use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major, outer_majors};
 
 const QUICK: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n";
 
 #[test]
 fn a_receiver_indexes_what_it_stores() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).wal_segment_mib(1).start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), QUICK);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use terms::{Clock, SystemClock, Timestamp};
 use testkit::bowline::wait;
 use testkit::workload::Pace;
-use testkit::{Acknowledged, Bowline, Cluster, RepositoryKind, Restored, Workload, full, majors, newest_major, seed};
+use testkit::{Acknowledged, Bowline, Cluster, RepositoryKind, Restored, Workload, full, newest_major, outer_majors, seed};
 
 /// One client and nobody else that commits: then commit times are in the order of the log, and the expected rows are known exactly.
 fn quiet_cluster(major: u32) -> Cluster {
@@ -37,7 +37,7 @@ fn next(state: &mut u64) -> u64 {
 #[test]
 fn each_instant_brings_back_exactly_the_commits_before_it() {
     let mut state = seed("each_instant");
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = quiet_cluster(major);
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let receiver = bowline.receive();
@@ -89,7 +89,7 @@ fn each_instant_brings_back_exactly_the_commits_before_it() {
 
 #[test]
 fn a_quiet_night_is_covered_and_what_is_not_covered_is_refused() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = quiet_cluster(major);
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         cluster.psql("CREATE TABLE ledger (id int)");

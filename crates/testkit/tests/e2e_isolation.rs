@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 use terms::{Clock, SystemClock};
-use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major, outer_majors};
 
 #[test]
 fn a_side_restore_is_deaf_to_the_settings_it_was_copied_with() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::start(major);
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let trace = cluster.home().join("s").join("archived-by-a-copy");
@@ -44,7 +44,7 @@ fn a_side_restore_is_deaf_to_the_settings_it_was_copied_with() {
 
 #[test]
 fn a_prepared_transaction_hangs_after_the_restore_as_it_did_at_the_instant() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).setting("max_prepared_transactions", 5).setting("autovacuum", "off").start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         cluster.psql("CREATE TABLE t (a int)");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use testkit::bowline::{flip_a_bit, program, wait};
-use testkit::{Bowline, Cluster, RepositoryKind, full, majors, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, full, newest_major, outer_majors};
 
 const SEGMENTS: usize = 30;
 /// More than what is fetched ahead lies behind the first of these.
@@ -17,7 +17,7 @@ const LATE: usize = 24;
 
 /// The oldest and the newest major; all of them in the long form.
 fn chosen() -> Vec<u32> {
-    let all = majors();
+    let all = outer_majors();
     if full() {
         all
     } else {

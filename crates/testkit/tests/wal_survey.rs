@@ -5,7 +5,7 @@ use pg::{CONTROL_FILE, ControlFile};
 use std::fs;
 use std::path::{Path, PathBuf};
 use terms::{Lsn, SegmentName, Timeline, Timestamp};
-use testkit::{Cluster, majors};
+use testkit::{Cluster, outer_majors};
 
 fn control(data_dir: &Path) -> ControlFile {
     ControlFile::parse(&fs::read(data_dir.join(CONTROL_FILE)).expect("pg_control")).expect("parse")
@@ -86,7 +86,7 @@ fn assert_good(surveys: &[SegmentSurvey], what: &str) {
 
 #[test]
 fn each_segment_holds_what_pg_waldump_sees_in_it() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major)
             .wal_segment_mib(1)
             .setting("max_prepared_transactions", 10)
@@ -155,7 +155,7 @@ fn each_alone(source: &WalSource, whole: &[(SegmentName, PathBuf)], together: &[
 
 #[test]
 fn a_promoted_timelines_first_segment_and_its_ancestors_last_are_good() {
-    for major in majors() {
+    for major in outer_majors() {
         let primary = Cluster::builder(major).wal_segment_mib(1).setting("wal_keep_size", "1GB").start();
         primary.psql("CREATE TABLE t AS SELECT generate_series(1, 20000) a");
         let standby = primary.standby();
@@ -198,7 +198,7 @@ fn a_promoted_timelines_first_segment_and_its_ancestors_last_are_good() {
 
 #[test]
 fn a_record_that_a_crash_tore_is_no_damage_once_the_server_says_so() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).wal_segment_mib(1).setting("wal_keep_size", "1GB").setting("autovacuum", "off").start();
         cluster
             .psql("CREATE TABLE t (a int); CHECKPOINT; INSERT INTO t VALUES (1); SELECT pg_logical_emit_message(true, 'big', repeat('z', 3500000))");

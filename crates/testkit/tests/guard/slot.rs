@@ -5,7 +5,7 @@ use pg::{Finding, Severity, SlotExpectation, SlotGuard, Sql};
 use serde_json::Value;
 use std::time::Duration;
 use testkit::bowline::wait;
-use testkit::{Bowline, Cluster, RepositoryKind, majors};
+use testkit::{Bowline, Cluster, RepositoryKind, outer_majors};
 
 fn expected() -> SlotExpectation {
     SlotExpectation { was_used: true, archived_otherwise: false, status_interval: Duration::from_secs(5) }
@@ -27,7 +27,7 @@ fn write_wal(cluster: &Cluster, mib: u32) {
 
 #[test]
 fn a_slot_goes_from_missing_over_inactive_and_behind_to_lost_and_back() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).wal_segment_mib(1).setting("max_slot_wal_keep_size", "32MB").setting("max_wal_size", "1GB").start();
         let (guard, found) = look(&cluster);
         assert_eq!((guard.major, guard.slot, guard.held_bytes), (major, None, None));
@@ -76,7 +76,7 @@ fn a_slot_goes_from_missing_over_inactive_and_behind_to_lost_and_back() {
 
 #[test]
 fn an_unlimited_slot_is_judged_by_room_and_its_remedy_is_taken() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).setting("wal_sender_timeout", "0").start();
         let found = look(&cluster).1;
         find(&found, "wal-sender-timeout", Severity::Warn);
@@ -94,7 +94,7 @@ fn an_unlimited_slot_is_judged_by_room_and_its_remedy_is_taken() {
 
 #[test]
 fn a_slot_that_idles_out_is_announced_and_then_named_with_its_reason() {
-    for major in majors().into_iter().filter(|major| *major >= 18) {
+    for major in outer_majors().into_iter().filter(|major| *major >= 18) {
         let cluster = Cluster::builder(major).setting("idle_replication_slot_timeout", "1h").start();
         cluster.psql("SELECT pg_create_physical_replication_slot('bowline', true)");
         let (guard, found) = look(&cluster);
@@ -125,7 +125,7 @@ fn verdict(lines: &[Value], what: &str) -> String {
 
 #[test]
 fn check_says_who_makes_the_slot_and_what_is_wrong_with_synchronous_names() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::start(major);
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let check = || bowline.run(&["check"]);

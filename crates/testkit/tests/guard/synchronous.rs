@@ -4,7 +4,7 @@ use crate::{as_superuser, find, has, info, ok, run};
 use pg::{CommitLevel, Rank, Replication, Severity, Sql, StreamEvent, SyncNames};
 use std::time::Duration;
 use testkit::bowline::wait;
-use testkit::{Cluster, majors, newest_major};
+use testkit::{Cluster, newest_major, outer_majors};
 
 const NAMES: &[&str] = &[
     "",
@@ -57,7 +57,7 @@ const NAMES: &[&str] = &[
 
 #[test]
 fn the_grammar_is_the_servers() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::start(major);
         let mut accepted = 0;
         for names in NAMES {
@@ -96,7 +96,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[test]
 fn the_rank_is_the_servers_and_an_apply_that_never_comes_holds_a_commit() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = std::sync::Arc::new(Cluster::start(major));
         cluster.psql("CREATE TABLE t (a int)");
         run(async {
@@ -167,7 +167,7 @@ async fn an_apply_waits(cluster: &std::sync::Arc<Cluster>) {
 
 #[test]
 fn every_weakened_level_is_seen_and_its_remedy_ends_it() {
-    for major in majors() {
+    for major in outer_majors() {
         let cluster = Cluster::builder(major).setting("synchronous_commit", "local").start();
         cluster.psql(
             "CREATE ROLE bowline LOGIN REPLICATION; GRANT pg_monitor TO bowline; CREATE ROLE \"a\"\"b\"; CREATE ROLE r; CREATE DATABASE \"my db\"; \

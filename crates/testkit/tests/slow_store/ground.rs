@@ -49,7 +49,10 @@ impl Repository {
 
     /// How far the log is known complete.
     pub fn coverage(&self) -> Option<(Timeline, Lsn, terms::Timestamp)> {
-        self.runtime.block_on(self.reader.coverage(self.reader.epoch().expect("an epoch").system_id)).expect("the coverage mark").map(|c| (c.timeline, c.lsn, c.time))
+        self.runtime
+            .block_on(self.reader.coverage(self.reader.epoch().expect("an epoch").system_id))
+            .expect("the coverage mark")
+            .map(|c| (c.timeline, c.lsn, c.time))
     }
 
     /// Every object but those that are replaced in the course of things, with its content.
