@@ -39,8 +39,17 @@ impl Marks {
         self.pending.get_or_insert((lsn, time));
     }
 
-    /// The mark to write now, everything before `stored` being stored.
-    pub(crate) fn due(&mut self, stored: Lsn) -> Option<Mark> {
+    /// Whether a whole segment is stored that no mark speaks of: then look again soon.
+    pub(crate) fn lags(&self, stored: Lsn) -> bool {
+        self.written.is_some_and(|(_, marked, _)| self.segment(stored) > self.segment(marked))
+    }
+
+    fn segment(&self, lsn: Lsn) -> u64 {
+        lsn.bytes() / self.size.bytes()
+    }
+
+    /// The mark to write now, everything before `stored` being stored. While uploads are busy marks keep their pace.
+    pub(crate) fn due(&mut self, stored: Lsn, is_busy: bool) -> Option<Mark> {
         if let Some(promise) = self.pending.take_if(|(lsn, _)| *lsn <= stored) {
             self.proven = Some(promise);
         }
@@ -49,7 +58,7 @@ impl Marks {
             None => true,
             Some((_, _, at)) if at.elapsed() >= self.coverage_interval => true,
             // What was stored and is gone must be told from what never arrived: for that the mark follows whole segments.
-            Some((_, marked, at)) if stored.bytes() / self.size.bytes() > marked.bytes() / self.size.bytes() => at.elapsed() >= PAUSE_MIN,
+            Some((_, _, at)) if self.lags(stored) => !is_busy || at.elapsed() >= PAUSE_MIN,
             Some((proven, _, at)) => proven != lsn && at.elapsed() >= self.status_interval,
         };
         if !is_due {
@@ -73,24 +82,25 @@ mod tests {
             let lsn = |mib: u64| Lsn::from_bytes(mib << 20);
             let at = Timestamp::from_unix_micros;
             let wait = |seconds| tokio::time::advance(Duration::from_secs(seconds));
-            assert!(marks.due(lsn(1)).is_none(), "the server has said nothing yet");
+            assert!(marks.due(lsn(1), true).is_none(), "the server has said nothing yet");
             marks.promised(lsn(3), at(1));
             marks.promised(lsn(9), at(2));
-            assert!(marks.due(lsn(2)).is_none(), "that much is not stored yet");
-            let mark = marks.due(lsn(4)).unwrap();
+            assert!(marks.due(lsn(2), true).is_none(), "that much is not stored yet");
+            let mark = marks.due(lsn(4), true).unwrap();
             assert_eq!((mark.lsn, mark.time, mark.stored), (lsn(3), at(1), lsn(4)), "the first promise, which is kept");
-            assert!(marks.due(lsn(20)).is_none(), "not so soon");
+            assert!(marks.due(lsn(20), true).is_none(), "not so soon");
             wait(1).await;
-            assert_eq!(marks.due(lsn(20)).unwrap().stored, lsn(20), "a segment more is stored");
+            assert_eq!(marks.due(lsn(20), true).unwrap().stored, lsn(20), "a segment more is stored");
+            assert_eq!(marks.due(lsn(40), false).unwrap().stored, lsn(40), "and at once when nothing else is on its way");
             wait(10).await;
-            assert!(marks.due(lsn(21)).is_none(), "nothing new is known");
-            marks.promised(lsn(21), at(12));
-            assert_eq!(marks.due(lsn(21)).unwrap().time, at(12));
-            marks.promised(lsn(21), at(22));
+            assert!(marks.due(lsn(41), false).is_none(), "nothing new is known");
+            marks.promised(lsn(41), at(12));
+            assert_eq!(marks.due(lsn(41), false).unwrap().time, at(12));
+            marks.promised(lsn(41), at(22));
             wait(30).await;
-            assert!(marks.due(lsn(21)).is_none(), "idle");
+            assert!(marks.due(lsn(41), false).is_none(), "idle");
             wait(30).await;
-            assert_eq!(marks.due(lsn(21)).unwrap().time, at(22), "once a minute");
+            assert_eq!(marks.due(lsn(41), false).unwrap().time, at(22), "once a minute");
         });
     }
 }

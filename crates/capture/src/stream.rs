@@ -17,7 +17,7 @@ use std::time::Duration;
 use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 /// A server that is shutting down asks for a reply again and again until everything is confirmed as flushed
 /// (WalSndDone, src/backend/replication/walsender.c); otherwise it asks once in half its timeout. So many within
@@ -27,6 +27,9 @@ const PINGS_OF_A_SHUTDOWN: usize = 4;
 const ANSWERS_AT_SHUTDOWN: Duration = Duration::from_millis(200);
 /// A server that was asked for a sign of life again and again and gives none for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How soon a mark is tried again that could not be written at once.
+const MARK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a connection ended without an error.
 pub(crate) enum Ended {
@@ -218,6 +221,7 @@ impl<'a> Session<'a> {
                 }
                 () = sleep_until(flush_at.unwrap_or_else(far_away)), if flush_at.is_some() => flow.flush(),
                 () = sleep_until(flow.waiting.look_again_at()) => {}
+                () = sleep(MARK_PAUSE), if flow.marks.lags(stored) => self.cover(&mut flow),
                 sight = flow.lookout.next() => self.heed(sight, &mut flow)?,
                 // While the store is behind, nothing more is read: the server keeps it for us.
                 event = flow.stream.next(), if is_reading => match flow.heard(event?) {
@@ -301,7 +305,7 @@ impl<'a> Session<'a> {
         if flow.covering.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
         }
-        let Some(Mark { lsn, time, stored }) = flow.marks.due(flow.uploads.stored()) else { return };
+        let Some(Mark { lsn, time, stored }) = flow.marks.due(flow.uploads.stored(), flow.uploads.is_busy()) else { return };
         let (writer, events) = (self.writer.clone(), self.events.clone());
         let coverage = Coverage { stored, ..Coverage::new(self.epoch.system_id, flow.filling.timeline(), lsn, time) };
         flow.covering = Some(tokio::spawn(async move {

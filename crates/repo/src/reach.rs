@@ -74,9 +74,17 @@ pub struct Stretch {
 /// So many whole segments at most are on their way to the store at once, small ones; the oldest may be the one that does not arrive.
 pub const SEGMENTS_ON_THEIR_WAY: u64 = 8;
 
-/// Follows the path from the segment that holds `start` as far as segments are stored. Up to `proven` everything was
-/// stored once.
-pub fn stretch(path: &Path, view: &WalView, start: Lsn, proven: Lsn) -> Stretch {
+/// What is known of how the log came to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// Up to here everything was stored once.
+    pub stored: Lsn,
+    /// A receiver was at work, which sends segments side by side.
+    pub may_overtake: bool,
+}
+
+/// Follows the path from the segment that holds `start` as far as segments are stored.
+pub fn stretch(path: &Path, view: &WalView, start: Lsn, proof: Proof) -> Stretch {
     let size = view.segment_bytes;
     let mut number = start.bytes() / size.bytes();
     let mut segments = Vec::new();
@@ -103,7 +111,9 @@ pub fn stretch(path: &Path, view: &WalView, start: Lsn, proven: Lsn) -> Stretch 
     let later = later.filter(|(last, timeline)| on_path(*last, *timeline)).max().map(|(last, timeline)| SegmentName::numbered(last, timeline, size));
     // No receiver runs further ahead of what is stored: such a segment proves all that is so far before it.
     let far_ahead = later.is_some_and(|later| later.number(size) - number > SEGMENTS_ON_THEIR_WAY);
-    Stretch { segments, end, hole: (end < proven || far_ahead).then_some(missing), adrift: later }
+    // Segments that an archive_command stored were confirmed one by one: they do not overtake each other.
+    let in_order = later.is_some() && !proof.may_overtake;
+    Stretch { segments, end, hole: (end < proof.stored || far_ahead || in_order).then_some(missing), adrift: later }
 }
 
 /// Up to where all of the path was stored once, as its own objects tell: a coverage mark lies there, a backup was published
@@ -140,6 +150,9 @@ mod tests {
     fn lsn(text: &str) -> Lsn {
         text.parse().unwrap()
     }
+    fn proof(text: &str) -> Proof {
+        Proof { stored: lsn(text), may_overtake: true }
+    }
     fn timeline(id: u32) -> Timeline {
         Timeline::new(id).unwrap()
     }
@@ -161,7 +174,7 @@ mod tests {
         let path = Path::new(&[(timeline(1), lsn("0/3500000"))], timeline(2));
         assert_eq!(path.segment(2, SIZE).timeline(), timeline(1));
         assert_eq!(path.segment(3, SIZE).timeline(), timeline(2));
-        let stretch = stretch(&path, &view(&[(1, &[(1, 3)]), (2, &[(3, 5)])]), lsn("0/1000028"), lsn("0/6000000"));
+        let stretch = stretch(&path, &view(&[(1, &[(1, 3)]), (2, &[(3, 5)])]), lsn("0/1000028"), proof("0/6000000"));
         assert_eq!(stretch.segments.len(), 5);
         assert_eq!(stretch.end, lsn("0/6000000"));
         assert_eq!(stretch.hole, None);
@@ -170,25 +183,28 @@ mod tests {
     #[test]
     fn a_hole_ends_the_stretch_and_is_named() {
         let path = Path::new(&[], timeline(1));
-        let found = stretch(&path, &view(&[(1, &[(1, 3), (5, 9)])]), lsn("0/1000028"), lsn("0/7000000"));
+        let found = stretch(&path, &view(&[(1, &[(1, 3), (5, 9)])]), lsn("0/1000028"), proof("0/7000000"));
         assert_eq!(found.end, lsn("0/4000000"));
         assert_eq!(found.hole.unwrap().to_string(), "000000010000000000000004");
-        let whole = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"), lsn("0/4000000"));
+        let whole = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"), proof("0/4000000"));
         assert_eq!((whole.hole, whole.adrift), (None, None), "the end of what is stored is not a hole");
-        let lost = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"), lsn("0/4000001"));
+        let lost = stretch(&path, &view(&[(1, &[(1, 3)])]), lsn("0/1000028"), proof("0/4000001"));
         assert!(lost.hole.is_some(), "what was stored once and is gone is a hole, also at the end");
-        let nothing = stretch(&path, &view(&[(1, &[(7, 9)])]), lsn("0/1000028"), lsn("0/2000000"));
+        let nothing = stretch(&path, &view(&[(1, &[(7, 9)])]), lsn("0/1000028"), proof("0/2000000"));
         assert!(nothing.segments.is_empty());
         assert!(nothing.hole.is_some());
     }
 
     #[test]
     fn a_segment_that_overtook_another_is_adrift_and_no_hole() {
-        let found = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (5, 6)])]), lsn("0/1000028"), lsn("0/4000000"));
+        let found = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (5, 6)])]), lsn("0/1000028"), proof("0/4000000"));
         assert_eq!(found.hole, None);
         assert_eq!(found.adrift.unwrap().to_string(), "000000010000000000000006");
-        let far = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (13, 13)])]), lsn("0/1000028"), lsn("0/4000000"));
+        let far = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (13, 13)])]), lsn("0/1000028"), proof("0/4000000"));
         assert_eq!(far.hole.unwrap().to_string(), "000000010000000000000004", "no receiver runs that far ahead");
+        let archived = Proof { may_overtake: false, ..proof("0/4000000") };
+        let found = stretch(&Path::new(&[], timeline(1)), &view(&[(1, &[(1, 3), (5, 6)])]), lsn("0/1000028"), archived);
+        assert!(found.hole.is_some(), "an archive_command stores one after the other");
     }
 
     #[test]
@@ -200,10 +216,10 @@ mod tests {
         let path = Path::new(&[], timeline(1));
         let mut log = view(&[(1, &[(1, 3)])]);
         log.timelines[0].pieces = vec![piece("0/4000000", "0/4000100"), piece("0/4000100", "0/4000300")];
-        let found = stretch(&path, &log, lsn("0/1000028"), proven(&path, &log, None, &[]));
+        let found = stretch(&path, &log, lsn("0/1000028"), Proof { stored: proven(&path, &log, None, &[]), may_overtake: true });
         assert_eq!((found.end, found.segments.len(), found.hole), (lsn("0/4000300"), 4, None));
         log.timelines[0].pieces.remove(0);
-        let found = stretch(&path, &log, lsn("0/1000028"), proven(&path, &log, None, &[]));
+        let found = stretch(&path, &log, lsn("0/1000028"), Proof { stored: proven(&path, &log, None, &[]), may_overtake: true });
         assert_eq!((found.end, found.segments.len()), (lsn("0/4000000"), 3));
         assert_eq!(found.hole.unwrap().to_string(), "000000010000000000000004", "the piece that is left says that there was more before it");
     }
@@ -211,7 +227,7 @@ mod tests {
     #[test]
     fn segments_of_a_branch_that_was_left_are_no_part_of_the_path() {
         let path = Path::new(&[(timeline(1), lsn("0/3500000"))], timeline(2));
-        let found = stretch(&path, &view(&[(1, &[(1, 9)])]), lsn("0/1000028"), lsn("0/3000000"));
+        let found = stretch(&path, &view(&[(1, &[(1, 9)])]), lsn("0/1000028"), proof("0/3000000"));
         assert_eq!(found.end, lsn("0/3000000"));
         assert_eq!(found.hole, None, "timeline 2 has nothing stored; timeline 1 past the fork is another history");
     }

@@ -33,6 +33,9 @@ pub enum RestoreError {
     /// WAL is missing in the middle.
     #[error("cannot restore to {target}: WAL is missing")]
     Hole { target: String, missing: SegmentName, reachable: Lsn },
+    /// WAL is stored and makes no sense from a position on.
+    #[error("cannot restore to {target}: WAL is damaged")]
+    Cut { target: String, at: Lsn, promised: Lsn },
     /// The instant exists on several timelines.
     #[error("{target} lies on several timelines")]
     Ambiguous { target: String, why: String },
@@ -85,6 +88,7 @@ impl Explain for RestoreError {
             Self::Target { .. } => "target-unusable",
             Self::File { source, .. } if is_full(source) => "disk-full",
             Self::File { .. } => "target-unwritable",
+            Self::Cut { .. } => "wal-damaged",
             Self::Early { .. } => "recovery-early",
             Self::Path { .. } => "repository-damaged",
             Self::Fetch { .. } => "wal-fetch",
@@ -96,7 +100,7 @@ impl Explain for RestoreError {
             Self::Repo(e) => e.class(),
             Self::Disk(e) => e.class(),
             Self::Instance(e) => e.class(),
-            Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } => Class::Damaged,
+            Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
             Self::Ambiguous { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => Class::Refused,
             Self::Fetch { .. } => Class::Transient,
@@ -115,6 +119,9 @@ impl Explain for RestoreError {
             }
             Self::Ambiguous { why, .. } | Self::SeveralEpochs { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
             Self::File { source, .. } => format!("{source}."),
+            Self::Cut { at, promised, .. } => {
+                format!("The stored WAL is valid up to {at} only, but the server had come to {promised}. Nothing was touched.")
+            }
             Self::Early { promised, .. } => {
                 format!("The repository holds valid WAL up to {promised}. The restored server was stopped; it is not what was asked for.")
             }
@@ -138,6 +145,9 @@ impl Explain for RestoreError {
             Self::Target { hint, .. } => hint.clone(),
             Self::File { source, .. } if is_full(source) => "Make room and run the restore again; what was there before is untouched.".into(),
             Self::File { .. } => "Run as the user that owns the target, or as root.".into(),
+            Self::Cut { at, .. } => {
+                format!("Restore to what lies before the damage, --to {at}, or to an instant after a later backup; bowline wal audit names both.")
+            }
             Self::Early { .. } => "Look at the server's log beside the target, and run the restore again.".into(),
             Self::Path { .. } => "Do not trust this repository; restore from a copy of the bucket.".into(),
             Self::Fetch { .. } => "The server will be told that this failed, not that the file does not exist.".into(),

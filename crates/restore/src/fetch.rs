@@ -31,6 +31,13 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     if let Some((Stored::Whole(bytes), _)) = stored {
         return deliver(&bytes);
     }
+    if let Some(why) = was_longer(reader, system_id, name, stored.as_ref()).await? {
+        // It may have been stored between these questions.
+        return match reader.fetch_wal(system_id, name).await? {
+            Some(bytes) => deliver(&bytes),
+            None => Err(RestoreError::Fetch { name: name.to_string(), why }),
+        };
+    }
     match (reader.wal_after(system_id, name).await?, stored) {
         // The end of the log: the server reads as far as it goes.
         (None, Some((beginning, size))) => beginning.padded(size).map_or(Ok(Fetched::Absent), |bytes| deliver(&bytes)),
@@ -47,6 +54,38 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     }
 }
 
+/// Why what is there of a segment cannot be the end of the log: a later piece of it, or the coverage mark, lies beyond.
+async fn was_longer(
+    reader: &Reader,
+    system_id: SystemId,
+    name: &WalName,
+    stored: Option<&(Stored, SegmentSize)>,
+) -> Result<Option<String>, RestoreError> {
+    let WalName::Segment(segment) = name else { return Ok(None) };
+    let pieces = reader.pieces(system_id, *segment).await?;
+    let size = match stored {
+        Some((_, size)) => Some(*size),
+        None => segment_size(reader, system_id).await?,
+    };
+    let Some(size) = size else {
+        return Ok((!pieces.is_empty()).then(|| "Pieces of it are stored, but no backup tells how long its segments are.".into()));
+    };
+    let start = segment.start(size);
+    let reach = match stored {
+        Some((Stored::Whole(bytes) | Stored::Prefix(bytes), _)) => start.plus(bytes.len() as u64),
+        _ => start,
+    };
+    // A mark speaks of its own timeline, which nobody had left when it was written.
+    let mark = reader.coverage(system_id).await?.filter(|c| c.timeline == segment.timeline()).map(|c| c.lsn.max(c.stored));
+    let proven = pieces.iter().map(|p| p.start).chain(mark).max().filter(|proven| *proven > reach);
+    Ok(proven
+        .map(|proven| format!("It is stored up to {reach} only, but WAL was stored up to {proven} once: this is a hole, not the end of the log.")))
+}
+
+async fn segment_size(reader: &Reader, system_id: SystemId) -> Result<Option<SegmentSize>, RestoreError> {
+    Ok(reader.backups().await?.iter().rev().find(|b| b.system_id == system_id).map(|b| b.segment_bytes))
+}
+
 /// What pieces make up of a segment that is not stored whole.
 async fn in_pieces(reader: &Reader, system_id: SystemId, name: &WalName) -> Result<Option<(Stored, SegmentSize)>, RestoreError> {
     let WalName::Segment(segment) = name else { return Ok(None) };
@@ -54,8 +93,7 @@ async fn in_pieces(reader: &Reader, system_id: SystemId, name: &WalName) -> Resu
         return Ok(None);
     }
     // Names do not tell how long a segment is; what was backed up does.
-    let size = reader.backups().await?.iter().rev().find(|b| b.system_id == system_id).map(|b| b.segment_bytes);
-    let Some(size) = size else { return Ok(None) };
+    let Some(size) = segment_size(reader, system_id).await? else { return Ok(None) };
     let stored = reader.fetch_segment(system_id, *segment, size).await?;
     Ok((stored != Stored::Nothing).then_some((stored, size)))
 }

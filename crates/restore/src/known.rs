@@ -3,9 +3,9 @@
 use crate::RestoreError;
 use crate::log::Log;
 use pg::TimelineHistory;
-use repo::reach::{self, Path as History};
-use repo::{BackupDocument, Coverage, Epoch, Reader, WalView};
-use terms::{Lsn, RecoveryTarget, SegmentSize, Timeline, Timestamp, WalName};
+use repo::reach::{self, Path as History, Proof};
+use repo::{BackupDocument, Coverage, Epoch, RECEIVER_LEASE, Reader, WalView};
+use terms::{Lsn, RecoveryTarget, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
 
 /// Everything that the repository says about what can be reached in one epoch.
 pub(crate) struct Known {
@@ -17,6 +17,8 @@ pub(crate) struct Known {
     pub(crate) view: WalView,
     pub(crate) histories: Vec<TimelineHistory>,
     pub(crate) coverage: Option<Coverage>,
+    /// A receiver was at work once: it left its lease.
+    has_receiver: bool,
 }
 
 impl Known {
@@ -33,7 +35,8 @@ impl Known {
             histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
         }
         let coverage = reader.coverage(system_id).await?;
-        Ok(Self { epoch: epoch.clone(), ended, backups, view, histories, coverage })
+        let has_receiver = reader.lease(RECEIVER_LEASE).await?.is_some();
+        Ok(Self { epoch: epoch.clone(), ended, backups, view, histories, coverage, has_receiver })
     }
 
     /// The newest timeline that anything is stored of.
@@ -43,9 +46,9 @@ impl Known {
         of_backups.max(of_wal).unwrap_or(Timeline::FIRST)
     }
 
-    /// Up to where the log was stored once, along this history.
-    pub(crate) fn proven(&self, history: &History) -> Lsn {
-        reach::proven(history, &self.view, self.coverage.as_ref(), &self.backups)
+    /// What is known of how the log came to be stored, along this history.
+    pub(crate) fn proof(&self, history: &History) -> Proof {
+        Proof { stored: reach::proven(history, &self.view, self.coverage.as_ref(), &self.backups), may_overtake: self.has_receiver }
     }
 
     pub(crate) fn path_to(&self, timeline: Timeline) -> Result<History, RestoreError> {
@@ -74,6 +77,8 @@ pub struct StoredEnd {
     pub lsn: Lsn,
     /// When the last transaction in it ended; `None` when none is near its end.
     pub last_transaction: Option<Timestamp>,
+    /// What is missing there although more was stored once.
+    pub hole: Option<SegmentName>,
 }
 
 /// Looks where an epoch's stored log ends, by listing it and reading its last segment; `None` without a backup on the newest
@@ -84,9 +89,9 @@ pub async fn stored_end(reader: &Reader, epoch: &Epoch) -> Result<Option<StoredE
     let timeline = known.newest_timeline();
     let history = known.path_to(timeline)?;
     let Some(backup) = reach::candidates(&known.backups, &history, &RecoveryTarget::Latest).first().copied() else { return Ok(None) };
-    let stretch = reach::stretch(&history, &known.view, backup.start.lsn, known.proven(&history));
+    let stretch = reach::stretch(&history, &known.view, backup.start.lsn, known.proof(&history));
     let Some(last) = stretch.segments.last() else { return Ok(None) };
     let log = Log { reader, system_id: epoch.system_id, major: epoch.major, size: known.view.segment_bytes, timeline };
     let (_, last_transaction) = log.end(&[*last]).await?;
-    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction }))
+    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction, hole: stretch.hole }))
 }

@@ -100,6 +100,10 @@ impl RestorePlan {
     }
 }
 
+/// A server's insert position may lie just behind the header of a page of which nothing is written yet
+/// (`SizeOfXLogLongPHD`, src/include/access/xlog_internal.h).
+const PAGE_HEADER_MAX: u64 = 40;
+
 /// Plans within one epoch.
 pub(crate) struct Planner<'a> {
     known: &'a Known,
@@ -124,9 +128,9 @@ impl<'a> Planner<'a> {
             return Err(self.unreachable(format!("No {}backup was complete by then.", self.asked_backup())).await?);
         }
         let mut holed = None;
-        let proven = self.known.proven(&self.history);
+        let proof = self.known.proof(&self.history);
         for backup in candidates {
-            let stretch = reach::stretch(&self.history, &self.known.view, backup.start.lsn, proven);
+            let stretch = reach::stretch(&self.history, &self.known.view, backup.start.lsn, proof);
             if stretch.end < backup.stop.lsn {
                 // Its own WAL is gone: not even this backup alone can be restored.
                 holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
@@ -175,10 +179,15 @@ impl<'a> Planner<'a> {
         }
         let (end, last_transaction) = self.log.end(segments).await?;
         let to_the_end = Stop::EndOfWal { at: end };
+        // Bytes may be there and make no sense: then the log ends where it was not meant to.
+        let is_cut = stretch.hole.is_none() && self.promised().is_some_and(|promised| promised > end.plus(PAGE_HEADER_MAX));
+        let ends_early = || RestoreError::Cut { target: self.wish.target.to_string(), at: end, promised: self.promised().unwrap_or(end) };
         let stop = match &self.wish.target {
             RecoveryTarget::Immediate => Stop::Consistent,
             RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
+            RecoveryTarget::Latest if is_cut => return Err(ends_early()),
             RecoveryTarget::Latest => to_the_end,
+            RecoveryTarget::Lsn(lsn) if *lsn > end && is_cut => return Err(ends_early()),
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
             RecoveryTarget::Lsn(lsn) => match self.log.stop_before(segments, backup.start.lsn, *lsn).await? {
                 Some(before) => Stop::Before(before),
@@ -187,6 +196,8 @@ impl<'a> Planner<'a> {
             RecoveryTarget::Time(at) => {
                 if self.log.ends_after(segments, backup.start.lsn, *at).await? {
                     Stop::Time(*at)
+                } else if is_cut {
+                    return Err(ends_early());
                 } else if stretch.hole.is_none() && self.covered(*at, stretch.end) {
                     notes.push(format!("No transaction ended after {at}: the whole stored WAL is replayed, and coverage past that time is proven."));
                     to_the_end
@@ -230,6 +241,11 @@ impl<'a> Planner<'a> {
             _ => u64::MAX,
         };
         segments.iter().copied().filter(|s| s.number(self.log.size) <= last).collect()
+    }
+
+    /// Up to where the log was valid once, on this very timeline: the server had come so far when the mark was written.
+    fn promised(&self) -> Option<Lsn> {
+        self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline()).map(|c| c.lsn)
     }
 
     /// Whether everything that the server had promised anybody until `at` is stored, `end` being the end of what is.
@@ -287,7 +303,7 @@ impl<'a> Planner<'a> {
         let mut on_path: Vec<_> = self.known.backups.iter().filter(|b| self.history.holds(b.timeline, b.stop.lsn)).collect();
         on_path.sort_by_key(|b| b.stop.lsn);
         let (Some(oldest), Some(newest)) = (on_path.first(), on_path.last()) else { return Ok(None) };
-        let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn, self.known.proven(&self.history));
+        let stretch = reach::stretch(&self.history, &self.known.view, newest.start.lsn, self.known.proof(&self.history));
         let latest = match stretch.segments.is_empty() {
             true => format!("{} ({})", newest.stop.time, newest.stop.lsn),
             false => {

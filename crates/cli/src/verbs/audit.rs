@@ -69,17 +69,29 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
     printer.remark(format!("{segments} segments in {}", duration(took)));
     let is_protected = audited.last().is_some_and(|newest| newest.known.system_id == present.system_id);
     let all = |is_so: fn(&Audit) -> bool| is_protected && audited.iter().all(|one| is_so(&one.found) && one.known.without_history.is_empty());
+    // The end of the log may be in pieces, which the audit of whole segments does not see.
+    let tail_hole = restore::stored_end(&reader, present).await?.and_then(|end| end.hole);
+    let all_whole = all(Audit::is_whole);
     let earlier = audited.len() - usize::from(is_protected);
     let (earlier, newest) = audited.split_at(earlier);
     let newest = newest.first();
     printer.result(json!({
         "repository": reader.address(), "audit": newest.map(|one| &one.found), "without_history": newest.map(|one| &one.known.without_history),
-        "read": audited.iter().map(|one| one.read).sum::<u64>(), "whole": all(Audit::is_whole), "proven": all(Audit::is_proven),
+        "read": audited.iter().map(|one| one.read).sum::<u64>(), "whole": all_whole && tail_hole.is_none(), "proven": all(Audit::is_proven) && tail_hole.is_none(),
         "unreadable": audited.iter().flat_map(|one| &one.unreadable).collect::<Vec<_>>(), "took_seconds": took.as_secs_f64(),
         "earlier": earlier.iter().map(Audited::json).collect::<Vec<_>>(),
     }));
     if !is_protected {
         return Err(no_backup_of(&reader, present));
+    }
+    if let (Some(missing), true) = (tail_hole, all_whole) {
+        return Err(Fault::of(
+            "wal-gap",
+            terms::Class::Missing,
+            format!("the stored WAL ends in {missing}, but more of it was stored once"),
+            "A coverage mark, a piece or a backup lies beyond what is there.",
+            "Take a full backup now (bowline backup): until it is listed nothing later than what is there can be restored.",
+        ));
     }
     // What concerns the present cluster comes first; all of it is printed above.
     for one in audited.iter().rev() {

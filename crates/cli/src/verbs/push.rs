@@ -114,6 +114,15 @@ async fn admit(wiring: &Wiring, writer: &mut Writer, path: &Path) -> Result<Epoc
     };
     Ok(match (header.or_else(around), writer.reader().epoch().cloned()) {
         (Some((system_id, major)), _) => writer.admit(system_id, major, SystemClock.now()).await?,
+        // With a second cluster in the repository a guess might be wrong, and what is stored stays.
+        (None, Some(_)) if writer.reader().document().epochs.len() > 1 => {
+            return Err(Fault::misuse(
+                "cluster-unknown",
+                format!("cannot tell which cluster {} is of", path.display()),
+                "The repository holds several, and no data directory is around the file.",
+                "Push it from pg_wal of its own data directory.",
+            ));
+        }
         (None, Some(epoch)) => epoch,
         // A history file or a label of a cluster that nothing is known of yet: the server tells which one it is.
         (None, None) => {

@@ -57,6 +57,11 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             if is_present {
                 let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await?;
                 stored = restore::stored_end(&reader, epoch).await?;
+                match stored {
+                    Some(StoredEnd { hole: Some(missing), .. }) => red.push(format!("WAL segment {missing} is missing from the repository")),
+                    None => red.push("no backup leads to the newest timeline".into()),
+                    Some(_) => {}
+                }
                 if let Some(end) = stored {
                     printer.say(format!("WAL stored   {} segments, to {} on timeline {}", view.segments(), end.lsn, end.timeline));
                 }

@@ -73,7 +73,7 @@ impl Archive {
     }
     /// How far the log behind this backup can be replayed, and the segments on the way.
     fn replays(&self, path: &Path, backup: &BackupDocument) -> (Lsn, Vec<SegmentName>) {
-        let mut stretch = reach::stretch(path, &self.view(), backup.start.lsn, Lsn::from_bytes(0));
+        let mut stretch = reach::stretch(path, &self.view(), backup.start.lsn, reach::Proof { stored: Lsn::from_bytes(0), may_overtake: true });
         match stretch.segments.iter().position(|s| self.index.entry(*s).is_some_and(|e| e.damaged.is_some())) {
             Some(at) => {
                 stretch.segments.truncate(at + 1);
