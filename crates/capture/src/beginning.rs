@@ -55,7 +55,7 @@ impl Session<'_> {
         })
     }
 
-    async fn coverage(&self) -> Result<Option<Coverage>, CaptureError> {
+    pub(crate) async fn coverage(&self) -> Result<Option<Coverage>, CaptureError> {
         Ok(self.writer.reader().coverage(self.epoch.system_id).await?)
     }
 
@@ -70,10 +70,8 @@ impl Session<'_> {
     /// A server on a timeline older than what is stored was left behind by a failover: its commits are on no server's way
     /// to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
     pub(crate) async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
-        let newest = match self.position {
-            Some((timeline, _)) => Some(timeline),
-            None => self.coverage().await?.map(|c| c.timeline),
-        };
+        // Another receiver may have gone further since we last did.
+        let newest = self.coverage().await?.map(|c| c.timeline).max(self.position.map(|(timeline, _)| timeline));
         match newest.filter(|newest| found < *newest && !self.options.accept_older_timeline) {
             Some(stored) => Err(CaptureError::Demoted { found, stored }),
             None => Ok(()),
@@ -82,9 +80,6 @@ impl Session<'_> {
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
     pub(crate) async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
-        if self.suspect.is_some_and(|at| at.segment_start(size) == from) {
-            return Ok(from);
-        }
         let reader = self.writer.reader();
         // One listing instead of a thousand questions.
         let listed = match (flushed.bytes().saturating_sub(from.bytes())) / size.bytes() > ASK_ONE_BY_ONE {
@@ -92,6 +87,10 @@ impl Session<'_> {
             false => None,
         };
         while from.plus(size.bytes()) <= flushed {
+            // What made no sense is read again, stored or not.
+            if self.suspect.is_some_and(|at| at.segment_start(size) == from) {
+                break;
+            }
             let segment = SegmentName::containing(from, timeline, size);
             let is_stored = match &listed {
                 Some(view) => view.has(segment),

@@ -14,6 +14,7 @@ pub(crate) struct Filling {
     timeline: Timeline,
     size: SegmentSize,
     session: u32,
+    begins_at: Lsn,
     /// Where the segment begins.
     start: Lsn,
     bytes: Vec<u8>,
@@ -34,7 +35,12 @@ pub(crate) struct Full {
 impl Filling {
     /// Begins at `from`, which must be where a segment begins. `session` goes into the names of pieces.
     pub(crate) fn new(timeline: Timeline, from: Lsn, size: SegmentSize, session: u32) -> Self {
-        Self { timeline, size, session, start: from, bytes: Vec::new(), pieces: 0, cut: from }
+        Self { timeline, size, session, begins_at: Lsn::from_bytes(0), start: from, bytes: Vec::new(), pieces: 0, cut: from }
+    }
+    /// The timeline begins here, perhaps within the segment; before that its bytes are its ancestor's. No piece ends earlier: a restore
+    /// would read this segment from the new timeline, and find less than it did before.
+    pub(crate) fn beginning_at(self, begins_at: Option<Lsn>) -> Self {
+        Self { begins_at: begins_at.unwrap_or(Lsn::from_bytes(0)), ..self }
     }
     pub(crate) fn timeline(&self) -> Timeline {
         self.timeline
@@ -85,7 +91,7 @@ impl Filling {
     /// is left before this one.
     pub(crate) fn cut(&mut self, stored: Lsn) -> Option<(Piece, Bytes)> {
         let received = self.received();
-        if stored < self.start || received <= self.cut || received <= stored {
+        if !self.has_more(stored) {
             return None;
         }
         let start = if self.pieces.is_multiple_of(PIECES_UNTIL_MERGED) { self.start } else { stored };
@@ -98,7 +104,7 @@ impl Filling {
 
     /// Whether [`Filling::cut`] would give a piece.
     pub(crate) fn has_more(&self, stored: Lsn) -> bool {
-        stored >= self.start && self.received() > self.cut.max(stored)
+        stored >= self.start && self.received() > self.cut.max(stored) && self.received() >= self.begins_at
     }
 }
 

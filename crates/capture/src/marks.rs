@@ -29,9 +29,10 @@ pub(crate) struct Mark {
 }
 
 impl Marks {
-    pub(crate) fn new(size: SegmentSize, options: &ReceiveOptions) -> Self {
+    /// `known` is what the repository's mark says already.
+    pub(crate) fn new(size: SegmentSize, options: &ReceiveOptions, known: Option<(Lsn, Timestamp)>) -> Self {
         let (coverage_interval, status_interval) = (options.coverage_interval, options.status_interval);
-        Self { size, coverage_interval, status_interval, pending: None, proven: None, written: None }
+        Self { size, coverage_interval, status_interval, pending: None, proven: known, written: None }
     }
 
     /// The server's word. One that is not stored yet is waited for: a newer one would be reached later still.
@@ -78,7 +79,7 @@ mod tests {
     fn a_mark_follows_the_clock_when_idle_and_the_segments_under_load() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut marks = Marks::new(SegmentSize::DEFAULT, &ReceiveOptions::with_slot(Slot::Temporary("t".into())));
+            let mut marks = Marks::new(SegmentSize::DEFAULT, &ReceiveOptions::with_slot(Slot::Temporary("t".into())), None);
             let lsn = |mib: u64| Lsn::from_bytes(mib << 20);
             let at = Timestamp::from_unix_micros;
             let wait = |seconds| tokio::time::advance(Duration::from_secs(seconds));

@@ -74,11 +74,20 @@ async fn visit(info: &ConnInfo, slot: &str, stored: Option<Progress>) -> Result<
     if !session.in_recovery().await? {
         return Ok(Visit::Primary);
     }
-    let made = session.slot(slot).await?.is_none();
+    let found = session.slot(slot).await?;
+    // One that was invalidated keeps nothing, and never will again.
+    let is_lost = found.as_ref().is_some_and(|s| !s.active && (s.restart_lsn.is_none() || s.wal_status.as_deref() == Some("lost")));
+    if is_lost {
+        session.drop_slot(slot).await?;
+    }
+    let made = found.is_none() || is_lost;
     if made {
         session.create_physical_slot(slot).await?;
     }
-    if let Some(Progress { stored, .. }) = stored {
+    // A position of another timeline says nothing of this standby's WAL.
+    if let Some(Progress { timeline, stored }) = stored
+        && session.timeline().await? == timeline
+    {
         session.advance_slot(slot, stored).await?;
     }
     Ok(if made { Visit::Made } else { Visit::Fine })

@@ -120,7 +120,9 @@ impl<'a> Session<'a> {
         let slot = self.options.slot.name();
         let held = self.take_slot(&mut connection).await?;
         let (timeline, from) = self.follow(self.begin_at(held, identity, size).await?, &history, size).await?;
-        let from = self.skip_stored(from.segment_start(size), timeline, identity.flushed, size).await?;
+        // Beyond the point where the server's history leaves a timeline there is nothing to stream of it.
+        let limit = history.end_of(timeline).map_or(identity.flushed, |fork| fork.min(identity.flushed));
+        let from = self.skip_stored(from.segment_start(size), timeline, limit, size).await?;
         if let Some((timeline, lost, why)) = self.gap.take() {
             self.events.tell(Event::WalGap { timeline, from: lost, to: from, why });
         }
@@ -132,10 +134,12 @@ impl<'a> Session<'a> {
         self.progress.send_replace(Some(Progress { timeline, stored: from }));
         self.indexer.begin_again();
         let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline, segment_size: size };
+        // While it catches up the server's word lies far ahead: the last mark's is good until then.
+        let known = self.coverage().await?.filter(|c| c.timeline == timeline && c.lsn <= from).map(|c| (c.lsn, c.time));
         let lookout = Lookout::post(server, slot.to_owned(), self.options.status_interval * 2);
         let flow = Flow {
             survey: Survey::begin(source, from),
-            filling: Filling::new(timeline, from, size, session_number()),
+            filling: Filling::new(timeline, from, size, session_number()).beginning_at(history.begin_of(timeline)),
             uploads: Uploads::start(self.carrier.clone(), from, size),
             waiting: Waiting::new(self.options.flush, self.events.clone()),
             lookout,
@@ -145,14 +149,15 @@ impl<'a> Session<'a> {
             pings: Vec::new(),
             leaving: None,
             next: None,
-            marks: Marks::new(size, self.options),
+            marks: Marks::new(size, self.options, known),
             covering: None,
         };
         match self.stream(flow, until).await {
             Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
                 let why = e.detail().trim_end_matches('.').to_owned();
-                if matches!(self.options.slot, Slot::Permanent(_)) && !self.is_past_a_gap {
-                    self.pass_gap(timeline, from, why.clone());
+                if matches!(self.options.slot, Slot::Permanent(_)) {
+                    let (timeline, lost) = self.position.unwrap_or((timeline, from));
+                    self.pass_gap(timeline, lost, why.clone());
                 }
                 Err(CaptureError::WalGone { from, timeline: timeline.id(), why })
             }
@@ -170,13 +175,19 @@ impl<'a> Session<'a> {
                 self.tell_server(&mut flow).await?;
                 return Ok(Ended::Stopped);
             }
-            if let Some((next, at)) = flow.next.filter(|_| stored >= flow.filling.received() && !flow.uploads.is_busy()) {
+            let is_all_stored = stored >= flow.filling.received() || self.options.flush == Flush::Whole;
+            if let Some((next, at)) = flow.next.filter(|_| is_all_stored && !flow.uploads.is_busy()) {
                 // The new timeline's copy of this segment begins with the old one's bytes.
                 self.position = Some((next, at.segment_start(flow.filling.size())));
                 self.events.tell(Event::TimelineSwitched { to: next, at });
                 return Ok(Ended::Switched);
             }
             let flush_at = flow.flush_at(self.options.flush);
+            // At once means now: a timer that is made anew each time round would never fire while the stream is busy.
+            if flush_at.is_some_and(|at| at <= Instant::now()) {
+                flow.flush();
+                continue;
+            }
             let held_up = flow.waiting.look(stored, flow.filling.received());
             flow.lookout.hurry(!flow.uploads.has_room(flow.filling.start()) || held_up);
             let is_reading = flow.next.is_none() && flow.uploads.has_room(flow.filling.start());
@@ -262,7 +273,8 @@ impl<'a> Session<'a> {
         let (timeline, size) = (flow.filling.timeline(), flow.filling.size());
         if self.suspect != Some(damage.at) {
             self.suspect = Some(damage.at);
-            self.position = Some((timeline, damage.at.segment_start(size)));
+            // What is on its way ends with this connection: nothing may be taken for stored that is not.
+            self.position = Some((timeline, damage.at.segment_start(size).min(flow.uploads.stored())));
             return Err(CaptureError::Nonsense { at: damage.at, timeline });
         }
         if self.told != Some(damage.at) {
@@ -301,6 +313,10 @@ impl<'a> Session<'a> {
 
     /// Writes down how far the log is complete, when that is due. Beside the stream: a slow store must not keep a keepalive waiting.
     fn cover(&self, flow: &mut Flow) {
+        // A backup's own receiver begins when the backup does: of what lies before it can say nothing.
+        if matches!(self.options.slot, Slot::Temporary(_)) {
+            return;
+        }
         // On a slow store several at once would only be in each other's way.
         if flow.covering.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
@@ -353,9 +369,10 @@ impl Flow {
         }
         let urgent = self.leaving.is_some() || self.next.is_some();
         match flush {
+            // A piece proves that all before it is stored; this receiver knows nothing of what came before it began.
+            Flush::Whole => None,
             Flush::Synchronous => Some(Instant::now()),
             _ if urgent => Some(Instant::now()),
-            Flush::Whole => None,
             // One at a time: the next one takes along what came meanwhile.
             Flush::Every(_) if self.uploads.is_busy() => None,
             Flush::Every(pause) => Some(self.flushed_at + pause),

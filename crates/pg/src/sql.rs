@@ -109,6 +109,10 @@ impl Sql {
         let doing = format!("create replication slot {name:?}");
         self.row(&doing, "SELECT pg_create_physical_replication_slot($1, true)", &[&name]).await.map(drop)
     }
+    /// Drops a slot that nobody uses.
+    pub async fn drop_slot(&self, name: &str) -> Result<(), PgError> {
+        self.rows(&format!("drop replication slot {name:?}"), "SELECT pg_drop_replication_slot($1)", &[&name]).await.map(drop)
+    }
     /// Lets a slot go of WAL before this position, or before what is replayed if that is less (`pg_replication_slot_advance`,
     /// src/backend/replication/slotfuncs.c); never moves it back.
     pub async fn advance_slot(&self, name: &str, to: Lsn) -> Result<(), PgError> {

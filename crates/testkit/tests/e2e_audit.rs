@@ -70,7 +70,8 @@ fn an_archive_is_proven_once_and_then_by_listings_alone() {
             assert!(again["read"].as_u64() <= Some(1), "only the end of the log may have left a record open: {again}");
             assert_eq!(again["audit"], first["audit"]);
             let rebuilt = bowline.ok(&["wal", "audit", "--rebuild"]);
-            assert_eq!((&rebuilt["audit"], &rebuilt["read"]), (&first["audit"], &first["read"]));
+            assert_eq!(rebuilt["audit"], first["audit"]);
+            assert!(rebuilt["read"].as_u64() >= first["read"].as_u64(), "all of it is read: {rebuilt}");
         }
     }
 }

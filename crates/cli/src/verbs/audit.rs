@@ -70,7 +70,8 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
     let is_protected = audited.last().is_some_and(|newest| newest.known.system_id == present.system_id);
     let all = |is_so: fn(&Audit) -> bool| is_protected && audited.iter().all(|one| is_so(&one.found) && one.known.without_history.is_empty());
     // The end of the log may be in pieces, which the audit of whole segments does not see.
-    let tail_hole = restore::stored_end(&reader, present).await?.and_then(|end| end.hole);
+    let has_histories = audited.iter().all(|one| one.known.without_history.is_empty());
+    let tail_hole = if has_histories { restore::stored_end(&reader, present).await?.and_then(|end| end.hole) } else { None };
     let all_whole = all(Audit::is_whole);
     let earlier = audited.len() - usize::from(is_protected);
     let (earlier, newest) = audited.split_at(earlier);
