@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use terms::{SegmentSize, SystemId, WalName};
+use terms::{Lsn, SegmentSize, SystemId, WalName};
 
 /// How a fetch ended; how that becomes an exit code is the front door's matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +27,12 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     if let Some(bytes) = reader.fetch_wal(system_id, name).await? {
         return deliver(&bytes);
     }
+    let once = once_stored(reader, system_id, name).await?;
     let stored = in_pieces(reader, system_id, name).await?;
     if let Some((Stored::Whole(bytes), _)) = stored {
         return deliver(&bytes);
     }
-    if let Some(why) = was_longer(reader, system_id, name, stored.as_ref()).await? {
+    if let Some(why) = was_longer(reader, system_id, name, once, stored.as_ref()).await? {
         // It may have been stored between these questions.
         return match reader.fetch_wal(system_id, name).await? {
             Some(bytes) => deliver(&bytes),
@@ -54,20 +55,30 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     }
 }
 
-/// Why what is there of a segment cannot be the end of the log: a later piece of it, or the coverage mark, lies beyond.
+/// How far a segment was stored once, as a later piece of it or the coverage mark tells. Asked before looking at what is there: a
+/// receiver at work adds to both.
+async fn once_stored(reader: &Reader, system_id: SystemId, name: &WalName) -> Result<Option<Lsn>, RestoreError> {
+    let WalName::Segment(segment) = name else { return Ok(None) };
+    // A mark speaks of its own timeline, which nobody had left when it was written.
+    let mark = reader.coverage(system_id).await?.filter(|c| c.timeline == segment.timeline()).map(|c| c.lsn.max(c.stored));
+    Ok(reader.pieces(system_id, *segment).await?.iter().map(|p| p.start).chain(mark).max())
+}
+
+/// Why what is there of a segment cannot be the end of the log.
 async fn was_longer(
     reader: &Reader,
     system_id: SystemId,
     name: &WalName,
+    once: Option<Lsn>,
     stored: Option<&(Stored, SegmentSize)>,
 ) -> Result<Option<String>, RestoreError> {
-    let WalName::Segment(segment) = name else { return Ok(None) };
-    let pieces = reader.pieces(system_id, *segment).await?;
+    let (WalName::Segment(segment), Some(once)) = (name, once) else { return Ok(None) };
     let size = match stored {
         Some((_, size)) => Some(*size),
         None => segment_size(reader, system_id).await?,
     };
     let Some(size) = size else {
+        let pieces = reader.pieces(system_id, *segment).await?;
         return Ok((!pieces.is_empty()).then(|| "Pieces of it are stored, but no backup tells how long its segments are.".into()));
     };
     let start = segment.start(size);
@@ -75,11 +86,8 @@ async fn was_longer(
         Some((Stored::Whole(bytes) | Stored::Prefix(bytes), _)) => start.plus(bytes.len() as u64),
         _ => start,
     };
-    // A mark speaks of its own timeline, which nobody had left when it was written.
-    let mark = reader.coverage(system_id).await?.filter(|c| c.timeline == segment.timeline()).map(|c| c.lsn.max(c.stored));
-    let proven = pieces.iter().map(|p| p.start).chain(mark).max().filter(|proven| *proven > reach);
-    Ok(proven
-        .map(|proven| format!("It is stored up to {reach} only, but WAL was stored up to {proven} once: this is a hole, not the end of the log.")))
+    Ok((once > reach)
+        .then(|| format!("It is stored up to {reach} only, but WAL was stored up to {once} once: this is a hole, not the end of the log.")))
 }
 
 async fn segment_size(reader: &Reader, system_id: SystemId) -> Result<Option<SegmentSize>, RestoreError> {

@@ -26,6 +26,8 @@ impl Known {
     pub(crate) async fn gather(reader: &Reader, epoch: &Epoch, ended: Option<Timestamp>, backups: Vec<BackupDocument>) -> Result<Self, RestoreError> {
         let system_id = epoch.system_id;
         let size = backups.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
+        // The mark before the listing: a receiver at work moves it on, and what it then speaks of would be missing from the list.
+        let coverage = reader.coverage(system_id).await?;
         let view = reader.wal_view(system_id, size).await?;
         let mut histories = Vec::new();
         for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
@@ -34,7 +36,6 @@ impl Known {
             let bytes = bytes.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })?;
             histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
         }
-        let coverage = reader.coverage(system_id).await?;
         let has_receiver = reader.lease(RECEIVER_LEASE).await?.is_some();
         Ok(Self { epoch: epoch.clone(), ended, backups, view, histories, coverage, has_receiver })
     }

@@ -165,6 +165,8 @@ impl Known {
     async fn gather(reader: &Reader, backups: Vec<BackupDocument>) -> Result<Self, Fault> {
         let Some(newest) = backups.last() else { return Err(no_backup(reader)) };
         let (system_id, major, size) = (newest.system_id, newest.major, newest.segment_bytes);
+        // The mark before the listing: a receiver at work moves it on.
+        let coverage = reader.coverage(system_id).await?;
         let (view, sizes) = reader.wal_sizes(system_id, size).await?;
         let mut histories = Vec::new();
         for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
@@ -172,7 +174,6 @@ impl Known {
                 histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
             }
         }
-        let coverage = reader.coverage(system_id).await?;
         let (mut paths, mut without_history) = (Vec::new(), Vec::new());
         let stored = view.timelines.iter().filter(|t| !t.is_empty()).map(|t| t.timeline);
         let mut timelines: Vec<Timeline> =
