@@ -75,8 +75,15 @@ fn spans<'r>(reader: &'r Reader, backups: &[BackupDocument]) -> Vec<Span<'r>> {
 }
 
 async fn within(reader: &Reader, span: &Span<'_>, wish: &Wish) -> Result<RestorePlan, RestoreError> {
-    let known = Known::gather(reader, span.epoch, span.ended, span.backups.clone()).await?;
-    Planner::new(reader, &known, wish)?.run().await
+    let once = async || {
+        let known = Known::gather(reader, span.epoch, span.ended, span.backups.clone()).await?;
+        Planner::new(reader, &known, wish)?.run().await
+    };
+    match once().await {
+        // A listing takes a while, and what was on its way at its beginning may be missing from it: a hole is still there when asked again.
+        Err(RestoreError::Hole { .. }) => once().await,
+        outcome => outcome,
+    }
 }
 
 /// Each cluster counts positions for itself, and a restore point's name may be given again.
