@@ -102,12 +102,7 @@ pub fn run(options: &Options) -> Outcome<()> {
         }
         report(kind, &plain, &ours);
     }
-    let home = server.data_dir.parent().map(Path::to_owned);
-    server.stop()?;
-    match home {
-        Some(home) if !options.place.keep => Ok(fs::remove_dir_all(home)?),
-        _ => Ok(()),
-    }
+    data::done(server, &options.place)
 }
 
 struct Bench<'a> {

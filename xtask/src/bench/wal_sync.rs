@@ -13,7 +13,7 @@ use super::receiver::Kind;
 use super::report::median;
 use super::server::Server;
 use super::tools::{self, Bowline, Repo, Stage};
-use super::{Outcome, Place, machine};
+use super::{Outcome, Place, data, machine};
 
 /// One row a transaction: as little WAL as a commit can be.
 const SCRIPT: &str = "INSERT INTO commits VALUES (:client_id, clock_timestamp());\n";
@@ -107,12 +107,7 @@ pub fn run(options: &Options) -> Outcome<()> {
         options.rounds,
     );
     report(options.clients, &entries);
-    let home = server.data_dir.parent().map(Path::to_owned);
-    server.stop()?;
-    match home {
-        Some(home) if !options.place.keep => Ok(fs::remove_dir_all(home)?),
-        _ => Ok(()),
-    }
+    data::done(server, &options.place)
 }
 
 struct Bench<'a> {
