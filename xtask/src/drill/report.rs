@@ -110,8 +110,8 @@ impl Report {
         let lost = format!("{} acknowledged commits were lost with the host", grouped(loss.commits_lost as u64));
         line("RPO", RPO_OBJECTIVE, loss.seconds, lost);
         line("RTO", RTO_OBJECTIVE, rto.as_secs_f64(), "from the restore command to the first answered query".into());
-        println!("        This version stores WAL in whole segments: what is in the segment being filled dies with the host.");
-        println!("        A quiet server fills none, so archive_timeout (60 s here) bounds the loss, plus the upload.");
+        println!("        New WAL is stored every wal.flush_interval (5 s unless set otherwise): what came since dies with the host.");
+        println!("        With wal.synchronous = true nothing that was acknowledged does.");
         println!("        The times are those of this machine and this amount of data; yours scale with your data.");
     }
 
