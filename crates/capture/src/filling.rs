@@ -2,18 +2,20 @@
 
 use crate::CaptureError;
 use bytes::Bytes;
-use repo::Piece;
+use repo::{Form, Piece};
 use terms::{Lsn, SegmentName, SegmentSize, Timeline};
 
-/// So many pieces of one segment are the last ones only; then one follows that begins where the segment does, and makes
-/// them unneeded. On a quiet server a segment fills for days: a restore must not fetch its every second.
-const PIECES_UNTIL_MERGED: u32 = 64;
+/// Every so many pieces that are objects of their own one follows that begins where the first of them did and makes them unneeded; of
+/// so many of those the last one takes in them all, and so on. On a quiet server a segment fills for days: a restore must not fetch its
+/// every second. And on a busy one that lets commits wait, each byte is stored but a few times.
+const PIECES_MERGED: u32 = 16;
 
 /// Bytes of the log on one timeline, from a segment's beginning on.
 pub(crate) struct Filling {
     timeline: Timeline,
     size: SegmentSize,
     session: u32,
+    form: Form,
     begins_at: Lsn,
     /// Where the segment begins.
     start: Lsn,
@@ -21,6 +23,8 @@ pub(crate) struct Filling {
     /// Pieces cut from this segment so far, and where the last one ends.
     pieces: u32,
     cut: Lsn,
+    /// Where the pieces begin that the next merged one takes in: the next small one, the next one of those, and so on.
+    merged: Vec<Lsn>,
 }
 
 /// A segment that is full.
@@ -34,8 +38,9 @@ pub(crate) struct Full {
 
 impl Filling {
     /// Begins at `from`, which must be where a segment begins. `session` goes into the names of pieces.
-    pub(crate) fn new(timeline: Timeline, from: Lsn, size: SegmentSize, session: u32) -> Self {
-        Self { timeline, size, session, begins_at: Lsn::from_bytes(0), start: from, bytes: Vec::new(), pieces: 0, cut: from }
+    pub(crate) fn new(timeline: Timeline, from: Lsn, size: SegmentSize, session: u32, form: Form) -> Self {
+        let begins_at = Lsn::from_bytes(0);
+        Self { timeline, size, session, form, begins_at, start: from, bytes: Vec::new(), pieces: 0, cut: from, merged: Vec::new() }
     }
     /// The timeline begins here, perhaps within the segment; before that its bytes are its ancestor's. No piece ends earlier: a restore
     /// would read this segment from the new timeline, and find less than it did before.
@@ -58,7 +63,13 @@ impl Filling {
     }
 
     /// Takes what arrived at `at`; everything before `stored` is stored. Every segment that is full goes to `full`.
-    pub(crate) fn take(&mut self, at: Lsn, mut bytes: &[u8], stored: Lsn, mut full: impl FnMut(Full)) -> Result<(), CaptureError> {
+    pub(crate) fn take(
+        &mut self,
+        at: Lsn,
+        mut bytes: &[u8],
+        stored: Lsn,
+        mut full: impl FnMut(Full) -> Result<(), CaptureError>,
+    ) -> Result<(), CaptureError> {
         if at != self.received() {
             return Err(CaptureError::Bug(format!("the server sent WAL from {at} where {} was expected", self.received())));
         }
@@ -74,12 +85,16 @@ impl Filling {
                 let name = SegmentName::containing(self.start, self.timeline, self.size);
                 let whole = Bytes::from(std::mem::take(&mut self.bytes));
                 let end = name.end(self.size);
-                let rest = (stored > self.start && stored < end).then(|| {
-                    let piece = Piece { segment: name, start: stored, end, session: self.session };
-                    (piece, whole.slice((stored.bytes() - self.start.bytes()) as usize..))
+                let from = self.next_start(stored);
+                let rest = (stored > self.start && from < end).then(|| {
+                    let piece = Piece { segment: name, start: from, end, session: self.session, form: self.form };
+                    (piece, whole.slice((from.bytes() - self.start.bytes()) as usize..))
                 });
-                full(Full { name, start: self.start, bytes: whole, rest });
-                (self.start, self.pieces, self.cut) = (end, 0, end);
+                let start = std::mem::replace(&mut self.start, end);
+                let done = full(Full { name, start, bytes: whole, rest });
+                (self.pieces, self.cut) = (0, end);
+                self.merged.clear();
+                done?;
             }
         }
         Ok(())
@@ -87,19 +102,46 @@ impl Filling {
 
     /// A piece of everything that is not stored and was not cut yet; none while an earlier segment is still on its way.
     ///
-    /// A piece begins where everything before is stored, not where the last one ended: if that one never arrives, no gap
-    /// is left before this one.
+    /// A piece that is an object begins where everything before is stored, not where the last one ended: if that one never arrives, no
+    /// gap is left before this one. What is added to a log follows what was added before.
     pub(crate) fn cut(&mut self, stored: Lsn) -> Option<(Piece, Bytes)> {
         let received = self.received();
         if !self.has_more(stored) {
             return None;
         }
-        let start = if self.pieces.is_multiple_of(PIECES_UNTIL_MERGED) { self.start } else { stored };
-        self.pieces += 1;
+        let start = match self.form {
+            Form::Object => self.merge(received).unwrap_or(stored).min(stored),
+            Form::Log => self.next_start(stored),
+        };
         self.cut = received;
         let segment = SegmentName::containing(self.start, self.timeline, self.size);
         let bytes = Bytes::copy_from_slice(&self.bytes[(start.bytes() - self.start.bytes()) as usize..]);
-        Some((Piece { segment, start, end: received, session: self.session }, bytes))
+        Some((Piece { segment, start, end: received, session: self.session, form: self.form }, bytes))
+    }
+
+    /// Where the next bytes begin that are not on their way.
+    fn next_start(&self, stored: Lsn) -> Lsn {
+        match self.form {
+            Form::Object => stored,
+            Form::Log => self.cut.max(stored),
+        }
+    }
+
+    /// Counts one more piece, which ends at `end`; where it begins when it takes in those before it.
+    fn merge(&mut self, end: Lsn) -> Option<Lsn> {
+        self.pieces += 1;
+        let mut rest = self.pieces;
+        let mut level = 0;
+        while rest.is_multiple_of(PIECES_MERGED) {
+            rest /= PIECES_MERGED;
+            level += 1;
+        }
+        if self.merged.len() < level {
+            self.merged.resize(level, self.start);
+        }
+        let begin = level.checked_sub(1).map(|highest| self.merged[highest]);
+        self.merged[..level].fill(end);
+        begin
     }
 
     /// Whether [`Filling::cut`] would give a piece.
@@ -120,8 +162,8 @@ mod tests {
 
     #[test]
     fn a_piece_begins_where_everything_before_it_is_stored() {
-        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7);
-        let nothing = |_: Full| panic!("it is not full");
+        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Object);
+        let nothing = |_: Full| -> Result<(), CaptureError> { panic!("it is not full") };
         assert!(filling.cut(lsn("0/1000000")).is_none(), "nothing has come");
         filling.take(lsn("0/1000000"), &[1; 100], lsn("0/1000000"), nothing).unwrap();
         assert!(filling.cut(lsn("0/0F00000")).is_none(), "an earlier segment is on its way");
@@ -138,27 +180,45 @@ mod tests {
 
     #[test]
     fn a_full_segment_leaves_whole_and_its_rest_as_a_piece() {
-        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7);
+        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Object);
         let mut full = Vec::new();
-        filling.take(lsn("0/1000000"), &vec![5; (16 << 20) + 3], lsn("0/1000000"), |f| full.push(f)).unwrap();
+        filling.take(lsn("0/1000000"), &vec![5; (16 << 20) + 3], lsn("0/1000000"), |f| Ok(full.push(f))).unwrap();
         assert_eq!((full.len(), full[0].bytes.len()), (1, 16 << 20));
         assert!(full[0].rest.is_none(), "nothing of it was stored: the whole is the shortest way");
         assert_eq!(filling.received(), lsn("0/2000003"));
-        filling.take(lsn("0/2000003"), &vec![6; (16 << 20) - 3], lsn("0/2000003"), |f| full.push(f)).unwrap();
+        filling.take(lsn("0/2000003"), &vec![6; (16 << 20) - 3], lsn("0/2000003"), |f| Ok(full.push(f))).unwrap();
         let (piece, bytes) = full[1].rest.clone().unwrap();
         assert_eq!((piece.start, piece.end, bytes.len()), (lsn("0/2000003"), lsn("0/3000000"), (16 << 20) - 3));
     }
 
     #[test]
-    fn every_sixty_fourth_piece_is_the_whole_beginning() {
-        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7);
-        let mut merged = 0;
-        for n in 0..130u64 {
+    fn what_goes_to_a_log_follows_what_went_there() {
+        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Log);
+        let mut full = Vec::new();
+        filling.take(lsn("0/1000000"), &[1; 100], lsn("0/1000000"), |f| Ok(full.push(f))).unwrap();
+        assert_eq!(filling.cut(lsn("0/1000000")).unwrap().0.end, lsn("0/1000064"));
+        filling.take(lsn("0/1000064"), &[2; 10], lsn("0/1000000"), |f| Ok(full.push(f))).unwrap();
+        let (second, bytes) = filling.cut(lsn("0/1000000")).unwrap();
+        assert_eq!((second.start, bytes.len()), (lsn("0/1000064"), 10), "the first is on its way and arrives before it");
+        filling.take(lsn("0/100006E"), &vec![3; (16 << 20) - 110], lsn("0/1000064"), |f| Ok(full.push(f))).unwrap();
+        let (rest, bytes) = full[0].rest.clone().unwrap();
+        assert_eq!((rest.start, rest.end, bytes.len()), (lsn("0/100006E"), lsn("0/2000000"), (16 << 20) - 110));
+    }
+
+    #[test]
+    fn a_segment_is_made_up_of_few_pieces_and_each_byte_is_stored_few_times() {
+        let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Object);
+        let (mut pieces, mut bytes_sent, count) = (Vec::new(), 0, 20_000u64);
+        for n in 0..count {
             let at = lsn("0/1000000").plus(n);
-            filling.take(at, &[0], at, |_| {}).unwrap();
-            let (piece, _) = filling.cut(at).unwrap();
-            merged += u32::from(piece.start == lsn("0/1000000"));
+            filling.take(at, &[0], at, |_| Ok(())).unwrap();
+            let (piece, bytes) = filling.cut(at).unwrap();
+            bytes_sent += bytes.len() as u64;
+            pieces.push(piece);
         }
-        assert_eq!(merged, 3);
+        let chain = repo::chain(&pieces, lsn("0/1000000"));
+        assert_eq!(chain.last().map(|p| p.end), Some(lsn("0/1000000").plus(count)));
+        assert!(chain.len() <= 4 * 15, "{} pieces", chain.len());
+        assert!(bytes_sent <= 5 * count, "{bytes_sent} bytes for {count}");
     }
 }

@@ -1,5 +1,6 @@
 //! A live PostgreSQL into the repository: base backups and the write-ahead log.
 
+mod appender;
 mod beginning;
 mod cover;
 mod error;

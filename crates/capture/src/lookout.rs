@@ -1,6 +1,7 @@
 //! What SQL tells a receiver that the stream does not: how far the server is at what time, whether it counts us as a
 //! synchronous standby, and that it is shutting down.
 
+use crate::receive::{RECEIVER, may_rank};
 use pg::{ConnInfo, PgError, Sql};
 use std::time::Duration;
 use terms::{Lsn, Timestamp};
@@ -17,9 +18,19 @@ const HURRIED: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sight {
     /// At this time by its clock the server had promised nobody anything beyond `lsn`.
-    At { time: Timestamp, lsn: Lsn, sync_state: Option<String> },
+    At { time: Timestamp, lsn: Lsn, standing: Standing },
     /// New sessions are refused with 57P03, `cannot_connect_now`.
     ShuttingDown,
+}
+
+/// How the server counts us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// `sync`, `quorum` or `potential`; `None` when it does not count us as a synchronous standby, as long as we report no flush
+    /// position (`pg_stat_get_wal_senders`, src/backend/replication/walsender.c: an invalid one makes any standby `async`).
+    pub(crate) ranked: Option<String>,
+    /// Whether `synchronous_standby_names` names us, whatever we report.
+    pub(crate) is_named: bool,
 }
 
 /// Looks from time to time, until dropped. Every look is a session of its own: one that stayed would keep a smart shutdown waiting for ever.
@@ -38,7 +49,7 @@ impl Lookout {
             loop {
                 let begun = Instant::now();
                 let sight = match timeout(LOOK_LIMIT, look(&info, &slot)).await {
-                    Ok(Ok((time, lsn, sync_state))) => Some(Sight::At { time, lsn, sync_state }),
+                    Ok(Ok(sight)) => Some(sight),
                     Ok(Err(e)) if is_shutting_down(&e) => Some(Sight::ShuttingDown),
                     // The stream itself tells when the server is gone; a session more or less proves nothing.
                     _ => None,
@@ -81,10 +92,12 @@ impl Drop for Lookout {
     }
 }
 
-async fn look(info: &ConnInfo, slot: &str) -> Result<(Timestamp, Lsn, Option<String>), PgError> {
+async fn look(info: &ConnInfo, slot: &str) -> Result<Sight, PgError> {
     let session = Sql::connect(info).await?;
     let (time, lsn) = session.promised().await?;
-    Ok((time, lsn, session.sync_state_of_slot(slot).await?))
+    let ranked = session.sync_state_of_slot(slot).await?.filter(|state| state != "async");
+    let names = session.setting("synchronous_standby_names").await?.unwrap_or_default();
+    Ok(Sight::At { time, lsn, standing: Standing { ranked, is_named: may_rank(&names, RECEIVER) } })
 }
 
 /// `ERRCODE_CANNOT_CONNECT_NOW` (src/backend/postmaster/postmaster.c, `ProcessStartupPacket`): the server starts, shuts down or recovers.

@@ -203,8 +203,13 @@ pub const BACKUP: &str = "bowline_backup";
 /// they wrote is stored, which here may take long (`SyncRepGetStandbyPriority`, src/backend/replication/syncrep.c).
 pub fn refuse_synchronous(facts: &ServerFacts, application_name: &str) -> Result<(), CaptureError> {
     let names = &facts.synchronous_standby_names;
-    match SyncNames::parse(names).is_ok_and(|parsed| parsed.rank(application_name).is_none()) {
-        true => Ok(()),
-        false => Err(CaptureError::WouldBeSynchronous { names: names.clone() }),
+    match may_rank(names, application_name) {
+        true => Err(CaptureError::WouldBeSynchronous { names: names.clone() }),
+        false => Ok(()),
     }
+}
+
+/// Whether these names match, or cannot be read, which must be taken for the same.
+pub(crate) fn may_rank(names: &str, application_name: &str) -> bool {
+    SyncNames::parse(names).map_or(true, |parsed| parsed.rank(application_name).is_some())
 }

@@ -4,10 +4,10 @@ use crate::CaptureError;
 use crate::filling::Filling;
 use crate::indexer::{Indexer, Survey};
 use crate::ingest::reason;
-use crate::lookout::{Lookout, Sight};
+use crate::lookout::{Lookout, Sight, Standing};
 use crate::marks::{Mark, Marks};
 use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until};
-use crate::uploads::{Carrier, Uploads};
+use crate::uploads::{Carrier, Uploads, session_number};
 use crate::waiting::Waiting;
 use pg::wal::WalSource;
 use pg::{ConnInfo, Replication, StreamEvent, WalStream};
@@ -137,10 +137,12 @@ impl<'a> Session<'a> {
         // While it catches up the server's word lies far ahead: the last mark's is good until then.
         let known = self.coverage().await?.filter(|c| c.timeline == timeline && c.lsn <= from).map(|c| (c.lsn, c.time));
         let lookout = Lookout::post(server, slot.to_owned(), self.options.status_interval * 2);
+        let uploads = Uploads::start(self.carrier.clone(), from, size);
+        let filling = Filling::new(timeline, from, size, session_number(), uploads.form());
         let flow = Flow {
             survey: Survey::begin(source, from),
-            filling: Filling::new(timeline, from, size, session_number()).beginning_at(history.begin_of(timeline)),
-            uploads: Uploads::start(self.carrier.clone(), from, size),
+            filling: filling.beginning_at(history.begin_of(timeline)),
+            uploads,
             waiting: Waiting::new(self.options.flush, self.events.clone()),
             lookout,
             stream,
@@ -185,7 +187,7 @@ impl<'a> Session<'a> {
             let flush_at = flow.flush_at(self.options.flush);
             // At once means now: a timer that is made anew each time round would never fire while the stream is busy.
             if flush_at.is_some_and(|at| at <= Instant::now()) {
-                flow.flush();
+                flow.flush()?;
                 continue;
             }
             let held_up = flow.waiting.look(stored, flow.filling.received());
@@ -230,7 +232,7 @@ impl<'a> Session<'a> {
                         self.cover(&mut flow);
                     }
                 }
-                () = sleep_until(flush_at.unwrap_or_else(far_away)), if flush_at.is_some() => flow.flush(),
+                () = sleep_until(flush_at.unwrap_or_else(far_away)), if flush_at.is_some() => flow.flush()?,
                 () = sleep_until(flow.waiting.look_again_at()) => {}
                 () = sleep(MARK_PAUSE), if flow.marks.lags(stored) => self.cover(&mut flow),
                 sight = flow.lookout.next() => self.heed(sight, &mut flow)?,
@@ -249,7 +251,7 @@ impl<'a> Session<'a> {
                     }
                     StreamEvent::TimelineEnded { next, at } => {
                         flow.next = Some((next, at));
-                        flow.flush();
+                        flow.flush()?;
                     }
                 },
             }
@@ -294,21 +296,33 @@ impl<'a> Session<'a> {
     fn heed(&mut self, sight: Sight, flow: &mut Flow) -> Result<(), CaptureError> {
         match sight {
             Sight::ShuttingDown => flow.leave(self.options.shutdown_grace),
-            Sight::At { time, lsn, sync_state } => {
+            Sight::At { time, lsn, standing } => {
                 flow.marks.promised(lsn, time);
                 self.cover(flow);
-                let ranked = sync_state.filter(|state| state != "async");
-                if self.options.flush != Flush::Synchronous && ranked.is_some() != self.muted {
-                    self.muted = ranked.is_some();
-                    if let Some(sync_state) = &ranked {
-                        self.events.tell(Event::RankedSynchronous { sync_state: sync_state.clone() });
-                    }
-                    // A flush position that was told once stays in force until the connection ends.
-                    return Err(CaptureError::Ranked { sync_state: ranked });
+                if self.options.flush != Flush::Synchronous {
+                    self.mute(standing)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Says nothing of a flush position while the server would let commits go by it, and says it again once it would not. A position that
+    /// was told stays in force until the connection ends, hence the error.
+    fn mute(&mut self, Standing { ranked, is_named }: Standing) -> Result<(), CaptureError> {
+        match (self.muted, ranked) {
+            (false, Some(sync_state)) => {
+                self.muted = true;
+                self.events.tell(Event::RankedSynchronous { sync_state: sync_state.clone() });
+                Err(CaptureError::Ranked { sync_state: Some(sync_state) })
+            }
+            // While nothing is reported the server ranks nobody: only the setting tells.
+            (true, _) if !is_named => {
+                self.muted = false;
+                Err(CaptureError::Ranked { sync_state: None })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes down how far the log is complete, when that is due. Beside the stream: a slow store must not keep a keepalive waiting.
@@ -379,10 +393,11 @@ impl Flow {
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> Result<(), CaptureError> {
         self.flushed_at = Instant::now();
-        if let Some((piece, bytes)) = self.filling.cut(self.uploads.stored()) {
-            self.uploads.push_piece(piece, bytes);
+        match self.filling.cut(self.uploads.stored()) {
+            Some((piece, bytes)) => self.uploads.push_piece(piece, bytes),
+            None => Ok(()),
         }
     }
 
@@ -410,13 +425,6 @@ impl Flow {
 /// For a branch that is switched off: never reached.
 fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(86_400)
-}
-
-/// Tells this connection's pieces from every other's.
-fn session_number() -> u32 {
-    use std::hash::BuildHasher;
-    // The random keys of a hash map are the standard library's one source of chance.
-    std::hash::RandomState::new().hash_one(std::process::id()) as u32
 }
 
 /// `SHOW wal_segment_size` prints `16MB`, `1GB`.

@@ -1,10 +1,11 @@
 //! Segments and pieces on their way to the store, and up to where everything is stored.
 
 use crate::CaptureError;
+use crate::appender::Appender;
 use crate::filling::Full;
 use bytes::Bytes;
 use repo::reach::SEGMENTS_ON_THEIR_WAY;
-use repo::{Kept, Piece, RepoError, Writer};
+use repo::{Form, Kept, Piece, PieceLog, RepoError, Writer};
 use seal::{Compression, Digest, Digester, Protection};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub(crate) struct StoredSegment {
 pub(crate) struct Uploads {
     carrier: Carrier,
     running: JoinSet<Result<Landed, CaptureError>>,
+    /// Where objects can grow: what takes the pieces.
+    appender: Option<Appender>,
     segments: usize,
     segments_max: u64,
     size: SegmentSize,
@@ -68,7 +71,13 @@ impl Uploads {
     /// Everything before `from` counts as stored.
     pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize) -> Self {
         let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS_ON_THEIR_WAY);
-        Self { carrier, size, running: JoinSet::new(), segments: 0, segments_max, pieces: 0, piece_bytes: 0, ahead: Vec::new(), stored: from }
+        let (running, appender, ahead) = (JoinSet::new(), None, Vec::new());
+        Self { carrier, size, running, appender, segments: 0, segments_max, pieces: 0, piece_bytes: 0, ahead, stored: from }
+    }
+
+    /// How pieces are stored here.
+    pub(crate) fn form(&self) -> Form {
+        if self.carrier.writer.can_grow() { Form::Log } else { Form::Object }
     }
 
     /// Everything received before here is stored.
@@ -88,14 +97,14 @@ impl Uploads {
         self.pieces < PIECES
     }
     pub(crate) fn is_busy(&self) -> bool {
-        !self.running.is_empty()
+        !self.running.is_empty() || self.pieces > 0
     }
 
     /// Begins to store a full segment, and its rest as a piece where that is sooner there.
-    pub(crate) fn push(&mut self, full: Full) {
+    pub(crate) fn push(&mut self, full: Full) -> Result<(), CaptureError> {
         // Commits that wait should not wait for the whole; others do not know the difference, and it costs a second put.
         if let Some((piece, bytes)) = full.rest.filter(|_| self.carrier.commits_wait) {
-            self.push_piece(piece, bytes);
+            self.push_piece(piece, bytes)?;
         }
         let carrier = self.carrier.clone();
         self.segments += 1;
@@ -113,25 +122,46 @@ impl Uploads {
             let digest = digested.await.map_err(|e| CaptureError::Bug(e.to_string()))?;
             Ok(Landed { start: full.start, end, segment: Some(StoredSegment { name: full.name, digest, bytes_stored }) })
         });
+        Ok(())
     }
 
     /// Begins to store a piece.
-    pub(crate) fn push_piece(&mut self, piece: Piece, bytes: Bytes) {
-        let carrier = self.carrier.clone();
+    pub(crate) fn push_piece(&mut self, piece: Piece, bytes: Bytes) -> Result<(), CaptureError> {
         self.pieces += 1;
         self.piece_bytes += bytes.len() as u64;
+        let carrier = self.carrier.clone();
+        if piece.form == Form::Log {
+            let appender = match self.appender.take() {
+                Some(appender) => appender,
+                None => Appender::start(carrier, self.size)?,
+            };
+            self.appender.insert(appender).push(piece, bytes);
+            return Ok(());
+        }
         self.running.spawn(async move {
             let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
             let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
             carrier.events.tell(Event::PieceStored { segment: piece.segment, start: piece.start, end: piece.end, bytes_stored });
             Ok(Landed { start: piece.start, end: piece.end, segment: None })
         });
+        Ok(())
     }
 
     /// Waits for the next upload to end: the segment, unless it was a piece. [`Uploads::stored`] tells what that comes to.
     pub(crate) async fn next(&mut self) -> Result<Option<StoredSegment>, CaptureError> {
-        let Some(joined) = self.running.join_next().await else { return std::future::pending().await };
-        let landed = joined.map_err(|e| CaptureError::Bug(e.to_string()))??;
+        let appended = async {
+            match &mut self.appender {
+                Some(appender) => appender.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let landed = tokio::select! {
+            Some(joined) = self.running.join_next() => joined.map_err(|e| CaptureError::Bug(e.to_string()))??,
+            added = appended => {
+                let (start, end) = added?;
+                Landed { start, end, segment: None }
+            }
+        };
         match landed.segment {
             None => {
                 self.pieces -= 1;
@@ -155,6 +185,11 @@ fn advance(mut stored: Lsn, ahead: &mut Vec<(Lsn, Lsn)>) -> Lsn {
 }
 
 impl Carrier {
+    /// Begins the log that this piece goes to first. Blocks.
+    pub(crate) fn begin_log(&self, piece: &Piece) -> Result<PieceLog, RepoError> {
+        self.writer.begin_log(self.system_id, piece.segment, piece.start, session_number(), &self.protection, self.compression)
+    }
+
     async fn keep(&self, name: &WalName, bytes: Bytes) -> Result<Kept, RepoError> {
         self.writer.keep_wal(self.system_id, name, bytes, &self.protection, self.compression).await
     }
@@ -175,6 +210,13 @@ impl Carrier {
             }
         }
     }
+}
+
+/// Tells this connection's pieces, or a log, from every other's.
+pub(crate) fn session_number() -> u32 {
+    use std::hash::BuildHasher;
+    // The random keys of a hash map are the standard library's one source of chance.
+    std::hash::RandomState::new().hash_one(std::process::id()) as u32
 }
 
 #[cfg(test)]

@@ -40,12 +40,23 @@ impl Coverage {
     }
 }
 
+/// How often a mark that others move at the same moment is read again.
+const TRIES: u32 = 10;
+
+/// Lets whoever was faster finish what it does: at once again would be too early, again and again.
+async fn give_way(tries: u32) {
+    if tries > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1 << tries)).await;
+    }
+}
+
 impl Writer {
     /// Moves the coverage mark forward; an older mark, one of an older timeline or one of an earlier epoch never replaces a newer
     /// one. The last mark of an earlier epoch is kept beside that epoch's log.
     pub async fn cover(&self, coverage: &Coverage) -> Result<(), RepoError> {
         let path = layout::coverage();
-        for _ in 0..10 {
+        for tries in 0..TRIES {
+            give_way(tries).await;
             let info = self.store.info(&path).await?;
             let mut next = coverage.clone();
             if info.is_some() {
@@ -74,7 +85,8 @@ impl Writer {
     /// Moves forward the mark of an epoch that is over.
     async fn close_coverage(&self, coverage: &Coverage) -> Result<(), RepoError> {
         let path = layout::closed_coverage(coverage.system_id);
-        for _ in 0..10 {
+        for tries in 0..TRIES {
+            give_way(tries).await;
             let info = self.store.info(&path).await?;
             let next = match info.is_some() {
                 true => coverage.added_to(&document::read(&path, &self.store.get(&path).await?)?),

@@ -27,6 +27,6 @@ pub use layout::{backup_folder, pack_path, wal_object};
 pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, RECEIVER_LEASE, Standing};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;
-pub use pieces::{Piece, Stored};
+pub use pieces::{Form, Piece, PieceLog, Stored, chain};
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

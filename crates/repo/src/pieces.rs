@@ -4,9 +4,9 @@ use crate::wal::beside;
 use crate::{Reader, RepoError, Writer, layout};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use seal::{Compression, ObjectKind, Protection};
+use seal::{CHUNK_BYTES, Compression, GrowingSealer, Grown, HEADER_BYTES, ObjectKind, Protection};
 use std::fmt;
-use store::Created;
+use store::{Created, Growing, ObjectPath, StoreError};
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, WalName};
 
 /// The bytes from `start` to `end` of one segment, as one session of a receiver stored them.
@@ -20,22 +20,42 @@ pub struct Piece {
     pub end: Lsn,
     /// Tells sessions apart: no two ever write one object.
     pub session: u32,
+    pub form: Form,
 }
 
+/// How the bytes of a piece are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// As an object of their own, whose name tells where it ends.
+    Object,
+    /// As what an object holds that grows, where objects can: how far it goes is known by reading it.
+    Log,
+}
+
+/// What follows the name of a log.
+const LOG: &str = ".log";
+
 impl Piece {
-    /// Its name within the segment's folder: `{start}-{end}-{session}` in hexadecimal, 16, 16 and 8 digits.
+    /// Its name within the segment's folder: `{start}-{end}-{session}` in hexadecimal, 16, 16 and 8 digits; `{start}-{session}.log` for a log.
     fn name(&self) -> String {
-        format!("{:016X}-{:016X}-{:08x}", self.start.bytes(), self.end.bytes(), self.session)
+        match self.form {
+            Form::Object => format!("{:016X}-{:016X}-{:08x}", self.start.bytes(), self.end.bytes(), self.session),
+            Form::Log => format!("{:016X}-{:08x}{LOG}", self.start.bytes(), self.session),
+        }
     }
 
-    /// The inverse of the object's name: `….pieces/{name}`; `None` for anything that is no piece.
+    /// The inverse of the object's name: `….pieces/{name}`; `None` for anything that is no piece. A log ends where it begins, until
+    /// it was read.
     pub(crate) fn parse(folder: &str, name: &str) -> Option<Self> {
         let segment = folder.strip_suffix(layout::PIECES)?.parse().ok()?;
-        let mut parts = name.split('-');
+        let (numbers, form) = name.strip_suffix(LOG).map_or((name, Form::Object), |numbers| (numbers, Form::Log));
+        let mut parts = numbers.split('-');
         let mut hex = |digits| parts.next().filter(|p| p.len() == digits).and_then(|p| u64::from_str_radix(p, 16).ok());
-        let (start, end, session) = (hex(16)?, hex(16)?, hex(8)?);
-        let piece = Self { segment, start: Lsn::from_bytes(start), end: Lsn::from_bytes(end), session: u32::try_from(session).ok()? };
-        (parts.next().is_none() && start < end && piece.name().eq_ignore_ascii_case(name)).then_some(piece)
+        let start = hex(16)?;
+        let end = if form == Form::Log { start } else { hex(16)? };
+        let session = u32::try_from(hex(8)?).ok()?;
+        let piece = Self { segment, start: Lsn::from_bytes(start), end: Lsn::from_bytes(end), session, form };
+        (parts.next().is_none() && (start < end || form == Form::Log) && piece.name().eq_ignore_ascii_case(name)).then_some(piece)
     }
 }
 
@@ -87,6 +107,60 @@ impl Writer {
     }
 }
 
+/// A log that takes the bytes of one segment as they come.
+pub struct PieceLog {
+    growing: Box<dyn Growing>,
+    sealer: GrowingSealer,
+    piece: Piece,
+}
+
+impl Writer {
+    /// Whether pieces can be added to logs here.
+    pub fn can_grow(&self) -> bool {
+        self.store.can_grow()
+    }
+
+    /// Begins a log of a segment at `start`. Blocks.
+    pub fn begin_log(
+        &self,
+        system: SystemId,
+        segment: SegmentName,
+        start: Lsn,
+        session: u32,
+        protection: &Protection,
+        compression: Compression,
+    ) -> Result<PieceLog, RepoError> {
+        let piece = Piece { segment, start, end: start, session, form: Form::Log };
+        let path = layout::piece(system, &piece);
+        let sealer = GrowingSealer::begin(self.seal_object(protection, ObjectKind::WalLog, &path), compression)?;
+        Ok(PieceLog { growing: self.store.grow(&path)?, sealer, piece })
+    }
+}
+
+impl PieceLog {
+    /// What it holds.
+    pub fn piece(&self) -> &Piece {
+        &self.piece
+    }
+
+    /// Adds the bytes that come next, durably, and returns how many that takes in the repository. Blocks. After an error the log must be
+    /// given up.
+    pub fn add(&mut self, plain: &[u8]) -> Result<u64, RepoError> {
+        let mut bytes_stored = 0;
+        for chunk in plain.chunks(CHUNK_BYTES) {
+            let header = (self.piece.start == self.piece.end).then(|| *self.sealer.header());
+            let frame = self.sealer.seal(chunk)?;
+            match header {
+                Some(header) => self.growing.add(&[&header[..], frame.bytes()].concat())?,
+                None => self.growing.add(frame.bytes())?,
+            }
+            bytes_stored += frame.bytes().len() as u64;
+            self.piece.end = self.piece.end.plus(chunk.len() as u64);
+        }
+        Ok(bytes_stored)
+    }
+}
+
 /// How much of a segment is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
@@ -117,7 +191,12 @@ impl Reader {
     pub async fn pieces(&self, system: SystemId, segment: SegmentName) -> Result<Vec<Piece>, RepoError> {
         let folder = layout::pieces_folder(system, segment);
         let listed: Vec<_> = self.store.list(&folder, None).try_collect().await?;
-        Ok(listed.iter().filter_map(|object| layout::parse_piece(&object.path)).collect())
+        let named: Vec<Piece> = listed.iter().filter_map(|object| layout::parse_piece(&object.path)).collect();
+        let mut pieces = Vec::with_capacity(named.len());
+        for piece in named {
+            pieces.extend(self.measured(system, piece).await?);
+        }
+        Ok(pieces)
     }
 
     /// Whether all of a segment is stored, as one object or in pieces.
@@ -178,14 +257,52 @@ impl Reader {
 
     async fn piece_bytes(&self, system: SystemId, piece: Piece) -> Result<Vec<u8>, RepoError> {
         let path = layout::piece(system, &piece);
-        let sealed = self.store.get(&path).await?;
-        let object = self.open_object(&path, ObjectKind::WalPiece, &sealed).await?;
-        let plain = beside(move || seal::open_whole(object, &sealed)).await?.map_err(RepoError::object(&path))?;
-        if plain.len() as u64 != piece.end.bytes() - piece.start.bytes() {
+        let length = (piece.end.bytes() - piece.start.bytes()) as usize;
+        let mut plain = match piece.form {
+            Form::Object => {
+                let sealed = self.store.get(&path).await?;
+                let object = self.open_object(&path, ObjectKind::WalPiece, &sealed).await?;
+                beside(move || seal::open_whole(object, &sealed)).await?.map_err(RepoError::object(&path))?
+            }
+            Form::Log => {
+                let Grown { plain, damage } = self.grown(&path).await?;
+                damage.map_or(Ok(plain), Err).map_err(RepoError::object(&path))?
+            }
+        };
+        // A log may have grown since it was measured.
+        if plain.len() < length || (plain.len() > length && piece.form == Form::Object) {
             let why = format!("it holds {} bytes, not those from {} to {}", plain.len(), piece.start, piece.end);
             return Err(RepoError::Document { path: path.to_string(), why });
         }
+        plain.truncate(length);
         Ok(plain)
+    }
+
+    async fn grown(&self, path: &ObjectPath) -> Result<Grown, RepoError> {
+        let sealed = self.store.get(path).await?;
+        // The header goes with the first addition, which may be the one that was torn.
+        if sealed.len() < HEADER_BYTES {
+            return Ok(Grown { plain: Vec::new(), damage: None });
+        }
+        let object = self.open_object(path, ObjectKind::WalLog, &sealed).await?;
+        beside(move || seal::open_growing(&object, &sealed)).await?.map_err(RepoError::object(path))
+    }
+
+    /// The piece with its end, which a log's name does not tell. `None` for a log to which nothing was added, or which is gone: once
+    /// its segment is stored whole it may be removed.
+    pub(crate) async fn measured(&self, system: SystemId, piece: Piece) -> Result<Option<Piece>, RepoError> {
+        if piece.form == Form::Object {
+            return Ok(Some(piece));
+        }
+        let path = layout::piece(system, &piece);
+        let Grown { plain, damage } = match self.grown(&path).await {
+            Ok(grown) => grown,
+            Err(RepoError::Store(StoreError::Missing { .. })) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        // Where not even the first bytes open, there were some: whoever needs them is told.
+        let length = (plain.len() as u64).max(u64::from(damage.is_some()));
+        Ok((length > 0).then(|| Piece { end: piece.start.plus(length), ..piece }))
     }
 }
 
@@ -195,7 +312,7 @@ mod tests {
 
     fn piece(start: u64, end: u64, session: u32) -> Piece {
         let segment = "000000010000000000000003".parse().unwrap();
-        Piece { segment, start: Lsn::from_bytes(start), end: Lsn::from_bytes(end), session }
+        Piece { segment, start: Lsn::from_bytes(start), end: Lsn::from_bytes(end), session, form: Form::Object }
     }
 
     #[test]
@@ -208,6 +325,9 @@ mod tests {
             assert_eq!(Piece::parse("000000010000000000000003.pieces", other), None, "{other}");
         }
         assert_eq!(Piece::parse("000000010000000000000003", name), None);
+        let (log, name) = (Piece { end: piece.start, form: Form::Log, ..piece }, "0000000003000000-00000007.log");
+        assert_eq!((log.name().as_str(), Piece::parse("000000010000000000000003.pieces", name)), (name, Some(log)));
+        assert_eq!(Piece::parse("000000010000000000000003.pieces", "0000000003000000-0000000003000123-00000007.log"), None);
     }
 
     #[test]

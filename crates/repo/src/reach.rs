@@ -142,7 +142,7 @@ pub fn candidates<'a>(backups: &'a [BackupDocument], path: &Path, target: &Recov
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Piece, SegmentRun, TimelineView};
+    use crate::{Form, Piece, SegmentRun, TimelineView};
     use terms::SystemId;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -211,7 +211,7 @@ mod tests {
     fn pieces_lengthen_the_stretch_and_prove_what_lies_before_them() {
         let piece = |start, end| {
             let (start, end) = (lsn(start), lsn(end));
-            Piece { segment: SegmentName::containing(start, timeline(1), SIZE), start, end, session: 1 }
+            Piece { segment: SegmentName::containing(start, timeline(1), SIZE), start, end, session: 1, form: Form::Object }
         };
         let path = Path::new(&[], timeline(1));
         let mut log = view(&[(1, &[(1, 3)])]);

@@ -1,6 +1,6 @@
 //! The archive of the write-ahead log: segments, histories, and how far it is known complete.
 
-use crate::pieces::chain;
+use crate::pieces::{Form, chain};
 use crate::{Piece, Reader, RepoError, Writer, layout};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -48,6 +48,13 @@ impl TimelineView {
         self.runs.is_empty() && self.pieces.is_empty()
     }
 
+    /// Whether the segment with this number is stored whole.
+    fn holds(&self, number: u64) -> bool {
+        // Runs are in order and do not touch: the last one that begins by then is the only one that can hold it.
+        let run = self.runs[..self.runs.partition_point(|r| r.first <= number)].last();
+        run.is_some_and(|r| number <= r.last)
+    }
+
     /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
     fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
         let first = self.pieces.partition_point(|p| p.segment < segment);
@@ -75,9 +82,7 @@ impl WalView {
     pub fn reach(&self, segment: SegmentName) -> Lsn {
         let number = segment.number(self.segment_bytes);
         let Some(timeline) = self.timeline(segment.timeline()) else { return segment.start(self.segment_bytes) };
-        // Runs are in order and do not touch: the last one that begins by then is the only one that can hold it.
-        let run = timeline.runs[..timeline.runs.partition_point(|r| r.first <= number)].last();
-        match run.is_some_and(|r| number <= r.last) {
+        match timeline.holds(number) {
             true => segment.end(self.segment_bytes),
             false => timeline.pieces_reach(segment, self.segment_bytes),
         }
@@ -178,7 +183,10 @@ impl Reader {
         while let Some(object) = listing.try_next().await? {
             let found = match object.path.name().parse() {
                 Ok(WalName::Segment(later)) => Some(later),
-                _ => layout::parse_piece(&object.path).map(|piece| piece.segment).filter(|later| later > segment),
+                _ => match layout::parse_piece(&object.path).filter(|piece| piece.segment > *segment) {
+                    Some(piece) => self.measured(system, piece).await?.map(|piece| piece.segment),
+                    None => None,
+                },
             };
             if found.is_some() {
                 return Ok(found);
@@ -251,6 +259,11 @@ impl Reader {
             }
         }
         for view in &mut timelines {
+            for piece in std::mem::take(&mut view.pieces) {
+                // What a log holds matters only where the segment is not whole.
+                let is_needless = piece.form == Form::Log && view.holds(piece.segment.number(segment_bytes));
+                view.pieces.extend(if is_needless { None } else { self.measured(system_id, piece).await? });
+            }
             // Stores differ in how they order a folder and an object beside it.
             view.pieces.sort_unstable();
         }

@@ -58,7 +58,7 @@ fn friends(secret: u8) -> Vec<Arc<dyn Recipient>> {
 }
 
 fn wait<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(work)
 }
 
 async fn create(memory: &Memory, encryption: Encryption) -> Writer {
@@ -295,7 +295,7 @@ fn the_first_cluster_owns_the_repository_and_any_other_is_refused() {
 
 #[test]
 fn of_clusters_that_come_at_once_exactly_one_is_admitted() {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap().block_on(async {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap().block_on(async {
         for _ in 0..50 {
             let memory = Memory::new();
             create(&memory, Encryption::Aes256Gcm).await;

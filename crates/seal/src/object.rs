@@ -31,6 +31,8 @@ pub enum ObjectKind {
     WalIndex = 5,
     /// The bytes between two positions of a WAL segment.
     WalPiece = 6,
+    /// The beginning of a WAL segment that grows as its bytes come.
+    WalLog = 7,
 }
 
 /// How the objects of a backup or of a WAL epoch are protected.

@@ -105,7 +105,7 @@ impl StreamOpener {
 }
 
 /// A number that came round again would be a nonce used twice.
-fn after(number: u32) -> Result<u32, SealError> {
+pub(crate) fn after(number: u32) -> Result<u32, SealError> {
     number.checked_add(1).ok_or(SealError::Malformed { number, what: "more frames than can be numbered" })
 }
 

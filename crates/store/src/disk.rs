@@ -4,14 +4,16 @@
 //! whoever begins one refers to it only after [`Put::settle`].
 
 mod files;
+mod growing;
 mod sink;
 mod walk;
 
-use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
+use crate::{Created, Fetch, Growing, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use files::Tree;
 use futures::stream::{self, BoxStream, StreamExt};
+use growing::DiskGrowing;
 use sink::Syncer;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -131,6 +133,14 @@ impl Put for Disk {
 
     fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError> {
         self.syncer.begin(path)
+    }
+
+    fn can_grow(&self) -> bool {
+        true
+    }
+
+    fn grow(&self, path: &ObjectPath) -> Result<Box<dyn Growing>, StoreError> {
+        Ok(Box::new(DiskGrowing::begin(Arc::clone(&self.tree), path)?))
     }
 
     async fn settle(&self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! A wrapper that counts what a store is asked and, for tests, lets a chosen operation go wrong.
 
-use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
+use crate::{Created, Fetch, Growing, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -195,6 +195,13 @@ impl<S: Put + ?Sized> Put for Faults<S> {
         let inner = now(&self.plan, "begin", path.as_str(), || self.inner.begin(path))?;
         Ok(Arc::new(FaultSink { inner: Some(inner), plan: Arc::clone(&self.plan), path: path.to_string() }))
     }
+    fn can_grow(&self) -> bool {
+        self.inner.can_grow()
+    }
+    fn grow(&self, path: &ObjectPath) -> Result<Box<dyn Growing>, StoreError> {
+        let inner = now(&self.plan, "grow", path.as_str(), || self.inner.grow(path))?;
+        Ok(Box::new(FaultGrowing { inner: Some(inner), plan: Arc::clone(&self.plan), path: path.to_string() }))
+    }
     async fn settle(&self) -> Result<(), StoreError> {
         self.run("settle", "", self.inner.settle()).await
     }
@@ -231,6 +238,27 @@ impl ObjectSink for FaultSink {
 impl Drop for FaultSink {
     fn drop(&mut self) {
         // A killed process tidies nothing up: what its sink had written stays as it is.
+        if self.plan.is_dead() {
+            std::mem::forget(self.inner.take());
+        }
+    }
+}
+
+struct FaultGrowing {
+    inner: Option<Box<dyn Growing>>,
+    plan: Arc<FaultPlan>,
+    path: String,
+}
+
+impl Growing for FaultGrowing {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let Self { inner, plan, path } = self;
+        now(plan, "add", path, || inner.as_mut().expect("taken only by drop").add(bytes))
+    }
+}
+
+impl Drop for FaultGrowing {
+    fn drop(&mut self) {
         if self.plan.is_dead() {
             std::mem::forget(self.inner.take());
         }

@@ -88,6 +88,14 @@ pub trait Put: Fetch {
     /// Begins a large object that is appended to by several threads and must not exist yet.
     /// Must be called outside the runtime's own threads, like everything on [`ObjectSink`].
     fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError>;
+    /// Whether objects can grow here: then what is added a little at a time costs less than an object for each.
+    fn can_grow(&self) -> bool {
+        false
+    }
+    /// Begins an object that grows under its own name and must not exist yet; where [`Put::can_grow`] says so. Blocks.
+    fn grow(&self, path: &ObjectPath) -> Result<Box<dyn Growing>, StoreError> {
+        Err(StoreError::Failed { store: self.address(), operation: "write", path: path.to_string(), why: "objects cannot grow here".to_owned() })
+    }
     /// Returns when every object finished so far is durable, with the first error of any of them.
     /// A failure stays: every later call tells it again, so that no run can take another run's answer. Open a store for each run.
     async fn settle(&self) -> Result<(), StoreError>;
@@ -99,6 +107,12 @@ pub trait ObjectSink: Send + Sync {
     fn append(&self, bytes: &[u8]) -> Result<u64, StoreError>;
     /// No more appends follow. The object may become durable only later: see [`Put::settle`].
     fn finish(&self) -> Result<(), StoreError>;
+}
+
+/// An object that grows. It is seen by others from the first addition on, and stays when this is dropped.
+pub trait Growing: Send {
+    /// Adds these bytes, durably. Blocks. After an error part of them may be there, and nothing more may be added.
+    fn add(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 }
 
 /// The door for removing; only upkeep holds it.

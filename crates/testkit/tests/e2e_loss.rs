@@ -177,6 +177,12 @@ fn a_server_that_ranks_the_receiver_by_accident_is_told_nothing() {
     cluster.psql("SELECT pg_reload_conf()");
     receiver.wait_for(1, "ranked-synchronous");
     wait("no flush position", Duration::from_secs(20), || reported() == "f");
+    // A receiver that reports nothing looks asynchronous to the server: it must not be fooled by its own silence.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        assert_ne!(reported(), "t", "it reports again although it is still named");
+    }
+    assert_eq!(receiver.log().matches("\"disconnected\"").count(), 1, "one connection is enough");
     bowline.fails(&["backup"], 4, "synchronous-by-accident");
     cluster.configure(&[("synchronous_standby_names", "")]);
     cluster.psql("SELECT pg_reload_conf()");

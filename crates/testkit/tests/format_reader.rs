@@ -231,7 +231,7 @@ fn a_key_file_opens_the_wrapped_key_of_the_test_vectors() {
     assert_eq!(file.name(), word(&said["wrapped"]["recipient"]));
     let id = |name: &str| word(&said[name]);
     let context = WrapContext { repository: id("repository_id").parse().expect("an id"), key: id("key_id").parse().expect("an id") };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let key = runtime.block_on(file.unwrap(&bytes(&word(&said["wrapped"]["wrapped"])), &context)).expect("it opens");
     assert_eq!(key.to_vec(), bytes(&id("data_key")));
 }

@@ -1,7 +1,7 @@
 //! Laws of what is archived and listed: WAL files, backups and the coverage mark.
 
 use super::*;
-use repo::{BackupDocument, Coverage, Kept, Piece, Stored};
+use repo::{BackupDocument, Coverage, Form, Kept, Piece, Stored};
 
 #[test]
 fn a_wal_file_is_kept_once_and_never_replaced() {
@@ -41,7 +41,7 @@ fn a_piece_that_an_earlier_attempt_stored_is_found_done_and_never_replaced() {
             let protection = writer.wal_protection(&epoch).await.unwrap();
             let segment = SEGMENT.parse().unwrap();
             let start = Lsn::from_bytes(0xA_C300_0000);
-            let piece = Piece { segment, start, end: start.plus(7), session: 7 };
+            let piece = Piece { segment, start, end: start.plus(7), session: 7, form: Form::Object };
             let keep = async |bytes: &'static [u8]| writer.keep_piece(SYSTEM, &piece, Bytes::from_static(bytes), &protection, Compression::Lz4).await;
             keep(b"the log").await.unwrap();
             keep(b"the log").await.expect("sealed anew it is another object of the same bytes");

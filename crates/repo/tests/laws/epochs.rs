@@ -7,7 +7,7 @@ use store::{Fault, FaultPlan, Faults};
 const THIRD: SystemId = SystemId::new(7_412_345_678_901_234_569);
 
 fn multi() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(4).build().unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap()
 }
 
 async fn upgraded(memory: &Memory, encryption: Encryption) -> (Writer, Epoch, Epoch) {

@@ -1,0 +1,71 @@
+//! Files that grow: one write and one sync for each addition, where a file of its own would take five system calls and two syncs.
+
+use super::files::{Tree, sync_folder};
+use crate::{Growing, ObjectPath, StoreError};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+
+/// One file that is added to.
+pub(super) struct DiskGrowing {
+    tree: Arc<Tree>,
+    path: ObjectPath,
+    file: File,
+    /// Whether its name and its inode are durable: something was added.
+    is_named: bool,
+    is_broken: bool,
+}
+
+impl DiskGrowing {
+    pub(super) fn begin(tree: Arc<Tree>, path: &ObjectPath) -> Result<Self, StoreError> {
+        let made = tree.with_folder(path, "write", |target, _| match OpenOptions::new().append(true).create_new(true).mode(0o600).open(target) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            result => result.map(Some),
+        })?;
+        match made {
+            Some(file) => Ok(Self { tree, path: path.clone(), file, is_named: false, is_broken: false }),
+            None => Err(StoreError::Exists { store: tree.address().to_owned(), path: path.to_string() }),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        let place = self.tree.place(&self.path);
+        if self.is_named {
+            // The length is synced with the bytes, times are not (fdatasync, manual section 2).
+            self.file.sync_data()?;
+        } else {
+            self.file.sync_all()?;
+            place.parent().map_or(Ok(()), sync_folder)?;
+        }
+        // An open file goes on taking bytes after it, or the repository, was moved away or removed: nobody would find them.
+        let (ours, named) = (self.file.metadata()?, fs::symlink_metadata(&place)?);
+        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+            return Err(io::Error::new(ErrorKind::NotFound, "another file is in its place"));
+        }
+        self.is_named = true;
+        Ok(())
+    }
+}
+
+impl Drop for DiskGrowing {
+    fn drop(&mut self) {
+        // Nothing in it was ever confirmed, and a full disk would be littered with such.
+        if !self.is_named {
+            let _ = fs::remove_file(self.tree.place(&self.path));
+        }
+    }
+}
+
+impl Growing for DiskGrowing {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.is_broken {
+            let why = "an earlier addition to it failed".to_owned();
+            return Err(StoreError::Failed { store: self.tree.address().to_owned(), operation: "write", path: self.path.to_string(), why });
+        }
+        let wrote = self.write(bytes);
+        self.is_broken = wrote.is_err();
+        wrote.map_err(|error| self.tree.fail("write", &self.path, &error))
+    }
+}
