@@ -1,6 +1,7 @@
 //! The segment that is filling: bytes arrive in order, leave as pieces while it fills and as a whole when it is full.
 
 use crate::CaptureError;
+use crate::buffers::{Buffer, Buffers};
 use bytes::Bytes;
 use repo::{Form, Piece};
 use terms::{Lsn, SegmentName, SegmentSize, Timeline};
@@ -19,7 +20,8 @@ pub(crate) struct Filling {
     begins_at: Lsn,
     /// Where the segment begins.
     start: Lsn,
-    bytes: Vec<u8>,
+    bytes: Buffer,
+    buffers: Buffers,
     /// Pieces cut from this segment so far, and where the last one ends.
     pieces: u32,
     cut: Lsn,
@@ -39,8 +41,10 @@ pub(crate) struct Full {
 impl Filling {
     /// Begins at `from`, which must be where a segment begins. `session` goes into the names of pieces.
     pub(crate) fn new(timeline: Timeline, from: Lsn, size: SegmentSize, session: u32, form: Form) -> Self {
-        let begins_at = Lsn::from_bytes(0);
-        Self { timeline, size, session, form, begins_at, start: from, bytes: Vec::new(), pieces: 0, cut: from, merged: Vec::new() }
+        // One is filling, one on its way: a third would only lie there while the server is idle.
+        let buffers = Buffers::keeping(1);
+        let (bytes, begins_at, merged) = (buffers.take(), Lsn::from_bytes(0), Vec::new());
+        Self { timeline, size, session, form, begins_at, start: from, bytes, buffers, pieces: 0, cut: from, merged }
     }
     /// The timeline begins here, perhaps within the segment; before that its bytes are its ancestor's. No piece ends earlier: a restore
     /// would read this segment from the new timeline, and find less than it did before.
@@ -83,7 +87,7 @@ impl Filling {
             bytes = later;
             if self.bytes.len() == whole {
                 let name = SegmentName::containing(self.start, self.timeline, self.size);
-                let whole = Bytes::from(std::mem::take(&mut self.bytes));
+                let whole = Bytes::from_owner(std::mem::replace(&mut self.bytes, self.buffers.take()));
                 let end = name.end(self.size);
                 let from = self.next_start(stored);
                 let rest = (stored > self.start && from < end).then(|| {

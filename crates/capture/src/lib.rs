@@ -2,6 +2,7 @@
 
 mod appender;
 mod beginning;
+mod buffers;
 mod cover;
 mod error;
 mod filling;

@@ -1,6 +1,7 @@
 //! `archive_command`: stores one WAL file, or says why not; and what waits behind it, before it is asked for.
 
 use crate::CaptureError;
+use crate::buffers::Buffers;
 use crate::notes::{Identity, Notes};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,7 +13,6 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use terms::{Clock, Explain, SegmentSize, WalName};
 
 /// What looking ahead may hold in memory: segments as they are and as they are stored.
@@ -50,47 +50,14 @@ fn read(path: &Path, buffers: &Buffers) -> std::io::Result<(Bytes, Identity)> {
     let mut file = File::open(path)?;
     let before = file.metadata()?;
     let mut plain = buffers.take();
-    plain.bytes.reserve_exact(before.len() as usize);
-    file.read_to_end(&mut plain.bytes)?;
+    plain.reserve_exact(before.len() as usize);
+    file.read_to_end(&mut plain)?;
     let identity = Identity::of(&before);
     // By its name, not by the open file: a file that was replaced meanwhile is another one, too.
-    if Identity::of(&fs::metadata(path)?) != identity || plain.bytes.len() as u64 != before.len() {
+    if Identity::of(&fs::metadata(path)?) != identity || plain.len() as u64 != before.len() {
         return Err(std::io::Error::other("it changed while it was read"));
     }
     Ok((Bytes::from_owner(plain), identity))
-}
-
-/// Segments' buffers, used again and again: fresh pages cost a tenth of what storing a segment takes.
-#[derive(Debug, Clone, Default)]
-struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl Buffers {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn take(&self) -> Buffer {
-        Buffer { bytes: self.lock().pop().unwrap_or_default(), back_to: self.clone() }
-    }
-}
-
-struct Buffer {
-    bytes: Vec<u8>,
-    back_to: Buffers,
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        self.back_to.lock().push(bytes);
-    }
 }
 
 /// How to look ahead.

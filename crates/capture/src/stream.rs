@@ -28,6 +28,11 @@ const ANSWERS_AT_SHUTDOWN: Duration = Duration::from_millis(200);
 /// A server that was asked for a sign of life again and again and gives none for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
+/// A busy server wakes its WAL sender at every commit. Where no commit waits for us the socket is left alone for a moment, unless what
+/// came last was this much: fewer and larger messages leave more of the processor to the database.
+const REST: Duration = Duration::from_millis(50);
+const WORTH_A_WAKING: usize = 32 << 10;
+
 /// How soon a mark is tried again that could not be written at once.
 const MARK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -147,6 +152,8 @@ impl<'a> Session<'a> {
             lookout,
             stream,
             flushed_at: Instant::now(),
+            rest_until: None,
+            came: 0,
             heard_at: Instant::now(),
             pings: Vec::new(),
             leaving: None,
@@ -192,6 +199,7 @@ impl<'a> Session<'a> {
             }
             let held_up = flow.waiting.look(stored, flow.filling.received());
             flow.lookout.hurry(!flow.uploads.has_room(flow.filling.start()) || held_up);
+            let is_resting = flow.rest_until.is_some_and(|until| Instant::now() < until);
             let is_reading = flow.next.is_none() && flow.uploads.has_room(flow.filling.start());
             if !is_reading {
                 flow.heard_at = Instant::now();
@@ -236,12 +244,16 @@ impl<'a> Session<'a> {
                 () = sleep_until(flow.waiting.look_again_at()) => {}
                 () = sleep(MARK_PAUSE), if flow.marks.lags(stored) => self.cover(&mut flow),
                 sight = flow.lookout.next() => self.heed(sight, &mut flow)?,
+                () = sleep_until(flow.rest_until.unwrap_or_else(far_away)), if is_resting => {}
                 // While the store is behind, nothing more is read: the server keeps it for us.
-                event = flow.stream.next(), if is_reading => match flow.heard(event?) {
+                event = flow.stream.next(), if is_reading && !is_resting => match flow.heard(event?) {
                     StreamEvent::Data { start, bytes, .. } => {
                         self.survey(&mut flow, &bytes)?;
                         let uploads = &mut flow.uploads;
                         flow.filling.take(start, &bytes, stored, |full| uploads.push(full))?;
+                        if self.options.flush != Flush::Synchronous {
+                            flow.rest_after(bytes.len());
+                        }
                     }
                     StreamEvent::Keepalive { end, reply_requested, .. } => {
                         if reply_requested && flow.leaving.is_none() {
@@ -356,6 +368,9 @@ struct Flow {
     waiting: Waiting,
     lookout: Lookout,
     flushed_at: Instant,
+    /// When to listen again, and what came since it was listened to.
+    rest_until: Option<Instant>,
+    came: usize,
     /// When the server last said anything, or was not listened to.
     heard_at: Instant,
     pings: Vec<Instant>,
@@ -398,6 +413,16 @@ impl Flow {
         match self.filling.cut(self.uploads.stored()) {
             Some((piece, bytes)) => self.uploads.push_piece(piece, bytes),
             None => Ok(()),
+        }
+    }
+
+    /// Rests when all that came was taken and was little.
+    fn rest_after(&mut self, bytes: usize) {
+        self.came += bytes;
+        if !self.stream.has_next() {
+            let is_little = self.came < WORTH_A_WAKING && self.leaving.is_none();
+            self.rest_until = is_little.then(|| Instant::now() + REST);
+            self.came = 0;
         }
     }
 

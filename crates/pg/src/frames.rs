@@ -91,6 +91,12 @@ impl Frames {
         matches!(self.transport, Transport::Tls(_))
     }
 
+    /// Whether the next message is here already, whole.
+    pub(crate) fn has_next(&self) -> bool {
+        let length = self.input.get(1..5).map(|l| u32::from_be_bytes([l[0], l[1], l[2], l[3]]) as usize);
+        length.is_some_and(|length| self.input.len() > length)
+    }
+
     /// Takes a whole message off the buffer.
     fn split(&mut self) -> Result<Option<Frame>, PgError> {
         let Some((head, _)) = self.input.split_at_checked(5) else { return Ok(None) };

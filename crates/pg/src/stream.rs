@@ -81,6 +81,11 @@ impl WalStream {
         }
     }
 
+    /// Whether [`WalStream::next`] has something to give without asking the server's socket.
+    pub fn has_next(&self) -> bool {
+        self.connection.frames.has_next()
+    }
+
     /// Tells the server how far we are. `flushed` may only cover what is durable for good: the server forgets WAL before
     /// it, and commits may wait for it. `applied` is for standbys; under `remote_apply` commits wait for it.
     /// Dropping the future loses nothing: the rest is sent with the next call.

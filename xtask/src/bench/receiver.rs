@@ -88,6 +88,11 @@ impl Receiver<'_> {
         tree::high_water_bytes(self.child.id())
     }
 
+    /// Stops it where it stands, as if the machine had forgotten it, or lets it go on.
+    pub fn hold(&self, on: bool) -> Outcome<()> {
+        Ok(kill(Pid::from_raw(self.child.id() as i32), if on { Signal::SIGSTOP } else { Signal::SIGCONT })?)
+    }
+
     /// A column of its line in pg_stat_replication.
     pub fn standing(&self, column: &str) -> Outcome<Option<String>> {
         let text = format!("SELECT {column} FROM pg_stat_replication WHERE application_name = '{}'", self.name);

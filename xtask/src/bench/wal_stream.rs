@@ -9,7 +9,7 @@ use super::bucket::Bucket;
 use super::lag::{self, Lags};
 use super::load::{self, Load};
 use super::measure;
-use super::receiver::Kind;
+use super::receiver::{Kind, Receiver};
 use super::report::median;
 use super::server::Server;
 use super::tools::{self, Bowline, Repo, Stage};
@@ -54,6 +54,16 @@ struct Figures {
     cpu_bucket: f64,
     cpu_limit: Option<f64>,
     peak_memory: u64,
+    /// The log of a load during which the receiver was held, brought in at once.
+    backlog: Backlog,
+}
+
+/// What a receiver does that has nothing to wait for.
+struct Backlog {
+    wal_bytes: u64,
+    wall: f64,
+    cpu: f64,
+    cpu_limit: Option<f64>,
 }
 
 impl Figures {
@@ -153,17 +163,34 @@ impl Bench<'_> {
         let catch_up = ended.elapsed().as_secs_f64();
         let to = self.position()?;
         let (cpu, cpu_bucket) = (receiver.cpu_seconds() - cpu, bucket_cpu() - cpu_bucket);
+        let backlog = self.backlog(&mut receiver, &load, &stage.room.join("log"))?;
         let peak_memory = receiver.peak_memory();
         receiver.stop()?;
-        let wal_bytes = to - from;
-        let cpu_limit = match limit::wal(&self.segments(from, to)?, 256) {
-            Ok(for_a_gb) => Some(for_a_gb * wal_bytes as f64 / 1e9),
+        let (wal_bytes, cpu_limit) = (to - from, self.cpu_limit(from, to)?);
+        Ok(Figures { tps, wal_bytes, lags, catch_up, cpu, cpu_bucket, cpu_limit, peak_memory, backlog })
+    }
+
+    fn backlog(&self, receiver: &mut super::receiver::Receiver<'_>, load: &Load, log: &Path) -> Outcome<Backlog> {
+        let from = self.position()?;
+        receiver.hold(true)?;
+        let loaded = load.run(self.bin_dir, self.server, log);
+        let (started, cpu) = (std::time::Instant::now(), receiver.cpu_seconds());
+        receiver.hold(false)?;
+        loaded?;
+        receiver.catch_up()?;
+        let (wall, cpu, to) = (started.elapsed().as_secs_f64(), receiver.cpu_seconds() - cpu, self.position()?);
+        Ok(Backlog { wal_bytes: to - from, wall, cpu, cpu_limit: self.cpu_limit(from, to)? })
+    }
+
+    /// CPU seconds that one core needs for this part of the log in memory, as far as that can be measured.
+    fn cpu_limit(&self, from: u64, to: u64) -> Outcome<Option<f64>> {
+        match limit::wal(&self.segments(from, to)?, 256) {
+            Ok(for_a_gb) => Ok(Some(for_a_gb * (to - from) as f64 / 1e9)),
             Err(reason) => {
                 eprintln!("left out: pipeline limit: {reason}");
-                None
+                Ok(None)
             }
-        };
-        Ok(Figures { tps, wal_bytes, lags, catch_up, cpu, cpu_bucket, cpu_limit, peak_memory })
+        }
     }
 
     /// Where the segment that is written now begins: after a switch that is where the last one ends.
@@ -205,6 +232,19 @@ fn report(kind: &str, plain: &[Figures], ours: &[Figures]) {
             middle(|run| run.cpu_limit.map_or(f64::NAN, |limit| run.cpu / limit)),
             middle(|run| run.cpu_bucket),
             worst(|run| run.peak_memory as f64 / 1_048_576.0),
+        );
+    }
+    println!("\nA backlog: the log of another load of that length, during which the receiver was stopped (medians)\n");
+    println!("| receiver | WAL, MB | wall, s | MB/s | CPU, s for each GB | CPU ÷ limit |\n|---|---|---|---|---|---|");
+    for (name, runs) in [("pg_receivewal", plain), ("Bowline", ours)] {
+        let middle = |pick: fn(&Backlog) -> f64| median(&runs.iter().map(|run| pick(&run.backlog)).collect::<Vec<_>>());
+        println!(
+            "| {name} | {:.0} | {:.2} | {:.0} | {:.2} | {:.2} |",
+            middle(|run| run.wal_bytes as f64 / 1e6),
+            middle(|run| run.wall),
+            middle(|run| run.wal_bytes as f64 / 1e6 / run.wall),
+            middle(|run| run.cpu / run.wal_bytes as f64 * 1e9),
+            middle(|run| run.cpu_limit.map_or(f64::NAN, |limit| run.cpu / limit)),
         );
     }
     let ratios: Vec<f64> = plain.iter().zip(ours).map(|(plain, ours)| ours.tps / plain.tps).collect();
