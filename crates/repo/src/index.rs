@@ -102,10 +102,6 @@ impl WalIndex {
     pub fn without(&self, segments: impl IntoIterator<Item = SegmentName>) -> Vec<SegmentName> {
         segments.into_iter().filter(|segment| !self.entries.contains_key(segment)).collect()
     }
-    /// The entries of the first of `segments`, up to the first of which not everything is known.
-    pub fn leading<'a>(&'a self, segments: &[SegmentName], size: SegmentSize) -> Vec<&'a IndexEntry> {
-        segments.iter().map_while(|segment| self.entry(*segment).filter(|entry| entry.is_whole(size))).collect()
-    }
 }
 
 /// A line of a batch.

@@ -2,7 +2,7 @@
 
 use crate::RestoreError;
 use crate::known::Known;
-use crate::log::Log;
+use crate::log::{Found, Log, PAGE_HEADER_MAX};
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
 use repo::{BackupDocument, Coverage, Epoch, Reader};
@@ -100,16 +100,12 @@ impl RestorePlan {
     }
 }
 
-/// A server's insert position may lie just behind the header of a page of which nothing is written yet
-/// (`SizeOfXLogLongPHD`, src/include/access/xlog_internal.h).
-const PAGE_HEADER_MAX: u64 = 40;
-
 /// Plans within one epoch.
 pub(crate) struct Planner<'a> {
-    known: &'a Known,
-    wish: &'a Wish,
-    history: History,
-    log: Log<'a>,
+    pub(crate) known: &'a Known,
+    pub(crate) wish: &'a Wish,
+    pub(crate) history: History,
+    pub(crate) log: Log<'a>,
 }
 
 impl<'a> Planner<'a> {
@@ -162,7 +158,6 @@ impl<'a> Planner<'a> {
 
     /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
     async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch) -> Result<Option<RestorePlan>, RestoreError> {
-        let segments = &stretch.segments;
         let mut notes = Vec::new();
         if let Some(ended) = self.known.ended {
             notes.push(format!(
@@ -177,36 +172,35 @@ impl<'a> Planner<'a> {
                  none of that was ever confirmed to the server, and it cannot be reached."
             ));
         }
-        let (end, last_transaction) = self.log.end(segments).await?;
+        let index = self.log.index(&stretch.segments).await?;
+        let (end, last_transaction) = self.log.end(&stretch.segments).await?;
+        let segments = &stretch.segments[..stretch.segments.partition_point(|segment| segment.start(self.log.size) < end).max(1)];
         let to_the_end = Stop::EndOfWal { at: end };
         // Bytes may be there and make no sense: then the log ends where it was not meant to.
-        let is_cut = stretch.hole.is_none() && self.promised().is_some_and(|promised| promised > end.plus(PAGE_HEADER_MAX));
-        let ends_early = || RestoreError::Cut { target: self.wish.target.to_string(), at: end, promised: self.promised().unwrap_or(end) };
+        let promised = self.promised().filter(|promised| stretch.hole.is_none() && *promised > end.plus(PAGE_HEADER_MAX));
+        let is_cut = promised.is_some();
+        let cut_at = |at| RestoreError::Cut { target: self.wish.target.to_string(), at, promised: promised.unwrap_or(end) };
+        let ends_early = || cut_at(end);
         let stop = match &self.wish.target {
             RecoveryTarget::Immediate => Stop::Consistent,
-            RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
             RecoveryTarget::Latest if is_cut => return Err(ends_early()),
+            RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
             RecoveryTarget::Latest => to_the_end,
             RecoveryTarget::Lsn(lsn) if *lsn > end && is_cut => return Err(ends_early()),
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
-            RecoveryTarget::Lsn(lsn) => match self.log.stop_before(segments, backup.start.lsn, *lsn).await? {
-                Some(before) => Stop::Before(before),
-                None => to_the_end,
-            },
-            RecoveryTarget::Time(at) => {
-                if self.log.ends_after(segments, backup.start.lsn, *at).await? {
-                    Stop::Time(*at)
-                } else if is_cut {
-                    return Err(ends_early());
-                } else if stretch.hole.is_none() && self.covered(*at, stretch.end) {
+            RecoveryTarget::Lsn(lsn) => self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await?,
+            RecoveryTarget::Time(at) => match self.log.ends_after(segments, &index, backup.start.lsn, *at).await? {
+                Found::Yes(()) => Stop::Time(*at),
+                Found::NotBefore(valid_to) if valid_to.plus(PAGE_HEADER_MAX) < end => return Err(cut_at(valid_to)),
+                _ if is_cut => return Err(ends_early()),
+                _ if stretch.hole.is_none() && self.covered(*at, stretch.end) => {
                     notes.push(format!("No transaction ended after {at}: the whole stored WAL is replayed, and coverage past that time is proven."));
                     to_the_end
-                } else {
-                    return Ok(None);
                 }
-            }
+                _ => return Ok(None),
+            },
             RecoveryTarget::Name(name) => {
-                let found = self.log.restore_points(segments, backup.start.lsn, name).await?;
+                let found = self.log.restore_points(segments, &index, name).await?;
                 let after: Vec<_> = found.iter().filter(|(lsn, _)| *lsn >= backup.stop.lsn).collect();
                 match after[..] {
                     [] => return Ok(None),
@@ -226,12 +220,28 @@ impl<'a> Planner<'a> {
             target: self.wish.target.clone(),
             stop,
             timeline: self.history.timeline(),
-            segments: self.needed(segments, backup),
+            segments: self.needed(&stretch.segments, backup),
             histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
             last_transaction,
             epoch_ended: self.known.ended,
             notes,
         }))
+    }
+
+    /// How recovery ends once everything up to `lsn` is replayed, and nothing else.
+    async fn stop_after(
+        &self,
+        segments: &[SegmentName],
+        backup: &BackupDocument,
+        lsn: Lsn,
+        to_the_end: Stop,
+        cut_at: impl Fn(Lsn) -> RestoreError,
+    ) -> Result<Stop, RestoreError> {
+        match self.log.stop_before(segments, backup.start.lsn, lsn).await? {
+            Found::Yes(before) => Ok(Stop::Before(before)),
+            Found::No => Ok(to_the_end),
+            Found::NotBefore(valid_to) => Err(cut_at(valid_to)),
+        }
     }
 
     /// A restore to the end of a backup needs no WAL beyond it; all others may need all that is stored.
@@ -267,7 +277,8 @@ impl<'a> Planner<'a> {
             if tail.is_empty() {
                 continue;
             }
-            let abandoned = Log { timeline: branch.timeline, ..self.log }.ends_between(&tail, branch.end).await?;
+            let log = Log { timeline: branch.timeline, ..self.log };
+            let abandoned = log.ends_between(&tail, &log.index(&tail).await?, branch.end).await?;
             let Some((_, last)) = abandoned.filter(|(first, _)| first <= at) else { continue };
             let first_of_next = SegmentName::numbered(fork, next, size);
             let begun = match stored(&first_of_next) {
