@@ -7,6 +7,7 @@ mod fetch;
 mod files;
 mod known;
 mod log;
+mod names;
 mod pacing;
 mod plan;
 mod replay;

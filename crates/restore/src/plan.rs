@@ -3,6 +3,7 @@
 use crate::RestoreError;
 use crate::known::Known;
 use crate::log::{Found, Log, PAGE_HEADER_MAX};
+use crate::names::Places;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
 use repo::{BackupDocument, Coverage, Epoch, Reader};
@@ -123,6 +124,11 @@ impl<'a> Planner<'a> {
         if candidates.is_empty() {
             return Err(self.unreachable(format!("No {}backup was complete by then.", self.asked_backup())).await?);
         }
+        // A name must be one place only, whichever backup is restored.
+        let places = match target {
+            RecoveryTarget::Name(name) => self.places_of(name, &candidates).await?,
+            _ => Places::default(),
+        };
         let mut holed = None;
         let proof = self.known.proof(&self.history);
         for backup in candidates {
@@ -132,7 +138,7 @@ impl<'a> Planner<'a> {
                 holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
                 continue;
             }
-            if let Some(plan) = self.try_backup(backup, &stretch).await? {
+            if let Some(plan) = self.try_backup(backup, &stretch, &places).await? {
                 repo::ManifestReader::open_for(self.log.reader, backup).await?;
                 self.check_unambiguous().await?;
                 return Ok(plan);
@@ -157,7 +163,10 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
-    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch) -> Result<Option<RestorePlan>, RestoreError> {
+    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch, places: &Places) -> Result<Option<RestorePlan>, RestoreError> {
+        if matches!(self.wish.target, RecoveryTarget::Name(_)) && places.meant.is_none_or(|lsn| lsn < backup.stop.lsn || lsn > stretch.end) {
+            return Ok(None);
+        }
         let mut notes = Vec::new();
         if let Some(ended) = self.known.ended {
             notes.push(format!(
@@ -199,21 +208,13 @@ impl<'a> Planner<'a> {
                 }
                 _ => return Ok(None),
             },
-            RecoveryTarget::Name(name) => {
-                let found = self.log.restore_points(segments, &index, name).await?;
-                let after: Vec<_> = found.iter().filter(|(lsn, _)| *lsn >= backup.stop.lsn).collect();
-                match after[..] {
-                    [] => return Ok(None),
-                    [_] => Stop::Name(name.clone()),
-                    [..] => {
-                        let places: Vec<String> = after.iter().map(|(lsn, at)| format!("{lsn} at {at}")).collect();
-                        return Err(RestoreError::Ambiguous {
-                            target: format!("restore point {name}"),
-                            why: format!("The name was given {} times: {}. Use one of these positions with --to.", places.len(), places.join(", ")),
-                        });
-                    }
-                }
-            }
+            RecoveryTarget::Name(name) => match places.meant {
+                None => return Ok(None),
+                Some(lsn) if lsn > end => return Err(ends_early()),
+                Some(lsn) if places.is_first_from(backup.start.lsn, lsn) => Stop::Name(name.clone()),
+                // PostgreSQL would stop at the first of that name, although the backup is not consistent there.
+                Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
+            },
         };
         Ok(Some(RestorePlan {
             backup: backup.clone(),

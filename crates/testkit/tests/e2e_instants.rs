@@ -159,6 +159,34 @@ fn a_position_inside_a_record_of_many_segments_brings_back_what_ended_before_it(
 }
 
 #[test]
+fn a_name_that_was_given_again_behind_a_newer_backup_is_asked_back() {
+    let cluster = quiet_cluster(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t (a int)");
+    let receiver = bowline.receive();
+    let mut backups = Vec::new();
+    let mut places = Vec::new();
+    for turn in 0..2 {
+        backups.push(bowline.ok(&["backup"])["id"].as_str().expect("an id").to_owned());
+        places.push(cluster.psql("SELECT pg_create_restore_point('before-release')"));
+        cluster.psql(&format!("INSERT INTO t VALUES ({turn})"));
+        bowline.archive_now();
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    assert_eq!(receiver.stop(), Some(0));
+    for audited in [false, true] {
+        if audited {
+            bowline.ok(&["wal", "audit"]);
+        }
+        let (text, target) = bowline.restore_fails(&["--to", "name:before-release"], 4, "timeline-ambiguous");
+        assert!(places.iter().all(|place| text.contains(place)) && text.contains("2 times") && !target.exists(), "{places:?}: {text}");
+    }
+    let rows = |words: &[&str]| bowline.restore(words).psql("SELECT count(*) FROM t");
+    assert_eq!(rows(&["--to", &places[0]]), "0");
+    assert_eq!(rows(&["--to", "name:before-release", "--backup", &backups[1]]), "1", "from the newer backup only one is reached");
+}
+
+#[test]
 fn two_clusters_never_share_a_repository_by_accident() {
     let (cluster, other) = (quiet_cluster(newest_major()), quiet_cluster(newest_major()));
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);

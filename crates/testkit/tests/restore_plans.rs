@@ -6,3 +6,5 @@ mod ground;
 mod instants;
 #[path = "restore_plans/log.rs"]
 mod log;
+#[path = "restore_plans/names.rs"]
+mod names;

@@ -9,9 +9,10 @@ use restore::{RestoreError, RestorePlan, Wish};
 use seal::{Compression, Protection};
 use std::sync::Arc;
 use store::Memory;
-use terms::{BackupId, BackupKind, Lsn, Timeline, WalName};
+use terms::{BackupId, BackupKind, Lsn, SegmentName, Timeline, WalName};
 
 pub struct Ground {
+    memory: Memory,
     writer: Writer,
     protection: Protection,
 }
@@ -19,11 +20,12 @@ pub struct Ground {
 impl Ground {
     pub fn new() -> Self {
         wait(async {
-            let created = Writer::create(Arc::new(Memory::new()), Vec::new(), "acme", Encryption::Off, serde_json::json!({}), second(0)).await;
+            let memory = Memory::new();
+            let created = Writer::create(Arc::new(memory.clone()), Vec::new(), "acme", Encryption::Off, serde_json::json!({}), second(0)).await;
             let mut writer = created.expect("a repository");
             let epoch = writer.admit(SYSTEM, 18, second(0)).await.expect("an epoch");
             let protection = writer.wal_protection(&epoch).await.expect("a key");
-            Self { writer, protection }
+            Self { memory, writer, protection }
         })
     }
 
@@ -110,6 +112,13 @@ impl Ground {
         let digest = seal::Digester::plain().digest(b"not looked at");
         let entries: Vec<_> = surveys.into_iter().map(|survey| entry_of(survey, digest, 1)).collect();
         wait(self.writer.put_index(SYSTEM, &entries, &self.protection, second(9))).expect("a batch");
+    }
+
+    /// Makes a segment unreadable.
+    pub fn spoil(&self, of: u32, lsn: Lsn) {
+        let name = SegmentName::containing(lsn, timeline(of), size());
+        let path = repo::wal_object(SYSTEM, &WalName::Segment(name));
+        self.memory.tamper(&path, |bytes| *bytes.last_mut().expect("bytes") ^= 1);
     }
 
     /// The plan for a target, on the newest timeline unless one is named.

@@ -47,6 +47,14 @@ impl Log {
         self.record(1, 0, &data)
     }
 
+    /// A restore point of this name.
+    pub fn point(&mut self, name: &str, at: i64) -> (Lsn, Lsn) {
+        let mut data = second(at).postgres_micros().to_le_bytes().to_vec();
+        data.extend(name.as_bytes());
+        data.resize(8 + 64, 0);
+        self.record(0, 0x70, &data)
+    }
+
     /// A record that says nothing, with so many bytes of data.
     pub fn ordinary(&mut self, bytes: usize) -> (Lsn, Lsn) {
         self.record(10, 0, &vec![1; bytes])
