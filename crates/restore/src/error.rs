@@ -4,7 +4,7 @@ use pg::{DiskError, InstanceError};
 use repo::RepoError;
 use seal::SealError;
 use std::path::PathBuf;
-use terms::{BackupId, Class, Explain, Lsn, SegmentName};
+use terms::{BackupId, Class, Explain, Lsn, SegmentName, Timeline};
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum RestoreError {
     Cut { target: String, at: Lsn, promised: Lsn },
     /// The instant exists on several timelines.
     #[error("{target} lies on several timelines")]
-    Ambiguous { target: String, why: String },
+    Ambiguous { target: String, why: String, timelines: Vec<Timeline> },
     /// A restore point's name stands for several places.
     #[error("restore point {name} was given several times")]
     SeveralPoints { name: String, places: Vec<String> },
@@ -146,7 +146,10 @@ impl Explain for RestoreError {
             Self::Hole { reachable, .. } => {
                 format!("Look for the segment on the server, a standby or a copy of the bucket; or restore to --to {reachable}. Nothing was touched.")
             }
-            Self::Ambiguous { .. } => "Say which one is meant, with --timeline N or --to LSN; nothing was touched.".into(),
+            Self::Ambiguous { timelines, .. } => {
+                let choices: Vec<String> = timelines.iter().map(|timeline| format!("--timeline {timeline}")).collect();
+                format!("Say which one is meant: {}; nothing was touched.", choices.join(" or "))
+            }
             Self::SeveralPoints { .. } => "Use one of these positions with --to; nothing was touched.".into(),
             Self::SeveralEpochs { .. } => "Say which one is meant with --backup ID of one of that epoch (bowline list); nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),

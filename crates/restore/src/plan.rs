@@ -140,7 +140,7 @@ impl<'a> Planner<'a> {
             }
             if let Some(plan) = self.try_backup(backup, &stretch, &places).await? {
                 repo::ManifestReader::open_for(self.log.reader, backup).await?;
-                self.check_unambiguous().await?;
+                self.check_unambiguous(&plan).await?;
                 return Ok(plan);
             }
             // A restore point may lie before the newest backup; what lies after the stored WAL lies after it for all.
@@ -263,42 +263,6 @@ impl<'a> Planner<'a> {
     fn covered(&self, at: Timestamp, end: Lsn) -> bool {
         let on_path = |c: &Coverage| c.timeline == self.history.timeline() && c.time >= at;
         self.known.coverage.as_ref().is_some_and(|c| on_path(c) && c.lsn <= end)
-    }
-
-    /// A time that was lived through twice: once on a timeline that was abandoned, once on the one that is followed.
-    async fn check_unambiguous(&self) -> Result<(), RestoreError> {
-        let (RecoveryTarget::Time(at), None) = (&self.wish.target, self.wish.timeline) else { return Ok(()) };
-        let size = self.log.size;
-        let Some(history) = self.known.histories.iter().find(|h| h.timeline() == self.history.timeline()) else { return Ok(()) };
-        for (branch, next) in history.branches().iter().zip(history.branches().iter().skip(1).map(|b| b.timeline).chain([history.timeline()])) {
-            let fork = branch.end.bytes() / size.bytes();
-            let view = &self.known.view;
-            let stored = |segment: &SegmentName| view.reach(*segment) > segment.start(size);
-            let tail: Vec<_> = (fork..).map(|n| SegmentName::numbered(n, branch.timeline, size)).take_while(stored).collect();
-            if tail.is_empty() {
-                continue;
-            }
-            let log = Log { timeline: branch.timeline, ..self.log };
-            let abandoned = log.ends_between(&tail, &log.index(&tail).await?, branch.end).await?;
-            let Some((_, last)) = abandoned.filter(|(first, _)| first <= at) else { continue };
-            let first_of_next = SegmentName::numbered(fork, next, size);
-            let begun = match stored(&first_of_next) {
-                true => Log { timeline: next, ..self.log }.begun_at(&[first_of_next], branch.end).await?,
-                false => None,
-            };
-            if begun.is_none_or(|begun| *at < begun || last >= begun) {
-                return Err(RestoreError::Ambiguous {
-                    target: at.to_string(),
-                    why: format!(
-                        "Timeline {} was left at {} but went on until {last}; timeline {next} begins there{}.",
-                        branch.timeline,
-                        branch.end,
-                        begun.map_or_else(String::new, |b| format!(" at {b}")),
-                    ),
-                });
-            }
-        }
-        Ok(())
     }
 
     /// The error that says which instants can be reached.

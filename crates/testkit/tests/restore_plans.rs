@@ -8,3 +8,5 @@ mod instants;
 mod log;
 #[path = "restore_plans/names.rs"]
 mod names;
+#[path = "restore_plans/siblings.rs"]
+mod siblings;

@@ -93,6 +93,12 @@ impl Ground {
         }
     }
 
+    /// Stores a history file: (timeline, where it was left).
+    pub fn history(&self, of: u32, ancestors: &[(u32, Lsn)]) {
+        let text: String = ancestors.iter().map(|(id, left)| format!("{id}\t{left}\tno recovery target specified\n")).collect();
+        self.keep(&WalName::History(timeline(of)), text.as_bytes());
+    }
+
     fn keep(&self, name: &WalName, bytes: &[u8]) {
         let bytes = Bytes::copy_from_slice(bytes);
         wait(self.writer.keep_wal(SYSTEM, name, bytes, &self.protection, Compression::None)).expect("stored");

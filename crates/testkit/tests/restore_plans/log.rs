@@ -40,6 +40,14 @@ impl Log {
         Lsn::from_bytes(FIRST * SEGMENT + self.bytes.len() as u64)
     }
 
+    /// The same log up to here, and another timeline from here on, whose first record says when that was.
+    pub fn promote(&self, timeline: u32, at: i64) -> Self {
+        let mut promoted = Self { timeline, ..self.clone() };
+        let times = [second(at).postgres_micros().to_le_bytes().to_vec(), timeline.to_le_bytes().to_vec(), self.timeline.to_le_bytes().to_vec()];
+        promoted.record(0, 0x90, &times.concat());
+        promoted
+    }
+
     /// A commit at this second, in a record with so many bytes more than it needs.
     pub fn commit(&mut self, at: i64, more: usize) -> (Lsn, Lsn) {
         let mut data = second(at).postgres_micros().to_le_bytes().to_vec();
