@@ -168,6 +168,23 @@ impl Log<'_> {
         }
     }
 
+    /// Where the log breaks off before `end`, as far as the index gives reason to look: where it knows of damage, and where what it
+    /// was made from ended within a record, whose rest came in later and was looked at by nobody.
+    pub(crate) async fn break_before(&self, segments: &[SegmentName], index: &WalIndex, from: Lsn, end: Lsn) -> Result<Option<Lsn>, RestoreError> {
+        for (at, name) in segments.iter().enumerate() {
+            if index.entry(*name).is_none_or(|entry| entry.damaged.is_none() && entry.open.is_none()) {
+                continue;
+            }
+            // The index is not taken at its word: the object may have been put right, and on another timeline the log goes on elsewhere.
+            let begin = (at == 0).then_some(from);
+            let walked = self.walk(&segments[at..], 1, begin, &mut 0, |_| ControlFlow::Continue(())).await?;
+            if walked.reason != EndReason::NeedMoreData && walked.at < name.end(self.size) && walked.at.plus(PAGE_HEADER_MAX) < end {
+                return Ok(Some(walked.at));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether a transaction that ended later than `at` is in `segments`. The index is asked first, what it does not know is read:
     /// the newest first, since it most likely is there.
     pub(crate) async fn ends_after(&self, segments: &[SegmentName], index: &WalIndex, from: Lsn, at: Timestamp) -> Result<Found<()>, RestoreError> {

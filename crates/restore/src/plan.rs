@@ -182,14 +182,19 @@ impl<'a> Planner<'a> {
             ));
         }
         let index = self.log.index(&stretch.segments).await?;
-        let (end, last_transaction) = self.log.end(&stretch.segments).await?;
+        let (stored_to, last_transaction) = self.log.end(&stretch.segments).await?;
+        let broken = self.log.break_before(&stretch.segments, &index, backup.start.lsn, stored_to).await?;
+        let end = broken.unwrap_or(stored_to);
         let segments = &stretch.segments[..stretch.segments.partition_point(|segment| segment.start(self.log.size) < end).max(1)];
         let to_the_end = Stop::EndOfWal { at: end };
         // Bytes may be there and make no sense: then the log ends where it was not meant to.
-        let promised = self.promised().filter(|promised| stretch.hole.is_none() && *promised > end.plus(PAGE_HEADER_MAX));
-        let is_cut = promised.is_some();
-        let cut_at = |at| RestoreError::Cut { target: self.wish.target.to_string(), at, promised: promised.unwrap_or(end) };
+        let promised = self.promised().filter(|promised| stretch.hole.is_none() && *promised > stored_to.plus(PAGE_HEADER_MAX));
+        let is_cut = broken.is_some() || promised.is_some();
+        let cut_at = |at| RestoreError::Cut { target: self.wish.target.to_string(), at, promised: promised.unwrap_or(stored_to) };
         let ends_early = || cut_at(end);
+        if end < backup.stop.lsn && is_cut {
+            return Err(ends_early());
+        }
         let stop = match &self.wish.target {
             RecoveryTarget::Immediate => Stop::Consistent,
             RecoveryTarget::Latest if is_cut => return Err(ends_early()),

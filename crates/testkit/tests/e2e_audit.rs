@@ -160,6 +160,45 @@ fn a_record_that_was_wrong_before_it_was_stored_is_found() {
     }
 }
 
+/// A record that was still open where an audit ended, and says nothing that the index would keep: its rest is checked once it is there.
+#[test]
+fn damage_in_the_rest_of_a_record_that_left_an_earlier_audit_is_found() {
+    let cluster = cluster(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    fill(&cluster, 2);
+    let begins_in = cluster.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    cluster.psql("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1500000))");
+    fill(&cluster, 3);
+    let pg_wal = cluster.data_dir().join("pg_wal");
+    let mut files: Vec<PathBuf> = fs::read_dir(&pg_wal).expect("pg_wal").map(|e| e.expect("entry").path()).collect();
+    files.retain(|path| path.file_name().is_some_and(|name| name.len() == 24));
+    files.sort();
+    for file in files.iter().filter(|file| name(file) <= begins_in) {
+        bowline.ok(&["wal", "push", file.to_str().expect("a plain path")]);
+    }
+    let audit = bowline.ok(&["wal", "audit"]);
+    assert_eq!(audit["proven"], true, "what is there is whole: {audit}");
+    let wrong = files.iter().find(|file| name(file) > begins_in).expect("a later segment");
+    let sound = fs::read(wrong).expect("a segment");
+    let mut bytes = sound.clone();
+    bytes[200_000] ^= 1;
+    fs::write(wrong, &bytes).expect("write");
+    bowline.push_finished(&cluster);
+    fs::write(wrong, &sound).expect("write");
+    let plan = || bowline.run(&["restore", "--plan", "--to", "latest"]);
+    assert_eq!((plan().code, plan().error().0), (6, "wal-damaged"), "a plan looks where nobody has looked: {:#?}", plan());
+    for _ in 0..2 {
+        let outcome = bowline.run(&["wal", "audit"]);
+        assert_eq!((outcome.code, outcome.error().0), (6, "wal-damaged"), "{outcome:#?}");
+        let result = outcome.lines.iter().find_map(|line| line.get("result")).expect("a result");
+        assert_eq!(result["audit"]["damaged"][0]["first"], begins_in.as_str(), "{result}");
+        assert_eq!((plan().code, plan().error().0), (6, "wal-damaged"), "{:#?}", plan());
+    }
+    let at = plan().error().1.split("--to ").nth(1).and_then(|rest| rest.split([',', '.']).next()).expect("a position").to_owned();
+    assert_eq!(bowline.run(&["restore", "--plan", "--to", &at]).code, 0, "what lies before can be restored: {at}");
+}
+
 #[test]
 fn a_timeline_switch_is_followed() {
     for major in if full() { outer_majors() } else { vec![newest_major()] } {

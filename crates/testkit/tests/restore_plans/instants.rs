@@ -78,3 +78,38 @@ fn a_page_that_is_begun_and_holds_nothing_is_the_end_and_no_damage() {
     let plan = ground.plan(&at.to_string(), None, None).expect("a plan");
     assert_eq!(plan.stop, Stop::EndOfWal { at }, "just behind the header of a page");
 }
+
+#[test]
+fn damage_that_ends_the_log_before_the_target_is_told_before_anything_is_touched() {
+    for indexed in [false, true] {
+        let (ground, mut log) = begin();
+        for at in 0..5 {
+            log.commit(110 + at * 10, 0);
+            log.finish_segment();
+        }
+        let first = log.records[0].0;
+        let (broken, _) = *log.records.iter().find(|(start, _)| start.bytes() / SEGMENT == 5).expect("a record");
+        let at = (broken.bytes() - first.bytes() / SEGMENT * SEGMENT) as usize;
+        log.bytes[at + 30] ^= 1;
+        ground.store(&log, first);
+        if indexed {
+            ground.index(&log, first);
+        }
+        let is_cut = |target: String| match ground.plan(&target, None, None) {
+            Err(RestoreError::Cut { at, .. }) => assert_eq!(at, broken, "indexed {indexed}, to {target}"),
+            other => panic!("indexed {indexed}, to {target}: {other:?}"),
+        };
+        is_cut(second(155).to_string());
+        // What is not indexed is not all read for a plan that has no need to.
+        if indexed {
+            is_cut("latest".into());
+            is_cut(second(135).to_string());
+            is_cut(log.records[log.records.len() - 500].0.to_string());
+        }
+        // In front of the damage all is well.
+        assert_eq!(ground.plan(&second(115).to_string(), None, None).expect("a plan").stop, Stop::Time(second(115)));
+        if indexed {
+            assert_eq!(ground.plan(&broken.to_string(), None, None).expect("a plan").stop, Stop::EndOfWal { at: broken });
+        }
+    }
+}
