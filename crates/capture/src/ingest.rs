@@ -15,7 +15,7 @@ const BATCH_AGE: Duration = Duration::from_secs(600);
 /// Bytes of segments fetched ahead of the one that is surveyed.
 const AHEAD_BYTES: u64 = 64 << 20;
 
-/// Surveys a whole segment by itself. The record that reaches out of it is not seen to its end, and the rest of one that reaches
+/// Surveys a whole segment by itself. The record that reaches out of it is left open, and the rest of one that reaches
 /// into it is passed over: only a survey of consecutive segments checks their CRC.
 ///
 /// `fork` is where the timeline was left, if it was: what does not make sense beyond is no damage.
@@ -108,7 +108,8 @@ pub struct Survey {
 }
 
 /// Reads and surveys consecutive stored segments as one log, so that records across their borders are checked as well. Where the
-/// last of them leaves a record open, the log is followed further, as far as `stored` (with the size of each) goes.
+/// last of them leaves a record open, the log is followed further to what comes `next`, as far as `stored` (with the size of each)
+/// goes: where a timeline was left in the middle of a segment, that is a segment of another one.
 ///
 /// A segment that does not open, or has another size, is damaged, which is no error. One that is gone is left out.
 pub async fn survey_stored(
@@ -117,6 +118,7 @@ pub async fn survey_stored(
     wanted: &[SegmentName],
     stored: &BTreeMap<SegmentName, u64>,
     fork: Option<Lsn>,
+    next: impl Fn(SegmentName) -> SegmentName,
 ) -> Result<Vec<Survey>, CaptureError> {
     let size = source.segment_size;
     let (Some(first), Some(last)) = (wanted.first().copied(), wanted.last().copied()) else { return Ok(Vec::new()) };
@@ -136,15 +138,15 @@ pub async fn survey_stored(
             Fetched::Gone { name } => reading.cut(begin(name.end(size))),
         }
     }
-    let mut next = last.next(size);
-    while reading.waits() && stored.contains_key(&next) {
-        match fetch(reader, source, next, &digester).await? {
+    let mut follows = next(last);
+    while reading.waits() && stored.contains_key(&follows) {
+        match fetch(reader, source, follows, &digester).await? {
             Fetched::Whole { plain, digest, name } => reading = reading.walk(name, plain, digest).await?,
             Fetched::Damaged { .. } | Fetched::Gone { .. } => break,
         }
-        next = next.next(size);
+        follows = next(follows);
     }
-    reading.cut(begin(next.start(size)));
+    reading.cut(begin(follows.start(size)));
     Ok(reading.surveys)
 }
 
@@ -208,8 +210,9 @@ impl Reading<'_> {
         let segment = survey.segment;
         if let Some(digest) = self.digests.remove(&segment).filter(|_| segment <= self.last) {
             let bytes_stored = self.stored.get(&segment).copied().unwrap_or_default();
-            // What is there in pieces only will be one object one day, of a size that is not known yet.
-            let is_lasting = survey.open.is_none() && bytes_stored > 0;
+            // What is there in pieces only will be one object one day, of a size that is not known yet. A record that is left open is
+            // kept as such: so whoever looks next knows where nobody has looked yet.
+            let is_lasting = bytes_stored > 0;
             self.surveys.push(Survey { entry: entry_of(survey, digest, bytes_stored), is_lasting });
         }
     }

@@ -36,7 +36,7 @@ pub struct IndexEntry {
     pub max_end: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restore_points: Vec<IndexedPoint>,
-    /// A record that begins here, was not seen whole, and may be one of those above: they are not all known.
+    /// A record that begins here and was not seen whole: its CRC was not checked, and it may be one of those above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Lsn>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ pub struct IndexedDamage {
 }
 
 impl IndexEntry {
-    /// Whether the log goes on to the segment's end, and everything that begins in it is known.
+    /// Whether the log goes on to the segment's end, and everything that begins in it is known and was checked.
     pub fn is_whole(&self, size: SegmentSize) -> bool {
         self.damaged.is_none() && self.open.is_none() && self.end >= self.segment.end(size)
     }
@@ -101,10 +101,6 @@ impl WalIndex {
     /// Those of `segments` that are not indexed.
     pub fn without(&self, segments: impl IntoIterator<Item = SegmentName>) -> Vec<SegmentName> {
         segments.into_iter().filter(|segment| !self.entries.contains_key(segment)).collect()
-    }
-    /// The entries of the first of `segments`, up to the first of which not everything is known.
-    pub fn leading<'a>(&'a self, segments: &[SegmentName], size: SegmentSize) -> Vec<&'a IndexEntry> {
-        segments.iter().map_while(|segment| self.entry(*segment).filter(|entry| entry.is_whole(size))).collect()
     }
 }
 

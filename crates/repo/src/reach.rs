@@ -44,6 +44,18 @@ impl Path {
         SegmentName::numbered(number, timeline, size)
     }
 
+    /// The timeline that the log at this position is of.
+    pub fn timeline_at(&self, lsn: Lsn) -> Timeline {
+        self.0.iter().rev().find(|branch| branch.from <= lsn).map_or(Timeline::FIRST, |branch| branch.timeline)
+    }
+
+    /// Where this path and another part: all before is the same log. `None` when neither ever leaves the other.
+    pub fn parts_from(&self, other: &Self) -> Option<Lsn> {
+        let mut turns: Vec<Lsn> = self.0.iter().chain(&other.0).map(|branch| branch.from).collect();
+        turns.sort_unstable();
+        turns.into_iter().find(|at| self.timeline_at(*at) != other.timeline_at(*at))
+    }
+
     /// Where this timeline is left, `Some(None)` for the last one; `None` when it is not on the path.
     fn until(&self, timeline: Timeline) -> Option<Option<Lsn>> {
         let at = self.0.iter().position(|b| b.timeline == timeline)?;
@@ -230,6 +242,34 @@ mod tests {
         let found = stretch(&path, &view(&[(1, &[(1, 9)])]), lsn("0/1000028"), proof("0/3000000"));
         assert_eq!(found.end, lsn("0/3000000"));
         assert_eq!(found.hole, None, "timeline 2 has nothing stored; timeline 1 past the fork is another history");
+    }
+
+    #[test]
+    fn two_paths_part_where_their_logs_are_of_different_timelines() {
+        let path = |ancestors: &[(u32, &str)], id| {
+            let ancestors: Vec<_> = ancestors.iter().map(|(id, left)| (timeline(*id), lsn(left))).collect();
+            Path::new(&ancestors, timeline(id))
+        };
+        let one = path(&[], 1);
+        let two = path(&[(1, "0/3500000")], 2);
+        let three = path(&[(1, "0/5000000")], 3);
+        let four = path(&[(1, "0/3500000"), (2, "0/4000000")], 4);
+        // Followed timeline 4 to a place before 4 began, and so never was on it.
+        let five = path(&[(1, "0/3500000"), (2, "0/3800000"), (4, "0/3800000")], 5);
+        for (left, right, at) in [
+            (&one, &two, "0/3500000"),
+            (&two, &three, "0/3500000"),
+            (&one, &three, "0/5000000"),
+            (&three, &four, "0/3500000"),
+            (&two, &four, "0/4000000"),
+            (&one, &four, "0/3500000"),
+            (&four, &five, "0/3800000"),
+            (&two, &five, "0/3800000"),
+        ] {
+            assert_eq!((left.parts_from(right), right.parts_from(left)), (Some(lsn(at)), Some(lsn(at))), "{left:?} {right:?}");
+        }
+        assert_eq!(four.parts_from(&four), None);
+        assert_eq!(four.timeline_at(lsn("0/3500000")), timeline(2));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{Piece, Reader, RepoError, Writer, layout};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::Created;
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 
@@ -86,6 +86,15 @@ impl WalView {
             true => segment.end(self.segment_bytes),
             false => timeline.pieces_reach(segment, self.segment_bytes),
         }
+    }
+    /// The segments of this timeline from this number on of which at least the beginning is stored, in order.
+    pub fn segments_from(&self, timeline: Timeline, number: u64) -> Vec<SegmentName> {
+        let size = self.segment_bytes;
+        let Some(view) = self.timeline(timeline) else { return Vec::new() };
+        let of_runs = view.runs.iter().flat_map(|run| run.first.max(number)..=run.last);
+        let of_pieces = view.pieces.iter().map(|piece| piece.segment.number(size)).filter(|found| *found >= number);
+        let numbers: BTreeSet<u64> = of_runs.chain(of_pieces).collect();
+        numbers.into_iter().map(|found| SegmentName::numbered(found, timeline, size)).filter(|name| self.reach(*name) > name.start(size)).collect()
     }
     /// What is stored of this timeline.
     pub fn timeline(&self, timeline: Timeline) -> Option<&TimelineView> {

@@ -4,7 +4,7 @@ use pg::{DiskError, InstanceError};
 use repo::RepoError;
 use seal::SealError;
 use std::path::PathBuf;
-use terms::{BackupId, Class, Explain, Lsn, SegmentName};
+use terms::{BackupId, Class, Explain, Lsn, SegmentName, Timeline};
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,10 @@ pub enum RestoreError {
     Cut { target: String, at: Lsn, promised: Lsn },
     /// The instant exists on several timelines.
     #[error("{target} lies on several timelines")]
-    Ambiguous { target: String, why: String },
+    Ambiguous { target: String, why: String, timelines: Vec<Timeline> },
+    /// A restore point's name stands for several places.
+    #[error("restore point {name} was given several times")]
+    SeveralPoints { name: String, places: Vec<String> },
     /// The target exists in several epochs.
     #[error("{target} lies in several epochs")]
     SeveralEpochs { target: String, why: String },
@@ -83,7 +86,7 @@ impl Explain for RestoreError {
             Self::NoBackup { .. } | Self::UnknownBackup { .. } => "backup-missing",
             Self::Unreachable { .. } => "target-unreachable",
             Self::Hole { .. } => "wal-missing",
-            Self::Ambiguous { .. } => "timeline-ambiguous",
+            Self::Ambiguous { .. } | Self::SeveralPoints { .. } => "timeline-ambiguous",
             Self::SeveralEpochs { .. } => "epoch-ambiguous",
             Self::Target { .. } => "target-unusable",
             Self::File { source, .. } if is_full(source) => "disk-full",
@@ -102,7 +105,9 @@ impl Explain for RestoreError {
             Self::Instance(e) => e.class(),
             Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
-            Self::Ambiguous { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => Class::Refused,
+            Self::Ambiguous { .. } | Self::SeveralPoints { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => {
+                Class::Refused
+            }
             Self::Fetch { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -118,6 +123,7 @@ impl Explain for RestoreError {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
             }
             Self::Ambiguous { why, .. } | Self::SeveralEpochs { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
+            Self::SeveralPoints { places, .. } => format!("The name was given {} times: {}.", places.len(), places.join(", ")),
             Self::File { source, .. } => format!("{source}."),
             Self::Cut { at, promised, .. } => {
                 format!("The stored WAL is valid up to {at} only, but the server had come to {promised}. Nothing was touched.")
@@ -140,7 +146,11 @@ impl Explain for RestoreError {
             Self::Hole { reachable, .. } => {
                 format!("Look for the segment on the server, a standby or a copy of the bucket; or restore to --to {reachable}. Nothing was touched.")
             }
-            Self::Ambiguous { .. } => "Say which one is meant, with --timeline N or --to LSN; nothing was touched.".into(),
+            Self::Ambiguous { timelines, .. } => {
+                let choices: Vec<String> = timelines.iter().map(|timeline| format!("--timeline {timeline}")).collect();
+                format!("Say which one is meant: {}; nothing was touched.", choices.join(" or "))
+            }
+            Self::SeveralPoints { .. } => "Use one of these positions with --to; nothing was touched.".into(),
             Self::SeveralEpochs { .. } => "Say which one is meant with --backup ID of one of that epoch (bowline list); nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),
             Self::File { source, .. } if is_full(source) => "Make room and run the restore again; what was there before is untouched.".into(),

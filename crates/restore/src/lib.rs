@@ -1,12 +1,14 @@
 //! The repository into a data directory, and a server brought to the instant that was asked for.
 
 mod ahead;
+mod doubt;
 mod epochs;
 mod error;
 mod fetch;
 mod files;
 mod known;
 mod log;
+mod names;
 mod pacing;
 mod plan;
 mod replay;

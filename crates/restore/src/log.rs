@@ -1,13 +1,13 @@
 //! Reads the stored write-ahead log to answer what a plan must know: where it ends, which commits and restore points it holds.
 
 use crate::RestoreError;
-use pg::wal::Record;
-use pg::wal::{RecordKind, RecordWalker, WalSource};
-use repo::{IndexEntry, Reader};
+use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, WalSource};
+use repo::{IndexEntry, Reader, RepoError, WalIndex};
 use std::ops::ControlFlow;
-use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
+use terms::{Class, Explain, Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
 
 /// The log of one cluster, as stored.
+#[derive(Clone, Copy)]
 pub(crate) struct Log<'a> {
     pub(crate) reader: &'a Reader,
     pub(crate) system_id: SystemId,
@@ -15,6 +15,30 @@ pub(crate) struct Log<'a> {
     pub(crate) size: SegmentSize,
     /// Pages of this timeline and of its ancestors are expected.
     pub(crate) timeline: Timeline,
+}
+
+/// A server's insert position, and where a walk from a segment's beginning ends, may lie just behind the header of a page of which
+/// nothing is written yet (`SizeOfXLogLongPHD`, src/include/access/xlog_internal.h).
+pub(crate) const PAGE_HEADER_MAX: u64 = 40;
+
+/// What a look at the log meets, in the log's order.
+enum Met<'i> {
+    /// A segment of which the index says enough.
+    Entry(&'i IndexEntry),
+    Record(Record),
+    /// The log ends here, although there are segments to look at behind it.
+    End(Lsn),
+    /// A segment does not open.
+    Unreadable(RestoreError),
+}
+
+/// Whether something is in a stretch of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found<T> {
+    Yes(T),
+    No,
+    /// Not in what comes before this position, at which the log ends.
+    NotBefore(Lsn),
 }
 
 impl Log<'_> {
@@ -27,44 +51,116 @@ impl Log<'_> {
         found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })
     }
 
-    /// Walks the records that begin in `segments` (consecutive) from `from` on, or from the first one when that is
-    /// `None`, until `each` breaks or the valid log ends. Returns where the walk ended.
-    pub(crate) async fn walk(
+    /// What the index says of these segments.
+    pub(crate) async fn index(&self, segments: &[SegmentName]) -> Result<WalIndex, RestoreError> {
+        Ok(self.reader.index_of(self.system_id, segments).await?)
+    }
+
+    /// Walks the records that begin in the first `count` of `segments` (consecutive) from `from` on, or from the first one when
+    /// that is `None`, until `each` breaks or the valid log ends. What follows is read only as far as the last of them reaches.
+    /// Returns where the walk ended; `read` counts the segments that opened.
+    async fn walk(
         &self,
         segments: &[SegmentName],
+        count: usize,
         from: Option<Lsn>,
+        read: &mut usize,
         mut each: impl FnMut(Record) -> ControlFlow<()>,
-    ) -> Result<Lsn, RestoreError> {
-        let Some(first) = segments.first() else { return Err(RestoreError::Bug("nothing to walk".into())) };
+    ) -> Result<End, RestoreError> {
+        let (Some(first), Some(last)) = (segments.first(), segments[..count].last()) else {
+            return Err(RestoreError::Bug("nothing to walk".into()));
+        };
         let mut walker = match from {
             Some(lsn) => RecordWalker::at(self.source(), lsn),
             None => RecordWalker::in_segment(self.source(), first.start(self.size)),
         };
-        for name in segments {
+        let limit = last.end(self.size);
+        for (at, name) in segments.iter().enumerate() {
+            if at >= count && walker.open_record().is_none() {
+                break;
+            }
             let bytes = self.segment(*name).await?;
+            *read += 1;
             let mut broke = false;
-            let end = walker.feed(&bytes, |record| broke = broke || each(record).is_break());
-            if broke || end.is_some() {
+            let ended = walker.feed(&bytes, |record| broke = broke || record.start >= limit || each(record).is_break());
+            if broke || ended.is_some() {
                 break;
             }
         }
-        Ok(walker.end().at)
+        Ok(walker.end())
     }
 
-    /// Where the valid log in `segments` ends, and the latest end of a transaction in what was read for that.
+    /// [`Log::walk`] over all of these.
+    async fn walk_all(&self, segments: &[SegmentName], from: Option<Lsn>, each: impl FnMut(Record) -> ControlFlow<()>) -> Result<End, RestoreError> {
+        self.walk(segments, segments.len(), from, &mut 0, each).await
+    }
+
+    /// Goes over what begins in `segments`, which are in order and need not be consecutive, until `each` breaks. A segment that
+    /// the index knows, and of which it `says` enough, is not read. When the first must be read, it is read from `from` on.
+    async fn look<'i>(
+        &self,
+        segments: &[SegmentName],
+        index: &'i WalIndex,
+        from: Option<Lsn>,
+        says: impl Fn(&IndexEntry) -> bool,
+        mut each: impl FnMut(Met<'i>) -> ControlFlow<()>,
+    ) -> Result<(), RestoreError> {
+        let known = |name: &SegmentName| index.entry(*name).filter(|entry| entry.is_whole(self.size) && says(entry));
+        let follows = |two: &&[SegmentName]| two[0].number(self.size) + 1 == two[1].number(self.size);
+        let mut at = 0;
+        while at < segments.len() {
+            if let Some(entry) = known(&segments[at]) {
+                if each(Met::Entry(entry)).is_break() {
+                    return Ok(());
+                }
+                at += 1;
+                continue;
+            }
+            let joined = &segments[at..][..1 + segments[at..].windows(2).take_while(follows).count()];
+            let count = joined.iter().take_while(|name| known(name).is_none()).count();
+            let (mut read, mut broke) = (0, false);
+            let walked = self.walk(joined, count, from.filter(|_| at == 0), &mut read, |record| {
+                let flow = each(Met::Record(record));
+                broke = flow.is_break();
+                flow
+            });
+            let met = match walked.await {
+                Ok(_) if broke => return Ok(()),
+                Ok(end) if end.reason != EndReason::NeedMoreData && end.at < joined[count - 1].end(self.size) => {
+                    // A record that reaches out of its segment ends the log there; more may begin in the segment behind that one.
+                    at += joined.iter().take_while(|name| name.start(self.size) <= end.at).count().max(1);
+                    Met::End(end.at)
+                }
+                Ok(_) => {
+                    at += count;
+                    continue;
+                }
+                Err(e @ RestoreError::Repo(RepoError::Object { .. })) if matches!(e.class(), Class::Damaged | Class::Refused) => {
+                    at += count.min(read + 1);
+                    Met::Unreadable(e)
+                }
+                Err(e) => return Err(e),
+            };
+            if each(met).is_break() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the valid log in `segments` ends, and the latest end of a transaction in what was read for that. Only the end is read.
     pub(crate) async fn end(&self, segments: &[SegmentName]) -> Result<(Lsn, Option<Timestamp>), RestoreError> {
         // The last segments may hold nothing but the middle of one long record: then look further back.
         let mut back = 1;
         loop {
             let tail = &segments[segments.len().saturating_sub(back)..];
             let (mut seen, mut latest) = (false, None);
-            let end = self
-                .walk(tail, None, |record| {
-                    seen = true;
-                    latest = latest.max(record.kind.ended_at());
-                    ControlFlow::Continue(())
-                })
-                .await?;
+            let walked = self.walk_all(tail, None, |record| {
+                seen = true;
+                latest = latest.max(record.kind.ended_at());
+                ControlFlow::Continue(())
+            });
+            let end = walked.await?.at;
             if (seen && latest.is_some()) || back >= segments.len() {
                 return Ok((end, latest));
             }
@@ -72,95 +168,150 @@ impl Log<'_> {
         }
     }
 
-    /// What the index says of `segments`, from the first one on as far as it knows everything of them.
-    async fn indexed(&self, segments: &[SegmentName]) -> Result<Vec<IndexEntry>, RestoreError> {
-        let index = self.reader.index_of(self.system_id, segments).await?;
-        Ok(index.leading(segments, self.size).into_iter().cloned().collect())
+    /// Where the log breaks off before `end`, as far as the index gives reason to look: where it knows of damage, and where what it
+    /// was made from ended within a record, whose rest came in later and was looked at by nobody.
+    pub(crate) async fn break_before(&self, segments: &[SegmentName], index: &WalIndex, from: Lsn, end: Lsn) -> Result<Option<Lsn>, RestoreError> {
+        for (at, name) in segments.iter().enumerate() {
+            if index.entry(*name).is_none_or(|entry| entry.damaged.is_none() && entry.open.is_none()) {
+                continue;
+            }
+            // The index is not taken at its word: the object may have been put right, and on another timeline the log goes on elsewhere.
+            let begin = (at == 0).then_some(from);
+            let walked = self.walk(&segments[at..], 1, begin, &mut 0, |_| ControlFlow::Continue(())).await?;
+            if walked.reason != EndReason::NeedMoreData && walked.at < name.end(self.size) && walked.at.plus(PAGE_HEADER_MAX) < end {
+                return Ok(Some(walked.at));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a transaction that ended later than `at` is in `segments`. The index is asked first, what it does not know is read:
     /// the newest first, since it most likely is there.
-    pub(crate) async fn ends_after(&self, segments: &[SegmentName], from: Lsn, at: Timestamp) -> Result<bool, RestoreError> {
-        let indexed = self.indexed(segments).await?;
-        // What ended before `from` in the first segment is not told apart there.
-        let first_counts = segments.first().is_some_and(|first| first.start(self.size) >= from);
+    pub(crate) async fn ends_after(&self, segments: &[SegmentName], index: &WalIndex, from: Lsn, at: Timestamp) -> Result<Found<()>, RestoreError> {
+        let entry = |name: &SegmentName| index.entry(*name).filter(|entry| entry.is_whole(self.size));
         let is_later = |entry: &IndexEntry| entry.max_end.is_some_and(|end| end > at);
-        if indexed.iter().skip(usize::from(!first_counts)).any(is_later) {
-            return Ok(true);
+        // What ended before `from` in the first segment is not told apart there.
+        if segments.iter().filter(|name| name.start(self.size) >= from).filter_map(entry).any(is_later) {
+            return Ok(Found::Yes(()));
         }
-        let rest = &segments[indexed.len()..];
-        let recent = &rest[rest.len().saturating_sub(2)..];
-        let begin = indexed.is_empty().then_some(from);
-        // Commit stamps are not in the order of the log, so only having looked at all of it says no.
-        let mut reads = if rest.len() > recent.len() { vec![(recent, None), (rest, begin)] } else { vec![(rest, begin)] };
-        if indexed.first().is_some_and(is_later) {
-            reads.push((&segments[..1], Some(from)));
-        }
-        for (segments, begin) in reads.into_iter().filter(|(segments, _)| !segments.is_empty()) {
+        let unknown = segments.iter().filter(|name| entry(name).is_none()).count();
+        let recent = &segments[segments.len().saturating_sub(2)..];
+        if unknown > recent.len() && recent.iter().all(|name| entry(name).is_none()) {
             let mut found = false;
-            self.walk(segments, begin, |record| {
-                found = found || (record.start >= from && record.kind.ended_at().is_some_and(|end| end > at));
+            self.walk_all(recent, None, |record| {
+                found = record.kind.ended_at().is_some_and(|end| end > at);
                 if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
             .await?;
             if found {
-                return Ok(true);
+                return Ok(Found::Yes(()));
             }
         }
-        Ok(false)
-    }
-
-    /// Where recovery must stop so that every record that ends at or before `lsn` is replayed, and no other:
-    /// before the first record that ends after it. `None` when the log has no such record.
-    pub(crate) async fn stop_before(&self, segments: &[SegmentName], backup_start: Lsn, lsn: Lsn) -> Result<Option<Lsn>, RestoreError> {
-        let mut stop = None;
-        let look = |record: &Record| record.end > lsn;
-        // From the segment of the position; if no record begins there before it, from the beginning.
-        let near = segments.iter().position(|s| s.end(self.size) > lsn).unwrap_or(segments.len() - 1).saturating_sub(1);
-        let from = if near == 0 { Some(backup_start) } else { None };
-        self.walk(&segments[near..], from, |record| {
-            if look(&record) {
-                stop = Some(record.start);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })
+        // Commit stamps are not in the order of the log, so only having looked at all of it says no.
+        let mut outcome = Ok(Found::No);
+        self.look(
+            segments,
+            index,
+            Some(from),
+            |entry| !is_later(entry),
+            |met| {
+                match met {
+                    Met::Record(record) if record.start >= from && record.kind.ended_at().is_some_and(|end| end > at) => outcome = Ok(Found::Yes(())),
+                    Met::Entry(_) | Met::Record(_) => return ControlFlow::Continue(()),
+                    Met::End(end) => outcome = Ok(Found::NotBefore(end)),
+                    Met::Unreadable(e) => outcome = Err(e),
+                }
+                ControlFlow::Break(())
+            },
+        )
         .await?;
-        Ok(stop)
+        outcome
     }
 
-    /// Where restore points of this name are, in order.
-    pub(crate) async fn restore_points(&self, segments: &[SegmentName], from: Lsn, wanted: &str) -> Result<Vec<(Lsn, Timestamp)>, RestoreError> {
-        let indexed = self.indexed(segments).await?;
-        let points = indexed.iter().flat_map(|entry| &entry.restore_points);
-        let mut found: Vec<(Lsn, Timestamp)> =
-            points.filter(|point| point.name == wanted && point.end > from).map(|point| (point.end, point.time)).collect();
-        let rest = &segments[indexed.len()..];
-        if rest.is_empty() {
-            return Ok(found);
-        }
-        let begin = indexed.is_empty().then_some(from);
-        self.walk(rest, begin, |record| {
-            if let RecordKind::RestorePoint { name, at } = &record.kind
-                && name == wanted
-            {
-                found.push((record.end, *at));
+    /// Where recovery must stop so that every record that ends at or before `lsn` is replayed, and no other: before the first
+    /// record that ends after it. [`Found::No`] when the log ends there, [`Found::NotBefore`] when it ends earlier.
+    pub(crate) async fn stop_before(&self, segments: &[SegmentName], backup_start: Lsn, lsn: Lsn) -> Result<Found<Lsn>, RestoreError> {
+        let near = segments.iter().position(|name| name.end(self.size) > lsn).unwrap_or(segments.len().saturating_sub(1));
+        let mut back = 0;
+        loop {
+            let first = near.saturating_sub(back);
+            let begin = (first == 0).then_some(backup_start);
+            // A record that began earlier and reaches beyond `lsn` is not seen, unless one is seen that begins by then.
+            let (mut is_exact, mut stop) = (first == 0, None);
+            let walked = self.walk_all(&segments[first..], begin, |record| {
+                is_exact = is_exact || record.start <= lsn;
+                if record.end <= lsn {
+                    return ControlFlow::Continue(());
+                }
+                stop = Some(record.start);
+                ControlFlow::Break(())
+            });
+            let end = walked.await?.at;
+            match stop {
+                _ if !is_exact => back = (back * 2).max(1),
+                Some(start) => return Ok(Found::Yes(start)),
+                None if end.plus(PAGE_HEADER_MAX) < lsn => return Ok(Found::NotBefore(end)),
+                None => return Ok(Found::No),
             }
-            ControlFlow::Continue(())
-        })
+        }
+    }
+
+    /// Where restore points of this name are, in order. What lies in segments that cannot be read is not among them.
+    pub(crate) async fn restore_points(
+        &self,
+        segments: &[SegmentName],
+        index: &WalIndex,
+        wanted: &str,
+    ) -> Result<Vec<(Lsn, Timestamp)>, RestoreError> {
+        let mut found = Vec::new();
+        self.look(
+            segments,
+            index,
+            None,
+            |_| true,
+            |met| {
+                match met {
+                    Met::Entry(entry) => {
+                        found.extend(entry.restore_points.iter().filter(|point| point.name == wanted).map(|point| (point.end, point.time)));
+                    }
+                    Met::Record(Record { end, kind: RecordKind::RestorePoint { name, at }, .. }) if name == wanted => found.push((end, at)),
+                    Met::Record(_) | Met::End(_) | Met::Unreadable(_) => {}
+                }
+                ControlFlow::Continue(())
+            },
+        )
         .await?;
         Ok(found)
     }
 
     /// When the transactions ended whose end begins at `from` or later: the first and the last such time.
-    pub(crate) async fn ends_between(&self, segments: &[SegmentName], from: Lsn) -> Result<Option<(Timestamp, Timestamp)>, RestoreError> {
+    pub(crate) async fn ends_between(
+        &self,
+        segments: &[SegmentName],
+        index: &WalIndex,
+        from: Lsn,
+    ) -> Result<Option<(Timestamp, Timestamp)>, RestoreError> {
         let mut span: Option<(Timestamp, Timestamp)> = None;
-        self.walk(segments, None, |record| {
-            if let Some(at) = record.kind.ended_at().filter(|_| record.start >= from) {
-                span = Some(span.map_or((at, at), |(low, high)| (low.min(at), high.max(at))));
-            }
-            ControlFlow::Continue(())
-        })
+        let mut add = |low: Timestamp, high: Timestamp| span = Some(span.map_or((low, high), |(first, last)| (first.min(low), last.max(high))));
+        // In a segment that begins earlier what ended before `from` is not told apart.
+        self.look(
+            segments,
+            index,
+            None,
+            |entry| entry.segment.start(self.size) >= from,
+            |met| {
+                match met {
+                    Met::Entry(IndexEntry { min_end: Some(low), max_end: Some(high), .. }) => add(*low, *high),
+                    Met::Record(record) if record.start >= from => {
+                        if let Some(at) = record.kind.ended_at() {
+                            add(at, at);
+                        }
+                    }
+                    Met::Entry(_) | Met::Record(_) | Met::End(_) | Met::Unreadable(_) => {}
+                }
+                ControlFlow::Continue(())
+            },
+        )
         .await?;
         Ok(span)
     }
@@ -168,7 +319,7 @@ impl Log<'_> {
     /// When the timeline began that `segments` are of, by the record that ended recovery.
     pub(crate) async fn begun_at(&self, segments: &[SegmentName], fork: Lsn) -> Result<Option<Timestamp>, RestoreError> {
         let mut begun = None;
-        self.walk(segments, None, |record| {
+        self.walk_all(segments, None, |record| {
             if record.start < fork {
                 return ControlFlow::Continue(());
             }

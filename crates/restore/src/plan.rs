@@ -2,7 +2,8 @@
 
 use crate::RestoreError;
 use crate::known::Known;
-use crate::log::Log;
+use crate::log::{Found, Log, PAGE_HEADER_MAX};
+use crate::names::Places;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
 use repo::{BackupDocument, Coverage, Epoch, Reader};
@@ -100,16 +101,12 @@ impl RestorePlan {
     }
 }
 
-/// A server's insert position may lie just behind the header of a page of which nothing is written yet
-/// (`SizeOfXLogLongPHD`, src/include/access/xlog_internal.h).
-const PAGE_HEADER_MAX: u64 = 40;
-
 /// Plans within one epoch.
 pub(crate) struct Planner<'a> {
-    known: &'a Known,
-    wish: &'a Wish,
-    history: History,
-    log: Log<'a>,
+    pub(crate) known: &'a Known,
+    pub(crate) wish: &'a Wish,
+    pub(crate) history: History,
+    pub(crate) log: Log<'a>,
 }
 
 impl<'a> Planner<'a> {
@@ -127,6 +124,11 @@ impl<'a> Planner<'a> {
         if candidates.is_empty() {
             return Err(self.unreachable(format!("No {}backup was complete by then.", self.asked_backup())).await?);
         }
+        // A name must be one place only, whichever backup is restored.
+        let places = match target {
+            RecoveryTarget::Name(name) => self.places_of(name, &candidates).await?,
+            _ => Places::default(),
+        };
         let mut holed = None;
         let proof = self.known.proof(&self.history);
         for backup in candidates {
@@ -136,9 +138,9 @@ impl<'a> Planner<'a> {
                 holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
                 continue;
             }
-            if let Some(plan) = self.try_backup(backup, &stretch).await? {
+            if let Some(plan) = self.try_backup(backup, &stretch, &places).await? {
                 repo::ManifestReader::open_for(self.log.reader, backup).await?;
-                self.check_unambiguous().await?;
+                self.check_unambiguous(&plan).await?;
                 return Ok(plan);
             }
             // A restore point may lie before the newest backup; what lies after the stored WAL lies after it for all.
@@ -161,8 +163,10 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
-    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch) -> Result<Option<RestorePlan>, RestoreError> {
-        let segments = &stretch.segments;
+    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch, places: &Places) -> Result<Option<RestorePlan>, RestoreError> {
+        if matches!(self.wish.target, RecoveryTarget::Name(_)) && places.meant.is_none_or(|lsn| lsn < backup.stop.lsn || lsn > stretch.end) {
+            return Ok(None);
+        }
         let mut notes = Vec::new();
         if let Some(ended) = self.known.ended {
             notes.push(format!(
@@ -177,61 +181,73 @@ impl<'a> Planner<'a> {
                  none of that was ever confirmed to the server, and it cannot be reached."
             ));
         }
-        let (end, last_transaction) = self.log.end(segments).await?;
+        let index = self.log.index(&stretch.segments).await?;
+        let (stored_to, last_transaction) = self.log.end(&stretch.segments).await?;
+        let broken = self.log.break_before(&stretch.segments, &index, backup.start.lsn, stored_to).await?;
+        let end = broken.unwrap_or(stored_to);
+        let segments = &stretch.segments[..stretch.segments.partition_point(|segment| segment.start(self.log.size) < end).max(1)];
         let to_the_end = Stop::EndOfWal { at: end };
         // Bytes may be there and make no sense: then the log ends where it was not meant to.
-        let is_cut = stretch.hole.is_none() && self.promised().is_some_and(|promised| promised > end.plus(PAGE_HEADER_MAX));
-        let ends_early = || RestoreError::Cut { target: self.wish.target.to_string(), at: end, promised: self.promised().unwrap_or(end) };
+        let promised = self.promised().filter(|promised| stretch.hole.is_none() && *promised > stored_to.plus(PAGE_HEADER_MAX));
+        let is_cut = broken.is_some() || promised.is_some();
+        let cut_at = |at| RestoreError::Cut { target: self.wish.target.to_string(), at, promised: promised.unwrap_or(stored_to) };
+        let ends_early = || cut_at(end);
+        if end < backup.stop.lsn && is_cut {
+            return Err(ends_early());
+        }
         let stop = match &self.wish.target {
             RecoveryTarget::Immediate => Stop::Consistent,
-            RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
             RecoveryTarget::Latest if is_cut => return Err(ends_early()),
+            RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
             RecoveryTarget::Latest => to_the_end,
             RecoveryTarget::Lsn(lsn) if *lsn > end && is_cut => return Err(ends_early()),
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
-            RecoveryTarget::Lsn(lsn) => match self.log.stop_before(segments, backup.start.lsn, *lsn).await? {
-                Some(before) => Stop::Before(before),
-                None => to_the_end,
-            },
-            RecoveryTarget::Time(at) => {
-                if self.log.ends_after(segments, backup.start.lsn, *at).await? {
-                    Stop::Time(*at)
-                } else if is_cut {
-                    return Err(ends_early());
-                } else if stretch.hole.is_none() && self.covered(*at, stretch.end) {
+            RecoveryTarget::Lsn(lsn) => self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await?,
+            RecoveryTarget::Time(at) => match self.log.ends_after(segments, &index, backup.start.lsn, *at).await? {
+                Found::Yes(()) => Stop::Time(*at),
+                Found::NotBefore(valid_to) if valid_to.plus(PAGE_HEADER_MAX) < end => return Err(cut_at(valid_to)),
+                _ if is_cut => return Err(ends_early()),
+                _ if stretch.hole.is_none() && self.covered(*at, stretch.end) => {
                     notes.push(format!("No transaction ended after {at}: the whole stored WAL is replayed, and coverage past that time is proven."));
                     to_the_end
-                } else {
-                    return Ok(None);
                 }
-            }
-            RecoveryTarget::Name(name) => {
-                let found = self.log.restore_points(segments, backup.start.lsn, name).await?;
-                let after: Vec<_> = found.iter().filter(|(lsn, _)| *lsn >= backup.stop.lsn).collect();
-                match after[..] {
-                    [] => return Ok(None),
-                    [_] => Stop::Name(name.clone()),
-                    [..] => {
-                        let places: Vec<String> = after.iter().map(|(lsn, at)| format!("{lsn} at {at}")).collect();
-                        return Err(RestoreError::Ambiguous {
-                            target: format!("restore point {name}"),
-                            why: format!("The name was given {} times: {}. Use one of these positions with --to.", places.len(), places.join(", ")),
-                        });
-                    }
-                }
-            }
+                _ => return Ok(None),
+            },
+            RecoveryTarget::Name(name) => match places.meant {
+                None => return Ok(None),
+                Some(lsn) if lsn > end => return Err(ends_early()),
+                Some(lsn) if places.is_first_from(backup.start.lsn, lsn) => Stop::Name(name.clone()),
+                // PostgreSQL would stop at the first of that name, although the backup is not consistent there.
+                Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
+            },
         };
         Ok(Some(RestorePlan {
             backup: backup.clone(),
             target: self.wish.target.clone(),
             stop,
             timeline: self.history.timeline(),
-            segments: self.needed(segments, backup),
+            segments: self.needed(&stretch.segments, backup),
             histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
             last_transaction,
             epoch_ended: self.known.ended,
             notes,
         }))
+    }
+
+    /// How recovery ends once everything up to `lsn` is replayed, and nothing else.
+    async fn stop_after(
+        &self,
+        segments: &[SegmentName],
+        backup: &BackupDocument,
+        lsn: Lsn,
+        to_the_end: Stop,
+        cut_at: impl Fn(Lsn) -> RestoreError,
+    ) -> Result<Stop, RestoreError> {
+        match self.log.stop_before(segments, backup.start.lsn, lsn).await? {
+            Found::Yes(before) => Ok(Stop::Before(before)),
+            Found::No => Ok(to_the_end),
+            Found::NotBefore(valid_to) => Err(cut_at(valid_to)),
+        }
     }
 
     /// A restore to the end of a backup needs no WAL beyond it; all others may need all that is stored.
@@ -252,41 +268,6 @@ impl<'a> Planner<'a> {
     fn covered(&self, at: Timestamp, end: Lsn) -> bool {
         let on_path = |c: &Coverage| c.timeline == self.history.timeline() && c.time >= at;
         self.known.coverage.as_ref().is_some_and(|c| on_path(c) && c.lsn <= end)
-    }
-
-    /// A time that was lived through twice: once on a timeline that was abandoned, once on the one that is followed.
-    async fn check_unambiguous(&self) -> Result<(), RestoreError> {
-        let (RecoveryTarget::Time(at), None) = (&self.wish.target, self.wish.timeline) else { return Ok(()) };
-        let size = self.log.size;
-        let Some(history) = self.known.histories.iter().find(|h| h.timeline() == self.history.timeline()) else { return Ok(()) };
-        for (branch, next) in history.branches().iter().zip(history.branches().iter().skip(1).map(|b| b.timeline).chain([history.timeline()])) {
-            let fork = branch.end.bytes() / size.bytes();
-            let view = &self.known.view;
-            let stored = |segment: &SegmentName| view.reach(*segment) > segment.start(size);
-            let tail: Vec<_> = (fork..).map(|n| SegmentName::numbered(n, branch.timeline, size)).take_while(stored).collect();
-            if tail.is_empty() {
-                continue;
-            }
-            let abandoned = Log { timeline: branch.timeline, ..self.log }.ends_between(&tail, branch.end).await?;
-            let Some((_, last)) = abandoned.filter(|(first, _)| first <= at) else { continue };
-            let first_of_next = SegmentName::numbered(fork, next, size);
-            let begun = match stored(&first_of_next) {
-                true => Log { timeline: next, ..self.log }.begun_at(&[first_of_next], branch.end).await?,
-                false => None,
-            };
-            if begun.is_none_or(|begun| *at < begun || last >= begun) {
-                return Err(RestoreError::Ambiguous {
-                    target: at.to_string(),
-                    why: format!(
-                        "Timeline {} was left at {} but went on until {last}; timeline {next} begins there{}.",
-                        branch.timeline,
-                        branch.end,
-                        begun.map_or_else(String::new, |b| format!(" at {b}")),
-                    ),
-                });
-            }
-        }
-        Ok(())
     }
 
     /// The error that says which instants can be reached.

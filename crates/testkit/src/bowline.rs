@@ -289,6 +289,21 @@ impl<'a> Bowline<'a> {
         wait(&format!("segment {name} to be stored"), Duration::from_secs(60), || self.wal_files().contains(&name));
     }
 
+    /// Stores every finished segment of this server's timeline and every history file, as its archiver would.
+    pub fn push_finished(&self, server: &Cluster) {
+        let current = server.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+        let pg_wal = fs::read_dir(server.data_dir().join("pg_wal")).expect("pg_wal");
+        let mut files: Vec<PathBuf> = pg_wal.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()).collect();
+        files.sort();
+        for file in files {
+            let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+            let is_own = name.len() == 24 && name[..8] == current[..8];
+            if name.ends_with(".history") || (is_own && name < current.as_str()) {
+                self.ok(&["wal", "push", file.to_str().expect("a plain path")]);
+            }
+        }
+    }
+
     /// The names of all WAL files in the repository, which is a folder, sorted.
     pub fn wal_files(&self) -> Vec<String> {
         let mut names: Vec<String> =

@@ -17,19 +17,6 @@ fn fill(cluster: &Cluster, segments: usize) {
     }
 }
 
-/// Stores every finished segment and history file of this server, as its archiver would.
-fn push_all(bowline: &Bowline, cluster: &Cluster) {
-    let current = cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
-    let mut files: Vec<PathBuf> = fs::read_dir(cluster.data_dir().join("pg_wal")).expect("pg_wal").map(|e| e.expect("entry").path()).collect();
-    files.sort();
-    for file in files.iter().filter(|file| file.is_file()) {
-        let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
-        if name.ends_with(".history") || (name.len() == 24 && name < current.as_str()) {
-            bowline.ok(&["wal", "push", file.to_str().expect("a plain path")]);
-        }
-    }
-}
-
 fn segment_files(bowline: &Bowline) -> Vec<PathBuf> {
     let in_wal = files_below(&bowline.repository().join("wal"));
     in_wal.into_iter().filter(|path| path.file_name().is_some_and(|name| name.len() == 24)).collect()
@@ -56,7 +43,7 @@ fn an_archive_is_proven_once_and_then_by_listings_alone() {
             assert!(bowline.fails(&["wal", "audit"], 3, "backup-missing").contains("bowline backup"));
             bowline.ok(&["backup"]);
             fill(&cluster, 12);
-            push_all(&bowline, &cluster);
+            bowline.push_finished(&cluster);
             let skipped = bowline.run(&["wal", "audit", "--no-read"]);
             assert_eq!(skipped.code, 1, "what was skipped is never called passed: {skipped:#?}");
             let result = skipped.lines.iter().rev().find_map(|line| line.get("result")).expect("a result");
@@ -82,7 +69,7 @@ fn a_gap_is_named_with_what_it_makes_unreachable() {
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     let first = bowline.ok(&["backup"])["id"].as_str().expect("an id").to_owned();
     fill(&cluster, 6);
-    push_all(&bowline, &cluster);
+    bowline.push_finished(&cluster);
     bowline.ok(&["wal", "audit"]);
     let lost = segment_files(&bowline)[4].clone();
     let kept = fs::read(&lost).expect("a segment");
@@ -90,7 +77,7 @@ fn a_gap_is_named_with_what_it_makes_unreachable() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let second = bowline.ok(&["backup"])["id"].as_str().expect("an id").to_owned();
     fill(&cluster, 3);
-    push_all(&bowline, &cluster);
+    bowline.push_finished(&cluster);
     fs::remove_file(&lost).expect("remove");
     let outcome = bowline.run(&["wal", "audit"]);
     assert_eq!((outcome.code, outcome.error().0), (3, "wal-gap"));
@@ -121,7 +108,7 @@ fn damage_is_found_and_named_whether_or_not_it_was_indexed() {
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     bowline.ok(&["backup"]);
     fill(&cluster, 8);
-    push_all(&bowline, &cluster);
+    bowline.push_finished(&cluster);
     let files = segment_files(&bowline);
     flip_a_bit(&files[5]);
     let text = bowline.fails(&["wal", "audit"], 6, "wal-damaged");
@@ -163,7 +150,7 @@ fn a_record_that_was_wrong_before_it_was_stored_is_found() {
     let mut bytes = sound.clone();
     bytes[20_000] ^= 1;
     fs::write(wrong, &bytes).expect("write");
-    push_all(&bowline, &cluster);
+    bowline.push_finished(&cluster);
     fs::write(wrong, &sound).expect("write");
     for _ in 0..2 {
         let outcome = bowline.run(&["wal", "audit"]);
@@ -171,6 +158,45 @@ fn a_record_that_was_wrong_before_it_was_stored_is_found() {
         let result = outcome.lines.iter().find_map(|line| line.get("result")).expect("a result");
         assert_eq!(result["audit"]["damaged"][0]["first"], name(wrong).as_str(), "{result}");
     }
+}
+
+/// A record that was still open where an audit ended, and says nothing that the index would keep: its rest is checked once it is there.
+#[test]
+fn damage_in_the_rest_of_a_record_that_left_an_earlier_audit_is_found() {
+    let cluster = cluster(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    fill(&cluster, 2);
+    let begins_in = cluster.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    cluster.psql("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1500000))");
+    fill(&cluster, 3);
+    let pg_wal = cluster.data_dir().join("pg_wal");
+    let mut files: Vec<PathBuf> = fs::read_dir(&pg_wal).expect("pg_wal").map(|e| e.expect("entry").path()).collect();
+    files.retain(|path| path.file_name().is_some_and(|name| name.len() == 24));
+    files.sort();
+    for file in files.iter().filter(|file| name(file) <= begins_in) {
+        bowline.ok(&["wal", "push", file.to_str().expect("a plain path")]);
+    }
+    let audit = bowline.ok(&["wal", "audit"]);
+    assert_eq!(audit["proven"], true, "what is there is whole: {audit}");
+    let wrong = files.iter().find(|file| name(file) > begins_in).expect("a later segment");
+    let sound = fs::read(wrong).expect("a segment");
+    let mut bytes = sound.clone();
+    bytes[200_000] ^= 1;
+    fs::write(wrong, &bytes).expect("write");
+    bowline.push_finished(&cluster);
+    fs::write(wrong, &sound).expect("write");
+    let plan = || bowline.run(&["restore", "--plan", "--to", "latest"]);
+    assert_eq!((plan().code, plan().error().0), (6, "wal-damaged"), "a plan looks where nobody has looked: {:#?}", plan());
+    for _ in 0..2 {
+        let outcome = bowline.run(&["wal", "audit"]);
+        assert_eq!((outcome.code, outcome.error().0), (6, "wal-damaged"), "{outcome:#?}");
+        let result = outcome.lines.iter().find_map(|line| line.get("result")).expect("a result");
+        assert_eq!(result["audit"]["damaged"][0]["first"], begins_in.as_str(), "{result}");
+        assert_eq!((plan().code, plan().error().0), (6, "wal-damaged"), "{:#?}", plan());
+    }
+    let at = plan().error().1.split("--to ").nth(1).and_then(|rest| rest.split([',', '.']).next()).expect("a position").to_owned();
+    assert_eq!(bowline.run(&["restore", "--plan", "--to", &at]).code, 0, "what lies before can be restored: {at}");
 }
 
 #[test]
@@ -182,13 +208,13 @@ fn a_timeline_switch_is_followed() {
         fill(&cluster, 3);
         let standby = cluster.standby();
         standby.catch_up(&cluster);
-        push_all(&bowline, &cluster);
+        bowline.push_finished(&cluster);
         standby.promote();
         fill(&standby, 4);
-        push_all(&bowline, &standby);
+        bowline.push_finished(&standby);
         // The old primary went on, and what it wrote was archived as well.
         fill(&cluster, 2);
-        push_all(&bowline, &cluster);
+        bowline.push_finished(&cluster);
         let result = bowline.ok(&["wal", "audit"]);
         assert!(result["proven"] == true && result["audit"]["to"]["timeline"] == 2, "{result}");
         let history = bowline.object("00000002.history");
@@ -209,7 +235,7 @@ fn a_restore_is_planned_from_the_index() {
     fill(&cluster, 3);
     cluster.psql("SELECT pg_create_restore_point('here')");
     fill(&cluster, 9);
-    push_all(&bowline, &cluster);
+    bowline.push_finished(&cluster);
     let end = cluster.psql("SELECT now() + interval '1 hour'");
     let plan = |to: &str| bowline.run(&["restore", "--plan", "--to", to]).code;
     assert_eq!((plan("name:here"), plan("name:there"), plan(&end)), (0, 3, 3));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::time::Duration;
-use terms::{Clock, SystemClock, Timestamp};
+use terms::{Clock, Lsn, SystemClock, Timestamp};
 use testkit::bowline::wait;
 use testkit::workload::Pace;
 use testkit::{Acknowledged, Bowline, Cluster, RepositoryKind, Restored, Workload, full, newest_major, outer_majors, seed};
@@ -119,6 +119,71 @@ fn a_quiet_night_is_covered_and_what_is_not_covered_is_refused() {
         }
         assert_eq!(receiver.stop(), Some(0));
     }
+}
+
+/// Whether a record is replayed depends on where it ends alone, however many segments it goes through.
+#[test]
+fn a_position_inside_a_record_of_many_segments_brings_back_what_ended_before_it() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).setting("autovacuum", "off").setting("wal_keep_size", "1GB").start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t (a int)");
+    bowline.ok(&["backup"]);
+    let position = || -> Lsn { cluster.psql("SELECT pg_current_wal_insert_lsn()").parse().expect("an LSN") };
+    cluster.psql("INSERT INTO t VALUES (0)");
+    // The record of a commit names each of its subtransactions: four bytes each.
+    cluster.psql(
+        "DO $$ BEGIN FOR i IN 1..600000 LOOP
+             BEGIN INSERT INTO t VALUES (i); EXCEPTION WHEN division_by_zero THEN NULL; END;
+         END LOOP; END $$",
+    );
+    let committed = position();
+    let begun = position();
+    cluster.psql("SELECT pg_logical_emit_message(false, 'x', repeat('x', 40000000))");
+    let sent = position();
+    cluster.psql("INSERT INTO t VALUES (-1); SELECT pg_switch_wal()");
+    bowline.push_finished(&cluster);
+    for indexed in [false, true] {
+        if indexed {
+            bowline.ok(&["wal", "audit"]);
+        }
+        let rows_at = |lsn: Lsn| {
+            let restored = bowline.restore(&["--to", &lsn.to_string()]);
+            let at: Lsn = restored.result["recovered"]["lsn"].as_str().and_then(|text| text.parse().ok()).expect("an LSN");
+            assert!(at <= lsn, "to {lsn} came to {at}");
+            restored.psql("SELECT count(*) FROM t")
+        };
+        assert_eq!(rows_at(Lsn::from_bytes(committed.bytes() - 20_000)), "1", "the commit ends later");
+        assert_eq!(rows_at(begun.plus(30_000_000)), "600001", "it ended, and the message ends later");
+        assert_eq!(rows_at(sent), "600001");
+    }
+}
+
+#[test]
+fn a_name_that_was_given_again_behind_a_newer_backup_is_asked_back() {
+    let cluster = quiet_cluster(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t (a int)");
+    let receiver = bowline.receive();
+    let mut backups = Vec::new();
+    let mut places = Vec::new();
+    for turn in 0..2 {
+        backups.push(bowline.ok(&["backup"])["id"].as_str().expect("an id").to_owned());
+        places.push(cluster.psql("SELECT pg_create_restore_point('before-release')"));
+        cluster.psql(&format!("INSERT INTO t VALUES ({turn})"));
+        bowline.archive_now();
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    assert_eq!(receiver.stop(), Some(0));
+    for audited in [false, true] {
+        if audited {
+            bowline.ok(&["wal", "audit"]);
+        }
+        let (text, target) = bowline.restore_fails(&["--to", "name:before-release"], 4, "timeline-ambiguous");
+        assert!(places.iter().all(|place| text.contains(place)) && text.contains("2 times") && !target.exists(), "{places:?}: {text}");
+    }
+    let rows = |words: &[&str]| bowline.restore(words).psql("SELECT count(*) FROM t");
+    assert_eq!(rows(&["--to", &places[0]]), "0");
+    assert_eq!(rows(&["--to", "name:before-release", "--backup", &backups[1]]), "1", "from the newer backup only one is reached");
 }
 
 #[test]

@@ -107,6 +107,61 @@ fn two_failovers_that_the_receiver_did_not_see_are_followed() {
     }
 }
 
+/// Somebody promoted a copy, which archived into the same repository; then the primary failed over.
+#[test]
+fn a_time_that_a_copy_lived_through_as_well_is_asked_back() {
+    let primary = Cluster::builder(newest_major()).wal_segment_mib(1).setting("wal_keep_size", "256MB").setting("autovacuum", "off").start();
+    let (copy, next) = (primary.standby(), primary.standby());
+    let bowline = Bowline::new(&primary, RepositoryKind::Folder);
+    primary.psql("CREATE TABLE t (a int)");
+    bowline.ok(&["backup"]);
+    let step = |server: &Cluster, a: u32| {
+        let at = server.psql(&format!("INSERT INTO t VALUES ({a}); SELECT clock_timestamp()"));
+        server.psql("SELECT pg_logical_emit_message(true, 'e2e', 'end of the segment'), pg_switch_wal()");
+        std::thread::sleep(Duration::from_millis(20));
+        at
+    };
+    step(&primary, 1);
+    copy.catch_up(&primary);
+    copy.promote();
+    let before = step(&primary, 2);
+    step(&copy, 102);
+    let both = step(&primary, 3);
+    step(&copy, 103);
+    next.catch_up(&primary);
+    bowline.push_finished(&primary);
+    primary.pg_ctl_stop(true);
+    // It asks the archive which number comes next.
+    let history = fs::read(copy.data_dir().join("pg_wal/00000002.history")).expect("the copy's history");
+    fs::write(next.data_dir().join("pg_wal/00000002.history"), history).expect("write a history");
+    next.promote();
+    assert_eq!(next.psql("CHECKPOINT; SELECT timeline_id FROM pg_control_checkpoint()"), "3");
+    let after = step(&next, 4);
+    step(&next, 5);
+    for server in [&copy, &next] {
+        bowline.push_finished(server);
+    }
+    for indexed in [false, true] {
+        if indexed {
+            bowline.ok(&["wal", "audit"]);
+        }
+        for at in [&both, &after] {
+            let (text, data) = bowline.restore_fails(&["--to", at], 4, "timeline-ambiguous");
+            for wanted in ["Timeline 2 ", "Timeline 3", "until", "--timeline 2", "--timeline 3"] {
+                assert!(text.contains(wanted), "no {wanted} in\n{text}");
+            }
+            assert!(!text.contains("--timeline 1") && !data.exists(), "{text}");
+        }
+        let plan = bowline.ok(&["restore", "--plan", "--to", &before]);
+        assert_eq!(plan["plan"]["timeline"].to_string().trim_matches('"'), "3", "the copy had no transaction of its own then: {plan}");
+    }
+    let rows = |timeline: &str| {
+        let restored = bowline.restore(&["--to", &both, "--timeline", timeline]);
+        restored.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t")
+    };
+    assert_eq!((rows("3").as_str(), rows("2").as_str()), ("1,2,3", "1,102"));
+}
+
 #[test]
 fn a_stranger_is_refused_at_every_door() {
     let (own, stranger) = (Cluster::start(newest_major()), Cluster::start(newest_major()));

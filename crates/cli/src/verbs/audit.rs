@@ -202,6 +202,13 @@ impl Known {
         audit(&Evidence { backups, segment_bytes: self.size, stored: sizes, paths, index, coverage: coverage.as_ref() })
     }
 
+    /// The segment that recovery reads after this one, along the newest timeline that has both.
+    fn after(&self, segment: SegmentName) -> SegmentName {
+        let reads = |path: &&Path| path.segment(segment.number(self.size), self.size) == segment;
+        let path = self.paths.iter().filter(reads).max_by_key(|path| path.timeline());
+        path.map_or_else(|| segment.next(self.size), |path| path.segment(segment.number(self.size) + 1, self.size))
+    }
+
     /// Reads segments of which not enough is known, adds what is found to the index and stores it there. Returns how many.
     async fn survey(
         &self,
@@ -224,7 +231,7 @@ impl Known {
         for stretch in unknown.chunk_by(|one, next| one.next(self.size) == *next).flat_map(|run| run.chunks(STRETCH)) {
             let fork = self.histories.iter().filter_map(|history| history.end_of(stretch[0].timeline())).max();
             let now = SystemClock.now();
-            for mut survey in survey_stored(writer.reader(), source, stretch, &self.sizes, fork).await? {
+            for mut survey in survey_stored(writer.reader(), source, stretch, &self.sizes, fork, |segment| self.after(segment)).await? {
                 // A segment is stored once: other bytes than those that were indexed are not the server's.
                 if before.entry(survey.entry.segment).is_some_and(|before| before.digest != survey.entry.digest) && survey.entry.damaged.is_none() {
                     let at = survey.entry.segment.start(self.size);

@@ -29,7 +29,8 @@ pub struct SegmentSurvey {
     pub commits: Option<(Timestamp, Timestamp)>,
     /// Restore points: name, position after the record, time.
     pub restore_points: Vec<(String, Lsn, Timestamp)>,
-    /// A record that begins here, reaches beyond the bytes that were given, and may be one of those above.
+    /// A record that begins here and reaches beyond the bytes that were given: its CRC is not checked, and it may be one of those
+    /// above.
     pub open: Option<Lsn>,
     /// Why its bytes cannot all be replayed.
     pub damage: Option<Damage>,
@@ -121,13 +122,9 @@ impl Surveyor {
         let open = self.walker.as_ref().and_then(RecordWalker::open_record);
         self.surveys.pop_back();
         for mut survey in self.surveys {
-            survey.open = open.filter(|(at, matters)| *matters && *at >= survey.segment.start(self.source.segment_size)).map(|(at, _)| at);
+            survey.open = open.filter(|at| *at >= survey.segment.start(self.source.segment_size));
             // Its kind may be unknown, but that it begins here is not.
-            if let Some((at, _)) = open
-                && SegmentName::containing(at, self.source.timeline, self.source.segment_size) == survey.segment
-            {
-                survey.first_record.get_or_insert(at);
-            }
+            survey.first_record = survey.first_record.or(survey.open);
             each(survey);
         }
     }
@@ -186,7 +183,7 @@ impl Surveyor {
     /// Gives away the segments that no record under way reaches out of.
     fn release(&mut self, each: &mut impl FnMut(SegmentSurvey)) {
         let kept_from = match self.walker.as_ref().and_then(RecordWalker::open_record) {
-            Some((at, _)) => SegmentName::containing(at, self.source.timeline, self.source.segment_size),
+            Some(at) => SegmentName::containing(at, self.source.timeline, self.source.segment_size),
             None => self.current().segment,
         };
         while self.surveys.len() > 1 && self.surveys[0].segment < kept_from {

@@ -142,11 +142,10 @@ impl RecordWalker {
         self.ended.map(|_| self.end())
     }
 
-    /// Where a record begins of which the end was not fed yet, and whether it may be of a kind that says something
-    /// ([`RecordKind::Other`](super::RecordKind::Other) is not): as long as its header is incomplete, it may.
-    pub fn open_record(&self) -> Option<(Lsn, bool)> {
+    /// Where a record begins of which the end was not fed yet.
+    pub fn open_record(&self) -> Option<Lsn> {
         let open = self.stage == Stage::Inside && self.ended.is_none();
-        open.then(|| (Lsn::from_bytes(self.record_start), self.header.is_none_or(|header| header.matters())))
+        open.then(|| Lsn::from_bytes(self.record_start))
     }
 
     /// Where the valid log ends as far as it was fed.
