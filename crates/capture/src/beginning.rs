@@ -8,9 +8,6 @@ use pg::{Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
 use repo::Coverage;
 use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
 
-/// Up to so many segments are asked for one by one.
-const ASK_ONE_BY_ONE: u64 = 16;
-
 impl Session<'_> {
     /// Makes the slot where it is missing. One that was invalidated holds nothing any more: it is made anew.
     pub(crate) async fn take_slot(&self, connection: &mut Replication) -> Result<Option<(Timeline, Lsn)>, CaptureError> {
@@ -80,23 +77,15 @@ impl Session<'_> {
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
     pub(crate) async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
-        let reader = self.writer.reader();
-        // One listing instead of a thousand questions.
-        let listed = match (flushed.bytes().saturating_sub(from.bytes())) / size.bytes() > ASK_ONE_BY_ONE {
-            true => Some(reader.wal_view(self.epoch.system_id, size).await?),
-            false => None,
-        };
+        let first = SegmentName::containing(from, timeline, size);
+        // From here on only: the log may be years long.
+        let view = self.writer.reader().wal_view_from(self.epoch.system_id, size, first).await?;
         while from.plus(size.bytes()) <= flushed {
             // What made no sense is read again, stored or not.
             if self.suspect.is_some_and(|at| at.segment_start(size) == from) {
                 break;
             }
-            let segment = SegmentName::containing(from, timeline, size);
-            let is_stored = match &listed {
-                Some(view) => view.has(segment),
-                None => reader.has_segment(self.epoch.system_id, segment, size).await?,
-            };
-            if !is_stored {
+            if !view.has(SegmentName::containing(from, timeline, size)) {
                 break;
             }
             from = from.plus(size.bytes());

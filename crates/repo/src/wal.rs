@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
 use std::collections::BTreeMap;
-use store::Created;
+use store::{Created, ObjectPath};
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 
 /// How keeping a WAL file ended.
@@ -211,16 +211,41 @@ impl Reader {
         Ok((view, sizes))
     }
 
+    /// What is stored of one timeline from this segment on. Of the rest of the log the view knows nothing, and the listing
+    /// does not pass over it: it takes as long as what follows is long.
+    pub async fn wal_view_from(&self, system_id: SystemId, segment_bytes: SegmentSize, first: SegmentName) -> Result<WalView, RepoError> {
+        let folder = layout::wal_timeline_folder(system_id, first.timeline());
+        // A listing begins behind a name: behind the segment before, whose pieces then come along.
+        let before = first.number(segment_bytes).checked_sub(1);
+        let before = before.map(|number| WalName::Segment(SegmentName::numbered(number, first.timeline(), segment_bytes)));
+        let before = before.map(|name| layout::wal_object(system_id, &name));
+        let mut view = self.list_wal(system_id, segment_bytes, &folder, before.as_ref(), |_, _| {}).await?;
+        for timeline in &mut view.timelines {
+            timeline.pieces.retain(|piece| piece.segment >= first);
+        }
+        Ok(view)
+    }
+
     /// [`Reader::wal_view`], which tells of every segment on the way and of the bytes it is stored in.
     pub(crate) async fn wal_view_with(
         &self,
         system_id: SystemId,
         segment_bytes: SegmentSize,
+        each: impl FnMut(SegmentName, u64),
+    ) -> Result<WalView, RepoError> {
+        self.list_wal(system_id, segment_bytes, &layout::wal_folder(system_id), None, each).await
+    }
+
+    async fn list_wal(
+        &self,
+        system_id: SystemId,
+        segment_bytes: SegmentSize,
+        folder: &str,
+        after: Option<&ObjectPath>,
         mut each: impl FnMut(SegmentName, u64),
     ) -> Result<WalView, RepoError> {
-        let folder = layout::wal_folder(system_id);
         let mut timelines: Vec<TimelineView> = Vec::new();
-        let mut listing = self.store.list(&folder, None);
+        let mut listing = self.store.list(folder, after);
         while let Some(object) = listing.try_next().await? {
             // What lies elsewhere, such as in the index's folder, is no part of the log whatever its name.
             let named = object.path.name().parse::<WalName>().ok().filter(|name| layout::wal_object(system_id, name) == object.path);

@@ -1,7 +1,8 @@
 //! Laws of what is archived and listed: WAL files, backups and the coverage mark.
 
 use super::*;
-use repo::{BackupDocument, Coverage, Kept, Piece, Stored};
+use repo::{BackupDocument, Coverage, Kept, Piece, SegmentRun, Stored};
+use terms::SegmentName;
 
 #[test]
 fn a_wal_file_is_kept_once_and_never_replaced() {
@@ -67,6 +68,34 @@ fn a_segment_moved_to_another_name_is_refused() {
             assert!(writer.reader().fetch_wal(SYSTEM, &next).await.is_err(), "{encryption:?}");
         });
     }
+}
+
+#[test]
+fn a_view_from_a_segment_on_knows_that_timelines_later_segments_and_lists_no_others() {
+    wait(async {
+        let (memory, size) = (Memory::new(), SegmentSize::DEFAULT);
+        let mut writer = create(&memory, Encryption::Off).await;
+        let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+        let protection = writer.wal_protection(&epoch).await.unwrap();
+        let segment = |timeline: u32, number: u64| SegmentName::numbered(number, Timeline::new(timeline).unwrap(), size);
+        for (timeline, number) in [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 6), (2, 3), (2, 4)] {
+            let name = WalName::Segment(segment(timeline, number));
+            writer.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        }
+        for number in [2, 3, 5] {
+            let start = segment(1, number).start(size);
+            let piece = Piece { segment: segment(1, number), start, end: start.plus(7), session: 7 };
+            writer.keep_piece(SYSTEM, &piece, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        }
+        let view = async |first| writer.reader().wal_view_from(SYSTEM, size, segment(1, first)).await.unwrap();
+        let found = view(3).await;
+        assert_eq!(found.timelines.iter().map(|t| t.timeline.id()).collect::<Vec<_>>(), [1]);
+        assert_eq!(found.timelines[0].runs, [SegmentRun { first: 3, last: 4 }, SegmentRun { first: 6, last: 6 }]);
+        assert_eq!(found.timelines[0].pieces.iter().map(|p| p.segment.number(size)).collect::<Vec<_>>(), [3, 5]);
+        assert!(found.has(segment(1, 3)) && !found.has(segment(1, 2)) && !found.has(segment(1, 5)));
+        assert_eq!(view(0).await.segments(), 6, "before the first segment of all there is none to begin behind");
+        assert!(view(7).await.timelines.iter().all(|t| t.is_empty()));
+    });
 }
 
 pub(crate) fn backup(writer: &Writer, id: BackupId) -> BackupDocument {
