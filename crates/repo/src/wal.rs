@@ -48,12 +48,23 @@ impl TimelineView {
         self.runs.is_empty() && self.pieces.is_empty()
     }
 
-    /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
-    fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
+    /// Whether the segment with this number is stored whole.
+    fn holds(&self, number: u64) -> bool {
+        // Runs are in order and do not touch: the last one that begins by then is the only one that can hold it.
+        let run = self.runs[..self.runs.partition_point(|r| r.first <= number)].last();
+        run.is_some_and(|r| number <= r.last)
+    }
+
+    fn pieces_of(&self, segment: SegmentName) -> &[Piece] {
         let first = self.pieces.partition_point(|p| p.segment < segment);
         let count = self.pieces[first..].partition_point(|p| p.segment == segment);
+        &self.pieces[first..][..count]
+    }
+
+    /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
+    fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
         let start = segment.start(size);
-        chain(&self.pieces[first..][..count], start).last().map_or(start, |p| p.end)
+        chain(self.pieces_of(segment), start).last().map_or(start, |p| p.end)
     }
 }
 
@@ -75,9 +86,7 @@ impl WalView {
     pub fn reach(&self, segment: SegmentName) -> Lsn {
         let number = segment.number(self.segment_bytes);
         let Some(timeline) = self.timeline(segment.timeline()) else { return segment.start(self.segment_bytes) };
-        // Runs are in order and do not touch: the last one that begins by then is the only one that can hold it.
-        let run = timeline.runs[..timeline.runs.partition_point(|r| r.first <= number)].last();
-        match run.is_some_and(|r| number <= r.last) {
+        match timeline.holds(number) {
             true => segment.end(self.segment_bytes),
             false => timeline.pieces_reach(segment, self.segment_bytes),
         }
@@ -140,13 +149,30 @@ impl Writer {
             }
         }
         match self.reader().fetch_wal(system, name).await? {
-            Some(stored) if stored[..] == plain[..] => match self.store.info(&path).await? {
-                Some(info) => Ok(Kept::Already { bytes_stored: info.bytes }),
-                None => Err(RepoError::Contended { path: path.to_string() }),
-            },
+            Some(stored) if stored[..] == plain[..] => {
+                // Another process wrote it, and what can be read may still be lost with the power: the caller confirms it now.
+                self.store.harden(&path).await?;
+                match self.store.info(&path).await? {
+                    Some(info) => Ok(Kept::Already { bytes_stored: info.bytes }),
+                    None => Err(RepoError::Contended { path: path.to_string() }),
+                }
+            }
             Some(_) => Err(RepoError::Conflict { name: name.to_string() }),
             None => Err(RepoError::Contended { path: path.to_string() }),
         }
+    }
+
+    /// Whether all of this segment is stored, as the view says; then it is durable too, whoever wrote it, and may be confirmed.
+    pub async fn vouch_for(&self, view: &WalView, segment: SegmentName) -> Result<bool, RepoError> {
+        let Some(timeline) = view.timeline(segment.timeline()).filter(|_| view.has(segment)) else { return Ok(false) };
+        if timeline.holds(segment.number(view.segment_bytes)) {
+            self.store.harden(&layout::wal_object(view.system_id, &WalName::Segment(segment))).await?;
+            return Ok(true);
+        }
+        for piece in chain(timeline.pieces_of(segment), segment.start(view.segment_bytes)) {
+            self.store.harden(&layout::piece(view.system_id, &piece)).await?;
+        }
+        Ok(true)
     }
 }
 

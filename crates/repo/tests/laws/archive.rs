@@ -2,6 +2,7 @@
 
 use super::*;
 use repo::{BackupDocument, Coverage, Kept, Piece, SegmentRun, Stored};
+use store::{Fault, FaultPlan, Faults};
 use terms::SegmentName;
 
 #[test]
@@ -30,6 +31,48 @@ fn a_wal_file_is_kept_once_and_never_replaced() {
             assert_eq!(writer.reader().fetch_wal(OTHER, &SEGMENT.parse().unwrap()).await.unwrap(), None);
         });
     }
+}
+
+#[test]
+fn what_another_process_stored_is_made_durable_before_it_is_confirmed() {
+    wait(async {
+        let (memory, size) = (Memory::new(), SegmentSize::DEFAULT);
+        let mut writer = create(&memory, Encryption::Off).await;
+        let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+        let protection = writer.wal_protection(&epoch).await.unwrap();
+        let whole: SegmentName = SEGMENT.parse().unwrap();
+        let name = WalName::Segment(whole);
+        writer.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        let start = whole.next(size).start(size);
+        let half = size.bytes() / 2;
+        for (from, session) in [(0, 1), (half, 1), (half, 2)] {
+            let piece = Piece { segment: whole.next(size), start: start.plus(from), end: start.plus(from + half), session };
+            writer.keep_piece(SYSTEM, &piece, Bytes::from(vec![0; half as usize]), &protection, Compression::Lz4).await.unwrap();
+        }
+        let view = writer.reader().wal_view(SYSTEM, size).await.unwrap();
+
+        // The other process, which finds all that.
+        let plan = FaultPlan::none();
+        let other = Writer::open(Arc::new(Faults::new(Arc::new(memory.clone()), plan.clone())), Vec::new()).await.unwrap();
+        let hardened = || plan.names().iter().filter(|name| name.starts_with("harden ")).count();
+        other.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        assert_eq!(hardened(), 1, "{:?}", plan.names());
+        assert!(other.vouch_for(&view, whole).await.unwrap());
+        assert_eq!(hardened(), 2);
+        assert!(other.vouch_for(&view, whole.next(size)).await.unwrap());
+        assert_eq!(hardened(), 4, "each piece that the segment is made up of");
+        assert!(!other.vouch_for(&view, whole.next(size).next(size)).await.unwrap());
+
+        // What cannot be made durable is not confirmed.
+        for door in [0, 1] {
+            plan.also(plan.count() + if door == 0 { 3 } else { 1 }, Fault::Before);
+            let refused = match door {
+                0 => other.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.map(|_| ()),
+                _ => other.vouch_for(&view, whole).await.map(|_| ()),
+            };
+            assert!(refused.is_err() && plan.names().last().unwrap().starts_with("harden "), "{:?}", plan.names());
+        }
+    });
 }
 
 #[test]
