@@ -3,10 +3,11 @@
 use crate::CaptureError;
 use crate::receive::Slot;
 use crate::stream::Session;
-use pg::wal::{RecordWalker, WalSource};
+use crate::tail::Tail;
+use pg::wal::WalSource;
 use pg::{Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
 use repo::Coverage;
-use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
+use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, WalName};
 
 impl Session<'_> {
     /// Makes the slot where it is missing. One that was invalidated holds nothing any more: it is made anew.
@@ -127,29 +128,10 @@ impl Session<'_> {
         // A timeline is received from the beginning of the segment in which it began, so `at` may lie before that.
         let Some(fork) = history.end_of(timeline).filter(|fork| at > *fork) else { return Ok(position) };
         let next = history.timeline_at(fork);
-        let commits = self.commits_between(timeline, fork, at, size).await;
-        self.events.tell(Event::DivergentTail { timeline, from: fork, to: at, commits });
-        Ok((next, fork.segment_start(size)))
-    }
-
-    /// When the first and the last transaction ended that are stored of a timeline between two positions.
-    async fn commits_between(&self, timeline: Timeline, from: Lsn, to: Lsn, size: SegmentSize) -> Option<(Timestamp, Timestamp)> {
         let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline, segment_size: size };
-        let mut walker = RecordWalker::in_segment(source, from);
-        let mut span: Option<(Timestamp, Timestamp)> = None;
-        let mut segment = SegmentName::containing(from, timeline, size);
-        while segment.start(size) < to {
-            let stored = self.writer.reader().fetch_segment(self.epoch.system_id, segment, size).await.ok()?.padded(size)?;
-            let ended = walker.feed(&stored, |record| {
-                if let Some(at) = record.kind.ended_at().filter(|_| record.start >= from) {
-                    span = Some(span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
-                }
-            });
-            if ended.is_some() {
-                break;
-            }
-            segment = segment.next(size);
-        }
-        span
+        let fetch = |segment| self.writer.reader().fetch_segment(self.epoch.system_id, segment, size);
+        let Tail { commits, unread } = Tail::read(source, fork, at, fetch).await;
+        self.events.tell(Event::DivergentTail { timeline, from: fork, to: at, commits, unread });
+        Ok((next, fork.segment_start(size)))
     }
 }

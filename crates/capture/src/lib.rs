@@ -19,6 +19,7 @@ mod session;
 mod standbys;
 mod stream;
 mod streamed;
+mod tail;
 mod throttle;
 mod turn;
 mod uploads;
