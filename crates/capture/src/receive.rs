@@ -58,7 +58,8 @@ pub struct ReceiveOptions {
     pub holder: Option<String>,
     /// After so long without a sign of life another receiver may take over; a third of it is how often one is given.
     pub lease_ttl: Duration,
-    /// Follow a server whose timeline is older than what is stored already.
+    /// Follow a server whose timeline is older than what is stored already, or that never was on the stored one: a person has said
+    /// that what is stored beyond its own history was a trial.
     pub accept_older_timeline: bool,
 }
 

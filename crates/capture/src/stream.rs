@@ -119,7 +119,7 @@ impl<'a> Session<'a> {
         let history = self.keep_histories(&mut connection, identity.timeline).await?;
         let slot = self.options.slot.name();
         let held = self.take_slot(&mut connection).await?;
-        let (timeline, from) = self.follow(self.begin_at(held, identity, size).await?, &history, size).await?;
+        let (timeline, from) = self.follow(self.begin_at(held, identity, &history, size).await?, &history, size).await?;
         // Beyond the point where the server's history leaves a timeline there is nothing to stream of it.
         let limit = history.end_of(timeline).map_or(identity.flushed, |fork| fork.min(identity.flushed));
         let from = self.skip_stored(from.segment_start(size), timeline, limit, size).await?;
