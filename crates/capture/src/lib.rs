@@ -11,6 +11,7 @@ mod lookout;
 mod marks;
 mod notes;
 mod pages;
+mod pause;
 mod pipeline;
 mod push;
 mod reading;

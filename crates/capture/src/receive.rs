@@ -1,6 +1,7 @@
 //! Receives WAL for as long as it is told to: one connection after the other, each as far as it goes.
 
 use crate::CaptureError;
+use crate::pause::Backoff;
 use crate::standbys::Standbys;
 use crate::stream::{Ended, Session};
 use crate::turn::Turn;
@@ -109,9 +110,6 @@ pub struct Progress {
     pub stored: Lsn,
 }
 
-/// Shortest and longest pause between two tries to connect.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long what is under way may take to end once it is told to stop: a store or a server may be asked for minutes.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -152,11 +150,13 @@ async fn overdue(mut until: watch::Receiver<Until>) {
 
 /// One connection after the other, each while it is our turn.
 async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch::Receiver<Until>) -> Result<(), CaptureError> {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::new();
     loop {
-        let began = Instant::now();
         let told = until.clone();
-        let ended = match turn.wait(until).await {
+        let waited = turn.wait(until).await;
+        let began = Instant::now();
+        session.has_stored = false;
+        let ended = match waited {
             Ok(()) => tokio::select! {
                 ended = session.run(until) => ended,
                 // What is under way ends with it: whoever holds the lease now begins where the repository ends.
@@ -173,15 +173,12 @@ async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch:
             Err(e) if !worth_retrying(&e, session.has_streamed(), &session.options.slot) => return Err(e),
             Err(e) => [e.to_string(), e.detail()].join(": "),
         };
-        if began.elapsed() > BACKOFF_MAX {
-            backoff = BACKOFF_MIN;
-        }
-        session.events.tell(Event::Disconnected { why, again_in: backoff });
+        let pause = backoff.after(began.elapsed(), session.has_stored);
+        session.events.tell(Event::Disconnected { why, again_in: pause });
         tokio::select! {
-            () = sleep(backoff) => {}
+            () = sleep(pause) => {}
             _ = until.wait_for(|u| *u == Until::Now) => return Ok(()),
         }
-        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Session<'a> {
     /// Where to go on: everything before is stored. Unknown before the first connection.
     pub(crate) position: Option<(Timeline, Lsn)>,
     has_streamed: bool,
+    /// Whether the present connection has moved on what is stored.
+    pub(crate) has_stored: bool,
     /// What was lost, until it is known where the log goes on; and that something was.
     pub(crate) gap: Option<(Timeline, Lsn, String)>,
     pub(crate) is_past_a_gap: bool,
@@ -97,6 +99,7 @@ impl<'a> Session<'a> {
             progress,
             position: None,
             has_streamed: false,
+            has_stored: false,
             gap: None,
             is_past_a_gap: false,
             muted: false,
@@ -223,6 +226,7 @@ impl<'a> Session<'a> {
                     }
                     let now = flow.uploads.stored();
                     if now > stored {
+                        self.has_stored = true;
                         self.position = Some((flow.filling.timeline(), now));
                         self.is_past_a_gap = false;
                         self.progress.send_replace(Some(Progress { timeline: flow.filling.timeline(), stored: now }));
