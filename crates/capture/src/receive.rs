@@ -155,7 +155,7 @@ async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch:
         let told = until.clone();
         let waited = turn.wait(until).await;
         let began = Instant::now();
-        session.has_stored = false;
+        (session.streams, session.has_stored) = (false, false);
         let ended = match waited {
             Ok(()) => tokio::select! {
                 ended = session.run(until) => ended,
@@ -179,6 +179,7 @@ async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch:
             () = sleep(pause) => {}
             _ = until.wait_for(|u| *u == Until::Now) => return Ok(()),
         }
+        turn.pass_on(session.streams, until).await;
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Session<'a> {
     /// Where to go on: everything before is stored. Unknown before the first connection.
     pub(crate) position: Option<(Timeline, Lsn)>,
     has_streamed: bool,
+    /// Whether the present connection came as far as to stream.
+    pub(crate) streams: bool,
     /// Whether the present connection has moved on what is stored.
     pub(crate) has_stored: bool,
     /// What was lost, until it is known where the log goes on; and that something was.
@@ -99,6 +101,7 @@ impl<'a> Session<'a> {
             progress,
             position: None,
             has_streamed: false,
+            streams: false,
             has_stored: false,
             gap: None,
             is_past_a_gap: false,
@@ -132,7 +135,7 @@ impl<'a> Session<'a> {
         self.position = Some((timeline, from));
         let server = self.info.clone().only(connection.describe());
         let stream = connection.start_physical(Some(slot), from, timeline).await?;
-        self.has_streamed = true;
+        (self.has_streamed, self.streams) = (true, true);
         self.events.tell(Event::WalStreaming { from, timeline, slot: slot.to_owned() });
         self.progress.send_replace(Some(Progress { timeline, stored: from }));
         self.indexer.begin_again();

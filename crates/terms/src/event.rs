@@ -49,6 +49,9 @@ pub enum Event {
     WalDamaged { segment: SegmentName, at: Lsn, reason: &'static str },
     /// Another receiver acts; this one waits until it has not been heard of for long enough.
     WaitingForTurn { holder: String },
+    /// This receiver held the lease and has not been able to stream for so long: it lets another one begin, and stands in line again
+    /// after a while.
+    TurnPassedOn { idle: Duration, again_in: Duration },
     /// The receiver follows the server to a new timeline.
     TimelineSwitched { to: Timeline, at: Lsn },
     /// The server's connection was lost; another try follows.

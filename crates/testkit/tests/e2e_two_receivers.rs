@@ -7,9 +7,10 @@ use ground::{Repository, caught_up, restored_has, write_wal};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use testkit::bowline::{Receiver, wait};
+use testkit::cluster::{PASSWORD, SUPERUSER};
 use testkit::toxiproxy::{self, Direction};
 use testkit::workload::Pace;
-use testkit::{Bowline, Cluster, RepositoryKind, Toxic, Workload, full, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, Toxic, Toxiproxy, Workload, full, newest_major};
 
 const LEASE: &str = "[wal]\nstatus_interval = \"500ms\"\nflush_interval = \"300ms\"\nlease_ttl = \"3s\"\n";
 
@@ -70,6 +71,49 @@ fn the_next_one_begins_when_the_first_stops_or_falls_silent_and_a_namesake_at_on
         restored_has(&bowline, &ledger);
         assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
     }
+}
+
+#[test]
+fn a_holder_that_cannot_reach_its_server_lets_another_try() {
+    let cluster = Cluster::builder(newest_major()).tcp(true).start();
+    let proxy = Toxiproxy::shared().proxy(&format!("127.0.0.1:{}", cluster.port()));
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    let through = format!("host=127.0.0.1 port={} user={SUPERUSER} password={PASSWORD} dbname=postgres", proxy.port());
+    bowline.configure(&through, Some(cluster.data_dir()), LEASE);
+    let one = bowline.receive();
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), LEASE);
+    let two = bowline.start_receiver(&["--slot", "two"]);
+    two.wait_for(1, "waiting-for-turn");
+    let workload = steady(&cluster);
+    workload.wait_for(20);
+
+    proxy.down();
+    one.wait_for(1, "turn-passed-on");
+    two.wait_for(1, "wal-streaming");
+    // The first one is back in line, and not heard of until its turn comes.
+    one.wait_for(1, "waiting-for-turn");
+    proxy.up();
+    workload.wait_for(20);
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(told(&two, "disconnected"), 0, "{}", two.log());
+    assert_eq!(two.stop(), Some(0));
+    one.wait_for(2, "wal-streaming");
+
+    // Nobody else is there to act: it says so once, however often it stands in line again.
+    proxy.down();
+    one.wait_for(2, "turn-passed-on");
+    let tries = told(&one, "disconnected");
+    std::thread::sleep(Duration::from_secs(20));
+    assert!(told(&one, "disconnected") > tries, "it does not try any more: {}", one.log());
+    assert_eq!(told(&one, "turn-passed-on"), 2, "{}", one.log());
+    proxy.up();
+    one.wait_for(3, "wal-streaming");
+    let ledger = workload.stop();
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(one.stop(), Some(0));
+    restored_has(&bowline, &ledger);
+    assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
 }
 
 /// The first receiver is stopped while it uploads, the second goes on, the first wakes up.

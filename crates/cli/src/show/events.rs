@@ -55,6 +55,11 @@ pub fn event_line(event: &Event) -> Option<String> {
              Take a full backup now (bowline backup): until it is listed, nothing later can be restored."
         ),
         Event::WaitingForTurn { holder } => format!("{holder} receives into this repository; waiting until it stops or falls silent"),
+        Event::TurnPassedOn { idle, again_in } => format!(
+            "warning: nothing could be streamed for {}: another receiver may begin; this one stands in line again in {}",
+            duration(*idle),
+            duration(*again_in)
+        ),
         Event::WalGap { timeline, from, to, why } => format!(
             "critical: WAL of timeline {timeline} from {from} to {to} is lost: {why}. Take a full backup now (bowline backup): \
              until it is listed, nothing after {from} can be restored."
@@ -114,6 +119,9 @@ pub fn event_json(event: &Event) -> Value {
         }),
         Event::WalDamaged { segment, at, reason } => json!({"event": "wal-damaged", "segment": segment, "at_lsn": at, "reason": reason}),
         Event::WaitingForTurn { holder } => json!({"event": "waiting-for-turn", "holder": holder}),
+        Event::TurnPassedOn { idle, again_in } => {
+            json!({"event": "turn-passed-on", "idle_seconds": idle.as_secs_f64(), "again_in_seconds": again_in.as_secs_f64()})
+        }
         Event::WalGap { timeline, from, to, why } => json!({"event": "wal-gap", "timeline": timeline, "from": from, "to": to, "why": why}),
         Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),
         Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),
