@@ -2,7 +2,7 @@
 
 use crate::CaptureError;
 use crate::pause::Backoff;
-use crate::standbys::Standbys;
+use crate::standbys::{Standbys, Tended};
 use crate::stream::{Ended, Session};
 use crate::turn::Turn;
 use pg::{ConnInfo, ServerFacts, SyncNames};
@@ -123,8 +123,13 @@ pub async fn receive(
     mut until: watch::Receiver<Until>,
     progress: &watch::Sender<Option<Progress>>,
 ) -> Result<(), CaptureError> {
+    let mut turn = Turn::new(writer, options, events.clone())?;
     let _standbys = match &options.slot {
-        Slot::Permanent(slot) => Some(Standbys::tend(info, slot, progress.subscribe(), options.status_interval * 2, events.clone())),
+        Slot::Permanent(slot) => {
+            let (reader, is_waiting) = (writer.reader().clone(), turn.is_waiting());
+            let tended = Tended { slot: slot.clone(), system_id: epoch.system_id, reader, progress: progress.subscribe(), is_waiting };
+            Some(Standbys::tend(info, tended, options.status_interval * 2, events.clone()))
+        }
         Slot::Temporary(_) => None,
     };
     let info = info.clone().at_a_primary();
@@ -132,7 +137,6 @@ pub async fn receive(
         begun = Session::begin(&info, writer, epoch, options, events.clone(), progress) => begun?,
         () = overdue(until.clone()) => return Ok(()),
     };
-    let mut turn = Turn::new(writer, options, events.clone())?;
     let ended = in_turns(&mut session, &mut turn, &mut until).await;
     session.finish().await;
     // However it ended: the next one need not wait.

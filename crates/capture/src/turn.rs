@@ -21,6 +21,7 @@ pub(crate) struct Turn {
     /// `None` for a receiver that stands in no line.
     contender: Option<Contender>,
     lease: Option<KeptLease>,
+    is_waiting: watch::Sender<bool>,
     /// A holder that has not streamed for so long lets another try.
     idle_max: Duration,
     /// Since when nothing was streamed in this turn.
@@ -37,7 +38,13 @@ impl Turn {
             Some(holder) => Some(Contender::new(writer, RECEIVER_LEASE, holder, options.lease_ttl)?.succeeding_its_namesake()),
             None => None,
         };
-        Ok(Self { contender, lease: None, idle_max: options.lease_ttl, idle_since: Instant::now(), is_told: false, events })
+        let (is_waiting, _) = watch::channel(false);
+        Ok(Self { contender, lease: None, is_waiting, idle_max: options.lease_ttl, idle_since: Instant::now(), is_told: false, events })
+    }
+
+    /// Whether another one acts, and this one waits for it.
+    pub(crate) fn is_waiting(&self) -> watch::Receiver<bool> {
+        self.is_waiting.subscribe()
     }
 
     /// Waits for our turn; an error of class Transient when told to stop meanwhile.
@@ -58,9 +65,11 @@ impl Turn {
                 Claim::Acquired(lease) => {
                     self.lease = Some(lease.keep());
                     self.idle_since = Instant::now();
+                    self.is_waiting.send_replace(false);
                     return Ok(());
                 }
                 Claim::HeldBy(held) => {
+                    self.is_waiting.send_replace(true);
                     if told.as_ref() != Some(&held.holder) {
                         self.events.tell(Event::WaitingForTurn { holder: held.holder.clone() });
                         told = Some(held.holder.clone());

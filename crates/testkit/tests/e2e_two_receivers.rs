@@ -74,6 +74,52 @@ fn the_next_one_begins_when_the_first_stops_or_falls_silent_and_a_namesake_at_on
 }
 
 #[test]
+fn the_slot_of_one_that_waits_moves_along_behind_what_is_stored() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    // A slot of the same name on another cluster: what is stored here says nothing of its WAL.
+    let other = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let lines = format!("{}coverage_interval = \"1s\"\n", LEASE.replace("3s", "60s"));
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+    bowline.ok(&["backup"]);
+    let one = bowline.receive();
+    for server in [&cluster, &other] {
+        server.psql("SELECT pg_create_physical_replication_slot('two', true)");
+    }
+    let (socket, foreign) = (cluster.socket_dir(), other.socket_dir());
+    let both = format!("host={},{} port=5432 user=postgres dbname=postgres", socket.display(), foreign.display());
+    bowline.configure(&both, Some(cluster.data_dir()), &lines);
+    let two = bowline.start_receiver(&["--slot", "two"]);
+    two.wait_for(1, "waiting-for-turn");
+    let held = |server: &Cluster| -> terms::Lsn {
+        server.psql("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'two'").parse().expect("a position")
+    };
+    let (begun, others) = (held(&cluster), held(&other));
+    for server in [&cluster, &other] {
+        write_wal(server, 10);
+    }
+    wait("the slot of the one that waits to move along", Duration::from_secs(30), || held(&cluster) >= begun.plus(9 << 20));
+    assert_eq!(held(&other), others, "another cluster's slot was moved");
+
+    // Never beyond what is stored: while the one that acts is stopped, nothing is.
+    caught_up(&cluster, Duration::from_secs(30));
+    let repository = Repository::of(&bowline, &cluster);
+    one.signal(Signal::SIGSTOP);
+    let stored = repository.reach(begun);
+    write_wal(&cluster, 5);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(held(&cluster) <= stored, "{} is not stored, only {stored} is", held(&cluster));
+    one.signal(Signal::SIGCONT);
+
+    // When its turn comes nothing is missing.
+    assert_eq!(one.stop(), Some(0));
+    two.wait_for(1, "wal-streaming");
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(two.stop(), Some(0));
+    assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
+}
+
+#[test]
 fn a_holder_that_cannot_reach_its_server_lets_another_try() {
     let cluster = Cluster::builder(newest_major()).tcp(true).start();
     let proxy = Toxiproxy::shared().proxy(&format!("127.0.0.1:{}", cluster.port()));
