@@ -55,6 +55,8 @@ pub(crate) struct Session<'a> {
     /// Where to go on: everything before is stored. Unknown before the first connection.
     pub(crate) position: Option<(Timeline, Lsn)>,
     has_streamed: bool,
+    /// The server streams but cannot be asked anything, and that was told.
+    is_blind: bool,
     /// Whether the present connection came as far as to stream.
     pub(crate) streams: bool,
     /// Whether the present connection has moved on what is stored.
@@ -101,6 +103,7 @@ impl<'a> Session<'a> {
             progress,
             position: None,
             has_streamed: false,
+            is_blind: false,
             streams: false,
             has_stored: false,
             gap: None,
@@ -297,9 +300,24 @@ impl<'a> Session<'a> {
         self.indexer.finish().await;
     }
 
+    /// That the server cannot be asked is told once, and once more when it can.
+    fn tell_of_blindness(&mut self, sight: &Sight) {
+        let what = match sight {
+            Sight::Blind { why } if !self.is_blind => {
+                format!("the server cannot be asked how far it is ({why}): until it can, no coverage mark moves, and a shutdown is noticed late")
+            }
+            Sight::At { .. } if self.is_blind => "the server can be asked how far it is again".to_owned(),
+            _ => return,
+        };
+        self.is_blind = !self.is_blind;
+        self.events.tell(Event::Noticed { what });
+    }
+
     /// Acts on what the lookout saw.
     fn heed(&mut self, sight: Sight, flow: &mut Flow) -> Result<(), CaptureError> {
+        self.tell_of_blindness(&sight);
         match sight {
+            Sight::Blind { .. } => {}
             Sight::ShuttingDown => flow.leave(self.options.shutdown_grace),
             Sight::At { time, lsn, sync_state } => {
                 flow.marks.promised(lsn, time);
