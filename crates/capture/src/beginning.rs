@@ -3,13 +3,12 @@
 use crate::CaptureError;
 use crate::receive::Slot;
 use crate::stream::Session;
-use pg::wal::{RecordWalker, WalSource};
+use crate::tail::Tail;
+use pg::wal::WalSource;
 use pg::{Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
-use repo::Coverage;
-use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
-
-/// Up to so many segments are asked for one by one.
-const ASK_ONE_BY_ONE: u64 = 16;
+use repo::reach::SEGMENTS_ON_THEIR_WAY;
+use repo::{Coverage, WalView};
+use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, WalName};
 
 impl Session<'_> {
     /// Makes the slot where it is missing. One that was invalidated holds nothing any more: it is made anew.
@@ -31,15 +30,18 @@ impl Session<'_> {
     }
 
     /// Where to go on. `held` is what an older slot holds: everything since is owed, and so is what the repository lacks since
-    /// its last coverage mark, when that lies further back: the slot of a new primary knows nothing of it.
+    /// its last coverage mark, when that lies further back: the slot of a new primary knows nothing of it. A timeline that the
+    /// server never was on counts for nothing once a person has said that it was a trial.
     pub(crate) async fn begin_at(
         &self,
         held: Option<(Timeline, Lsn)>,
         identity: Identity,
+        history: &TimelineHistory,
         size: SegmentSize,
     ) -> Result<(Timeline, Lsn), CaptureError> {
         let now = (identity.timeline, identity.flushed.segment_start(size));
-        if let Some(position) = self.position {
+        let was_a_trial = |timeline: Timeline| self.options.accept_older_timeline && history.begin_of(timeline).is_none();
+        if let Some(position) = self.position.filter(|(timeline, _)| !was_a_trial(*timeline)) {
             return Ok(position);
         }
         if matches!(self.options.slot, Slot::Temporary(_)) {
@@ -48,7 +50,18 @@ impl Session<'_> {
         if self.is_past_a_gap {
             return Ok(held.unwrap_or(now));
         }
-        let covered = self.coverage().await?.map(|c| (c.timeline, c.lsn)).filter(|(timeline, _)| *timeline <= identity.timeline);
+        let covered = match self.coverage().await?.map(|c| (c.timeline, c.lsn)) {
+            Some((timeline, _)) if was_a_trial(timeline) => {
+                let what = format!(
+                    "timeline {timeline} is stored, and this server never was on it: it is taken for a trial, as --accept-older-timeline says. \
+                     It stays stored. Restore with --timeline {}.",
+                    identity.timeline
+                );
+                self.events.tell(Event::Noticed { what });
+                stored_along(history, &self.writer.reader().wal_view(self.epoch.system_id, size).await?)
+            }
+            covered => covered.filter(|(timeline, _)| *timeline <= identity.timeline),
+        };
         Ok(match (held, covered) {
             (Some(held), Some(covered)) => held.min(covered),
             (held, covered) => held.or(covered).unwrap_or(now),
@@ -80,23 +93,16 @@ impl Session<'_> {
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
     pub(crate) async fn skip_stored(&self, mut from: Lsn, timeline: Timeline, flushed: Lsn, size: SegmentSize) -> Result<Lsn, CaptureError> {
-        let reader = self.writer.reader();
-        // One listing instead of a thousand questions.
-        let listed = match (flushed.bytes().saturating_sub(from.bytes())) / size.bytes() > ASK_ONE_BY_ONE {
-            true => Some(reader.wal_view(self.epoch.system_id, size).await?),
-            false => None,
-        };
+        let first = SegmentName::containing(from, timeline, size);
+        // From here on only: the log may be years long.
+        let view = self.writer.reader().wal_view_from(self.epoch.system_id, size, first).await?;
         while from.plus(size.bytes()) <= flushed {
             // What made no sense is read again, stored or not.
             if self.suspect.is_some_and(|at| at.segment_start(size) == from) {
                 break;
             }
-            let segment = SegmentName::containing(from, timeline, size);
-            let is_stored = match &listed {
-                Some(view) => view.has(segment),
-                None => reader.has_segment(self.epoch.system_id, segment, size).await?,
-            };
-            if !is_stored {
+            // The stream begins behind it, so the server takes it for flushed from then on.
+            if !self.writer.vouch_for(&view, SegmentName::containing(from, timeline, size)).await? {
                 break;
             }
             from = from.plus(size.bytes());
@@ -137,29 +143,74 @@ impl Session<'_> {
         // A timeline is received from the beginning of the segment in which it began, so `at` may lie before that.
         let Some(fork) = history.end_of(timeline).filter(|fork| at > *fork) else { return Ok(position) };
         let next = history.timeline_at(fork);
-        let commits = self.commits_between(timeline, fork, at, size).await;
-        self.events.tell(Event::DivergentTail { timeline, from: fork, to: at, commits });
+        let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline, segment_size: size };
+        let fetch = |segment| self.writer.reader().fetch_segment(self.epoch.system_id, segment, size);
+        let Tail { commits, unread } = Tail::read(source, fork, at, fetch).await;
+        self.events.tell(Event::DivergentTail { timeline, from: fork, to: at, commits, unread });
         Ok((next, fork.segment_start(size)))
     }
+}
 
-    /// When the first and the last transaction ended that are stored of a timeline between two positions.
-    async fn commits_between(&self, timeline: Timeline, from: Lsn, to: Lsn, size: SegmentSize) -> Option<(Timestamp, Timestamp)> {
-        let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline, segment_size: size };
-        let mut walker = RecordWalker::in_segment(source, from);
-        let mut span: Option<(Timestamp, Timestamp)> = None;
-        let mut segment = SegmentName::containing(from, timeline, size);
-        while segment.start(size) < to {
-            let stored = self.writer.reader().fetch_segment(self.epoch.system_id, segment, size).await.ok()?.padded(size)?;
-            let ended = walker.feed(&stored, |record| {
-                if let Some(at) = record.kind.ended_at().filter(|_| record.start >= from) {
-                    span = Some(span.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
-                }
-            });
-            if ended.is_some() {
-                break;
-            }
-            segment = segment.next(size);
-        }
-        span
+/// Up to where this way through history is stored, so that the log goes on there without a gap; `None` where nothing of it is.
+/// What tells of it otherwise, the coverage mark, is about a timeline that is no part of it.
+fn stored_along(history: &TimelineHistory, view: &WalView) -> Option<(Timeline, Lsn)> {
+    let ancestors = history.branches().iter().rev().map(|branch| branch.timeline);
+    let newest = std::iter::once(history.timeline()).chain(ancestors).find_map(|t| view.timeline(t).filter(|t| !t.is_empty()))?;
+    let (timeline, size) = (newest.timeline, view.segment_bytes);
+    let (_, end) = WalView { timelines: vec![newest.clone()], ..view.clone() }.newest()?;
+    // The last segments were on their way side by side, and perhaps not all of them arrived.
+    let far_back = Lsn::from_bytes(end.bytes().saturating_sub(SEGMENTS_ON_THEIR_WAY * size.bytes()));
+    let begin = history.begin_of(timeline).unwrap_or(far_back);
+    let mut segment = SegmentName::containing(begin.max(far_back), timeline, size);
+    // Of what nobody knows that it ever was stored nothing is missed; a timeline's beginning always is.
+    let may_begin_later = begin <= far_back;
+    while may_begin_later && segment.start(size) < end && view.reach(segment) == segment.start(size) {
+        segment = segment.next(size);
+    }
+    while view.has(segment) {
+        segment = segment.next(size);
+    }
+    let reach = view.reach(segment);
+    Some((timeline, history.end_of(timeline).map_or(reach, |left_at| left_at.min(reach))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repo::{Form, Piece, SegmentRun, TimelineView};
+    use terms::SystemId;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn timeline(id: u32) -> Timeline {
+        Timeline::new(id).unwrap()
+    }
+    fn lsn(text: &str) -> Lsn {
+        text.parse().unwrap()
+    }
+    fn view(timelines: &[(u32, &[(u64, u64)])]) -> WalView {
+        let timelines = timelines.iter().map(|(id, runs)| TimelineView {
+            runs: runs.iter().map(|(first, last)| SegmentRun { first: *first, last: *last }).collect(),
+            ..TimelineView::empty(timeline(*id))
+        });
+        WalView { system_id: SystemId::new(1), segment_bytes: SIZE, timelines: timelines.collect() }
+    }
+
+    #[test]
+    fn the_log_goes_on_where_the_servers_own_way_is_stored_whatever_a_trial_left() {
+        let own = TimelineHistory::parse(timeline(3), "1\t0/5500000\tno recovery target specified\n").unwrap();
+        let at = |view: &WalView| stored_along(&own, view).map(|(timeline, at)| (timeline.id(), at));
+        assert_eq!(at(&view(&[(2, &[(1, 20)])])), None, "nothing but the trial is stored");
+        assert_eq!(at(&view(&[(1, &[(1, 3)]), (2, &[(3, 20)])])), Some((1, lsn("0/4000000"))));
+        assert_eq!(at(&view(&[(1, &[(1, 9)]), (2, &[(3, 20)])])), Some((1, lsn("0/5500000"))), "beyond that it is another history");
+        assert_eq!(at(&view(&[(1, &[(1, 5)]), (2, &[(3, 20)]), (3, &[(5, 7)])])), Some((3, lsn("0/8000000"))));
+        assert_eq!(at(&view(&[(1, &[(1, 5)]), (3, &[(6, 7)])])), Some((3, lsn("0/5000000"))), "where it began is missing");
+        assert_eq!(at(&view(&[(1, &[(1, 2), (4, 4)])])), Some((1, lsn("0/3000000"))), "the third was on its way and never came");
+        let mut pieces = view(&[(1, &[(1, 3)])]);
+        let segment = SegmentName::numbered(4, timeline(1), SIZE);
+        pieces.timelines[0].pieces = vec![Piece { segment, start: lsn("0/4000000"), end: lsn("0/4000100"), session: 1, form: Form::Object }];
+        assert_eq!(at(&pieces), Some((1, lsn("0/4000100"))));
+        pieces.timelines[0].runs.clear();
+        assert_eq!(at(&pieces), Some((1, lsn("0/4000100"))));
     }
 }

@@ -161,7 +161,7 @@ impl Explain for CaptureError {
                 "Let [postgres] conninfo name every server (host=a,b). If this one is right and the newer timeline was only tried out, run bowline wal receive --accept-older-timeline.".into()
             }
             Self::Stranger { .. } => {
-                "Let [postgres] conninfo lead to the server that is in use. If it is this one, make a repository of its own for it (another org or url).".into()
+                "Let [postgres] conninfo lead to the server that is in use. If it is this one and the stored timeline was only tried out, run bowline wal receive --accept-older-timeline; if both go on, make a repository of its own for one of them (another org or url).".into()
             }
             Self::Ranked { sync_state: Some(_) } => {
                 "Name the standbys in synchronous_standby_names without bowline and without '*', or set wal.synchronous = true; then reload the server.".into()

@@ -4,7 +4,7 @@
 use crate::receive::{RECEIVER, may_rank};
 use pg::{ConnInfo, PgError, Sql};
 use std::time::Duration;
-use terms::{Lsn, Timestamp};
+use terms::{Class, Explain, Lsn, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// The pause between two looks while the store holds us up: a shutdown must then be noticed soon.
 const HURRIED: Duration = Duration::from_secs(1);
+/// So many looks in a row that come to nothing are no accident while the stream goes on.
+const REFUSALS_MAX: u32 = 3;
 
 /// What a look found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(crate) enum Sight {
     At { time: Timestamp, lsn: Lsn, standing: Standing },
     /// New sessions are refused with 57P03, `cannot_connect_now`.
     ShuttingDown,
+    /// The server streams, but it does not let us ask, or does not answer.
+    Blind { why: String },
 }
 
 /// How the server counts us.
@@ -46,14 +50,19 @@ impl Lookout {
         let (hurry, mut hurried) = watch::channel(false);
         let (seen, sights) = mpsc::channel(4);
         let task = tokio::spawn(async move {
+            let mut refusals = Refusals::default();
             loop {
                 let begun = Instant::now();
                 let sight = match timeout(LOOK_LIMIT, look(&info, &slot)).await {
                     Ok(Ok(sight)) => Some(sight),
                     Ok(Err(e)) if is_shutting_down(&e) => Some(Sight::ShuttingDown),
                     // The stream itself tells when the server is gone; a session more or less proves nothing.
-                    _ => None,
+                    Ok(Err(e)) => refusals.add(e.class(), || [e.to_string(), e.detail()].join(": ")),
+                    Err(_) => refusals.add(Class::Transient, || format!("no answer in {} s", LOOK_LIMIT.as_secs())),
                 };
+                if matches!(sight, Some(Sight::At { .. })) {
+                    refusals = Refusals::default();
+                }
                 if let Some(sight) = sight
                     && seen.send(sight).await.is_err()
                 {
@@ -103,4 +112,30 @@ async fn look(info: &ConnInfo, slot: &str) -> Result<Sight, PgError> {
 /// `ERRCODE_CANNOT_CONNECT_NOW` (src/backend/postmaster/postmaster.c, `ProcessStartupPacket`): the server starts, shuts down or recovers.
 fn is_shutting_down(error: &PgError) -> bool {
     matches!(error, PgError::Server(said) if said.code == "57P03" || said.code == "57P01")
+}
+
+/// How many looks in a row came to nothing.
+#[derive(Default)]
+struct Refusals(u32);
+
+impl Refusals {
+    /// What one more of this class means: what may pass by itself means nothing before it has come three times in a row.
+    fn add(&mut self, class: Class, why: impl FnOnce() -> String) -> Option<Sight> {
+        self.0 += 1;
+        (class != Class::Transient || self.0 >= REFUSALS_MAX).then(|| Sight::Blind { why: why() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_for_good_counts_at_once_and_what_may_pass_when_it_does_not() {
+        let mut refusals = Refusals::default();
+        let add = |refusals: &mut Refusals, class| refusals.add(class, || "why".to_owned()).is_some();
+        assert!(add(&mut refusals, Class::Refused), "a role that may not ask");
+        refusals = Refusals::default();
+        assert_eq!([(); 4].map(|()| add(&mut refusals, Class::Transient)), [false, false, true, true]);
+    }
 }

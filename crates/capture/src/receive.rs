@@ -1,7 +1,8 @@
 //! Receives WAL for as long as it is told to: one connection after the other, each as far as it goes.
 
 use crate::CaptureError;
-use crate::standbys::Standbys;
+use crate::pause::Backoff;
+use crate::standbys::{Standbys, Tended};
 use crate::stream::{Ended, Session};
 use crate::turn::Turn;
 use pg::{ConnInfo, ServerFacts, SyncNames};
@@ -58,7 +59,8 @@ pub struct ReceiveOptions {
     pub holder: Option<String>,
     /// After so long without a sign of life another receiver may take over; a third of it is how often one is given.
     pub lease_ttl: Duration,
-    /// Follow a server whose timeline is older than what is stored already.
+    /// Follow a server whose timeline is older than what is stored already, or that never was on the stored one: a person has said
+    /// that what is stored beyond its own history was a trial.
     pub accept_older_timeline: bool,
 }
 
@@ -108,9 +110,6 @@ pub struct Progress {
     pub stored: Lsn,
 }
 
-/// Shortest and longest pause between two tries to connect.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long what is under way may take to end once it is told to stop: a store or a server may be asked for minutes.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 
@@ -124,8 +123,13 @@ pub async fn receive(
     mut until: watch::Receiver<Until>,
     progress: &watch::Sender<Option<Progress>>,
 ) -> Result<(), CaptureError> {
+    let mut turn = Turn::new(writer, options, events.clone())?;
     let _standbys = match &options.slot {
-        Slot::Permanent(slot) => Some(Standbys::tend(info, slot, progress.subscribe(), options.status_interval * 2, events.clone())),
+        Slot::Permanent(slot) => {
+            let (reader, is_waiting) = (writer.reader().clone(), turn.is_waiting());
+            let tended = Tended { slot: slot.clone(), system_id: epoch.system_id, reader, progress: progress.subscribe(), is_waiting };
+            Some(Standbys::tend(info, tended, options.status_interval * 2, events.clone()))
+        }
         Slot::Temporary(_) => None,
     };
     let info = info.clone().at_a_primary();
@@ -133,7 +137,6 @@ pub async fn receive(
         begun = Session::begin(&info, writer, epoch, options, events.clone(), progress) => begun?,
         () = overdue(until.clone()) => return Ok(()),
     };
-    let mut turn = Turn::new(writer, options, events.clone())?;
     let ended = in_turns(&mut session, &mut turn, &mut until).await;
     session.finish().await;
     // However it ended: the next one need not wait.
@@ -151,11 +154,13 @@ async fn overdue(mut until: watch::Receiver<Until>) {
 
 /// One connection after the other, each while it is our turn.
 async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch::Receiver<Until>) -> Result<(), CaptureError> {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::new();
     loop {
-        let began = Instant::now();
         let told = until.clone();
-        let ended = match turn.wait(until).await {
+        let waited = turn.wait(until).await;
+        let began = Instant::now();
+        (session.streams, session.has_stored) = (false, false);
+        let ended = match waited {
             Ok(()) => tokio::select! {
                 ended = session.run(until) => ended,
                 // What is under way ends with it: whoever holds the lease now begins where the repository ends.
@@ -172,15 +177,13 @@ async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch:
             Err(e) if !worth_retrying(&e, session.has_streamed(), &session.options.slot) => return Err(e),
             Err(e) => [e.to_string(), e.detail()].join(": "),
         };
-        if began.elapsed() > BACKOFF_MAX {
-            backoff = BACKOFF_MIN;
-        }
-        session.events.tell(Event::Disconnected { why, again_in: backoff });
+        let pause = backoff.after(began.elapsed(), session.has_stored);
+        session.events.tell(Event::Disconnected { why, again_in: pause });
         tokio::select! {
-            () = sleep(backoff) => {}
+            () = sleep(pause) => {}
             _ = until.wait_for(|u| *u == Until::Now) => return Ok(()),
         }
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        turn.pass_on(session.streams, until).await;
     }
 }
 

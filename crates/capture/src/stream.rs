@@ -60,6 +60,12 @@ pub(crate) struct Session<'a> {
     /// Where to go on: everything before is stored. Unknown before the first connection.
     pub(crate) position: Option<(Timeline, Lsn)>,
     has_streamed: bool,
+    /// The server streams but cannot be asked anything, and that was told.
+    is_blind: bool,
+    /// Whether the present connection came as far as to stream.
+    pub(crate) streams: bool,
+    /// Whether the present connection has moved on what is stored.
+    pub(crate) has_stored: bool,
     /// What was lost, until it is known where the log goes on; and that something was.
     pub(crate) gap: Option<(Timeline, Lsn, String)>,
     pub(crate) is_past_a_gap: bool,
@@ -102,6 +108,9 @@ impl<'a> Session<'a> {
             progress,
             position: None,
             has_streamed: false,
+            is_blind: false,
+            streams: false,
+            has_stored: false,
             gap: None,
             is_past_a_gap: false,
             muted: false,
@@ -124,7 +133,7 @@ impl<'a> Session<'a> {
         let history = self.keep_histories(&mut connection, identity.timeline).await?;
         let slot = self.options.slot.name();
         let held = self.take_slot(&mut connection).await?;
-        let (timeline, from) = self.follow(self.begin_at(held, identity, size).await?, &history, size).await?;
+        let (timeline, from) = self.follow(self.begin_at(held, identity, &history, size).await?, &history, size).await?;
         // Beyond the point where the server's history leaves a timeline there is nothing to stream of it.
         let limit = history.end_of(timeline).map_or(identity.flushed, |fork| fork.min(identity.flushed));
         let from = self.skip_stored(from.segment_start(size), timeline, limit, size).await?;
@@ -134,7 +143,7 @@ impl<'a> Session<'a> {
         self.position = Some((timeline, from));
         let server = self.info.clone().only(connection.describe());
         let stream = connection.start_physical(Some(slot), from, timeline).await?;
-        self.has_streamed = true;
+        (self.has_streamed, self.streams) = (true, true);
         self.events.tell(Event::WalStreaming { from, timeline, slot: slot.to_owned() });
         self.progress.send_replace(Some(Progress { timeline, stored: from }));
         self.indexer.begin_again();
@@ -233,6 +242,7 @@ impl<'a> Session<'a> {
                     }
                     let now = flow.uploads.stored();
                     if now > stored {
+                        self.has_stored = true;
                         self.position = Some((flow.filling.timeline(), now));
                         self.is_past_a_gap = false;
                         self.progress.send_replace(Some(Progress { timeline: flow.filling.timeline(), stored: now }));
@@ -304,9 +314,24 @@ impl<'a> Session<'a> {
         self.indexer.finish().await;
     }
 
+    /// That the server cannot be asked is told once, and once more when it can.
+    fn tell_of_blindness(&mut self, sight: &Sight) {
+        let what = match sight {
+            Sight::Blind { why } if !self.is_blind => {
+                format!("the server cannot be asked how far it is ({why}): until it can, no coverage mark moves, and a shutdown is noticed late")
+            }
+            Sight::At { .. } if self.is_blind => "the server can be asked how far it is again".to_owned(),
+            _ => return,
+        };
+        self.is_blind = !self.is_blind;
+        self.events.tell(Event::Noticed { what });
+    }
+
     /// Acts on what the lookout saw.
     fn heed(&mut self, sight: Sight, flow: &mut Flow) -> Result<(), CaptureError> {
+        self.tell_of_blindness(&sight);
         match sight {
+            Sight::Blind { .. } => {}
             Sight::ShuttingDown => flow.leave(self.options.shutdown_grace),
             Sight::At { time, lsn, standing } => {
                 flow.marks.promised(lsn, time);

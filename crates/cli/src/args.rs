@@ -184,7 +184,7 @@ pub struct ReceiveArgs {
     /// The replication slot, instead of the configured one
     #[arg(long, value_name = "NAME")]
     pub slot: Option<String>,
-    /// Follow this server although WAL of a newer timeline is stored: after a promoted copy was only tried out
+    /// Follow this server although WAL is stored of a newer timeline, or of one that it never was on: after a promoted copy was only tried out
     #[arg(long)]
     pub accept_older_timeline: bool,
 }

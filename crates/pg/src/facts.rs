@@ -185,6 +185,13 @@ impl Sql {
         id.map_err(|error| self.protocol(error.to_string()))
     }
 
+    /// Which cluster this is.
+    pub async fn system_id(&self) -> Result<SystemId, PgError> {
+        let row = self.row("read the system identifier", "SELECT system_identifier FROM pg_control_system()", &[]).await?;
+        // PostgreSQL shows the unsigned number as a signed one.
+        Ok(SystemId::new(self.get::<i64>(&row, 0, DOING)? as u64))
+    }
+
     /// A replication slot; `None` when there is none of this name.
     pub async fn slot(&self, name: &str) -> Result<Option<SlotFacts>, PgError> {
         let doing = format!("look at replication slot {name:?}");

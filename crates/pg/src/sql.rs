@@ -113,12 +113,11 @@ impl Sql {
     pub async fn drop_slot(&self, name: &str) -> Result<(), PgError> {
         self.rows(&format!("drop replication slot {name:?}"), "SELECT pg_drop_replication_slot($1)", &[&name]).await.map(drop)
     }
-    /// Lets a slot go of WAL before this position, or before what is replayed if that is less (`pg_replication_slot_advance`,
+    /// Lets a physical slot that nobody uses go of WAL before this position, or before what is replayed if that is less (`pg_replication_slot_advance`,
     /// src/backend/replication/slotfuncs.c); never moves it back.
     pub async fn advance_slot(&self, name: &str, to: Lsn) -> Result<(), PgError> {
         let doing = format!("advance replication slot {name:?}");
-        let text =
-            "SELECT pg_replication_slot_advance(slot_name, $2) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active AND restart_lsn < $2";
+        let text = "SELECT pg_replication_slot_advance(slot_name, $2) FROM pg_replication_slots WHERE slot_name = $1 AND slot_type = 'physical' AND NOT active AND restart_lsn < $2";
         self.rows(&doing, text, &[&name, &PgLsn::from(to.bytes())]).await.map(drop)
     }
     /// How far WAL is written; on a standby, how far it is replayed.

@@ -199,12 +199,6 @@ impl Reader {
         Ok(pieces)
     }
 
-    /// Whether all of a segment is stored, as one object or in pieces.
-    pub async fn has_segment(&self, system: SystemId, segment: SegmentName, size: SegmentSize) -> Result<bool, RepoError> {
-        Ok(self.has_wal(system, &WalName::Segment(segment)).await?
-            || chain(&self.pieces(system, segment).await?, segment.start(size)).last().is_some_and(|p| p.end == segment.end(size)))
-    }
-
     /// A segment's plain bytes: the whole object, or else what its pieces make up without a gap. A piece that is needed and
     /// damaged is an error, never a shorter segment.
     pub async fn fetch_segment(&self, system: SystemId, segment: SegmentName, size: SegmentSize) -> Result<Stored, RepoError> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use seal::{Compression, ObjectKind, Protection};
 use std::collections::{BTreeMap, BTreeSet};
-use store::Created;
+use store::{Created, ObjectPath};
 use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 
 /// How keeping a WAL file ended.
@@ -55,12 +55,16 @@ impl TimelineView {
         run.is_some_and(|r| number <= r.last)
     }
 
-    /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
-    fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
+    fn pieces_of(&self, segment: SegmentName) -> &[Piece] {
         let first = self.pieces.partition_point(|p| p.segment < segment);
         let count = self.pieces[first..].partition_point(|p| p.segment == segment);
+        &self.pieces[first..][..count]
+    }
+
+    /// Up to where pieces of this segment are stored from its beginning on without a gap; its beginning when there are none.
+    fn pieces_reach(&self, segment: SegmentName, size: SegmentSize) -> Lsn {
         let start = segment.start(size);
-        chain(&self.pieces[first..][..count], start).last().map_or(start, |p| p.end)
+        chain(self.pieces_of(segment), start).last().map_or(start, |p| p.end)
     }
 }
 
@@ -154,13 +158,30 @@ impl Writer {
             }
         }
         match self.reader().fetch_wal(system, name).await? {
-            Some(stored) if stored[..] == plain[..] => match self.store.info(&path).await? {
-                Some(info) => Ok(Kept::Already { bytes_stored: info.bytes }),
-                None => Err(RepoError::Contended { path: path.to_string() }),
-            },
+            Some(stored) if stored[..] == plain[..] => {
+                // Another process wrote it, and what can be read may still be lost with the power: the caller confirms it now.
+                self.store.harden(&path).await?;
+                match self.store.info(&path).await? {
+                    Some(info) => Ok(Kept::Already { bytes_stored: info.bytes }),
+                    None => Err(RepoError::Contended { path: path.to_string() }),
+                }
+            }
             Some(_) => Err(RepoError::Conflict { name: name.to_string() }),
             None => Err(RepoError::Contended { path: path.to_string() }),
         }
+    }
+
+    /// Whether all of this segment is stored, as the view says; then it is durable too, whoever wrote it, and may be confirmed.
+    pub async fn vouch_for(&self, view: &WalView, segment: SegmentName) -> Result<bool, RepoError> {
+        let Some(timeline) = view.timeline(segment.timeline()).filter(|_| view.has(segment)) else { return Ok(false) };
+        if timeline.holds(segment.number(view.segment_bytes)) {
+            self.store.harden(&layout::wal_object(view.system_id, &WalName::Segment(segment))).await?;
+            return Ok(true);
+        }
+        for piece in chain(timeline.pieces_of(segment), segment.start(view.segment_bytes)) {
+            self.store.harden(&layout::piece(view.system_id, &piece)).await?;
+        }
+        Ok(true)
     }
 }
 
@@ -228,16 +249,41 @@ impl Reader {
         Ok((view, sizes))
     }
 
+    /// What is stored of one timeline from this segment on. Of the rest of the log the view knows nothing, and the listing
+    /// does not pass over it: it takes as long as what follows is long.
+    pub async fn wal_view_from(&self, system_id: SystemId, segment_bytes: SegmentSize, first: SegmentName) -> Result<WalView, RepoError> {
+        let folder = layout::wal_timeline_folder(system_id, first.timeline());
+        // A listing begins behind a name: behind the segment before, whose pieces then come along.
+        let before = first.number(segment_bytes).checked_sub(1);
+        let before = before.map(|number| WalName::Segment(SegmentName::numbered(number, first.timeline(), segment_bytes)));
+        let before = before.map(|name| layout::wal_object(system_id, &name));
+        let mut view = self.list_wal(system_id, segment_bytes, &folder, before.as_ref(), |_, _| {}).await?;
+        for timeline in &mut view.timelines {
+            timeline.pieces.retain(|piece| piece.segment >= first);
+        }
+        Ok(view)
+    }
+
     /// [`Reader::wal_view`], which tells of every segment on the way and of the bytes it is stored in.
     pub(crate) async fn wal_view_with(
         &self,
         system_id: SystemId,
         segment_bytes: SegmentSize,
+        each: impl FnMut(SegmentName, u64),
+    ) -> Result<WalView, RepoError> {
+        self.list_wal(system_id, segment_bytes, &layout::wal_folder(system_id), None, each).await
+    }
+
+    async fn list_wal(
+        &self,
+        system_id: SystemId,
+        segment_bytes: SegmentSize,
+        folder: &str,
+        after: Option<&ObjectPath>,
         mut each: impl FnMut(SegmentName, u64),
     ) -> Result<WalView, RepoError> {
-        let folder = layout::wal_folder(system_id);
         let mut timelines: Vec<TimelineView> = Vec::new();
-        let mut listing = self.store.list(&folder, None);
+        let mut listing = self.store.list(folder, after);
         while let Some(object) = listing.try_next().await? {
             // What lies elsewhere, such as in the index's folder, is no part of the log whatever its name.
             let named = object.path.name().parse::<WalName>().ok().filter(|name| layout::wal_object(system_id, name) == object.path);

@@ -126,6 +126,11 @@ impl Put for Disk {
         self.blocking("write", move |tree| tree.put_new(&path, &body)).await
     }
 
+    async fn harden(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        let path = path.clone();
+        self.blocking("make durable", move |tree| tree.harden(&path)).await
+    }
+
     async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         let (path, expected) = (path.clone(), expected.cloned());
         self.blocking("replace", move |tree| tree.replace(&path, &body, expected.as_ref())).await

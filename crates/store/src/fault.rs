@@ -188,6 +188,9 @@ impl<S: Put + ?Sized> Put for Faults<S> {
     async fn put_new(&self, path: &ObjectPath, body: Bytes) -> Result<Created, StoreError> {
         self.run("put_new", path.as_str(), self.inner.put_new(path, body)).await
     }
+    async fn harden(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        self.run("harden", path.as_str(), self.inner.harden(path)).await
+    }
     async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         self.run("replace", path.as_str(), self.inner.replace(path, body, expected)).await
     }

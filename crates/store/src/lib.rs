@@ -82,6 +82,10 @@ pub trait Put: Fetch {
     /// Writes an object that must not exist yet. Of racing callers exactly one is told [`Created::New`].
     /// An answer lost on the way is settled by reading back: if the stored bytes equal `body`, the put is [`Created::New`].
     async fn put_new(&self, path: &ObjectPath, body: Bytes) -> Result<Created, StoreError>;
+    /// Makes an object that another process may have written as durable as one's own, before it is counted on: on a folder its
+    /// writer may not have come so far yet. Where it is missing, a folder says [`StoreError::Missing`]; a bucket's objects are
+    /// durable as soon as they can be seen, and it is not asked.
+    async fn harden(&self, path: &ObjectPath) -> Result<(), StoreError>;
     /// Replaces an object if its version still is `expected` (`None`: if it does not exist).
     /// `Ok(None)` when somebody else was faster and nothing was written.
     async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError>;

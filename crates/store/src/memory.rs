@@ -133,6 +133,10 @@ impl Put for Memory {
         Ok(Created::New)
     }
 
+    async fn harden(&self, _: &ObjectPath) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         let mut objects = self.lock();
         let found = objects.by_path.get(path).map(|object| Version(object.version.to_string()));

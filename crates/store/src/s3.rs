@@ -283,6 +283,10 @@ impl Put for S3 {
         self.inner.put_new(path, PutPayload::from(body)).await
     }
 
+    async fn harden(&self, _: &ObjectPath) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         self.inner.replace(path, PutPayload::from(body), expected).await
     }

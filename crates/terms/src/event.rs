@@ -38,8 +38,9 @@ pub enum Event {
     /// the next full backup cannot be restored.
     WalGap { timeline: Timeline, from: Lsn, to: Lsn, why: String },
     /// WAL is stored past the point where the server's history left its timeline, with the times of the first and the last
-    /// transaction in it: it was on a server that a failover left behind, and can be restored by naming the timeline.
-    DivergentTail { timeline: Timeline, from: Lsn, to: Lsn, commits: Option<(Timestamp, Timestamp)> },
+    /// transaction in it: it was on a server that a failover left behind, and can be restored by naming the timeline. `unread`
+    /// says why not all of it could be looked at: then there may be transactions that these times know nothing of.
+    DivergentTail { timeline: Timeline, from: Lsn, to: Lsn, commits: Option<(Timestamp, Timestamp)>, unread: Option<String> },
     /// The server counts the receiver as a synchronous standby although it is none.
     RankedSynchronous { sync_state: String },
     /// The same bytes were there already.
@@ -48,6 +49,9 @@ pub enum Event {
     WalDamaged { segment: SegmentName, at: Lsn, reason: &'static str },
     /// Another receiver acts; this one waits until it has not been heard of for long enough.
     WaitingForTurn { holder: String },
+    /// This receiver held the lease and has not been able to stream for so long: it lets another one begin, and stands in line again
+    /// after a while.
+    TurnPassedOn { idle: Duration, again_in: Duration },
     /// The receiver follows the server to a new timeline.
     TimelineSwitched { to: Timeline, at: Lsn },
     /// The server's connection was lost; another try follows.

@@ -65,6 +65,7 @@ async fn what_is_put_is_read_back(store: &dyn Put) {
     ] {
         let (path, body) = (path(name), Bytes::from(body));
         assert_eq!(store.put_new(&path, body.clone()).await.expect("put_new works"), Created::New, "{name}");
+        store.harden(&path).await.expect("what is there can be made durable");
         assert_eq!(store.get(&path).await.expect("get works"), body, "{name}");
         let info = store.info(&path).await.expect("info works").expect("the object is there");
         assert_eq!((&info.path, info.bytes), (&path, body.len() as u64), "{name}");

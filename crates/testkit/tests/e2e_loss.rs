@@ -192,6 +192,30 @@ fn a_server_that_ranks_the_receiver_by_accident_is_told_nothing() {
 }
 
 #[test]
+fn a_server_that_streams_but_cannot_be_asked_is_told_of_once_and_once_more_when_it_can() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "[wal]\nstatus_interval = \"200ms\"\ncoverage_interval = \"1s\"\n");
+    let receiver = bowline.receive();
+    receiver.wait_for(1, "wal-covered");
+    let (hba, postmaster) = (cluster.data_dir().join("pg_hba.conf"), cluster.pid().expect("a postmaster"));
+    let let_in = |lines: &str| {
+        std::fs::write(&hba, lines).expect("write pg_hba.conf");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(postmaster as i32), nix::sys::signal::Signal::SIGHUP).expect("send SIGHUP");
+    };
+    let told = |word: &str| receiver.log().lines().filter(|line| line.contains("\"noticed\"") && line.contains(word)).count();
+    let_in("local replication all trust\nlocal all all reject\n");
+    wait("the refusal to be told", Duration::from_secs(20), || told("no coverage mark moves") == 1);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!((told("no coverage mark moves"), told("asked how far it is again")), (1, 0), "{}", receiver.log());
+    assert!(receiver.log().contains("pg_hba.conf"), "the cause is not told: {}", receiver.log());
+    let_in("local all all trust\nlocal replication all trust\n");
+    wait("the end of it to be told", Duration::from_secs(20), || told("asked how far it is again") == 1);
+    assert_eq!(receiver.log().matches("\"disconnected\"").count(), 0, "{}", receiver.log());
+    assert_eq!(receiver.stop(), Some(0));
+}
+
+#[test]
 fn commits_that_wait_for_a_store_that_is_away_are_told_of() {
     let cluster = Cluster::start(newest_major());
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);

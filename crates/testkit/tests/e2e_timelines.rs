@@ -163,6 +163,72 @@ fn a_time_that_a_copy_lived_through_as_well_is_asked_back() {
 }
 
 #[test]
+fn a_live_primary_goes_on_after_a_promoted_copy_was_tried_out() {
+    let primary = Cluster::builder(newest_major()).wal_segment_mib(1).setting("wal_keep_size", "256MB").start();
+    let (copy, next) = (primary.standby(), primary.standby());
+    let bowline = Bowline::new(&primary, RepositoryKind::Folder);
+    let lead_to = |server: &Cluster| bowline.configure(&server.conninfo(), Some(primary.data_dir()), QUICK);
+    let has_exactly = |words: &[&str], ledger: &[Acknowledged]| {
+        let restored = bowline.restore(words);
+        let ids = restored.psql("SELECT id FROM ledger");
+        assert_eq!(missing(ledger, &ids), [], "{words:?}: {}", restored.result);
+        assert_eq!(ids.lines().count(), ledger.len(), "{words:?}");
+    };
+    lead_to(&primary);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    let before = commit(&primary, 100);
+    all_is_stored(&primary);
+    assert_eq!(receiver.stop(), Some(0));
+    copy.catch_up(&primary);
+    copy.promote();
+    lead_to(&copy);
+    let receiver = bowline.receive();
+    let tried = [before.clone(), commit(&copy, 800)].concat();
+    all_is_stored(&copy);
+    let marks = |line: &str| line.contains("\"wal-covered\"") && line.contains("\"timeline\":2");
+    wait("a coverage mark of the trial", Duration::from_secs(30), || receiver.log().lines().any(marks));
+    assert_eq!(receiver.stop(), Some(0));
+
+    // The primary has only an older timeline, and its slot is gone: the WAL of these commits is held by nothing.
+    lead_to(&primary);
+    let text = bowline.fails(&["wal", "receive"], 4, "server-demoted");
+    assert!(text.contains("--accept-older-timeline"), "{text}");
+    primary.psql("SELECT pg_drop_replication_slot('bowline')");
+    let mut ledger = [before, commit(&primary, 800)].concat();
+    let receiver = bowline.start_receiver(&["--accept-older-timeline"]);
+    streams_on(&receiver, 1);
+    ledger.extend(commit(&primary, 100));
+    all_is_stored(&primary);
+    has_exactly(&["--to", "latest", "--timeline", "1"], &ledger);
+    has_exactly(&["--to", "latest", "--timeline", "2"], &tried);
+    assert_eq!(receiver.stop(), Some(0));
+
+    // Its successor is on a newer timeline than the trial's, which it never was on: somewhere it has heard of that number.
+    next.catch_up(&primary);
+    primary.kill9();
+    fs::write(next.data_dir().join("pg_wal/00000002.history"), "1\t0/100000\tno recovery target specified\n").expect("write a history");
+    next.promote();
+    ledger.extend(commit(&next, 800));
+    lead_to(&next);
+    let text = bowline.fails(&["wal", "receive"], 4, "timeline-foreign");
+    assert!(text.contains("--accept-older-timeline"), "{text}");
+    let receiver = bowline.start_receiver(&["--accept-older-timeline"]);
+    streams_on(&receiver, 3);
+    all_is_stored(&next);
+    receiver.wait_for(1, "wal-covered");
+    let gaps = receiver.log().matches("\"wal-gap\"").count();
+    assert_eq!(gaps, 0, "{}", receiver.log());
+    has_exactly(&["--to", "latest"], &ledger);
+    has_exactly(&["--to", "latest", "--timeline", "2"], &tried);
+    // Now that its own timeline is the newest, nobody need say so again.
+    assert_eq!(receiver.stop(), Some(0));
+    let receiver = bowline.receive();
+    streams_on(&receiver, 3);
+    assert_eq!(receiver.stop(), Some(0));
+}
+
+#[test]
 fn a_stranger_is_refused_at_every_door() {
     let (own, stranger) = (Cluster::start(newest_major()), Cluster::start(newest_major()));
     let bowline = Bowline::new(&own, RepositoryKind::Folder);

@@ -7,9 +7,10 @@ use ground::{Repository, caught_up, restored_has, write_wal};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use testkit::bowline::{Receiver, wait};
+use testkit::cluster::{PASSWORD, SUPERUSER};
 use testkit::toxiproxy::{self, Direction};
 use testkit::workload::Pace;
-use testkit::{Bowline, Cluster, RepositoryKind, Toxic, Workload, full, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, Toxic, Toxiproxy, Workload, full, newest_major};
 
 const LEASE: &str = "[wal]\nstatus_interval = \"500ms\"\nflush_interval = \"300ms\"\nlease_ttl = \"3s\"\n";
 
@@ -70,6 +71,95 @@ fn the_next_one_begins_when_the_first_stops_or_falls_silent_and_a_namesake_at_on
         restored_has(&bowline, &ledger);
         assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
     }
+}
+
+#[test]
+fn the_slot_of_one_that_waits_moves_along_behind_what_is_stored() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    // A slot of the same name on another cluster: what is stored here says nothing of its WAL.
+    let other = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let lines = format!("{}coverage_interval = \"1s\"\n", LEASE.replace("3s", "60s"));
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+    bowline.ok(&["backup"]);
+    let one = bowline.receive();
+    for server in [&cluster, &other] {
+        server.psql("SELECT pg_create_physical_replication_slot('two', true)");
+    }
+    let (socket, foreign) = (cluster.socket_dir(), other.socket_dir());
+    let both = format!("host={},{} port=5432 user=postgres dbname=postgres", socket.display(), foreign.display());
+    bowline.configure(&both, Some(cluster.data_dir()), &lines);
+    let two = bowline.start_receiver(&["--slot", "two"]);
+    two.wait_for(1, "waiting-for-turn");
+    let held = |server: &Cluster| -> terms::Lsn {
+        server.psql("SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'two'").parse().expect("a position")
+    };
+    let (begun, others) = (held(&cluster), held(&other));
+    for server in [&cluster, &other] {
+        write_wal(server, 10);
+    }
+    wait("the slot of the one that waits to move along", Duration::from_secs(30), || held(&cluster) >= begun.plus(9 << 20));
+    assert_eq!(held(&other), others, "another cluster's slot was moved");
+
+    // Never beyond what is stored: while the one that acts is stopped, nothing is.
+    caught_up(&cluster, Duration::from_secs(30));
+    let repository = Repository::of(&bowline, &cluster);
+    one.signal(Signal::SIGSTOP);
+    let stored = repository.reach(begun);
+    write_wal(&cluster, 5);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(held(&cluster) <= stored, "{} is not stored, only {stored} is", held(&cluster));
+    one.signal(Signal::SIGCONT);
+
+    // When its turn comes nothing is missing.
+    assert_eq!(one.stop(), Some(0));
+    two.wait_for(1, "wal-streaming");
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(two.stop(), Some(0));
+    assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
+}
+
+#[test]
+fn a_holder_that_cannot_reach_its_server_lets_another_try() {
+    let cluster = Cluster::builder(newest_major()).tcp(true).start();
+    let proxy = Toxiproxy::shared().proxy(&format!("127.0.0.1:{}", cluster.port()));
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    let through = format!("host=127.0.0.1 port={} user={SUPERUSER} password={PASSWORD} dbname=postgres", proxy.port());
+    bowline.configure(&through, Some(cluster.data_dir()), LEASE);
+    let one = bowline.receive();
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), LEASE);
+    let two = bowline.start_receiver(&["--slot", "two"]);
+    two.wait_for(1, "waiting-for-turn");
+    let workload = steady(&cluster);
+    workload.wait_for(20);
+
+    proxy.down();
+    one.wait_for(1, "turn-passed-on");
+    two.wait_for(1, "wal-streaming");
+    // The first one is back in line, and not heard of until its turn comes.
+    one.wait_for(1, "waiting-for-turn");
+    proxy.up();
+    workload.wait_for(20);
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(told(&two, "disconnected"), 0, "{}", two.log());
+    assert_eq!(two.stop(), Some(0));
+    one.wait_for(2, "wal-streaming");
+
+    // Nobody else is there to act: it says so once, however often it stands in line again.
+    proxy.down();
+    one.wait_for(2, "turn-passed-on");
+    let tries = told(&one, "disconnected");
+    std::thread::sleep(Duration::from_secs(20));
+    assert!(told(&one, "disconnected") > tries, "it does not try any more: {}", one.log());
+    assert_eq!(told(&one, "turn-passed-on"), 2, "{}", one.log());
+    proxy.up();
+    one.wait_for(3, "wal-streaming");
+    let ledger = workload.stop();
+    caught_up(&cluster, Duration::from_secs(60));
+    assert_eq!(one.stop(), Some(0));
+    restored_has(&bowline, &ledger);
+    assert_eq!(bowline.ok(&["wal", "audit"])["whole"], true);
 }
 
 /// The first receiver is stopped while it uploads, the second goes on, the first wakes up.

@@ -296,6 +296,9 @@ impl Put for NoRoomForWal {
         }
         self.0.put_new(path, body).await
     }
+    async fn harden(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        self.0.harden(path).await
+    }
     async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         self.0.replace(path, body, expected).await
     }

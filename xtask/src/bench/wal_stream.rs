@@ -170,7 +170,7 @@ impl Bench<'_> {
         Ok(Figures { tps, wal_bytes, lags, catch_up, cpu, cpu_bucket, cpu_limit, peak_memory, backlog })
     }
 
-    fn backlog(&self, receiver: &mut super::receiver::Receiver<'_>, load: &Load, log: &Path) -> Outcome<Backlog> {
+    fn backlog(&self, receiver: &mut Receiver<'_>, load: &Load, log: &Path) -> Outcome<Backlog> {
         let from = self.position()?;
         receiver.hold(true)?;
         let loaded = load.run(self.bin_dir, self.server, log);

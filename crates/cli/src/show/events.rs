@@ -38,10 +38,12 @@ pub fn event_line(event: &Event) -> Option<String> {
             }
         }
         Event::WalFlowsAgain { stored, waited } => format!("WAL flows again after {}; stored is {stored}", duration(*waited)),
-        Event::DivergentTail { timeline, from, to, commits } => {
-            let held = match commits {
-                Some((first, last)) => format!("transactions that ended from {first} to {last}"),
-                None => "no transaction's end".to_owned(),
+        Event::DivergentTail { timeline, from, to, commits, unread } => {
+            let held = match (commits, unread) {
+                (Some((first, last)), None) => format!("transactions that ended from {first} to {last}"),
+                (Some((first, last)), Some(why)) => format!("transactions that ended from {first} to {last}, and perhaps others ({why})"),
+                (None, None) => "no transaction's end".to_owned(),
+                (None, Some(why)) => format!("which transactions is unknown ({why})"),
             };
             format!(
                 "warning: WAL of timeline {timeline} from {from} to {to} is stored that the server does not have: {held}. \
@@ -53,6 +55,11 @@ pub fn event_line(event: &Event) -> Option<String> {
              Take a full backup now (bowline backup): until it is listed, nothing later can be restored."
         ),
         Event::WaitingForTurn { holder } => format!("{holder} receives into this repository; waiting until it stops or falls silent"),
+        Event::TurnPassedOn { idle, again_in } => format!(
+            "warning: nothing could be streamed for {}: another receiver may begin; this one stands in line again in {}",
+            duration(*idle),
+            duration(*again_in)
+        ),
         Event::WalGap { timeline, from, to, why } => format!(
             "critical: WAL of timeline {timeline} from {from} to {to} is lost: {why}. Take a full backup now (bowline backup): \
              until it is listed, nothing after {from} can be restored."
@@ -106,12 +113,15 @@ pub fn event_json(event: &Event) -> Value {
         Event::WalFlowsAgain { stored, waited } => {
             json!({"event": "wal-flows-again", "stored": stored, "waited_seconds": waited.as_secs_f64()})
         }
-        Event::DivergentTail { timeline, from, to, commits } => json!({
+        Event::DivergentTail { timeline, from, to, commits, unread } => json!({
             "event": "divergent-tail", "timeline": timeline, "from": from, "to": to,
-            "first_commit": commits.map(|c| c.0), "last_commit": commits.map(|c| c.1),
+            "first_commit": commits.map(|c| c.0), "last_commit": commits.map(|c| c.1), "unread": unread,
         }),
         Event::WalDamaged { segment, at, reason } => json!({"event": "wal-damaged", "segment": segment, "at_lsn": at, "reason": reason}),
         Event::WaitingForTurn { holder } => json!({"event": "waiting-for-turn", "holder": holder}),
+        Event::TurnPassedOn { idle, again_in } => {
+            json!({"event": "turn-passed-on", "idle_seconds": idle.as_secs_f64(), "again_in_seconds": again_in.as_secs_f64()})
+        }
         Event::WalGap { timeline, from, to, why } => json!({"event": "wal-gap", "timeline": timeline, "from": from, "to": to, "why": why}),
         Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),
         Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),

@@ -1,7 +1,9 @@
 //! Laws of what is archived and listed: WAL files, backups and the coverage mark.
 
 use super::*;
-use repo::{BackupDocument, Coverage, Form, Kept, Piece, Stored};
+use repo::{BackupDocument, Coverage, Form, Kept, Piece, SegmentRun, Stored};
+use store::{Fault, FaultPlan, Faults};
+use terms::SegmentName;
 
 #[test]
 fn a_wal_file_is_kept_once_and_never_replaced() {
@@ -29,6 +31,48 @@ fn a_wal_file_is_kept_once_and_never_replaced() {
             assert_eq!(writer.reader().fetch_wal(OTHER, &SEGMENT.parse().unwrap()).await.unwrap(), None);
         });
     }
+}
+
+#[test]
+fn what_another_process_stored_is_made_durable_before_it_is_confirmed() {
+    wait(async {
+        let (memory, size) = (Memory::new(), SegmentSize::DEFAULT);
+        let mut writer = create(&memory, Encryption::Off).await;
+        let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+        let protection = writer.wal_protection(&epoch).await.unwrap();
+        let whole: SegmentName = SEGMENT.parse().unwrap();
+        let name = WalName::Segment(whole);
+        writer.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        let start = whole.next(size).start(size);
+        let half = size.bytes() / 2;
+        for (from, session) in [(0, 1), (half, 1), (half, 2)] {
+            let piece = Piece { segment: whole.next(size), start: start.plus(from), end: start.plus(from + half), session, form: Form::Object };
+            writer.keep_piece(SYSTEM, &piece, Bytes::from(vec![0; half as usize]), &protection, Compression::Lz4).await.unwrap();
+        }
+        let view = writer.reader().wal_view(SYSTEM, size).await.unwrap();
+
+        // The other process, which finds all that.
+        let plan = FaultPlan::none();
+        let other = Writer::open(Arc::new(Faults::new(Arc::new(memory.clone()), plan.clone())), Vec::new()).await.unwrap();
+        let hardened = || plan.names().iter().filter(|name| name.starts_with("harden ")).count();
+        other.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        assert_eq!(hardened(), 1, "{:?}", plan.names());
+        assert!(other.vouch_for(&view, whole).await.unwrap());
+        assert_eq!(hardened(), 2);
+        assert!(other.vouch_for(&view, whole.next(size)).await.unwrap());
+        assert_eq!(hardened(), 4, "each piece that the segment is made up of");
+        assert!(!other.vouch_for(&view, whole.next(size).next(size)).await.unwrap());
+
+        // What cannot be made durable is not confirmed.
+        for door in [0, 1] {
+            plan.also(plan.count() + if door == 0 { 3 } else { 1 }, Fault::Before);
+            let refused = match door {
+                0 => other.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.map(|_| ()),
+                _ => other.vouch_for(&view, whole).await.map(|_| ()),
+            };
+            assert!(refused.is_err() && plan.names().last().unwrap().starts_with("harden "), "{:?}", plan.names());
+        }
+    });
 }
 
 #[test]
@@ -67,6 +111,34 @@ fn a_segment_moved_to_another_name_is_refused() {
             assert!(writer.reader().fetch_wal(SYSTEM, &next).await.is_err(), "{encryption:?}");
         });
     }
+}
+
+#[test]
+fn a_view_from_a_segment_on_knows_that_timelines_later_segments_and_lists_no_others() {
+    wait(async {
+        let (memory, size) = (Memory::new(), SegmentSize::DEFAULT);
+        let mut writer = create(&memory, Encryption::Off).await;
+        let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+        let protection = writer.wal_protection(&epoch).await.unwrap();
+        let segment = |timeline: u32, number: u64| SegmentName::numbered(number, Timeline::new(timeline).unwrap(), size);
+        for (timeline, number) in [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (1, 6), (2, 3), (2, 4)] {
+            let name = WalName::Segment(segment(timeline, number));
+            writer.keep_wal(SYSTEM, &name, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        }
+        for number in [2, 3, 5] {
+            let start = segment(1, number).start(size);
+            let piece = Piece { segment: segment(1, number), start, end: start.plus(7), session: 7, form: Form::Object };
+            writer.keep_piece(SYSTEM, &piece, Bytes::from_static(b"the log"), &protection, Compression::None).await.unwrap();
+        }
+        let view = async |first| writer.reader().wal_view_from(SYSTEM, size, segment(1, first)).await.unwrap();
+        let found = view(3).await;
+        assert_eq!(found.timelines.iter().map(|t| t.timeline.id()).collect::<Vec<_>>(), [1]);
+        assert_eq!(found.timelines[0].runs, [SegmentRun { first: 3, last: 4 }, SegmentRun { first: 6, last: 6 }]);
+        assert_eq!(found.timelines[0].pieces.iter().map(|p| p.segment.number(size)).collect::<Vec<_>>(), [3, 5]);
+        assert!(found.has(segment(1, 3)) && !found.has(segment(1, 2)) && !found.has(segment(1, 5)));
+        assert_eq!(view(0).await.segments(), 6, "before the first segment of all there is none to begin behind");
+        assert!(view(7).await.timelines.iter().all(|t| t.is_empty()));
+    });
 }
 
 pub(crate) fn backup(writer: &Writer, id: BackupId) -> BackupDocument {

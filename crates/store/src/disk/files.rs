@@ -120,6 +120,18 @@ impl Tree {
         })
     }
 
+    pub(super) fn harden(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        let target = self.place(path);
+        let folder = target.parent().unwrap_or(&self.root);
+        let harden = || {
+            // First of all: where it is missing, no folder must be made for it.
+            File::open(&target)?.sync_all()?;
+            self.ensure_folder(folder)?;
+            sync_folder(folder)
+        };
+        harden().map_err(|error| self.fail("make durable", path, &error))
+    }
+
     pub(super) fn replace(&self, path: &ObjectPath, body: &[u8], expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         let lock_name = format!("{LOCK}{}", path.name());
         self.with_folder(path, "replace", |target, folder| {

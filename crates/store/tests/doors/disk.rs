@@ -77,6 +77,17 @@ async fn files_and_folders_belong_to_their_owner_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_there_can_be_made_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Disk::new(folder.path());
+    assert!(matches!(store.harden(&path("a/b")).await, Err(StoreError::Missing { .. })));
+    assert!(names(folder.path()).is_empty(), "no folder was made for it");
+    std::fs::create_dir(folder.path().join("a")).unwrap();
+    std::fs::write(folder.path().join("a/b"), b"another's").unwrap();
+    store.harden(&path("a/b")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_and_nothing_is_half_published() {
     let small = SmallDisk::new(1 << 20);
     let disk = Disk::new(small.path());
