@@ -4,6 +4,7 @@
 use crate::CaptureError;
 use crate::uploads::Carrier;
 use bytes::Bytes;
+use pg::Reporter;
 use repo::{Piece, PieceLog, RepoError};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -25,13 +26,17 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    pub(crate) fn start(carrier: Carrier, size: SegmentSize) -> Result<Self, CaptureError> {
+    pub(crate) fn start(carrier: Carrier, size: SegmentSize, reporter: Option<Reporter>) -> Result<Self, CaptureError> {
         let (queue, asked) = mpsc::channel::<(Piece, Bytes)>();
         let (done, landed) = unbounded_channel();
         let mut work = Work { carrier, size, log: None, told_at: None, untold: None };
         let run = move || {
             while let Ok((piece, bytes)) = asked.recv() {
                 let outcome = work.until_added(&piece, &bytes, &done).map(|()| (piece.start, piece.end));
+                // All before it was stored when it was queued, or was queued before it.
+                if let (Ok((_, end)), Some(reporter)) = (&outcome, &reporter) {
+                    reporter.report(*end);
+                }
                 if done.send(outcome).is_err() {
                     return;
                 }

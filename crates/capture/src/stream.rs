@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
         }
         self.position = Some((timeline, from));
         let server = self.info.clone().only(connection.describe());
-        let stream = connection.start_physical(Some(slot), from, timeline).await?;
+        let mut stream = connection.start_physical(Some(slot), from, timeline).await?;
         (self.has_streamed, self.streams) = (true, true);
         self.events.tell(Event::WalStreaming { from, timeline, slot: slot.to_owned() });
         self.progress.send_replace(Some(Progress { timeline, stored: from }));
@@ -151,7 +151,9 @@ impl<'a> Session<'a> {
         // While it catches up the server's word lies far ahead: the last mark's is good until then.
         let known = self.coverage().await?.filter(|c| c.timeline == timeline && c.lsn <= from).map(|c| (c.lsn, c.time));
         let lookout = Lookout::post(server, slot.to_owned(), self.options.status_interval * 2);
-        let uploads = Uploads::start(self.carrier.clone(), from, size);
+        // Only where commits wait for it: elsewhere what may be reported is not the appender's to say.
+        let reporter = (self.options.flush == Flush::Synchronous).then(|| stream.reporter()).flatten();
+        let uploads = Uploads::start(self.carrier.clone(), from, size, reporter);
         let filling = Filling::new(timeline, from, size, session_number(), uploads.form());
         let flow = Flow {
             survey: Survey::begin(source, from),
@@ -246,7 +248,9 @@ impl<'a> Session<'a> {
                         self.position = Some((flow.filling.timeline(), now));
                         self.is_past_a_gap = false;
                         self.progress.send_replace(Some(Progress { timeline: flow.filling.timeline(), stored: now }));
-                        self.tell_server(&mut flow).await?;
+                        if flow.stream.reported() < now {
+                            self.tell_server(&mut flow).await?;
+                        }
                         self.cover(&mut flow);
                     }
                 }

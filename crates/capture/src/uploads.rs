@@ -4,6 +4,7 @@ use crate::CaptureError;
 use crate::appender::Appender;
 use crate::filling::Full;
 use bytes::Bytes;
+use pg::Reporter;
 use repo::reach::SEGMENTS_ON_THEIR_WAY;
 use repo::{Form, Kept, Piece, PieceLog, RepoError, Writer};
 use seal::{Compression, Digest, Digester, Protection};
@@ -56,6 +57,8 @@ pub(crate) struct Uploads {
     running: JoinSet<Result<Landed, CaptureError>>,
     /// Where objects can grow: what takes the pieces.
     appender: Option<Appender>,
+    /// Tells the server of an addition at once.
+    reporter: Option<Reporter>,
     segments: usize,
     segments_max: u64,
     size: SegmentSize,
@@ -68,11 +71,11 @@ pub(crate) struct Uploads {
 }
 
 impl Uploads {
-    /// Everything before `from` counts as stored.
-    pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize) -> Self {
+    /// Everything before `from` counts as stored. A `reporter` tells the server of what is added to logs before anybody here hears of it.
+    pub(crate) fn start(carrier: Carrier, from: Lsn, size: SegmentSize, reporter: Option<Reporter>) -> Self {
         let segments_max = (SEGMENTS * SegmentSize::DEFAULT.bytes() / size.bytes()).clamp(1, SEGMENTS_ON_THEIR_WAY);
         let (running, appender, ahead) = (JoinSet::new(), None, Vec::new());
-        Self { carrier, size, running, appender, segments: 0, segments_max, pieces: 0, piece_bytes: 0, ahead, stored: from }
+        Self { carrier, size, running, appender, reporter, segments: 0, segments_max, pieces: 0, piece_bytes: 0, ahead, stored: from }
     }
 
     /// How pieces are stored here.
@@ -133,7 +136,7 @@ impl Uploads {
         if piece.form == Form::Log {
             let appender = match self.appender.take() {
                 Some(appender) => appender,
-                None => Appender::start(carrier, self.size)?,
+                None => Appender::start(carrier, self.size, self.reporter.take())?,
             };
             self.appender.insert(appender).push(piece, bytes);
             return Ok(());

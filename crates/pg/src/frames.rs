@@ -1,11 +1,13 @@
 //! Cuts the server's byte stream into protocol messages and sends ours, over a socket with or without TLS.
 
 use crate::dial::Socket;
+use crate::reporter::{Desk, HangUp, Reporter};
 use crate::{Peer, PgError, ServerError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 
@@ -40,6 +42,9 @@ pub(crate) struct Frames {
     output: BytesMut,
     /// TLS may hold back what it was given until it is flushed.
     unflushed: bool,
+    /// Who may write to the socket.
+    desk: Arc<Desk>,
+    hang_up: Option<HangUp>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) parameters: BTreeMap<String, String>,
     pub(crate) warnings: Vec<String>,
@@ -47,7 +52,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) fn new(transport: Transport, peer: Arc<Peer>) -> Self {
-        Self { transport, input: BytesMut::new(), output: BytesMut::new(), unflushed: false, peer, parameters: BTreeMap::new(), warnings: Vec::new() }
+        Self { transport, input: BytesMut::new(), output: BytesMut::new(), unflushed: false, desk: Arc::default(), hang_up: None, peer, parameters: BTreeMap::new(), warnings: Vec::new() }
     }
 
     /// The next message, after whatever is queued is sent; notices and parameters are dealt with here.
@@ -69,6 +74,7 @@ impl Frames {
 
     /// Writes a message into the queue; [`Frames::flush`] and [`Frames::next`] send it.
     pub(crate) fn queue(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), PgError> {
+        self.desk.take();
         self.unflushed = true;
         write(&mut self.output).map_err(|error| self.protocol(format!("A message cannot be written: {error}")))
     }
@@ -82,8 +88,17 @@ impl Frames {
             };
             done.map_err(|error| self.lost(doing, error))?;
             self.unflushed = false;
+            self.desk.free();
         }
         Ok(())
+    }
+
+    /// A second pen; none where TLS is spoken, whose state has one owner.
+    pub(crate) fn reporter(&mut self, reported: &Arc<AtomicU64>) -> Option<Reporter> {
+        let Transport::Plain(socket) = &self.transport else { return None };
+        let (reporter, hang_up) = Reporter::new(socket, self.desk.clone(), reported.clone())?;
+        self.hang_up = Some(hang_up);
+        Some(reporter)
     }
 
     /// Whether TLS is spoken.

@@ -2,15 +2,19 @@
 
 use crate::frames::columns;
 use crate::wire::slot_ident;
-use crate::{PgError, Replication};
+use crate::{PgError, Replication, Reporter};
 use bytes::{Buf, BufMut, Bytes};
 use postgres_protocol::message::frontend;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use terms::{Clock, Lsn, SystemClock, Timeline, Timestamp};
 
 /// A connection that streams WAL of one timeline.
 pub struct WalStream {
     connection: Replication,
     state: State,
+    /// The furthest position that a [`Reporter`] has told.
+    reported: Arc<AtomicU64>,
 }
 
 /// What comes next in a stream.
@@ -57,7 +61,7 @@ impl Replication {
             b'E' => return Err(self.refused(frame.body, &doing).await),
             other => return Err(self.frames.unexpected(other, &doing)),
         };
-        Ok(WalStream { connection: self, state })
+        Ok(WalStream { connection: self, state, reported: Arc::default() })
     }
 }
 
@@ -84,6 +88,16 @@ impl WalStream {
     /// Whether [`WalStream::next`] has something to give without asking the server's socket.
     pub fn has_next(&self) -> bool {
         self.connection.frames.has_next()
+    }
+
+    /// What tells the server how far we are from another thread; `None` where that cannot be. Drop it before the stream is stopped.
+    pub fn reporter(&mut self) -> Option<Reporter> {
+        self.connection.frames.reporter(&self.reported)
+    }
+
+    /// How far a [`Reporter`] has told the server that we are.
+    pub fn reported(&self) -> Lsn {
+        Lsn::from_bytes(self.reported.load(Ordering::Acquire))
     }
 
     /// Tells the server how far we are. `flushed` may only cover what is durable for good: the server forgets WAL before

@@ -12,17 +12,21 @@ use crate::{CHUNK_BYTES, Compression};
 /// A stretch of zeros of this length is no ciphertext: blocks that a power loss kept from the disk read as zeros.
 const NEVER_WRITTEN: usize = 16;
 
+/// Fewer bytes are stored as they are: a commit's worth gains less than compressing it takes.
+const COMPRESSED_FROM_BYTES: usize = 1024;
+
 /// Seals what is added to a growing object.
 pub struct GrowingSealer {
     object: SealedObject,
     sealer: Sealer,
+    small: Sealer,
     number: u32,
 }
 
 impl GrowingSealer {
     /// Begins; the object's header must be written before the first frame.
     pub fn begin(object: SealedObject, compression: Compression) -> Result<Self, SealError> {
-        Ok(Self { object, sealer: Sealer::new(compression)?, number: 0 })
+        Ok(Self { object, sealer: Sealer::new(compression)?, small: Sealer::new(Compression::None)?, number: 0 })
     }
 
     /// The object's header.
@@ -37,7 +41,8 @@ impl GrowingSealer {
             return Err(SealError::Malformed { number, what: "a growing object's frame of no bytes or of more than a chunk" });
         }
         self.number = after(number)?;
-        self.sealer.seal(&self.object, number, false, plain)
+        let sealer = if plain.len() < COMPRESSED_FROM_BYTES { &mut self.small } else { &mut self.sealer };
+        sealer.seal(&self.object, number, false, plain)
     }
 }
 

@@ -72,8 +72,10 @@ impl Fetch for Disk {
         self.tree.read_range(path, range)
     }
 
+    /// A folder of a server that hangs must not hang whoever answers a database's keepalives.
     async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, StoreError> {
-        self.tree.info(path)
+        let path = path.clone();
+        self.blocking("read", move |tree| tree.info(&path)).await
     }
 
     fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {

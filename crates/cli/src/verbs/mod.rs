@@ -42,7 +42,12 @@ pub fn run(args: Args) -> ExitCode {
         refuse_huge_pages();
     }
     let printer = Printer::new(&common);
-    let outcome = with_runtime(async {
+    // A receiver mostly waits, and a commit may wait for it: the thread that hears the server is the one that acts.
+    let threads = match verb {
+        Verb::Wal { verb: WalVerb::Receive(_) } => Threads::One,
+        _ => Threads::Few,
+    };
+    let outcome = with_threads(threads, async {
         match verb {
             Verb::Init(asked) => init::run(&common, &asked, &printer).await,
             Verb::Check => check::run(&common, &printer).await,
@@ -76,13 +81,27 @@ fn finish(outcome: Result<ExitCode, Fault>, printer: &Arc<Printer>) -> ExitCode 
     }
 }
 
+/// On how many threads asynchronous work runs; what blocks or computes for long has others.
+enum Threads {
+    /// Whatever the system tells wakes the work itself, not a thread that then wakes it.
+    One,
+    Few,
+}
+
 /// Runs asynchronous work on a runtime made for it. Few threads: the heavy lifting has threads of its own.
 pub fn with_runtime<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    with_threads(Threads::Few, work)
+}
+
+fn with_threads<T>(threads: Threads, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     // The one cryptography provider, before anybody shakes hands.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return Err(Fault::of("bug", terms::Class::Bug, "a TLS provider was installed twice", "", ""));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        Threads::Few => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+    };
     let runtime = runtime
         .map_err(|e| Fault::of("no-runtime", terms::Class::Refused, "cannot start threads", format!("{e}."), "Look at ulimit -u and ulimit -n."))?;
     let outcome = runtime.block_on(work);
