@@ -705,11 +705,27 @@ def list_all(repository):
             print(f"WAL of system {folder.parent.name}, timeline {folder.name}: {len(names)} segments, {names[0]} to {names[-1]}")
 
 
+def check_log(sealed, vector, whole):
+    """Cut anywhere, or without its last blocks, a log is a shorter one; a changed byte is damage."""
+    ends = [HEADER_BYTES]
+    for frame in vector["frames"]:
+        ends.append(ends[-1] + len(frame["frame"]) // 2)
+    added = [bytes.fromhex(frame["plain"]) for frame in vector["frames"]]
+    for cut in range(HEADER_BYTES, len(whole) + 1):
+        wanted = b"".join(added[:sum(end <= cut for end in ends[1:])])
+        require(open_log(sealed, whole[:cut]) == (wanted, None), f"{vector['path']}: cut at {cut} it reads otherwise")
+    for at in range(HEADER_BYTES, len(whole)):
+        bad = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:]
+        require(open_log(sealed, bad)[1], f"{vector['path']}: byte {at} changed and nobody noticed")
+    lost = whole[:ends[2] + 20] + bytes(len(whole) - ends[2] - 20)
+    require(open_log(sealed, lost) == (b"".join(added[:2]), None), f"{vector['path']}: without its last blocks it reads otherwise")
+
+
 def check_vectors(path):
     """Proves this reader with the test vectors of the format."""
     said = json.loads(path.read_text())
     repository_id, key_id, data_key = (bytes.fromhex(said[name]) for name in ("repository_id", "key_id", "data_key"))
-    for name in ("pack", "plain_pack", "whole", "plain_whole", "index"):
+    for name in ("pack", "plain_pack", "whole", "plain_whole", "index", "log", "plain_log"):
         vector = said[name]
         kind = next(word for word, number in KINDS.items() if number == vector["kind"])
         whole = bytes.fromhex(vector.get("header") or vector["object"])
@@ -719,6 +735,8 @@ def check_vectors(path):
         for frame in vector.get("frames") or [{"number": 0, "last": True, "plain": vector["plain"], "frame": rest.hex()}]:
             opened = sealed.open_frame(bytes.fromhex(frame["frame"]), frame["number"])
             require(opened[3] == frame["last"] and decompress_all([opened], name) == [bytes.fromhex(frame["plain"])], f"{name}: a frame differs")
+        if kind == "log":
+            check_log(sealed, vector, whole)
     for vector in said["digests"]["of"]:
         plain = bytes(at % 251 for at in range(vector["bytes"]))
         for key, wanted in ((data_key, vector["keyed"]), (None, vector["unkeyed"])):
