@@ -28,11 +28,13 @@ import subprocess
 import sys
 
 FORMAT = 1
-KINDS = {"pack": 1, "manifest": 2, "segment": 3, "file": 4, "index": 5, "piece": 6}
+KINDS = {"pack": 1, "manifest": 2, "segment": 3, "file": 4, "index": 5, "piece": 6, "log": 7}
 HEADER_BYTES, FRAME_HEADER_BYTES, TAG_BYTES = 64, 16, 16
 PLAIN_BYTES_MAX = 16 << 20
 BATCH = 32
 SEGMENT = re.compile("[0-9A-F]{24}(\\.pieces)?")
+PIECE = re.compile("([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})")
+LOG = re.compile("([0-9A-F]{16})-([0-9a-f]{8})\\.log")
 
 
 class Refused(Exception):
@@ -209,6 +211,64 @@ def lz4_block(packed, where):
         raise Refused(f"{where}: lz4 cannot read it")
 
 
+# ---- Logs ------------------------------------------------------------------------------------------------------------
+
+
+def open_log(sealed, stored):
+    """What a log holds, and what is wrong with the frame behind that when it is damaged, else None."""
+    at, frames, damage = HEADER_BYTES, [], None
+    while at < len(stored) and not damage:
+        try:
+            size, opened = log_frame(sealed, stored, at, len(frames))
+            at += size
+            frames.append(opened)
+        except Refused as trouble:
+            if never_written(sealed, stored, at, len(frames)) and not goes_on(sealed, stored, at, len(frames)):
+                break
+            damage = trouble
+    return b"".join(decompress_all(frames, sealed.path)), damage
+
+
+def log_frame(sealed, stored, at, number):
+    """How many bytes the frame takes that begins there, and what it is once opened."""
+    where = f"{sealed.path}, frame {number}"
+    size = FRAME_HEADER_BYTES + frame_header(stored[at:at + FRAME_HEADER_BYTES], where)[0]
+    opened = sealed.open_frame(stored[at:at + size], number)
+    require(not opened[3], f"{where}: it is a last one, which a log has not")
+    return size, opened
+
+
+def never_written(sealed, stored, at, number):
+    """Whether this frame, which does not open, was never written in full: it is cut short, or blocks of it never reached the disk."""
+    head, body = stored[at:at + FRAME_HEADER_BYTES], stored[at + FRAME_HEADER_BYTES:]
+    try:
+        size = frame_header(head, sealed.path)[0]
+    except Refused:
+        return len(head) < FRAME_HEADER_BYTES or not any(head)
+    if size <= len(body):
+        return bytes(16) in body[:size]
+    try:
+        # Is it whole after all, and only its length damaged?
+        log_frame(sealed, struct.pack("<I", len(body)) + head[4:] + body, 0, number)
+        return False
+    except Refused:
+        return True
+
+
+def goes_on(sealed, stored, at, number):
+    """Whether a later frame begins anywhere behind: then the one with this number was whole once."""
+    # Its number first, and what follows that in every header: they rule out nearly every place.
+    for match in re.compile(rb"(?=.{8}(.{4}).\0{3})", re.DOTALL).finditer(stored, at + 1):
+        found = int.from_bytes(match[1], "little")
+        if number < found <= number + 4096:
+            try:
+                log_frame(sealed, stored, match.start(), found)
+                return True
+            except Refused:
+                continue
+    return False
+
+
 # ---- Digests ---------------------------------------------------------------------------------------------------------
 
 IV = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
@@ -341,6 +401,16 @@ class Repository:
                     batch = []
             require(not file.read(1), f"{path}: something follows its last frame")
 
+    def log(self, path):
+        """What a log holds, and what is wrong with it where it is damaged."""
+        stored = (self.root / path).read_bytes()
+        if len(stored) < HEADER_BYTES or not any(stored):
+            return b"", None
+        try:
+            return open_log(self.open(path, "log", stored[:HEADER_BYTES]), stored)
+        except Refused as trouble:
+            return b"", trouble
+
     # ---- Backups -----------------------------------------------------------------------------------------------------
 
     def backup_ids(self):
@@ -436,35 +506,51 @@ class Repository:
             if kind == "file":
                 raise
             whole, plain = self.pieces(path)
-            stored = (other.name for other in (self.root / path).parent.glob("*"))
-            later = min((other for other in stored if SEGMENT.fullmatch(other) and other[:24] > name), default=None)
+            stored = sorted(other.name for other in (self.root / path).parent.glob("*"))
+            later = (other for other in stored if SEGMENT.fullmatch(other) and other[:24] > name)
+            later = next((other for other in later if self.is_there(f"{path[:-24]}{other}")), None)
             require(whole or later is None, f"{name} is not whole in the repository, but {later} is there: a hole, not the end of the log")
             if not plain:
                 raise
             return plain
 
     # Pieces
+    def is_there(self, path):
+        """Whether a segment is stored whole, or anything of it in pieces."""
+        return not path.endswith(".pieces") or any(self.found(path))
+
+    def found(self, folder):
+        """The pieces of a segment as (begin, end, session, their path, a log's bytes), and its damaged logs as (begin, what is wrong)."""
+        found, damaged = [], []
+        for file in (self.root / folder).glob("*"):
+            path = f"{folder}/{file.name}"
+            if match := PIECE.fullmatch(file.name):
+                found.append((int(match[1], 16), int(match[2], 16), match[3], path, None))
+            elif match := LOG.fullmatch(file.name):
+                begin, (plain, trouble) = int(match[1], 16), self.log(path)
+                if trouble:
+                    damaged.append((begin, trouble))
+                elif plain:
+                    found.append((begin, begin + len(plain), match[2], path, plain))
+        return found, damaged
+
     def pieces(self, path):
         """What the pieces of a segment make up: whether all of it, and its bytes, zeros where nothing is stored."""
-        found = []
-        for file in (self.root / f"{path}.pieces").glob("*"):
-            match = re.fullmatch("([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{8})", file.name)
-            if match:
-                found.append((int(match[1], 16), int(match[2], 16), file.name))
-        if not found:
+        found, damaged_logs = self.found(f"{path}.pieces")
+        if not found and not damaged_logs:
             return False, b""
-        plain, size = b"", None
         # The first piece begins with the segment's long page header, which tells the segment's size.
-        start = min(begin for begin, _, _ in found)
+        start = min(begin for begin, *_ in found + damaged_logs)
         furthest = self.chain(found, start)
         while True:
             chosen, at, plain, damaged = self.chain(found, start), start, b"", None
-            for begin, end, file in chosen:
+            for piece in chosen:
+                begin, end, _, object_path, bytes_of = piece
                 try:
-                    bytes_of = b"".join(self.stream(f"{path}.pieces/{file}", "piece"))
-                    require(len(bytes_of) == end - begin, f"{path}.pieces/{file}: it has {len(bytes_of)} bytes")
+                    bytes_of = bytes_of or b"".join(self.stream(object_path, "piece"))
+                    require(len(bytes_of) == end - begin, f"{object_path}: it has {len(bytes_of)} bytes")
                 except Refused as trouble:
-                    damaged = (begin, end, file), trouble
+                    damaged = piece, trouble
                     break
                 plain += bytes_of[at - begin:]
                 at = end
@@ -474,15 +560,20 @@ class Repository:
             again = self.chain(found, start)
             if not again or again[-1][1] < furthest[-1][1]:
                 raise damaged[1]
-        require(len(plain) >= 40, f"{path}.pieces: the segment's header is not there")
         size = int.from_bytes(plain[32:36], "little")
+        # How far a damaged log went is not known.
+        for begin, trouble in damaged_logs:
+            if begin <= at and len(plain) != (size or None):
+                raise trouble
+        require(len(plain) >= 40, f"{path}.pieces: the segment's header is not there")
         require(int.from_bytes(plain[8:16], "little") == start and size and start % size == 0, f"{path}.pieces: the segment's beginning is not there")
+        require(len(plain) <= size, f"{path}.pieces: more than a segment")
         return len(plain) == size, plain.ljust(size, b"\0")
 
     def chain(self, found, at):
         chosen = []
         while True:
-            step = max((piece for piece in found if piece[0] <= at < piece[1]), key=lambda piece: (piece[1], piece[2][-8:]), default=None)
+            step = max((piece for piece in found if piece[0] <= at < piece[1]), key=lambda piece: piece[1:3], default=None)
             if step is None:
                 return chosen
             chosen.append(step)
@@ -614,11 +705,27 @@ def list_all(repository):
             print(f"WAL of system {folder.parent.name}, timeline {folder.name}: {len(names)} segments, {names[0]} to {names[-1]}")
 
 
+def check_log(sealed, vector, whole):
+    """Cut anywhere, or without its last blocks, a log is a shorter one; a changed byte is damage."""
+    ends = [HEADER_BYTES]
+    for frame in vector["frames"]:
+        ends.append(ends[-1] + len(frame["frame"]) // 2)
+    added = [bytes.fromhex(frame["plain"]) for frame in vector["frames"]]
+    for cut in range(HEADER_BYTES, len(whole) + 1):
+        wanted = b"".join(added[:sum(end <= cut for end in ends[1:])])
+        require(open_log(sealed, whole[:cut]) == (wanted, None), f"{vector['path']}: cut at {cut} it reads otherwise")
+    for at in range(HEADER_BYTES, len(whole)):
+        bad = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:]
+        require(open_log(sealed, bad)[1], f"{vector['path']}: byte {at} changed and nobody noticed")
+    lost = whole[:ends[2] + 20] + bytes(len(whole) - ends[2] - 20)
+    require(open_log(sealed, lost) == (b"".join(added[:2]), None), f"{vector['path']}: without its last blocks it reads otherwise")
+
+
 def check_vectors(path):
     """Proves this reader with the test vectors of the format."""
     said = json.loads(path.read_text())
     repository_id, key_id, data_key = (bytes.fromhex(said[name]) for name in ("repository_id", "key_id", "data_key"))
-    for name in ("pack", "plain_pack", "whole", "plain_whole", "index"):
+    for name in ("pack", "plain_pack", "whole", "plain_whole", "index", "log", "plain_log"):
         vector = said[name]
         kind = next(word for word, number in KINDS.items() if number == vector["kind"])
         whole = bytes.fromhex(vector.get("header") or vector["object"])
@@ -628,6 +735,8 @@ def check_vectors(path):
         for frame in vector.get("frames") or [{"number": 0, "last": True, "plain": vector["plain"], "frame": rest.hex()}]:
             opened = sealed.open_frame(bytes.fromhex(frame["frame"]), frame["number"])
             require(opened[3] == frame["last"] and decompress_all([opened], name) == [bytes.fromhex(frame["plain"])], f"{name}: a frame differs")
+        if kind == "log":
+            check_log(sealed, vector, whole)
     for vector in said["digests"]["of"]:
         plain = bytes(at % 251 for at in range(vector["bytes"]))
         for key, wanted in ((data_key, vector["keyed"]), (None, vector["unkeyed"])):

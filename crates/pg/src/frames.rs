@@ -52,7 +52,17 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) fn new(transport: Transport, peer: Arc<Peer>) -> Self {
-        Self { transport, input: BytesMut::new(), output: BytesMut::new(), unflushed: false, desk: Arc::default(), hang_up: None, peer, parameters: BTreeMap::new(), warnings: Vec::new() }
+        Self {
+            transport,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            unflushed: false,
+            desk: Arc::default(),
+            hang_up: None,
+            peer,
+            parameters: BTreeMap::new(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The next message, after whatever is queued is sent; notices and parameters are dealt with here.

@@ -52,12 +52,12 @@ pub use label::{BackupLabel, TablespaceLink, parse_tablespace_map, print_tablesp
 pub use page::{BadPage, PAGE_SIZE, page_checksum, page_lsn, verify_page, verify_pages};
 pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode};
 pub use programs::{Owner, find_bin_dir, owner_of};
+pub use reporter::Reporter;
 pub use running::{server_running_in, start_normally, stop_server};
 pub use server_error::{Peer, ServerError};
 pub use slot_guard::{DiskSpace, SlotGuard, WalWritten};
 pub use slot_verdict::SlotExpectation;
 pub use sql::{BackupStopped, Sql};
-pub use reporter::Reporter;
 pub use stream::{StreamEvent, WalStream};
 pub use sync_names::{Method, Rank, SyncNames, SyncNamesError};
 pub use synchronous::{CommitLevel, LevelOverride, SyncFacts, SyncStandby};

@@ -118,7 +118,10 @@ mod tests {
         reporter.report(Lsn::from_bytes(0x0123_4567));
         let mut got = [0; 64];
         assert_eq!(server.read(&mut got).unwrap(), 39);
-        assert_eq!((&got[..6], &got[6..14], &got[14..22]), (&b"d\0\0\0\x26r"[..], &0x0123_4567u64.to_be_bytes()[..], &0x0123_4567u64.to_be_bytes()[..]));
+        assert_eq!(
+            (&got[..6], &got[6..14], &got[14..22]),
+            (&b"d\0\0\0\x26r"[..], &0x0123_4567u64.to_be_bytes()[..], &0x0123_4567u64.to_be_bytes()[..])
+        );
         assert_eq!(reporter.reported.load(Ordering::Acquire), 0x0123_4567);
     }
 

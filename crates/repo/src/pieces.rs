@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use seal::{CHUNK_BYTES, Compression, GrowingSealer, Grown, HEADER_BYTES, ObjectKind, Protection};
 use std::fmt;
 use store::{Created, Growing, ObjectPath, StoreError};
-use terms::{Lsn, SegmentName, SegmentSize, SystemId, WalName};
+use terms::{Class, Explain, Lsn, SegmentName, SegmentSize, SystemId, WalName};
 
 /// The bytes from `start` to `end` of one segment, as one session of a receiver stored them.
 ///
@@ -30,6 +30,8 @@ pub enum Form {
     Object,
     /// As what an object holds that grows, where objects can: how far it goes is known by reading it.
     Log,
+    /// As a log that is damaged behind `end`: nobody knows how far it went.
+    DamagedLog,
 }
 
 /// What follows the name of a log.
@@ -40,7 +42,7 @@ impl Piece {
     fn name(&self) -> String {
         match self.form {
             Form::Object => format!("{:016X}-{:016X}-{:08x}", self.start.bytes(), self.end.bytes(), self.session),
-            Form::Log => format!("{:016X}-{:08x}{LOG}", self.start.bytes(), self.session),
+            Form::Log | Form::DamagedLog => format!("{:016X}-{:08x}{LOG}", self.start.bytes(), self.session),
         }
     }
 
@@ -66,11 +68,13 @@ impl fmt::Display for Piece {
 }
 
 /// The pieces that together reach furthest from `from` without a gap, in order; each begins in or at the end of the one before.
+/// None of them is known to be damaged.
 pub fn chain(pieces: &[Piece], from: Lsn) -> Vec<Piece> {
     let mut chosen = Vec::new();
     let mut at = from;
     // The furthest of those that begin by now: few steps, and a merged piece makes all before it unneeded.
-    while let Some(next) = pieces.iter().filter(|p| p.start <= at && p.end > at).max_by_key(|p| (p.end, p.session)) {
+    let is_sound = |p: &&Piece| p.form != Form::DamagedLog;
+    while let Some(next) = pieces.iter().filter(is_sound).filter(|p| p.start <= at && p.end > at).max_by_key(|p| (p.end, p.session)) {
         at = next.end;
         chosen.push(*next);
     }
@@ -154,7 +158,7 @@ impl PieceLog {
                 Some(header) => self.growing.add(&[&header[..], frame.bytes()].concat())?,
                 None => self.growing.add(frame.bytes())?,
             }
-            bytes_stored += frame.bytes().len() as u64;
+            bytes_stored += header.map_or(0, |header| header.len() as u64) + frame.bytes().len() as u64;
             self.piece.end = self.piece.end.plus(chunk.len() as u64);
         }
         Ok(bytes_stored)
@@ -209,6 +213,14 @@ impl Reader {
         let mut pieces = self.pieces(system, segment).await?;
         let reach = |pieces: &[Piece]| chain(pieces, start).last().map_or(start, |p| p.end);
         let furthest = reach(&pieces);
+        // How far it went nobody knows: what it alone may hold is not left out without a word.
+        let is_in_doubt = |p: &&Piece| p.form == Form::DamagedLog && p.start <= furthest && furthest < segment.end(size);
+        if let Some(damaged) = pieces.iter().find(is_in_doubt) {
+            return match self.fetch_wal(system, &WalName::Segment(segment)).await? {
+                Some(whole) => Ok(Stored::Whole(whole)),
+                None => Err(self.damage_of(system, *damaged).await),
+            };
+        }
         if furthest == start {
             // Stored whole and its pieces removed meanwhile?
             return Ok(self.fetch_wal(system, &WalName::Segment(segment)).await?.map_or(Stored::Nothing, Stored::Whole));
@@ -258,10 +270,11 @@ impl Reader {
                 let object = self.open_object(&path, ObjectKind::WalPiece, &sealed).await?;
                 beside(move || seal::open_whole(object, &sealed)).await?.map_err(RepoError::object(&path))?
             }
-            Form::Log => {
-                let Grown { plain, damage } = self.grown(&path).await?;
-                damage.map_or(Ok(plain), Err).map_err(RepoError::object(&path))?
-            }
+            Form::Log | Form::DamagedLog => match self.grown(&path).await? {
+                Some((plain, None)) => plain,
+                Some((_, Some(damage))) => return Err(damage),
+                None => return Err(StoreError::Missing { store: self.address(), path: path.to_string() }.into()),
+            },
         };
         // A log may have grown since it was measured.
         if plain.len() < length || (plain.len() > length && piece.form == Form::Object) {
@@ -272,14 +285,32 @@ impl Reader {
         Ok(plain)
     }
 
-    async fn grown(&self, path: &ObjectPath) -> Result<Grown, RepoError> {
-        let sealed = self.store.get(path).await?;
-        // The header goes with the first addition, which may be the one that was torn.
-        if sealed.len() < HEADER_BYTES {
-            return Ok(Grown { plain: Vec::new(), damage: None });
+    async fn damage_of(&self, system: SystemId, piece: Piece) -> RepoError {
+        match self.piece_bytes(system, piece).await {
+            Err(damage) => damage,
+            Ok(_) => RepoError::Contended { path: layout::piece(system, &piece).to_string() },
         }
-        let object = self.open_object(path, ObjectKind::WalLog, &sealed).await?;
-        beside(move || seal::open_growing(&object, &sealed)).await?.map_err(RepoError::object(path))
+    }
+
+    /// What a log holds, and why no more of it opens when that is not its end; `None` when there is none.
+    async fn grown(&self, path: &ObjectPath) -> Result<Option<(Vec<u8>, Option<RepoError>)>, RepoError> {
+        let sealed = match self.store.get(path).await {
+            Ok(sealed) => sealed,
+            Err(StoreError::Missing { .. }) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // The header goes with the first addition, which may be the one that was torn.
+        if sealed.len() < HEADER_BYTES || sealed.iter().all(|byte| *byte == 0) {
+            return Ok(Some((Vec::new(), None)));
+        }
+        let object = match self.open_object(path, ObjectKind::WalLog, &sealed).await {
+            Ok(object) => object,
+            Err(e) if e.class() == Class::Transient => return Err(e),
+            // Whoever needs it is told, and nobody else.
+            Err(e) => return Ok(Some((Vec::new(), Some(e)))),
+        };
+        let Grown { plain, damage } = beside(move || seal::open_growing(&object, &sealed)).await?.map_err(RepoError::object(path))?;
+        Ok(Some((plain, damage.map(RepoError::object(path)))))
     }
 
     /// The piece with its end, which a log's name does not tell. `None` for a log to which nothing was added, or which is gone: once
@@ -288,15 +319,10 @@ impl Reader {
         if piece.form == Form::Object {
             return Ok(Some(piece));
         }
-        let path = layout::piece(system, &piece);
-        let Grown { plain, damage } = match self.grown(&path).await {
-            Ok(grown) => grown,
-            Err(RepoError::Store(StoreError::Missing { .. })) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        // Where not even the first bytes open, there were some: whoever needs them is told.
-        let length = (plain.len() as u64).max(u64::from(damage.is_some()));
-        Ok((length > 0).then(|| Piece { end: piece.start.plus(length), ..piece }))
+        let Some((plain, damage)) = self.grown(&layout::piece(system, &piece)).await? else { return Ok(None) };
+        let form = if damage.is_some() { Form::DamagedLog } else { Form::Log };
+        let end = piece.start.plus(plain.len() as u64);
+        Ok((end > piece.start || form == Form::DamagedLog).then_some(Piece { end, form, ..piece }))
     }
 }
 

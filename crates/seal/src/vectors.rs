@@ -5,7 +5,7 @@
 
 use crate::frame::{FRAME_HEADER_BYTES, Opener, Sealer};
 use crate::object::{HEADER_BYTES, ObjectKind, OpenObject, Protection, SealedObject, object_key};
-use crate::{Compression, DataKey, Digester, KeyId, RepositoryId, open_whole, seal_whole};
+use crate::{Compression, DataKey, Digester, GrowingSealer, Grown, KeyId, RepositoryId, open_growing, open_whole, seal_whole};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -22,6 +22,9 @@ const INDEX: &str = concat!(
     r#""first_record":"A/C3000060","end":"A/C4000000","min_end":"2026-11-22T14:04:59Z","max_end":"2026-11-22T14:05:00.25Z"}}"#,
     "\n",
 );
+const LOG_PATH: &str = "wal/7412345678901234567/00000001/000000010000000A000000C3.pieces/0000000AC3000000-0000002a.log";
+/// What is added to the log: the first as little as a frame may hold.
+const ADDED: [&[u8]; 3] = [b"\x19", b"what comes of a segment, ", b"one commit after the other"];
 const HISTORY: &[u8] = b"1\t0/3000000\tno recovery target specified\n";
 
 fn hex(bytes: &[u8]) -> String {
@@ -113,9 +116,25 @@ fn make() -> Value {
         "whole": whole(&sealed),
         "plain_whole": whole(&Protection::Plain),
         "index": index(),
+        "log": log(&sealed),
+        "plain_log": log(&Protection::Plain),
         "digests": { "note": "byte i of the input is i mod 251; the key is data_key", "of": digests },
         "wrapped": wrapped(),
     })
+}
+
+/// A log, whole and frame by frame.
+fn log(protection: &Protection) -> Value {
+    let object = object(protection, ObjectKind::WalLog, LOG_PATH);
+    let mut sealer = GrowingSealer::begin(object, Compression::None).unwrap();
+    let mut whole = sealer.header().to_vec();
+    let mut frames = Vec::new();
+    for (number, plain) in ADDED.into_iter().enumerate() {
+        let frame = sealer.seal(plain).unwrap().bytes().to_vec();
+        frames.push(json!({ "codec": "none", "number": number, "last": false, "plain": hex(plain), "frame": hex(&frame) }));
+        whole.extend_from_slice(&frame);
+    }
+    json!({ "kind": 7, "path": LOG_PATH, "plain": hex(&ADDED.concat()), "object": hex(&whole), "frames": frames })
 }
 
 /// What a key file makes of a data key (crates/keys), computed here on its own: rooms share no code for it.
@@ -198,5 +217,27 @@ fn the_whole_objects_of_the_format_are_read() {
         let path = whole["path"].as_str().unwrap();
         let object = OpenObject::open(&stored, kind, &repository, path, false, |_| Some(key.clone())).unwrap();
         assert_eq!(open_whole(object, &stored).unwrap(), bytes(&whole["plain"]));
+    }
+}
+
+#[test]
+fn the_logs_of_the_format_are_read_as_far_as_they_were_written() {
+    let said: Value = serde_json::from_str(TEXT).unwrap();
+    let Known { repository, key, .. } = known();
+    for log in [&said["log"], &said["plain_log"]] {
+        let stored = bytes(&log["object"]);
+        let path = log["path"].as_str().unwrap();
+        let (mut ends, mut wanted) = (vec![(HEADER_BYTES, 0)], Vec::new());
+        for frame in log["frames"].as_array().unwrap() {
+            wanted.extend(bytes(&frame["plain"]));
+            ends.push((ends[ends.len() - 1].0 + bytes(&frame["frame"]).len(), wanted.len()));
+        }
+        assert_eq!((wanted, ends[3].0), (bytes(&log["plain"]), stored.len()));
+        for cut in HEADER_BYTES..=stored.len() {
+            let object = OpenObject::open(&stored, ObjectKind::WalLog, &repository, path, false, |_| Some(key.clone())).unwrap();
+            let Grown { plain, damage } = open_growing(&object, &stored[..cut]).unwrap();
+            let length = ends.iter().rev().find(|(end, _)| *end <= cut).map_or(0, |(_, length)| *length);
+            assert!(damage.is_none() && plain == bytes(&log["plain"])[..length], "cut at {cut}");
+        }
     }
 }

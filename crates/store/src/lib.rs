@@ -113,7 +113,7 @@ pub trait ObjectSink: Send + Sync {
     fn finish(&self) -> Result<(), StoreError>;
 }
 
-/// An object that grows. It is seen by others from the first addition on, and stays when this is dropped.
+/// An object that grows. Others see it, empty, from its beginning on; from the first addition on it stays when this is dropped.
 pub trait Growing: Send {
     /// Adds these bytes, durably. Blocks. After an error part of them may be there, and nothing more may be added.
     fn add(&mut self, bytes: &[u8]) -> Result<(), StoreError>;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
-use store::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError};
+use store::{Created, Fetch, Growing, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError};
 
 /// Asserts every promise of the traits, in a folder of its own that is emptied again. `remover` opens the same store.
 /// Must run on a multi-threaded runtime.
@@ -18,6 +18,10 @@ pub async fn conform(store: Arc<dyn Put>, remover: Arc<dyn Remove>) {
     large_objects_are_appended_to_by_threads(&store).await;
     an_object_that_exists_is_not_begun_again(&store).await;
     a_sink_dropped_unfinished_leaves_nothing(&store).await;
+    what_grows_is_read_back_after_each_addition(&store).await;
+    an_object_that_exists_is_not_grown_anew(&store).await;
+    what_never_grew_leaves_nothing(&store).await;
+    what_was_removed_grows_no_more(&store, &*remover).await;
     removing_removes(&*store, &*remover).await;
 }
 
@@ -268,6 +272,99 @@ async fn a_sink_dropped_unfinished_leaves_nothing(store: &Arc<dyn Put>) {
         });
         writing.await.unwrap();
         assert_eq!(store.info(&path).await.unwrap(), None, "{name}");
+    }
+}
+
+/// Begins an object that grows; `None` where objects cannot, which must be said.
+async fn grow(store: &Arc<dyn Put>, path: &ObjectPath) -> Option<Box<dyn Growing>> {
+    let begun = blocking(store, path, |store, path| store.grow(path)).await;
+    if store.can_grow() {
+        return Some(begun.expect("grow works"));
+    }
+    assert!(matches!(begun.err(), Some(StoreError::Failed { .. })), "what cannot grow is refused");
+    assert_eq!(store.info(path).await.unwrap(), None, "what was refused leaves nothing");
+    None
+}
+
+async fn blocking<T: Send + 'static>(store: &Arc<dyn Put>, path: &ObjectPath, call: impl FnOnce(&dyn Put, &ObjectPath) -> T + Send + 'static) -> T {
+    let (store, path) = (Arc::clone(store), path.clone());
+    tokio::task::spawn_blocking(move || call(&*store, &path)).await.expect("no call panics")
+}
+
+/// Adds these bytes; gives back what grows, and how that ended.
+async fn add(mut growing: Box<dyn Growing>, bytes: Vec<u8>) -> (Box<dyn Growing>, Result<(), StoreError>) {
+    let adding = tokio::task::spawn_blocking(move || {
+        let added = growing.add(&bytes);
+        (growing, added)
+    });
+    adding.await.expect("add does not panic")
+}
+
+async fn what_grows_is_read_back_after_each_addition(store: &Arc<dyn Put>) {
+    let path = path("conform/grown/object");
+    let Some(mut growing) = grow(store, &path).await else { return };
+    let mut whole = Vec::new();
+    for (seed, length) in [1, 100, 5000, 3 << 20, 1, 70_000].into_iter().enumerate() {
+        let bytes = pattern(length, 40 + seed as u64);
+        whole.extend_from_slice(&bytes);
+        let added;
+        (growing, added) = add(growing, bytes).await;
+        added.expect("add works");
+        assert_eq!(store.get(&path).await.expect("get works"), whole, "after addition {seed}");
+        assert_eq!(store.info(&path).await.unwrap().expect("it is there").bytes, whole.len() as u64);
+    }
+    let from = whole.len() - 10;
+    assert_eq!(store.get_range(&path, from as u64..whole.len() as u64).await.unwrap(), whole[from..]);
+    drop(growing);
+    assert_eq!(store.get(&path).await.unwrap(), whole, "it stays when nobody adds to it any more");
+    assert_eq!(listed(&**store, "conform/grown", None).await, [path.to_string()]);
+}
+
+async fn an_object_that_exists_is_not_grown_anew(store: &Arc<dyn Put>) {
+    if !store.can_grow() {
+        return;
+    }
+    let (put, grown) = (path("conform/grown/put"), path("conform/grown/twice"));
+    store.put_new(&put, Bytes::from_static(b"first")).await.expect("put_new works");
+    let growing = grow(store, &grown).await.expect("it can");
+    let begun_again = blocking(store, &grown, |store, path| store.grow(path).err()).await;
+    assert!(matches!(begun_again, Some(StoreError::Exists { .. })), "two never add to one object: {begun_again:?}");
+    let (growing, added) = add(growing, b"first".to_vec()).await;
+    added.expect("whoever was first goes on");
+    drop(growing);
+    for path in [put, grown] {
+        let begun = blocking(store, &path, |store, path| store.grow(path).err()).await;
+        assert!(matches!(begun, Some(StoreError::Exists { .. })), "{path}: {begun:?}");
+        assert_eq!(store.get(&path).await.unwrap().as_ref(), b"first", "{path}");
+        assert_eq!(store.put_new(&path, Bytes::from_static(b"other")).await.unwrap(), Created::AlreadyThere);
+    }
+}
+
+async fn what_never_grew_leaves_nothing(store: &Arc<dyn Put>) {
+    let path = path("conform/dropped/growing");
+    drop(grow(store, &path).await);
+    assert_eq!(store.info(&path).await.unwrap(), None);
+    assert!(!listed(&**store, "conform", None).await.contains(&path.to_string()));
+}
+
+/// Nobody would find what is added to it: that must not be confirmed.
+async fn what_was_removed_grows_no_more(store: &Arc<dyn Put>, remover: &dyn Remove) {
+    for additions in [0, 2] {
+        let path = path(&format!("conform/grown/removed-after-{additions}"));
+        let Some(mut growing) = grow(store, &path).await else { return };
+        for _ in 0..additions {
+            let added;
+            (growing, added) = add(growing, vec![7; 100]).await;
+            added.expect("add works");
+        }
+        remover.remove(&path).await.expect("remove works");
+        for again in ["it was removed", "an addition failed before"] {
+            let added;
+            (growing, added) = add(growing, vec![7; 100]).await;
+            assert!(added.is_err(), "{additions} additions, then {again}");
+        }
+        drop(growing);
+        assert_eq!(store.info(&path).await.unwrap(), None);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use capture::{BackupOptions, Checksums, backup, push};
+use futures::TryStreamExt;
 use keys::KeyFile;
 use pg::ConnInfo;
 use repo::{BackupDocument, Encryption, Writer};
@@ -11,7 +12,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Silent, SystemClock};
-use testkit::{Cluster, newest_major};
+use testkit::bowline::{files_below, flip_a_bit, wait};
+use testkit::s3::S3Server;
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
 fn format_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/format").canonicalize().expect("docs/format")
@@ -236,38 +239,143 @@ fn a_key_file_opens_the_wrapped_key_of_the_test_vectors() {
     assert_eq!(key.to_vec(), bytes(&id("data_key")));
 }
 
+/// A segment of which only the beginning is stored, in pieces, in a folder.
+struct Beginning {
+    /// The reader's arguments; the last one is where it writes to.
+    words: Vec<String>,
+    pieces: Vec<PathBuf>,
+    /// What the server has of it, and up to where that is stored at least.
+    there: Vec<u8>,
+    stored: usize,
+}
+
+impl Beginning {
+    /// Of the segment that the server writes to; the receiver has stopped, and told the server at last that it had stored this much.
+    fn new(cluster: &Cluster, bowline: &Bowline, folder: &Path, stored: usize) -> Self {
+        let name = cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+        let there = std::fs::read(cluster.data_dir().join("pg_wal").join(&name)).expect("the server's own segment");
+        let word = |path: &Path| path.to_str().expect("a plain path").to_owned();
+        let system_id = cluster.psql("SELECT system_identifier FROM pg_control_system()");
+        let (key, to) = (word(&bowline.dir().join("key")), word(&bowline.dir().join("segment")));
+        let words = ["--key".to_owned(), key, word(folder), "wal".to_owned(), system_id, name.clone(), to].to_vec();
+        let mut pieces = files_below(&folder.join("wal"));
+        pieces.retain(|path| path.to_string_lossy().contains(&format!("{name}.pieces")));
+        let stored = stored % there.len();
+        assert!(stored > 100_000, "there is too little to tell: {stored}");
+        Self { words, pieces, there, stored }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, String> {
+        let to = Path::new(&self.words[self.words.len() - 1]);
+        let _ = std::fs::remove_file(to);
+        try_read(&self.words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let got = std::fs::read(to).expect("what the reader wrote");
+        assert_eq!(got.len(), self.there.len());
+        Ok(got)
+    }
+
+    /// How far the reader finds it stored: as the server has it, and zeros from there on.
+    fn reach(&self) -> Result<usize, String> {
+        let got = self.read()?;
+        let reach = got.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        assert!(got[..reach] == self.there[..reach], "it reads as something else");
+        Ok(reach)
+    }
+
+    /// The end of the log may lie a little behind what was looked at, and bytes that are zero cannot be told from none.
+    fn is_all_found(&self) -> bool {
+        let reach = self.reach().unwrap_or_else(|e| panic!("{e}"));
+        reach <= self.stored + 8192 && self.there[reach..self.stored.max(reach)].iter().all(|byte| *byte == 0)
+    }
+
+    /// Damage is not the end of the log.
+    fn refuses_damage(&self, piece: &Path) {
+        let good = std::fs::read(piece).expect("a piece");
+        flip_a_bit(piece);
+        let refused = self.read().expect_err("a damaged piece");
+        assert!(refused.starts_with("error: wal/") && refused.ends_with("[exit Some(200)]"), "{refused}");
+        std::fs::write(piece, good).expect("mend it");
+    }
+}
+
+/// Adds to the log as often as asked, at least one piece each time, and waits until it is stored; gives how many bytes there are of it.
+fn write_and_store(cluster: &Cluster, times: u32) -> usize {
+    for _ in 0..times {
+        let table = cluster.psql("SELECT 't' || count(*) FROM pg_class WHERE relname LIKE 't_' OR relname LIKE 't__'");
+        cluster.psql(&format!("CREATE TABLE {table} AS SELECT i, md5(i::text) FROM generate_series(1, 2000) AS i"));
+        let all_is_stored = "SELECT flush_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication WHERE application_name = 'bowline'";
+        wait("all of it to be stored", Duration::from_secs(30), || cluster.psql(all_is_stored) == "t");
+    }
+    cluster.psql("SELECT flush_lsn - '0/0' FROM pg_stat_replication WHERE application_name = 'bowline'").parse().expect("a position")
+}
+
+const QUICK: &str = "[wal]\nflush_interval = \"200ms\"\nstatus_interval = \"300ms\"\n";
+
+#[test]
+fn the_independent_reader_puts_logs_together() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), QUICK);
+    let receiver = bowline.receive();
+    cluster.psql("SELECT pg_switch_wal()");
+    let before = write_and_store(&cluster, 4);
+    receiver.kill9();
+    let first = Beginning::new(&cluster, &bowline, &bowline.repository(), before);
+    let [log] = &first.pieces[..] else { panic!("one connection, one log: {:?}", first.pieces) };
+    assert!(log.to_string_lossy().ends_with(".log") && first.is_all_found());
+    first.refuses_damage(log);
+
+    let receiver = bowline.receive();
+    let after = write_and_store(&cluster, 3);
+    assert_eq!(receiver.stop(), Some(0));
+    let both = Beginning::new(&cluster, &bowline, &bowline.repository(), after);
+    let [second] = &both.pieces.iter().filter(|path| *path != log).collect::<Vec<_>>()[..] else { panic!("a second log: {:?}", both.pieces) };
+    assert!(both.stored > first.stored && both.is_all_found());
+    both.refuses_damage(second);
+
+    // Torn in what was added last it ends before that; torn at its birth it is none, and the first one leads as far as it does.
+    let (whole, reach) = (std::fs::read(second).expect("the log"), both.reach().expect("it reads"));
+    std::fs::write(second, &whole[..whole.len() - 3]).expect("tear it");
+    let torn = both.reach().expect("a torn log is a shorter one");
+    assert!((first.stored..reach).contains(&torn), "{torn} of {reach}, and {} before", first.stored);
+    for length in [0, 63, 64, 90] {
+        std::fs::write(second, &whole[..length]).expect("tear it");
+        assert!(first.is_all_found(), "{length} bytes of the second log are left");
+    }
+    std::fs::write(second, [0; 5000]).expect("tear it");
+    assert!(first.is_all_found(), "not one block of the second log is left");
+    std::fs::write(second, &whole).expect("mend it");
+    assert_eq!(both.reach(), Ok(reach));
+}
+
+/// A copy of a repository in a bucket, as any tool that copies objects would make it.
+fn copy_down(bowline: &Bowline) -> PathBuf {
+    let to = bowline.dir().join("copy");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let store = store::open(&format!("{}/acme", bowline.url()), &S3Server::shared().options()).expect("a store");
+        let listed: Vec<_> = store.list("", None).try_collect().await.expect("a listing");
+        for object in listed {
+            let place = to.join(object.path.as_str());
+            std::fs::create_dir_all(place.parent().expect("a folder")).expect("make the folder");
+            std::fs::write(place, store.get(&object.path).await.expect("an object")).expect("write");
+        }
+    });
+    to
+}
+
 #[test]
 fn the_independent_reader_puts_pieces_together() {
     let cluster = Cluster::start(newest_major());
-    let bowline = testkit::Bowline::new(&cluster, testkit::RepositoryKind::Folder);
-    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "[wal]\nflush_interval = \"200ms\"\n");
+    let bowline = Bowline::new(&cluster, RepositoryKind::S3);
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), QUICK);
     let receiver = bowline.receive();
     cluster.psql("SELECT pg_switch_wal()");
-    for round in 1..=4 {
-        cluster.psql(&format!("CREATE TABLE t{round} AS SELECT i, md5(i::text) FROM generate_series(1, 2000) AS i"));
-        std::thread::sleep(Duration::from_millis(400));
-    }
-    let (name, end) = (cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())"), cluster.psql("SELECT pg_current_wal_flush_lsn() - '0/0'"));
-    let stored = || cluster.psql("SELECT flush_lsn >= pg_current_wal_flush_lsn() FROM pg_stat_replication WHERE application_name = 'bowline'");
-    testkit::bowline::wait("all of it to be stored", Duration::from_secs(20), || stored() == "t");
-    let system_id = cluster.psql("SELECT system_identifier FROM pg_control_system()");
-    let (key, to) = (bowline.dir().join("key"), bowline.dir().join("segment"));
-    let folder = bowline.repository();
-    let words = ["--key", key.to_str().expect("plain"), folder.to_str().expect("plain"), "wal", &system_id, &name, to.to_str().expect("plain")];
-    read(&words);
-    let (got, there) = (std::fs::read(&to).expect("read"), std::fs::read(cluster.data_dir().join("pg_wal").join(&name)).expect("read"));
-    let stored = end.parse::<usize>().expect("a position") % there.len();
-    assert!(stored > 100_000, "there is too little to tell: {stored}");
-    assert_eq!(got.len(), there.len());
-    assert!(got[..stored] == there[..stored] && got[stored + 8192..].iter().all(|b| *b == 0));
-    let pieces: Vec<_> =
-        testkit::bowline::files_below(&folder.join("wal")).into_iter().filter(|p| p.to_string_lossy().contains(&format!("{name}.pieces"))).collect();
-    assert!(pieces.len() > 1, "several pieces make it up: {pieces:?}");
-    // Damage is not the end of the log.
-    let last = pieces.iter().max().expect("a piece");
-    testkit::bowline::flip_a_bit(last);
-    std::fs::remove_file(&to).expect("remove");
-    let refused = try_read(&words).expect_err("a damaged piece");
-    assert!(refused.contains("[exit Some(200)]"), "{refused}");
+    let stored = write_and_store(&cluster, 5);
     assert_eq!(receiver.stop(), Some(0));
+    let beginning = Beginning::new(&cluster, &bowline, &copy_down(&bowline), stored);
+    assert!(beginning.pieces.len() > 1, "several pieces make it up: {:?}", beginning.pieces);
+    assert!(!beginning.pieces.iter().any(|path| path.to_string_lossy().ends_with(".log")), "nothing grows in a bucket: {:?}", beginning.pieces);
+    assert!(beginning.is_all_found());
+    beginning.refuses_damage(beginning.pieces.iter().max().expect("a piece"));
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use repo::{BackupDocument, Coverage, Form, Kept, Piece, SegmentRun, Stored};
+use std::path::PathBuf;
 use store::{Fault, FaultPlan, Faults};
 use terms::SegmentName;
 
@@ -92,6 +93,192 @@ fn a_piece_that_an_earlier_attempt_stored_is_found_done_and_never_replaced() {
             assert!(matches!(keep(b"the lag").await, Err(RepoError::Conflict { .. })));
             let stored = writer.reader().fetch_segment(SYSTEM, segment, SegmentSize::DEFAULT).await.unwrap();
             assert_eq!(stored, Stored::Prefix(b"the log".to_vec()));
+        });
+    }
+}
+
+/// A repository in a folder, where pieces go to logs. Segments are as small as they can be.
+struct Grounds {
+    home: tempfile::TempDir,
+    plan: Arc<store::FaultPlan>,
+    writer: Writer,
+    protection: Protection,
+    size: SegmentSize,
+    /// A segment, and the one after it.
+    segment: SegmentName,
+    next: SegmentName,
+}
+
+impl Grounds {
+    async fn new(encryption: Encryption) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let plan = store::FaultPlan::none();
+        let disk = store::Faults::new(Arc::new(store::Disk::new(home.path())), Arc::clone(&plan));
+        let recipients = if encryption == Encryption::Off { Vec::new() } else { friends(7) };
+        let mut writer = Writer::create(Arc::new(disk), recipients, "acme", encryption, serde_json::json!({}), NOW).await.unwrap();
+        let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+        let protection = writer.wal_protection(&epoch).await.unwrap();
+        let size = SegmentSize::from_bytes(1 << 20).unwrap();
+        let segment = SegmentName::numbered(77, Timeline::FIRST, size);
+        Self { home, plan, writer, protection, size, segment, next: segment.next(size) }
+    }
+
+    fn log_of(&self, segment: SegmentName, from: usize, session: u32, parts: &[&[u8]]) -> PathBuf {
+        let start = segment.start(self.size).plus(from as u64);
+        let mut log = self.writer.begin_log(SYSTEM, segment, start, session, &self.protection, Compression::Lz4).unwrap();
+        for part in parts {
+            log.add(part).unwrap();
+        }
+        let ends_at = from + parts.iter().map(|part| part.len()).sum::<usize>();
+        assert_eq!(log.piece().end, segment.start(self.size).plus(ends_at as u64));
+        self.home.path().join(format!("wal/{SYSTEM}/00000001/{}", log.piece()))
+    }
+
+    /// A log of the segment that begins at its byte `from`; where it lies.
+    fn log(&self, from: usize, session: u32, parts: &[&[u8]]) -> PathBuf {
+        self.log_of(self.segment, from, session, parts)
+    }
+
+    async fn object(&self, from: usize, bytes: &[u8]) {
+        let start = self.segment.start(self.size).plus(from as u64);
+        let piece = Piece { segment: self.segment, start, end: start.plus(bytes.len() as u64), session: 9, form: Form::Object };
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.writer.keep_piece(SYSTEM, &piece, bytes, &self.protection, Compression::Lz4).await.unwrap();
+    }
+
+    async fn fetch(&self) -> Result<Stored, RepoError> {
+        self.writer.reader().fetch_segment(SYSTEM, self.segment, self.size).await
+    }
+
+    /// How many bytes of the segment a listing says are stored.
+    async fn listed(&self) -> u64 {
+        let view = self.writer.reader().wal_view(SYSTEM, self.size).await.unwrap();
+        view.reach(self.segment).bytes() - self.segment.start(self.size).bytes()
+    }
+}
+
+/// Bytes that do not shrink and hold no zeros in a row.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 7u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 | 1
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn tamper(path: &std::path::Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    change(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+const BOTH: [Encryption; 2] = [Encryption::Aes256Gcm, Encryption::Off];
+
+#[test]
+fn logs_and_pieces_that_are_objects_make_up_a_segment_together() {
+    for encryption in BOTH {
+        wait(async {
+            let grounds = Grounds::new(encryption).await;
+            let whole = noise(1 << 20);
+            assert!(grounds.writer.can_grow());
+            assert_eq!(grounds.fetch().await.unwrap(), Stored::Nothing);
+            grounds.log(0, 1, &[&whole[..1], &whole[1..300_000], &whole[300_000..600_000]]);
+            assert_eq!(grounds.fetch().await.unwrap(), Stored::Prefix(whole[..600_000].to_vec()));
+            grounds.log(900_000, 2, &[&whole[900_000..]]);
+            assert_eq!(grounds.fetch().await.unwrap(), Stored::Prefix(whole[..600_000].to_vec()), "a gap is before it");
+            grounds.object(500_000, &whole[500_000..800_000]).await;
+            assert_eq!((grounds.fetch().await.unwrap(), grounds.listed().await), (Stored::Prefix(whole[..800_000].to_vec()), 800_000));
+            let has = async || grounds.writer.reader().wal_view(SYSTEM, grounds.size).await.unwrap().has(grounds.segment);
+            assert!(!has().await);
+            grounds.log(700_000, 3, &[&whole[700_000..850_000], &whole[850_000..950_000]]);
+            assert_eq!((grounds.fetch().await.unwrap(), grounds.listed().await), (Stored::Whole(whole), 1 << 20));
+            assert!(has().await);
+        });
+    }
+}
+
+#[test]
+fn a_log_is_read_as_far_as_it_was_written() {
+    for encryption in BOTH {
+        wait(async {
+            let grounds = Grounds::new(encryption).await;
+            let bytes = noise(9_000);
+            let log = grounds.log(0, 1, &[&bytes[..4_000], &bytes[4_000..]]);
+            let whole = std::fs::read(&log).unwrap();
+            for (cut, length) in [(1, 4_000), (16, 4_000), (4_999, 4_000), (5_010, 4_000), (5_040, 0)] {
+                tamper(&log, |stored| *stored = whole[..whole.len() - cut].to_vec());
+                let wanted = if length == 0 { Stored::Nothing } else { Stored::Prefix(bytes[..length].to_vec()) };
+                assert_eq!((grounds.fetch().await.unwrap(), grounds.listed().await), (wanted, length as u64), "{cut} bytes cut off");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_log_that_holds_nothing_counts_as_nothing() {
+    for encryption in BOTH {
+        wait(async {
+            let grounds = Grounds::new(encryption).await;
+            let log = grounds.log_of(grounds.next, 0, 1, &[b"the log"]);
+            let whole = std::fs::read(&log).unwrap();
+            let name = WalName::Segment(grounds.segment);
+            let reader = grounds.writer.reader();
+            assert_eq!(reader.wal_after(SYSTEM, &name).await.unwrap(), Some(grounds.next), "there is a byte of it");
+            // Cut short, or its length alone reached the disk.
+            for (length, zeros) in (0..whole.len()).map(|length| (length, 0)).chain([(0, 40), (0, whole.len())]) {
+                tamper(&log, |stored| *stored = [&whole[..length], &vec![0; zeros]].concat());
+                assert_eq!(reader.wal_after(SYSTEM, &name).await.unwrap(), None, "{length} bytes are there");
+                assert_eq!(reader.fetch_segment(SYSTEM, grounds.next, grounds.size).await.unwrap(), Stored::Nothing);
+                assert!(reader.wal_view(SYSTEM, grounds.size).await.unwrap().timelines.iter().all(repo::TimelineView::is_empty));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_log_of_a_whole_segment_is_not_read_in_a_listing() {
+    wait(async {
+        let grounds = Grounds::new(Encryption::Aes256Gcm).await;
+        let bytes = noise(1 << 20);
+        let log = grounds.log(0, 1, &[&bytes[..5_000], &bytes[5_000..]]);
+        let reads = || grounds.plan.names().iter().filter(|name| name.starts_with("get ") && name.ends_with(".log")).count();
+        assert_eq!((grounds.listed().await, reads()), (1 << 20, 1), "how far it goes is known by reading it");
+        let name = WalName::Segment(grounds.segment);
+        grounds.writer.keep_wal(SYSTEM, &name, Bytes::from(bytes.clone()), &grounds.protection, Compression::Lz4).await.unwrap();
+        tamper(&log, |stored| stored[70] ^= 1);
+        assert_eq!((grounds.listed().await, reads()), (1 << 20, 1), "once is enough");
+        assert_eq!(grounds.fetch().await.unwrap(), Stored::Whole(bytes));
+    });
+}
+
+#[test]
+fn a_damaged_log_that_is_needed_is_an_error_and_never_a_shorter_segment() {
+    for encryption in BOTH {
+        wait(async {
+            let grounds = Grounds::new(encryption).await;
+            let bytes = noise(9_000);
+            let log = grounds.log(0, 1, &[&bytes[..4_000], &bytes[4_000..8_000], &bytes[8_000..]]);
+            // Its mark, its kind, its key; the length of the first frame, its bytes; the length of the second, its number, its bytes.
+            for at in [0, 8, 20, 64, 2_000, 4_096, 4_104, 6_000] {
+                tamper(&log, |stored| stored[at] ^= 1);
+                let refused = grounds.fetch().await;
+                assert!(refused.is_err(), "{encryption:?}, byte {at}: {refused:?}");
+                assert_eq!(grounds.listed().await, 0, "only whoever needs it is told");
+                let before = SegmentName::numbered(76, Timeline::FIRST, grounds.size);
+                let later = grounds.writer.reader().wal_after(SYSTEM, &WalName::Segment(before)).await.unwrap();
+                assert_eq!(later, Some(grounds.segment), "something was there, or nothing would be damaged");
+                tamper(&log, |stored| stored[at] ^= 1);
+            }
+            tamper(&log, |stored| stored[6_000] ^= 1);
+            grounds.object(0, &bytes[..3_000]).await;
+            assert!(grounds.fetch().await.is_err(), "the log leads further than this");
+            grounds.log(3_000, 2, &[&bytes[3_000..]]);
+            assert!(grounds.fetch().await.is_err(), "nobody knows how far the damaged one led");
+            let mut whole = bytes.clone();
+            whole.resize(1 << 20, 7);
+            grounds.log(9_000, 3, &[&whole[9_000..]]);
+            assert_eq!(grounds.fetch().await.unwrap(), Stored::Whole(whole), "no further than to the segment's end");
         });
     }
 }

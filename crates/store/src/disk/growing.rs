@@ -5,6 +5,7 @@ use crate::{Growing, ObjectPath, StoreError};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 
 /// One file that is added to.
@@ -40,20 +41,25 @@ impl DiskGrowing {
             place.parent().map_or(Ok(()), sync_folder)?;
         }
         // An open file goes on taking bytes after it, or the repository, was moved away or removed: nobody would find them.
-        let (ours, named) = (self.file.metadata()?, fs::symlink_metadata(&place)?);
-        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+        if !self.is_in_its_place(&place)? {
             return Err(io::Error::new(ErrorKind::NotFound, "another file is in its place"));
         }
         self.is_named = true;
         Ok(())
+    }
+
+    fn is_in_its_place(&self, place: &Path) -> io::Result<bool> {
+        let (ours, named) = (self.file.metadata()?, fs::symlink_metadata(place)?);
+        Ok((ours.dev(), ours.ino()) == (named.dev(), named.ino()))
     }
 }
 
 impl Drop for DiskGrowing {
     fn drop(&mut self) {
         // Nothing in it was ever confirmed, and a full disk would be littered with such.
-        if !self.is_named {
-            let _ = fs::remove_file(self.tree.place(&self.path));
+        let place = self.tree.place(&self.path);
+        if !self.is_named && self.is_in_its_place(&place).unwrap_or(false) {
+            let _ = fs::remove_file(place);
         }
     }
 }

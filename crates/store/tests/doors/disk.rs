@@ -57,7 +57,7 @@ async fn a_folder_keeps_every_promise() {
     let folder = tempfile::tempdir().unwrap();
     let disk = || Arc::new(Disk::new(folder.path()));
     conform(disk(), disk()).await;
-    let is_file = |name: &String| !["conform", "begun", "dropped", "large"].contains(&name.as_str());
+    let is_file = |name: &String| !["conform", "begun", "dropped", "grown", "large"].contains(&name.as_str());
     let left: Vec<String> = names(folder.path()).into_iter().filter(is_file).collect();
     assert!(left.iter().all(|name| name.starts_with(".lock-")), "nothing is left but lock files: {left:?}");
 }
@@ -112,12 +112,70 @@ async fn a_full_disk_is_told_and_nothing_is_half_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_grows_is_told_of_a_full_disk_and_takes_nothing_more() {
+    let small = SmallDisk::new(1 << 20);
+    let disk = Disk::new(small.path());
+    let mut growing = disk.grow(&path("a/log")).unwrap();
+    growing.add(&[1; 1000]).unwrap();
+    let error = growing.add(&vec![2; 2 << 20]).unwrap_err();
+    assert!(matches!(&error, StoreError::Full { path, why, .. } if path == "a/log" && why.contains("No space")), "{error:?}");
+    disk.put_new(&path("b"), Bytes::new()).await.unwrap();
+    let later = growing.add(&[3; 10]).unwrap_err();
+    assert!(matches!(&later, StoreError::Failed { why, .. } if why.contains("earlier addition")), "part of the last one is there: {later:?}");
+    drop(growing);
+    assert_eq!(disk.get(&path("a/log")).await.unwrap()[..1000], [1; 1000], "what was confirmed stays");
+    // The first addition finds no room: nothing of it is left to take more.
+    let mut growing = disk.grow(&path("a/other")).unwrap();
+    assert!(growing.add(&vec![2; 2 << 20]).is_err());
+    drop(growing);
+    assert_eq!(listed(&disk).await, ["a/log", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_moved_away_grows_no_more() {
+    let rename = |from: &Path, to: &Path| std::fs::rename(from, to).unwrap();
+    // The file itself, its folder, the whole repository; and each with something else in its place.
+    for (away, moved) in [("file", "a/log"), ("folder", "a"), ("repository", "")] {
+        for is_replaced in [false, true] {
+            for additions in [0, 1, 2] {
+                let home = tempfile::tempdir().unwrap();
+                let root = home.path().join("root");
+                std::fs::create_dir(&root).unwrap();
+                let disk = Disk::new(&root);
+                let mut growing = disk.grow(&path("a/log")).unwrap();
+                for _ in 0..additions {
+                    growing.add(b"confirmed").unwrap();
+                }
+                let (place, aside) = (root.join(moved), home.path().join("aside"));
+                rename(&place, &aside);
+                if is_replaced {
+                    std::fs::create_dir_all(root.join("a")).unwrap();
+                    std::fs::write(root.join("a/log"), b"confirmed").unwrap();
+                }
+                let what = format!("{away} moved away after {additions} additions, replaced: {is_replaced}");
+                assert!(growing.add(b"lost").is_err(), "{what}");
+                if moved.is_empty() {
+                    let _ = std::fs::remove_dir_all(&root);
+                } else if is_replaced {
+                    let _ = std::fs::remove_dir_all(root.join("a"));
+                    std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+                }
+                rename(&aside, &place);
+                let later = growing.add(b"late").unwrap_err();
+                assert!(matches!(&later, StoreError::Failed { why, .. } if why.contains("earlier addition")), "{what}, and back again: {later:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_disk_denies_writing() {
     let small = SmallDisk::new(1 << 20);
     let disk = Disk::new(small.path());
     disk.put_new(&path("a"), Bytes::from_static(b"x")).await.unwrap();
     small.make_read_only();
     for error in [
+        disk.grow(&path("b")).err().unwrap(),
         disk.put_new(&path("b"), Bytes::new()).await.unwrap_err(),
         disk.replace(&path("b"), Bytes::new(), None).await.unwrap_err(),
         disk.begin(&path("b")).err().unwrap(),
@@ -139,6 +197,7 @@ async fn a_missing_root_is_no_store_rather_than_an_empty_one() {
         disk.folders("x").await.unwrap_err(),
         disk.put_new(&path("a/b"), Bytes::new()).await.unwrap_err(),
         disk.begin(&path("a")).err().unwrap(),
+        disk.grow(&path("a")).err().unwrap(),
         disk.remove(&path("a")).await.unwrap_err(),
         Disk::new(folder.path().join("x/y")).create_root().await.unwrap_err(),
     ] {
