@@ -115,7 +115,7 @@ impl Filling {
         }
         let start = match self.form {
             Form::Object => self.merge(received).unwrap_or(stored).min(stored),
-            Form::Log => self.next_start(stored),
+            Form::Log | Form::DamagedLog => self.next_start(stored),
         };
         self.cut = received;
         let segment = SegmentName::containing(self.start, self.timeline, self.size);
@@ -127,7 +127,7 @@ impl Filling {
     fn next_start(&self, stored: Lsn) -> Lsn {
         match self.form {
             Form::Object => stored,
-            Form::Log => self.cut.max(stored),
+            Form::Log | Form::DamagedLog => self.cut.max(stored),
         }
     }
 
@@ -164,6 +164,11 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn keep(full: &mut Vec<Full>, segment: Full) -> Result<(), CaptureError> {
+        full.push(segment);
+        Ok(())
+    }
+
     #[test]
     fn a_piece_begins_where_everything_before_it_is_stored() {
         let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Object);
@@ -186,11 +191,11 @@ mod tests {
     fn a_full_segment_leaves_whole_and_its_rest_as_a_piece() {
         let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Object);
         let mut full = Vec::new();
-        filling.take(lsn("0/1000000"), &vec![5; (16 << 20) + 3], lsn("0/1000000"), |f| Ok(full.push(f))).unwrap();
+        filling.take(lsn("0/1000000"), &vec![5; (16 << 20) + 3], lsn("0/1000000"), |f| keep(&mut full, f)).unwrap();
         assert_eq!((full.len(), full[0].bytes.len()), (1, 16 << 20));
         assert!(full[0].rest.is_none(), "nothing of it was stored: the whole is the shortest way");
         assert_eq!(filling.received(), lsn("0/2000003"));
-        filling.take(lsn("0/2000003"), &vec![6; (16 << 20) - 3], lsn("0/2000003"), |f| Ok(full.push(f))).unwrap();
+        filling.take(lsn("0/2000003"), &vec![6; (16 << 20) - 3], lsn("0/2000003"), |f| keep(&mut full, f)).unwrap();
         let (piece, bytes) = full[1].rest.clone().unwrap();
         assert_eq!((piece.start, piece.end, bytes.len()), (lsn("0/2000003"), lsn("0/3000000"), (16 << 20) - 3));
     }
@@ -199,12 +204,12 @@ mod tests {
     fn what_goes_to_a_log_follows_what_went_there() {
         let mut filling = Filling::new(Timeline::FIRST, lsn("0/1000000"), SIZE, 7, Form::Log);
         let mut full = Vec::new();
-        filling.take(lsn("0/1000000"), &[1; 100], lsn("0/1000000"), |f| Ok(full.push(f))).unwrap();
+        filling.take(lsn("0/1000000"), &[1; 100], lsn("0/1000000"), |f| keep(&mut full, f)).unwrap();
         assert_eq!(filling.cut(lsn("0/1000000")).unwrap().0.end, lsn("0/1000064"));
-        filling.take(lsn("0/1000064"), &[2; 10], lsn("0/1000000"), |f| Ok(full.push(f))).unwrap();
+        filling.take(lsn("0/1000064"), &[2; 10], lsn("0/1000000"), |f| keep(&mut full, f)).unwrap();
         let (second, bytes) = filling.cut(lsn("0/1000000")).unwrap();
         assert_eq!((second.start, bytes.len()), (lsn("0/1000064"), 10), "the first is on its way and arrives before it");
-        filling.take(lsn("0/100006E"), &vec![3; (16 << 20) - 110], lsn("0/1000064"), |f| Ok(full.push(f))).unwrap();
+        filling.take(lsn("0/100006E"), &vec![3; (16 << 20) - 110], lsn("0/1000064"), |f| keep(&mut full, f)).unwrap();
         let (rest, bytes) = full[0].rest.clone().unwrap();
         assert_eq!((rest.start, rest.end, bytes.len()), (lsn("0/100006E"), lsn("0/2000000"), (16 << 20) - 110));
     }
