@@ -37,7 +37,9 @@ impl Appender {
                 if let (Ok((_, end)), Some(reporter)) = (&outcome, &reporter) {
                     reporter.report(*end);
                 }
-                if done.send(outcome).is_err() {
+                // What follows one that is not stored must neither be added nor reported: it would vouch for the gap.
+                let is_over = outcome.is_err();
+                if done.send(outcome).is_err() || is_over {
                     return;
                 }
             }

@@ -105,8 +105,9 @@ async fn look(info: &ConnInfo, slot: &str) -> Result<Sight, PgError> {
     let session = Sql::connect(info).await?;
     let (time, lsn) = session.promised().await?;
     let ranked = session.sync_state_of_slot(slot).await?.filter(|state| state != "async");
-    let names = session.setting("synchronous_standby_names").await?.unwrap_or_default();
-    Ok(Sight::At { time, lsn, standing: Standing { ranked, is_named: may_rank(&names, RECEIVER) } })
+    // Names that cannot be seen may be ours.
+    let is_named = session.setting("synchronous_standby_names").await?.is_none_or(|names| may_rank(&names, RECEIVER));
+    Ok(Sight::At { time, lsn, standing: Standing { ranked, is_named } })
 }
 
 /// `ERRCODE_CANNOT_CONNECT_NOW` (src/backend/postmaster/postmaster.c, `ProcessStartupPacket`): the server starts, shuts down or recovers.
