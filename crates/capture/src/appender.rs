@@ -6,7 +6,10 @@ use crate::uploads::Carrier;
 use bytes::Bytes;
 use pg::Reporter;
 use repo::{Piece, PieceLog, RepoError};
-use std::sync::mpsc;
+use seal::CHUNK_BYTES;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use terms::{Event, Explain, Lsn, SegmentSize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -16,36 +19,42 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Commits may come a thousand times a second; nobody reads as fast.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// From one position to another.
-pub(crate) type Stretch = (Lsn, Lsn);
+/// Who waits for commits is told by the reporter; the receiver itself has time, and waking it takes from them.
+const REST: Duration = Duration::from_millis(20);
+/// What is added at once at most: what came while the last addition was synced goes together.
+const TOGETHER_BYTES: usize = CHUNK_BYTES;
+
+/// What was added: from one position to another, in so many pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Added {
+    pub(crate) start: Lsn,
+    pub(crate) end: Lsn,
+    pub(crate) pieces: usize,
+}
+
+impl Added {
+    /// With what was added next.
+    fn and(self, next: Self) -> Self {
+        Self { start: self.start, end: next.end, pieces: self.pieces + next.pieces }
+    }
+}
 
 /// Adds to logs, in order, until dropped.
 pub(crate) struct Appender {
     queue: mpsc::Sender<(Piece, Bytes)>,
-    landed: UnboundedReceiver<Result<Stretch, CaptureError>>,
+    added: UnboundedReceiver<Result<Added, CaptureError>>,
+    stored: Arc<AtomicU64>,
 }
 
 impl Appender {
     pub(crate) fn start(carrier: Carrier, size: SegmentSize, reporter: Option<Reporter>) -> Result<Self, CaptureError> {
-        let (queue, asked) = mpsc::channel::<(Piece, Bytes)>();
-        let (done, landed) = unbounded_channel();
-        let mut work = Work { carrier, size, log: None, told_at: None, untold: None };
-        let run = move || {
-            while let Ok((piece, bytes)) = asked.recv() {
-                let outcome = work.until_added(&piece, &bytes, &done).map(|()| (piece.start, piece.end));
-                // All before it was stored when it was queued, or was queued before it.
-                if let (Ok((_, end)), Some(reporter)) = (&outcome, &reporter) {
-                    reporter.report(*end);
-                }
-                // What follows one that is not stored must neither be added nor reported: it would vouch for the gap.
-                let is_over = outcome.is_err();
-                if done.send(outcome).is_err() || is_over {
-                    return;
-                }
-            }
-        };
-        match std::thread::Builder::new().name("wal-log".into()).spawn(run) {
-            Ok(_) => Ok(Self { queue, landed }),
+        let (queue, asked) = mpsc::channel();
+        let (done, added) = unbounded_channel();
+        let stored = Arc::new(AtomicU64::new(0));
+        let work = Work { carrier, size, log: None, told_at: None, untold: None };
+        let mut desk = Desk { asked, next: None, work, reporter, stored: Arc::clone(&stored), done, unsaid: None };
+        match std::thread::Builder::new().name("wal-log".into()).spawn(move || desk.run()) {
+            Ok(_) => Ok(Self { queue, added, stored }),
             Err(e) => Err(CaptureError::Bug(format!("cannot start a thread: {e}"))),
         }
     }
@@ -56,9 +65,86 @@ impl Appender {
         drop(self.queue.send((piece, bytes)));
     }
 
-    /// The next piece that is stored.
-    pub(crate) async fn next(&mut self) -> Result<Stretch, CaptureError> {
-        self.landed.recv().await.unwrap_or_else(|| Err(CaptureError::Bug("the thread that adds to logs is gone".into())))
+    /// Everything before here is stored, whether or not `next` has told of it: all before a piece was stored when it was queued, or was
+    /// queued before it.
+    pub(crate) fn stored(&self) -> Lsn {
+        Lsn::from_bytes(self.stored.load(Ordering::Acquire))
+    }
+
+    /// The next pieces that are stored.
+    pub(crate) async fn next(&mut self) -> Result<Added, CaptureError> {
+        self.added.recv().await.unwrap_or_else(|| Err(CaptureError::Bug("the thread that adds to logs is gone".into())))
+    }
+}
+
+/// Where pieces come in, and where it is said what became of them.
+struct Desk {
+    asked: mpsc::Receiver<(Piece, Bytes)>,
+    /// Taken from the queue, and not to be added with those before it.
+    next: Option<(Piece, Bytes)>,
+    work: Work,
+    reporter: Option<Reporter>,
+    stored: Arc<AtomicU64>,
+    done: UnboundedSender<Result<Added, CaptureError>>,
+    /// What was added and reported, and since when the receiver has not been told.
+    unsaid: Option<(Added, Instant)>,
+}
+
+impl Desk {
+    fn run(&mut self) {
+        loop {
+            let (piece, bytes, pieces) = match self.take() {
+                Ok(taken) => taken,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.say();
+                    continue;
+                }
+            };
+            if let Err(e) = self.work.until_added(&piece, &bytes, &self.done) {
+                // What follows one that is not stored must neither be added nor reported: it would vouch for the gap.
+                self.say();
+                let _ = self.done.send(Err(e));
+                return;
+            }
+            self.stored.store(piece.end.bytes(), Ordering::Release);
+            let is_reported = self.reporter.as_ref().is_some_and(|reporter| reporter.report(piece.end));
+            let added = Added { start: piece.start, end: piece.end, pieces };
+            let (unsaid, since) = self.unsaid.map_or_else(|| (added, Instant::now()), |(before, since)| (before.and(added), since));
+            self.unsaid = Some((unsaid, since));
+            // The next segment's pieces begin once this one is known to be stored.
+            let is_full = piece.end == piece.segment.end(self.work.size);
+            if (!is_reported || is_full || since.elapsed() >= REST) && !self.say() {
+                return;
+            }
+        }
+    }
+
+    /// The next piece, and whatever follows it that lies in the queue already, as one.
+    fn take(&mut self) -> Result<(Piece, Bytes, usize), RecvTimeoutError> {
+        let (mut piece, first) = match (self.next.take(), &self.unsaid) {
+            (Some(next), _) => next,
+            (None, None) => self.asked.recv().map_err(|_| RecvTimeoutError::Disconnected)?,
+            (None, Some((_, since))) => self.asked.recv_timeout(REST.saturating_sub(since.elapsed()))?,
+        };
+        let (mut bytes, mut pieces) = (vec![first], 1);
+        while let Ok((more, its)) = self.asked.try_recv() {
+            let follows = more.segment == piece.segment && more.start == piece.end;
+            if !follows || more.end.bytes_since(piece.start) > TOGETHER_BYTES as u64 {
+                self.next = Some((more, its));
+                break;
+            }
+            piece.end = more.end;
+            bytes.push(its);
+            pieces += 1;
+        }
+        let bytes = if bytes.len() == 1 { bytes.swap_remove(0) } else { bytes.concat().into() };
+        Ok((piece, bytes, pieces))
+    }
+
+    /// Tells the receiver of what it was not told; false when it is gone.
+    fn say(&mut self) -> bool {
+        self.unsaid.take().is_none_or(|(added, _)| self.done.send(Ok(added)).is_ok())
     }
 }
 
@@ -73,7 +159,7 @@ struct Work {
 
 impl Work {
     /// Tries however long the store is away, as long as somebody waits.
-    fn until_added(&mut self, piece: &Piece, bytes: &[u8], waits: &UnboundedSender<Result<Stretch, CaptureError>>) -> Result<(), CaptureError> {
+    fn until_added(&mut self, piece: &Piece, bytes: &[u8], waits: &UnboundedSender<Result<Added, CaptureError>>) -> Result<(), CaptureError> {
         let mut backoff = Duration::from_millis(200);
         loop {
             match self.add(piece, bytes) {

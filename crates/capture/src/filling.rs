@@ -90,7 +90,7 @@ impl Filling {
                 let whole = Bytes::from_owner(std::mem::replace(&mut self.bytes, self.buffers.take()));
                 let end = name.end(self.size);
                 let from = self.next_start(stored);
-                let rest = (stored > self.start && from < end).then(|| {
+                let rest = (from > self.start && from < end).then(|| {
                     let piece = Piece { segment: name, start: from, end, session: self.session, form: self.form };
                     (piece, whole.slice((from.bytes() - self.start.bytes()) as usize..))
                 });

@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
         let reporter = (self.options.flush == Flush::Synchronous).then(|| stream.reporter()).flatten();
         let uploads = Uploads::start(self.carrier.clone(), from, size, reporter);
         let filling = Filling::new(timeline, from, size, session_number(), uploads.form());
-        let flow = Flow {
+        let mut flow = Flow {
             survey: Survey::begin(source, from),
             filling: filling.beginning_at(history.begin_of(timeline)),
             uploads,
@@ -172,7 +172,12 @@ impl<'a> Session<'a> {
             marks: Marks::new(size, self.options, known),
             covering: None,
         };
-        match self.stream(flow, until).await {
+        let ended = self.stream(&mut flow, until).await;
+        // What is read again because it made no sense begins further back.
+        if !matches!(ended, Err(CaptureError::Nonsense { .. }) | Ok(Ended::Switched)) {
+            self.stored_to(&flow);
+        }
+        match ended {
             Err(CaptureError::Pg(e)) if e.slug() == "pg-wal-removed" => {
                 let why = e.detail().trim_end_matches('.').to_owned();
                 if matches!(self.options.slot, Slot::Permanent(_)) {
@@ -186,13 +191,13 @@ impl<'a> Session<'a> {
     }
 
     /// Copies bytes and answers the server; everything slow happens behind it.
-    async fn stream(&mut self, mut flow: Flow, until: &mut watch::Receiver<Until>) -> Result<Ended, CaptureError> {
+    async fn stream(&mut self, flow: &mut Flow, until: &mut watch::Receiver<Until>) -> Result<Ended, CaptureError> {
         let mut status = interval(self.options.status_interval);
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let stored = flow.uploads.stored();
             if until.borrow_and_update().is_reached(stored) {
-                self.tell_server(&mut flow).await?;
+                self.tell_server(flow).await?;
                 return Ok(Ended::Stopped);
             }
             let is_all_stored = stored >= flow.filling.received() || self.options.flush == Flush::Whole;
@@ -221,11 +226,11 @@ impl<'a> Session<'a> {
                     if flow.heard_at.elapsed() > SILENCE_MAX {
                         return Err(CaptureError::Silence { seconds: SILENCE_MAX.as_secs() });
                     }
-                    self.tell_server(&mut flow).await?;
-                    self.cover(&mut flow);
+                    self.tell_server(flow).await?;
+                    self.cover(flow);
                 }
                 () = sleep_until(flow.leaving.map_or_else(far_away, |l| l.answer_at)), if flow.leaving.is_some() => {
-                    self.tell_server(&mut flow).await?;
+                    self.tell_server(flow).await?;
                     if let Some(leaving) = flow.leaving.as_mut() {
                         leaving.answer_at = Instant::now() + ANSWERS_AT_SHUTDOWN;
                         if Instant::now() >= leaving.deadline {
@@ -242,27 +247,23 @@ impl<'a> Session<'a> {
                     if let Some(segment) = landed? {
                         self.indexer.stored(segment.name, segment.digest, segment.bytes_stored);
                     }
-                    let now = flow.uploads.stored();
-                    if now > stored {
-                        self.has_stored = true;
-                        self.position = Some((flow.filling.timeline(), now));
-                        self.is_past_a_gap = false;
+                    if let Some(now) = self.stored_to(flow) {
                         self.progress.send_replace(Some(Progress { timeline: flow.filling.timeline(), stored: now }));
                         if flow.stream.reported() < now {
-                            self.tell_server(&mut flow).await?;
+                            self.tell_server(flow).await?;
                         }
-                        self.cover(&mut flow);
+                        self.cover(flow);
                     }
                 }
                 () = sleep_until(flush_at.unwrap_or_else(far_away)), if flush_at.is_some() => flow.flush()?,
                 () = sleep_until(flow.waiting.look_again_at()) => {}
-                () = sleep(MARK_PAUSE), if flow.marks.lags(stored) => self.cover(&mut flow),
-                sight = flow.lookout.next() => self.heed(sight, &mut flow)?,
+                () = sleep(MARK_PAUSE), if flow.marks.lags(stored) => self.cover(flow),
+                sight = flow.lookout.next() => self.heed(sight, flow)?,
                 () = sleep_until(flow.rest_until.unwrap_or_else(far_away)), if is_resting => {}
                 // While the store is behind, nothing more is read: the server keeps it for us.
                 event = flow.stream.next(), if is_reading && !is_resting => match flow.heard(event?) {
                     StreamEvent::Data { start, bytes, .. } => {
-                        self.survey(&mut flow, &bytes)?;
+                        self.survey(flow, &bytes)?;
                         let uploads = &mut flow.uploads;
                         flow.filling.take(start, &bytes, stored, |full| uploads.push(full))?;
                         if self.options.flush != Flush::Synchronous {
@@ -271,7 +272,7 @@ impl<'a> Session<'a> {
                     }
                     StreamEvent::Keepalive { end, reply_requested, .. } => {
                         if reply_requested && flow.leaving.is_none() {
-                            let reported = self.tell_server(&mut flow).await?;
+                            let reported = self.tell_server(flow).await?;
                             flow.pinged(end, reported, self.options.shutdown_grace);
                         }
                     }
@@ -282,6 +283,17 @@ impl<'a> Session<'a> {
                 },
             }
         }
+    }
+
+    /// Where to go on should this connection end now; `None` when that is no further than was known.
+    fn stored_to(&mut self, flow: &Flow) -> Option<Lsn> {
+        let (timeline, now) = (flow.filling.timeline(), flow.uploads.stored());
+        if self.position.is_some_and(|(on, known)| on == timeline && known >= now) {
+            return None;
+        }
+        (self.has_stored, self.is_past_a_gap) = (true, false);
+        self.position = Some((timeline, now));
+        Some(now)
     }
 
     /// Reports what is stored, and asks for a sign of life; what was reported.

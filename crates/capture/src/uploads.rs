@@ -1,7 +1,7 @@
 //! Segments and pieces on their way to the store, and up to where everything is stored.
 
 use crate::CaptureError;
-use crate::appender::Appender;
+use crate::appender::{Added, Appender};
 use crate::filling::Full;
 use bytes::Bytes;
 use pg::Reporter;
@@ -39,8 +39,9 @@ pub(crate) struct Carrier {
 struct Landed {
     start: Lsn,
     end: Lsn,
-    /// `None` for a piece.
+    /// `None` for pieces.
     segment: Option<StoredSegment>,
+    pieces: usize,
 }
 
 /// A whole segment that is stored: the digest of its plain bytes, and the bytes that it takes.
@@ -85,19 +86,19 @@ impl Uploads {
 
     /// Everything received before here is stored.
     pub(crate) fn stored(&self) -> Lsn {
-        self.stored
+        self.appender.as_ref().map_or(self.stored, |appender| self.stored.max(appender.stored()))
     }
     /// Whether another segment may be taken in while the one that begins at `filling` fills: none runs further ahead of what is
     /// stored than a restore must know (`repo::reach::stretch`), even when the oldest upload is the one that does not end. Large
     /// pieces take as much room as segments do.
     pub(crate) fn has_room(&self, filling: Lsn) -> bool {
         self.segments < self.segments_max as usize
-            && filling.bytes_since(self.stored) < self.segments_max * self.size.bytes()
+            && filling.bytes_since(self.stored()) < self.segments_max * self.size.bytes()
             && self.piece_bytes <= SegmentSize::DEFAULT.bytes()
     }
-    /// Whether another piece may be sent.
+    /// Whether another piece may be sent. To a log those go together that came while one was added.
     pub(crate) fn has_room_for_a_piece(&self) -> bool {
-        self.pieces < PIECES
+        self.pieces < PIECES || self.form() == Form::Log
     }
     pub(crate) fn is_busy(&self) -> bool {
         !self.running.is_empty() || self.pieces > 0
@@ -123,7 +124,7 @@ impl Uploads {
             };
             carrier.events.tell(event);
             let digest = digested.await.map_err(|e| CaptureError::Bug(e.to_string()))?;
-            Ok(Landed { start: full.start, end, segment: Some(StoredSegment { name: full.name, digest, bytes_stored }) })
+            Ok(Landed { start: full.start, end, segment: Some(StoredSegment { name: full.name, digest, bytes_stored }), pieces: 0 })
         });
         Ok(())
     }
@@ -145,7 +146,7 @@ impl Uploads {
             let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
             let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
             carrier.events.tell(Event::PieceStored { segment: piece.segment, start: piece.start, end: piece.end, bytes_stored });
-            Ok(Landed { start: piece.start, end: piece.end, segment: None })
+            Ok(Landed { start: piece.start, end: piece.end, segment: None, pieces: 1 })
         });
         Ok(())
     }
@@ -161,13 +162,13 @@ impl Uploads {
         let landed = tokio::select! {
             Some(joined) = self.running.join_next() => joined.map_err(|e| CaptureError::Bug(e.to_string()))??,
             added = appended => {
-                let (start, end) = added?;
-                Landed { start, end, segment: None }
+                let Added { start, end, pieces } = added?;
+                Landed { start, end, segment: None, pieces }
             }
         };
         match landed.segment {
             None => {
-                self.pieces -= 1;
+                self.pieces -= landed.pieces;
                 self.piece_bytes -= landed.end.bytes() - landed.start.bytes();
             }
             Some(_) => self.segments -= 1,

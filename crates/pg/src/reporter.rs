@@ -54,22 +54,23 @@ impl Reporter {
         Some((Self { socket: socket.try_clone_to_owned().ok()?, desk, reported }, hang_up))
     }
 
-    /// Says that everything before `stored` is written and flushed. Says nothing when the connection is about to speak, or the
-    /// server does not read: then the connection says it later.
-    pub fn report(&self, stored: Lsn) {
+    /// Says that everything before `stored` is written and flushed; whether it was said. Says nothing when the connection is about to
+    /// speak, or the server does not read: then the connection must say it later.
+    pub fn report(&self, stored: Lsn) -> bool {
         if self.desk.0.compare_exchange(FREE, REPORTING, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            return;
+            return false;
         }
         let message = message(stored);
-        match send(&self.socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) if sent == message.len() => {
-                self.reported.fetch_max(stored.bytes(), Ordering::Release);
-            }
+        let sent = send(&self.socket, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let is_said = sent == Ok(message.len());
+        if is_said {
+            self.reported.fetch_max(stored.bytes(), Ordering::Release);
+        } else if sent.is_ok() {
             // Half a message is worse than none: whoever listens finds the connection closed and begins another.
-            Ok(_) => shutdown(&self.socket, Shutdown::Both).unwrap_or_default(),
-            Err(_) => {}
+            shutdown(&self.socket, Shutdown::Both).unwrap_or_default();
         }
         self.desk.0.store(FREE, Ordering::Release);
+        is_said
     }
 }
 
@@ -115,7 +116,7 @@ mod tests {
     #[test]
     fn a_report_is_one_whole_message() {
         let (reporter, mut server) = reporter();
-        reporter.report(Lsn::from_bytes(0x0123_4567));
+        assert!(reporter.report(Lsn::from_bytes(0x0123_4567)));
         let mut got = [0; 64];
         assert_eq!(server.read(&mut got).unwrap(), 39);
         assert_eq!(
@@ -130,7 +131,7 @@ mod tests {
         let (reporter, mut server) = reporter();
         drop(HangUp(reporter.socket.try_clone().unwrap()));
         assert_eq!(server.read(&mut [0; 64]).unwrap(), 0, "the end of the conversation");
-        reporter.report(Lsn::from_bytes(7));
+        assert!(!reporter.report(Lsn::from_bytes(7)));
         assert_eq!(reporter.reported.load(Ordering::Acquire), 0);
     }
 
@@ -139,11 +140,11 @@ mod tests {
         let (reporter, mut server) = reporter();
         reporter.desk.take();
         reporter.desk.take();
-        reporter.report(Lsn::from_bytes(7));
+        assert!(!reporter.report(Lsn::from_bytes(7)));
         assert!(server.read(&mut [0; 64]).is_err(), "the two would mix");
         assert_eq!(reporter.reported.load(Ordering::Acquire), 0);
         reporter.desk.free();
-        reporter.report(Lsn::from_bytes(8));
+        assert!(reporter.report(Lsn::from_bytes(8)));
         assert_eq!(server.read(&mut [0; 64]).unwrap(), 39);
     }
 }

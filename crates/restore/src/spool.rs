@@ -23,7 +23,7 @@ use tokio::time::sleep;
 const SEGMENTS_AHEAD: u64 = 16;
 const BYTES_AHEAD: u64 = 512 << 20;
 /// What filling may hold in memory: segments as they are and as they are stored.
-const IN_MEMORY_BYTES: u64 = 96 << 20;
+const IN_MEMORY_BYTES: u64 = 64 << 20;
 /// How long whoever fills stays when the server asks for nothing.
 const LINGER: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -12,6 +12,9 @@ use crate::{CHUNK_BYTES, Compression};
 /// A stretch of zeros of this length is no ciphertext: blocks that a power loss kept from the disk read as zeros.
 const NEVER_WRITTEN: usize = 16;
 
+/// So many zero bytes a whole frame may end in: four of them, in a tag, come once in four thousand million.
+const ZEROS_AT_ITS_END: usize = 3;
+
 /// Fewer bytes are stored as they are: a commit's worth gains less than compressing it takes.
 const COMPRESSED_FROM_BYTES: usize = 1024;
 
@@ -94,17 +97,22 @@ fn is_torn(opener: &mut Opener, object: &OpenObject, rest: &[u8], number: u32) -
         return rest.len() < FRAME_HEADER_BYTES || rest[..FRAME_HEADER_BYTES].iter().all(|byte| *byte == 0);
     };
     match rest.get(FRAME_HEADER_BYTES..bytes) {
-        Some(body) => body.chunk_by(|a, b| a == b).any(|run| run[0] == 0 && run.len() >= NEVER_WRITTEN),
-        None => !ends_here(opener, object, rest, number),
+        Some(body) if !body.chunk_by(|a, b| a == b).any(|run| run[0] == 0 && run.len() >= NEVER_WRITTEN) => false,
+        _ => !ends_here(opener, object, rest, number),
     }
 }
 
-/// Whether the frame is whole after all and only its length is damaged, so that it looks cut short.
+/// Whether the frame is whole after all and only its length is damaged, so that it looks cut short or followed by zeros that it
+/// would take in.
 fn ends_here(opener: &mut Opener, object: &OpenObject, rest: &[u8], number: u32) -> bool {
-    let mut frame = rest.to_vec();
-    let length = u32::try_from(rest.len() - FRAME_HEADER_BYTES).unwrap_or(0);
-    frame[..4].copy_from_slice(&length.to_le_bytes());
-    open(opener, object, &frame, number, &mut Vec::new()).is_ok()
+    let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    // It may end in zeros itself, but hardly ever in more than this.
+    (written..=rest.len().min(written + ZEROS_AT_ITS_END)).filter(|end| *end > FRAME_HEADER_BYTES).any(|end| {
+        let mut frame = rest[..end].to_vec();
+        let length = u32::try_from(end - FRAME_HEADER_BYTES).unwrap_or(0);
+        frame[..4].copy_from_slice(&length.to_le_bytes());
+        open(opener, object, &frame, number, &mut Vec::new()).is_ok()
+    })
 }
 
 /// Whether a later frame follows somewhere: then the one with this number was whole once.
@@ -184,6 +192,23 @@ mod tests {
                 assert!(opened(&ground, &sealed).is_err(), "bit {bit} of byte {at} went unnoticed");
             }
         }
+    }
+
+    #[test]
+    fn zeros_written_ahead_are_no_frames_and_hide_no_damage() {
+        let ground = sealed_ground(&[b"one", b"two and a half", b"three"]);
+        let ahead = [&ground.sealed[..], &[0; 5000]].concat();
+        assert_eq!(opened(&ground, &ahead).unwrap(), b"onetwo and a halfthree");
+        for at in 0..ground.sealed.len() {
+            for bit in 0..8 {
+                let mut sealed = ahead.clone();
+                sealed[at] ^= 1 << bit;
+                assert!(opened(&ground, &sealed).is_err(), "bit {bit} of byte {at} went unnoticed");
+            }
+        }
+        let mut torn = ahead.clone();
+        torn[ground.frames[2] + 10..].fill(0);
+        assert_eq!(opened(&ground, &torn).unwrap(), b"onetwo and a half");
     }
 
     #[test]

@@ -114,6 +114,7 @@ pub trait ObjectSink: Send + Sync {
 }
 
 /// An object that grows. Others see it, empty, from its beginning on; from the first addition on it stays when this is dropped.
+/// Zeros may follow what was added.
 pub trait Growing: Send {
     /// Adds these bytes, durably. Blocks. After an error part of them may be there, and nothing more may be added.
     fn add(&mut self, bytes: &[u8]) -> Result<(), StoreError>;

@@ -310,8 +310,10 @@ async fn what_grows_is_read_back_after_each_addition(store: &Arc<dyn Put>) {
         let added;
         (growing, added) = add(growing, bytes).await;
         added.expect("add works");
-        assert_eq!(store.get(&path).await.expect("get works"), whole, "after addition {seed}");
-        assert_eq!(store.info(&path).await.unwrap().expect("it is there").bytes, whole.len() as u64);
+        let read = store.get(&path).await.expect("get works");
+        let (added, ahead) = read.split_at(whole.len());
+        assert!(added == whole && ahead.iter().all(|byte| *byte == 0), "after addition {seed}");
+        assert_eq!(store.info(&path).await.unwrap().expect("it is there").bytes, read.len() as u64);
     }
     let from = whole.len() - 10;
     assert_eq!(store.get_range(&path, from as u64..whole.len() as u64).await.unwrap(), whole[from..]);
