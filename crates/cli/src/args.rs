@@ -51,6 +51,8 @@ pub enum Verb {
     Backup(BackupArgs),
     /// Restore a cluster to an instant
     Restore(RestoreArgs),
+    /// Hold a drill: restore into a place of its own, check everything, remove it again
+    Verify(VerifyArgs),
     /// List the backups
     List,
     /// One screen: what is protected, and up to when
@@ -146,6 +148,33 @@ pub struct RestoreArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+    /// Threads that open and write; all cores unless said otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub jobs: Option<u16>,
+}
+
+/// Restores the newest backup and all its WAL into a directory of its own, starts PostgreSQL there where nobody else reaches it, looks at every
+/// index and table of every database with amcheck, reads every row, asks the configured questions, and removes it all.
+///
+/// The verdict is "passed" only when everything was looked at and found good; exit code 6 says that something is wrong, 4 that something could
+/// not be checked.
+#[derive(Debug, ClapArgs)]
+pub struct VerifyArgs {
+    /// The instant to restore to, as for bowline restore
+    #[arg(long, default_value = "latest", value_name = "TARGET")]
+    pub to: RecoveryTarget,
+    /// Follow this timeline instead of the newest
+    #[arg(long, value_name = "N")]
+    pub timeline: Option<Timeline>,
+    /// Verify this backup instead of the newest
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<BackupId>,
+    /// Restore below this directory instead of the configured one ([drill] dir) or /var/tmp
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Do not keep the report in the repository
+    #[arg(long)]
+    pub no_record: bool,
     /// Threads that open and write; all cores unless said otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub jobs: Option<u16>,

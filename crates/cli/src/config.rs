@@ -3,6 +3,7 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use bytesize::ByteSize;
+use checks::Expectation;
 use seal::Compression;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Config {
     pub backup: Backup,
     #[serde(default)]
     pub wal: Wal,
+    #[serde(default)]
+    pub drill: Drill,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -137,6 +140,25 @@ impl Default for Wal {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drill {
+    /// Below this directory `bowline verify` restores.
+    pub dir: Option<PathBuf>,
+    pub checks: Vec<DrillCheck>,
+}
+
+/// A question that a restored server is asked: one value, and what it must be.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillCheck {
+    pub sql: String,
+    #[serde(deserialize_with = "expectation")]
+    pub expect: Expectation,
+    /// The database to ask; that of [postgres] conninfo unless said otherwise.
+    pub database: Option<String>,
+}
+
 /// A secret is never written into the file itself: `env:NAME` or `file:PATH`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
@@ -176,6 +198,10 @@ impl SecretRef {
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let span: Option<jiff::SignedDuration> = Option::deserialize(from)?;
     span.map(Duration::try_from).transpose().map_err(|_| serde::de::Error::custom("a duration is positive, such as 30s, 5m or 1h"))
+}
+
+fn expectation<'de, D: Deserializer<'de>>(from: D) -> Result<Expectation, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
 }
 
 fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>, D::Error> {

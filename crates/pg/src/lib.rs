@@ -21,6 +21,7 @@ mod page;
 mod passfile;
 mod private_server;
 mod programs;
+mod proof;
 mod reporter;
 pub mod rules;
 mod running;
@@ -52,6 +53,7 @@ pub use label::{BackupLabel, TablespaceLink, parse_tablespace_map, print_tablesp
 pub use page::{BadPage, PAGE_SIZE, page_checksum, page_lsn, verify_page, verify_pages};
 pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode};
 pub use programs::{Owner, find_bin_dir, owner_of};
+pub use proof::{Amcheck, CheckKind, Checkable, Provable, Readable};
 pub use reporter::Reporter;
 pub use running::{server_running_in, start_normally, stop_server};
 pub use server_error::{Peer, ServerError};

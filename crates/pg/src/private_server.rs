@@ -27,6 +27,11 @@ pub struct PrivateOptions {
     pub settings: Vec<(String, String)>,
     /// The file that its output is appended to.
     pub log: PathBuf,
+    /// In a network of its own, in which nothing can be reached, where the kernel and this process's rights allow: what runs in the
+    /// database must not call out. A socket in the file system is reached all the same.
+    pub cut_off: bool,
+    /// Where the directory of its socket is made: a short path, since a socket's must fit into 107 bytes (`sun_path`).
+    pub sockets: PathBuf,
 }
 
 /// What every private server is started with unless `settings` say otherwise: whatever the copied configuration would
@@ -80,6 +85,7 @@ pub struct PrivateServer {
     data_dir: PathBuf,
     log: PathBuf,
     socket_dir: TempDir,
+    is_cut_off: bool,
     /// The thread that started the server and whose end would stop it; it waits until this is dropped.
     _keeper: mpsc::Sender<()>,
 }
@@ -89,13 +95,13 @@ const PORT: u16 = 5432;
 impl PrivateServer {
     /// Starts `postgres` itself, without a shell or pg_ctl, and returns as soon as the process runs.
     pub fn start(options: &PrivateOptions) -> Result<Self, InstanceError> {
-        let PrivateOptions { bin_dir, data_dir, owner, settings, log } = options;
+        let PrivateOptions { bin_dir, data_dir, owner, settings, log, cut_off, sockets } = options;
         if let Some(pid) = server_running_in(data_dir) {
             return Err(InstanceError::Running { data_dir: data_dir.clone(), pid });
         }
         let program = bin_dir.join("postgres");
         let mut command = command(&program, *owner, data_dir)?;
-        let socket_dir = make_socket_dir(*owner)?;
+        let socket_dir = make_socket_dir(sockets, *owner)?;
         let inside = |name: &str| socket_dir.path().join(name).display().to_string();
         command.arg("-D").arg(data_dir);
         let mut set = |key: &str, value: &str| {
@@ -121,8 +127,8 @@ impl PrivateServer {
         let errors = output.try_clone().map_err(io("open", log))?;
         // A group of its own: Ctrl-C is for Bowline, which then stops the server in order.
         command.stdout(output).stderr(errors).process_group(0);
-        let (child, keeper) = spawn_kept(command).map_err(|why| InstanceError::NotRun { program, why })?;
-        Ok(Self { child, ended: None, data_dir: data_dir.clone(), log: log.clone(), socket_dir, _keeper: keeper })
+        let Kept { child, is_cut_off, keeper } = spawn_kept(command, *cut_off).map_err(|why| InstanceError::NotRun { program, why })?;
+        Ok(Self { child, ended: None, data_dir: data_dir.clone(), log: log.clone(), socket_dir, is_cut_off, _keeper: keeper })
     }
 
     /// The directory of its socket: `host=` in a connection string. Everybody who gets in is whom he says he is.
@@ -132,6 +138,10 @@ impl PrivateServer {
     /// The number in its socket's name: `port=` in a connection string.
     pub fn port(&self) -> u16 {
         PORT
+    }
+    /// Whether it is in a network of its own.
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off
     }
     /// Its process id.
     pub fn pid(&self) -> u32 {
@@ -216,8 +226,15 @@ impl Drop for PrivateServer {
     }
 }
 
+/// A server and the thread that it lives as long as.
+struct Kept {
+    child: Child,
+    is_cut_off: bool,
+    keeper: mpsc::Sender<()>,
+}
+
 /// The parent's death signal is sent when the *thread* that forked ends, so a thread of its own does and then waits.
-fn spawn_kept(mut command: Command) -> std::io::Result<(Child, mpsc::Sender<()>)> {
+fn spawn_kept(mut command: Command, cut_off: bool) -> std::io::Result<Kept> {
     let die_with_parent = || nix::sys::prctl::set_pdeathsig(Signal::SIGINT).map_err(Into::into);
     // SAFETY: between fork and exec only the prctl system call is made; it touches no memory of this process.
     // It is made after the change of user, which would undo it.
@@ -225,20 +242,20 @@ fn spawn_kept(mut command: Command) -> std::io::Result<(Child, mpsc::Sender<()>)
     let (keeper, dropped) = mpsc::channel();
     let (spawned, answer) = mpsc::channel();
     std::thread::Builder::new().name("postgres-keeper".into()).spawn(move || {
+        // SAFETY: a network namespace belongs to the thread that asks for it; this one does nothing but start the server.
+        let is_cut_off = cut_off && unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.is_ok();
         let child = command.spawn();
         // Closes this process's copies of the log.
         drop(command);
-        let _ = spawned.send(child);
+        let _ = spawned.send((child, is_cut_off));
         let _ = dropped.recv();
     })?;
-    let child = answer.recv().map_err(|_| std::io::Error::other("the thread that starts it ended"))??;
-    Ok((child, keeper))
+    let (child, is_cut_off) = answer.recv().map_err(|_| std::io::Error::other("the thread that starts it ended"))?;
+    Ok(Kept { child: child?, is_cut_off, keeper })
 }
 
-/// A directory that only the server's user can enter. It is under /tmp because a socket's path must fit into 107 bytes
-/// (`sun_path`), and holds the configuration as well, which the data directory may lack.
-fn make_socket_dir(owner: Owner) -> Result<TempDir, InstanceError> {
-    let base = Path::new("/tmp");
+/// A directory that only the server's user can enter. It holds the configuration as well, which the data directory may lack.
+fn make_socket_dir(base: &Path, owner: Owner) -> Result<TempDir, InstanceError> {
     let dir = tempfile::Builder::new().prefix("bowline-").permissions(fs::Permissions::from_mode(0o700)).tempdir_in(base);
     let dir = dir.map_err(io("make a directory in", base))?;
     // Peer authentication cannot be used: the one who connects may be root. The directory's mode keeps others out.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_postgres::tls::{MakeTlsConnect, TlsStream};
 use tokio_postgres::types::{FromSqlOwned, PgLsn, ToSql};
-use tokio_postgres::{Client, Connection, NoTls, Row};
+use tokio_postgres::{Client, Connection, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// The session. A task of its own drives the connection; it ends when this is dropped.
@@ -185,13 +185,38 @@ impl Sql {
     pub(crate) async fn rows(&self, doing: &str, text: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, PgError> {
         match self.client.query(text, values).await {
             Ok(rows) => Ok(rows),
-            Err(error) if error.is_closed() => {
-                let mut ended = self.ended.clone();
-                let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
-                Err(self.lost(doing, why))
-            }
-            Err(error) => Err(explained(&self.peer, doing, error)),
+            Err(error) => Err(self.failed(doing, error).await),
         }
+    }
+
+    /// How many rows a command touched.
+    pub(crate) async fn execute(&self, doing: &str, text: &str) -> Result<u64, PgError> {
+        match self.client.execute(text, &[]).await {
+            Ok(rows) => Ok(rows),
+            Err(error) => Err(self.failed(doing, error).await),
+        }
+    }
+
+    /// The first column of the first row of whatever was asked, as text; `None` when there is no row or it is null.
+    pub(crate) async fn first_value(&self, doing: &str, text: &str) -> Result<Option<String>, PgError> {
+        let answers = match self.client.simple_query(text).await {
+            Ok(answers) => answers,
+            Err(error) => return Err(self.failed(doing, error).await),
+        };
+        let first = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Ok(first.and_then(|row| row.try_get(0).ok().flatten()).map(str::to_owned))
+    }
+
+    async fn failed(&self, doing: &str, error: tokio_postgres::Error) -> PgError {
+        if !error.is_closed() {
+            return explained(&self.peer, doing, error);
+        }
+        let mut ended = self.ended.clone();
+        let why = ended.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        self.lost(doing, why)
     }
 
     pub(crate) async fn row(&self, doing: &str, text: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, PgError> {

@@ -3,7 +3,7 @@
 use crate::Piece;
 use seal::KeyId;
 use store::ObjectPath;
-use terms::{BackupId, BackupKind, SegmentName, SystemId, Timeline, WalName};
+use terms::{BackupId, BackupKind, SegmentName, SystemId, Timeline, Timestamp, WalName};
 
 /// What a segment's name is followed by in the name of the folder of its pieces.
 pub(crate) const PIECES: &str = ".pieces";
@@ -91,6 +91,12 @@ pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentN
     let (first, last) = span.split_once('-')?;
     let (first, last): (SegmentName, SegmentName) = (first.parse().ok()?, last.parse().ok()?);
     (first.timeline() == last.timeline() && first <= last).then_some((first, last))
+}
+
+/// The report of a drill that began at this time; a further one of the same second has a number from 2 on.
+pub(crate) fn drill_report(at: Timestamp, number: u32) -> ObjectPath {
+    let number = if number > 1 { format!("-{number}") } else { String::new() };
+    path(format!("drills/{}{number}/report.json", at.compact()))
 }
 
 pub(crate) fn coverage() -> ObjectPath {

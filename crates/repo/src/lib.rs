@@ -4,6 +4,7 @@ pub mod audit;
 mod catalog;
 mod coverage;
 mod document;
+mod drills;
 mod epoch;
 mod error;
 mod index;

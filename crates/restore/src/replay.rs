@@ -45,7 +45,8 @@ pub(crate) async fn replay(
     let spool = spool_of(target)?;
     target.make_dir(&spool)?;
     // Sockets have short names only (107 bytes), data directories need not.
-    let private = tempfile::Builder::new().prefix("bowline-").tempdir_in("/tmp").map_err(RestoreError::file("create a folder in", "/tmp"))?;
+    let private = tempfile::Builder::new().prefix("bowline-").tempdir_in(&target.sockets);
+    let private = private.map_err(RestoreError::file("create a folder in", &target.sockets))?;
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
     let control = read_control(&target.data_dir)?;
@@ -56,7 +57,9 @@ pub(crate) async fn replay(
     let mut settings = recovery_settings(plan);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
     settings.extend(minima(&control));
-    let options = PrivateOptions { bin_dir, data_dir: target.data_dir.clone(), owner: target.owner, settings, log: log.clone() };
+    let (data_dir, sockets) = (target.data_dir.clone(), target.sockets.clone());
+    // No session runs in it, and restore_command may need the network.
+    let options = PrivateOptions { bin_dir, data_dir, owner: target.owner, settings, log: log.clone(), cut_off: false, sockets };
     let mut server = PrivateServer::start(&options)?;
     server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await?;
     server.stop(StopMode::Fast, STOP_LIMIT).await?;

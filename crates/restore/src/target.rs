@@ -17,6 +17,8 @@ pub struct Target {
     pub owner: Owner,
     /// Where reports, logs, fetched WAL and outside configuration lie: `{data_dir}.bowline`.
     pub side_dir: PathBuf,
+    /// Where directories of sockets are made: a short path, since a socket's must fit into 107 bytes.
+    pub sockets: PathBuf,
     /// Something is there and has to be moved.
     occupied: bool,
 }
@@ -48,7 +50,12 @@ impl Target {
             if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
         let mut side = data_dir.as_os_str().to_owned();
         side.push(".bowline");
-        Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir: side.into(), occupied })
+        Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir: side.into(), sockets: "/tmp".into(), occupied })
+    }
+
+    /// With its sockets elsewhere than in /tmp.
+    pub fn with_sockets(self, sockets: &Path) -> Self {
+        Self { sockets: sockets.to_owned(), ..self }
     }
 
     /// Whether something will be moved aside.

@@ -432,6 +432,8 @@ async fn a_private_server_runs_on_a_copy_whose_own_settings_would_open_it_or_hol
             owner: pg::owner_of(&data_dir).expect("owner"),
             settings: vec![("work_mem".into(), "7MB".into())],
             log: cluster.home().join("private.log"),
+            cut_off: false,
+            sockets: "/tmp".into(),
         };
         let mut server = PrivateServer::start(&options).expect("start");
         server.wait_until(|state| state == ServerState::Ready, LIMIT).await.expect("ready");
@@ -468,7 +470,15 @@ fn a_process_that_dies_beside_its_private_server() {
     let var = |name: &str| PathBuf::from(std::env::var_os(name).expect("set by the test"));
     let data_dir = var("PG_BYTES_DATA");
     let owner = pg::owner_of(&data_dir).expect("owner");
-    let options = PrivateOptions { bin_dir: var("PG_BYTES_BIN"), log: data_dir.with_file_name("dies.log"), data_dir, owner, settings: vec![] };
+    let options = PrivateOptions {
+        bin_dir: var("PG_BYTES_BIN"),
+        log: data_dir.with_file_name("dies.log"),
+        data_dir,
+        owner,
+        settings: vec![],
+        cut_off: false,
+        sockets: "/tmp".into(),
+    };
     let mut server = PrivateServer::start(&options).expect("start");
     while server.state() != ServerState::Ready {
         std::thread::sleep(Duration::from_millis(10));

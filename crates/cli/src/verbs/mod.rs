@@ -14,6 +14,7 @@ mod list;
 mod push;
 mod restore;
 mod status;
+mod verify;
 mod wal;
 
 use crate::args::{Args, Verb, WalVerb};
@@ -53,6 +54,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Check => check::run(&common, &printer).await,
             Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
             Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
+            Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,

@@ -70,7 +70,7 @@ fn target_dir(wiring: &Wiring, asked: &RestoreArgs) -> Result<PathBuf, Fault> {
 }
 
 /// The path of this program, for restore_command.
-fn program() -> Result<PathBuf, Fault> {
+pub fn program() -> Result<PathBuf, Fault> {
     std::env::current_exe().map_err(|e| Fault::of("no-program", Class::Bug, "cannot find my own program file", format!("{e}."), ""))
 }
 

@@ -1,0 +1,196 @@
+//! What a restored server is asked, and what it proved: amcheck in every database, every row read, the user's own questions.
+
+mod expectation;
+
+pub use expectation::{Expectation, ExpectationError, Operator};
+
+use pg::{CheckKind, ConnInfo, PgError, Readable, Sql};
+use serde::Serialize;
+use terms::{Class, Event, Events, Explain};
+
+/// A question of the user's, and what its answer should be.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub sql: String,
+    pub expect: Expectation,
+    /// Where it is asked.
+    pub database: String,
+}
+
+/// What became of a check. Only [`Outcome::Passed`] is good: what could not be checked proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Passed,
+    NotVerified,
+    Failed,
+}
+
+/// Something that is wrong, or could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    pub outcome: Outcome,
+    pub database: String,
+    /// The relation, or what was done.
+    pub object: String,
+    pub what: String,
+}
+
+/// A table that was read in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableRows {
+    pub name: String,
+    pub rows: u64,
+}
+
+/// What was looked at in one database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DatabaseProof {
+    pub name: String,
+    /// Indexes and tables that amcheck found nothing wrong with, the system's among them.
+    pub indexes_passed: u64,
+    pub tables_passed: u64,
+    /// The user's tables, each read in full.
+    pub rows: Vec<TableRows>,
+    /// Indexes for which PostgreSQL has no check, with their access method: they prove nothing either way.
+    pub without_check: Vec<String>,
+}
+
+/// A question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    pub outcome: Outcome,
+    pub database: String,
+    pub sql: String,
+    pub expect: String,
+    /// `null` when there was no row, or no answer at all; then a fault says why.
+    pub got: Option<String>,
+}
+
+/// What a server proved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    pub databases: Vec<DatabaseProof>,
+    pub answers: Vec<Answer>,
+    pub faults: Vec<Fault>,
+}
+
+impl Proof {
+    /// The worst of all outcomes. A server that was asked nothing proved nothing.
+    pub fn outcome(&self) -> Outcome {
+        let of_all = self.faults.iter().map(|fault| fault.outcome).chain(self.answers.iter().map(|answer| answer.outcome)).max();
+        match of_all.unwrap_or(Outcome::Passed) {
+            Outcome::Passed if self.databases.is_empty() => Outcome::NotVerified,
+            outcome => outcome,
+        }
+    }
+}
+
+/// Asks the server behind `info`, as its superuser, everything. An error means that it could not even be asked which databases it has.
+pub async fn prove(info: &ConnInfo, questions: &[Question], events: &dyn Events) -> Result<Proof, PgError> {
+    let names = Sql::connect(info).await?.connectable_databases().await?;
+    let mut proof = Proof::default();
+    for name in names {
+        events.tell(Event::Noticed { what: format!("checking database {name}") });
+        let mut database = DatabaseProof { name: name.clone(), ..DatabaseProof::default() };
+        if let Err(error) = prove_database(&info.clone().with_dbname(&name), &mut database, &mut proof.faults).await {
+            proof.faults.push(fault(&name, "the database", &error));
+        }
+        proof.databases.push(database);
+    }
+    for question in questions {
+        let asked = ask(&info.clone().with_dbname(&question.database), question).await;
+        let (outcome, got) = match asked {
+            Ok((true, got)) => (Outcome::Passed, got),
+            Ok((false, got)) => (Outcome::Failed, got),
+            Err(error) => {
+                proof.faults.push(Fault { outcome: Outcome::NotVerified, ..fault(&question.database, &question.sql, &error) });
+                (Outcome::NotVerified, None)
+            }
+        };
+        let (database, sql, expect) = (question.database.clone(), question.sql.clone(), question.expect.to_string());
+        proof.answers.push(Answer { outcome, database, sql, expect, got });
+    }
+    Ok(proof)
+}
+
+async fn prove_database(info: &ConnInfo, found: &mut DatabaseProof, faults: &mut Vec<Fault>) -> Result<(), PgError> {
+    let sql = Sql::connect(info).await?;
+    let provable = sql.provable().await?;
+    found.without_check = provable.unchecked.iter().map(|(name, method)| format!("{name} ({method})")).collect();
+    let amcheck = sql.make_amcheck().await?;
+    for relation in &provable.relations {
+        match sql.check_relation(&amcheck, relation).await {
+            Ok(wrong) if wrong.is_empty() => match relation.kind {
+                CheckKind::Btree => found.indexes_passed += 1,
+                CheckKind::Heap => found.tables_passed += 1,
+            },
+            Ok(wrong) => {
+                let told = |what| Fault { outcome: Outcome::Failed, database: found.name.clone(), object: relation.name.clone(), what };
+                faults.extend(wrong.into_iter().map(told));
+            }
+            Err(error) => keep_going(&sql, &found.name, &relation.name, error, faults)?,
+        }
+    }
+    for table in &provable.tables {
+        match sql.read_in_full(table).await {
+            Ok(rows) => found.rows.push(TableRows { name: table.name.clone(), rows }),
+            Err(error) => keep_going(&sql, &found.name, &read_of(table), error, faults)?,
+        }
+    }
+    found.rows.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(())
+}
+
+fn read_of(table: &Readable) -> String {
+    format!("rows of {}", table.name)
+}
+
+/// One relation's trouble is a finding; a session that ended is the end of this database's checks.
+fn keep_going(sql: &Sql, database: &str, object: &str, error: PgError, faults: &mut Vec<Fault>) -> Result<(), PgError> {
+    if sql.has_ended() {
+        return Err(error);
+    }
+    faults.push(fault(database, object, &error));
+    Ok(())
+}
+
+/// Damage is a failure; whatever else kept a check from its end leaves open what it would have found.
+fn fault(database: &str, object: &str, error: &PgError) -> Fault {
+    let outcome = if error.class() == Class::Damaged { Outcome::Failed } else { Outcome::NotVerified };
+    let what = [error.to_string(), error.detail()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    Fault { outcome, database: database.to_owned(), object: object.to_owned(), what }
+}
+
+/// Whether the answer is as expected, and the answer.
+async fn ask(info: &ConnInfo, question: &Question) -> Result<(bool, Option<String>), PgError> {
+    let sql = Sql::connect(info).await?;
+    let Some(got) = sql.answer(&question.sql).await? else { return Ok((false, None)) };
+    let is_met = match (&question.expect, question.expect.is_met(&got)) {
+        (_, Some(is_met)) => is_met,
+        (Expectation::Matches(pattern), None) => sql.matches(&got, pattern).await?,
+        (_, None) => false,
+    };
+    Ok((is_met, Some(got)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(outcome: Outcome) -> Fault {
+        Fault { outcome, database: "kb".into(), object: "t".into(), what: "x".into() }
+    }
+
+    #[test]
+    fn what_could_not_be_checked_is_never_passed() {
+        let mut proof = Proof::default();
+        assert_eq!(proof.outcome(), Outcome::NotVerified, "nothing was asked");
+        proof.databases.push(DatabaseProof::default());
+        assert_eq!(proof.outcome(), Outcome::Passed);
+        proof.faults.push(fault(Outcome::NotVerified));
+        assert_eq!(proof.outcome(), Outcome::NotVerified);
+        proof.faults.push(fault(Outcome::Failed));
+        assert_eq!(proof.outcome(), Outcome::Failed, "the worst of all");
+    }
+}

@@ -1,0 +1,113 @@
+//! `bowline verify`: holds a drill, prints what it found, and keeps the report.
+
+use crate::args::{Common, VerifyArgs};
+use crate::fault::Fault;
+use crate::show::{Printer, bytes, duration};
+use crate::verbs::restore::program;
+use crate::wiring::{Wiring, cores};
+use checks::{Outcome, Question};
+use drill::{DrillOptions, Report};
+use restore::Wish;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Class, SystemClock};
+
+/// On a disk, and not cleared while a drill is held.
+const DEFAULT_PLACE: &str = "/var/tmp";
+
+pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let reader = wiring.reader().await?;
+    let wish = Wish { target: asked.to.clone(), timeline: asked.timeline, backup: asked.backup };
+    let options = DrillOptions {
+        parent: asked.dir.clone().or_else(|| wiring.config.drill.dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_PLACE)),
+        jobs: asked.jobs.map_or_else(cores, usize::from),
+        bin_dir: wiring.config.postgres.bin_dir.clone(),
+        program: program()?,
+        roles: roles(&wiring),
+        questions: questions(&wiring),
+    };
+    let report = drill::drill(&reader, &wish, &options, &SystemClock, printer.clone()).await?;
+    printer.finish();
+    show(printer, &report);
+    let kept = if asked.no_record { None } else { Some(wiring.writer().await?.keep_drill(report.began, &report).await?) };
+    if let Some(path) = &kept {
+        printer.say(format!("report       {path} in {}", reader.address()));
+    }
+    printer.say(match report.outcome {
+        Outcome::Passed => "verdict      passed",
+        Outcome::Failed => "verdict      FAILED",
+        Outcome::NotVerified => "verdict      NOT VERIFIED: something could not be checked, which proves nothing",
+    });
+    printer.result(json!({ "report": report, "kept": kept.map(|path| path.to_string()) }));
+    Ok(ExitCode::from(match report.outcome {
+        Outcome::Passed => 0,
+        Outcome::Failed => Class::Damaged.exit_code(),
+        Outcome::NotVerified => Class::Refused.exit_code(),
+    }))
+}
+
+/// Who may be known to the restored server: its superuser is mostly called like the user it runs as.
+fn roles(wiring: &Wiring) -> Vec<String> {
+    let ours = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
+    let configured = wiring.conninfo().ok().map(|info| info.user().to_owned());
+    ["postgres".to_owned()].into_iter().chain(ours).chain(configured).collect()
+}
+
+fn questions(wiring: &Wiring) -> Vec<Question> {
+    let usual = wiring.conninfo().ok().map_or_else(|| "postgres".to_owned(), |info| info.dbname().to_owned());
+    let question = |check: &crate::config::DrillCheck| Question {
+        sql: check.sql.clone(),
+        expect: check.expect.clone(),
+        database: check.database.clone().unwrap_or_else(|| usual.clone()),
+    };
+    wiring.config.drill.checks.iter().map(question).collect()
+}
+
+fn show(printer: &Printer, report: &Report) {
+    if let (Some(backup), Some(version), Some(time)) = (report.backup, &report.server_version, report.backup_time) {
+        printer.say(format!("drill        of backup {backup}, PostgreSQL {version}, consistent at {time}"));
+    }
+    printer.say(format!("restored to  {}", report.target));
+    if let Some(lsn) = report.recovered_to {
+        let last = report.last_transaction.as_ref().map_or_else(String::new, |at| format!(", last transaction {at}"));
+        printer.say(format!("reached      {lsn}{last}"));
+    }
+    if let (Some(size), Some(segments)) = (report.database_bytes, report.segments) {
+        printer.say(format!("moved        {} and {segments} segments of WAL", bytes(size)));
+    }
+    for database in &report.proof.databases {
+        let rows: u64 = database.rows.iter().map(|table| table.rows).sum();
+        printer.say(format!(
+            "checked      {}: {} indexes and {} tables with amcheck; {} tables read in full, {rows} rows",
+            database.name,
+            database.indexes_passed,
+            database.tables_passed,
+            database.rows.len(),
+        ));
+        if !database.without_check.is_empty() {
+            printer.say(format!("no check for {}", database.without_check.join(", ")));
+        }
+    }
+    for answer in &report.proof.answers {
+        let got = answer.got.as_deref().unwrap_or("no answer");
+        let verdict = match answer.outcome {
+            Outcome::Passed => "as expected",
+            Outcome::Failed => "NOT AS EXPECTED",
+            Outcome::NotVerified => "NOT ANSWERED",
+        };
+        printer.say(format!("asked        {}: {got}, expected {}: {verdict}", answer.sql, answer.expect));
+    }
+    for fault in &report.proof.faults {
+        let word = if fault.outcome == Outcome::Failed { "WRONG       " } else { "NOT CHECKED " };
+        let place = if fault.database.is_empty() { fault.object.clone() } else { format!("{} in {}", fault.object, fault.database) };
+        printer.say(format!("{word} {place}: {}", fault.what));
+    }
+    for phase in &report.phases {
+        printer.say(format!("took         {:<26} {}", phase.name, duration(Duration::from_secs_f64(phase.seconds))));
+    }
+    printer.say(format!("in all       {}", duration(Duration::from_secs_f64(report.seconds))));
+}

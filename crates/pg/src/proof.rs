@@ -1,0 +1,149 @@
+//! What a restored server is asked to prove itself: amcheck over its indexes and tables, every row read, questions of the user's.
+
+use crate::{PgError, Sql};
+
+/// A relation that amcheck can look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkable {
+    pub oid: u32,
+    /// With its schema, quoted where that is needed.
+    pub name: String,
+    pub kind: CheckKind,
+}
+
+/// What amcheck does with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A B-tree: its structure, from parents to children, and that it holds every row of its table; from PostgreSQL 17 on also that
+    /// what must be unique is (`bt_index_parent_check`, manual appendix F, amcheck).
+    Btree,
+    /// A table, materialized view or TOAST table: its pages, rows and out-of-line values (`verify_heapam`).
+    Heap,
+}
+
+/// A user's table or materialized view: something with rows to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readable {
+    pub oid: u32,
+    /// With its schema, quoted where that is needed.
+    pub name: String,
+}
+
+/// What of one database can be proved, and what cannot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provable {
+    pub relations: Vec<Checkable>,
+    pub tables: Vec<Readable>,
+    /// Indexes for which there is no check, with their access method.
+    pub unchecked: Vec<(String, String)>,
+}
+
+/// Where amcheck's functions are, and what they can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Amcheck {
+    /// Quoted where that is needed.
+    schema: String,
+    checks_unique: bool,
+}
+
+/// So many of one relation's faults are told.
+const FAULTS_MAX: i64 = 20;
+
+impl Sql {
+    /// The name of the superuser that initdb made, whatever it is called now (BOOTSTRAP_SUPERUSERID, src/include/catalog/pg_authid.dat).
+    pub async fn bootstrap_superuser(&self) -> Result<String, PgError> {
+        let doing = "find the bootstrap superuser";
+        let row = self.row(doing, "SELECT rolname::text FROM pg_roles WHERE oid = 10", &[]).await?;
+        self.get(&row, 0, doing)
+    }
+
+    /// The databases that one can connect to.
+    pub async fn connectable_databases(&self) -> Result<Vec<String>, PgError> {
+        let doing = "list the databases";
+        let rows = self.rows(doing, "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1", &[]).await?;
+        rows.iter().map(|row| self.get(row, 0, doing)).collect()
+    }
+
+    /// Makes amcheck available in this database, at the version that this server ships.
+    pub async fn make_amcheck(&self) -> Result<Amcheck, PgError> {
+        let doing = "install amcheck";
+        // A prepared transaction of the server that was backed up still holds its locks, and nobody will end it.
+        self.rows(doing, "SET lock_timeout = '30s'", &[]).await?;
+        // Functions only, so they may lie there; every other schema may be missing.
+        self.rows(doing, "CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog", &[]).await?;
+        // What the database had may be older than the functions that are called.
+        self.rows(doing, "ALTER EXTENSION amcheck UPDATE", &[]).await?;
+        let text = "SELECT quote_ident(nspname), EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'bt_index_parent_check' AND pronargs = 4) \
+            FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'amcheck'";
+        let row = self.row(doing, text, &[]).await?;
+        Ok(Amcheck { schema: self.get(&row, 0, doing)?, checks_unique: self.get(&row, 1, doing)? })
+    }
+
+    /// What there is to be proved in this database: permanent relations, the system's among them, largest first.
+    pub async fn provable(&self) -> Result<Provable, PgError> {
+        let doing = "list what can be checked";
+        let text = "SELECT c.oid, format('%I.%I', nspname, relname), amname::text, relkind = 'i', \
+                relkind IN ('r', 'm') AND relispopulated AND nspname <> 'information_schema' AND nspname !~ '^pg_' \
+            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_am a ON a.oid = relam LEFT JOIN pg_index i ON indexrelid = c.oid \
+            WHERE relpersistence = 'p' AND (relkind IN ('r', 'm', 't') OR (relkind = 'i' AND indisvalid AND indisready)) \
+            ORDER BY relpages DESC, c.oid";
+        let mut found = Provable::default();
+        for row in self.rows(doing, text, &[]).await? {
+            let (oid, name): (u32, String) = (self.get(&row, 0, doing)?, self.get(&row, 1, doing)?);
+            let method: Option<String> = self.get(&row, 2, doing)?;
+            let (is_index, is_readable): (bool, bool) = (self.get(&row, 3, doing)?, self.get(&row, 4, doing)?);
+            if is_readable {
+                found.tables.push(Readable { oid, name: name.clone() });
+            }
+            match (method.as_deref(), is_index) {
+                (Some("btree"), true) => found.relations.push(Checkable { oid, name, kind: CheckKind::Btree }),
+                (Some("heap"), false) => found.relations.push(Checkable { oid, name, kind: CheckKind::Heap }),
+                (method, _) => found.unchecked.push((name, method.unwrap_or("none").to_owned())),
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is wrong with this relation; empty when nothing is. An index's first fault ends its check, as an error of the server.
+    pub async fn check_relation(&self, amcheck: &Amcheck, relation: &Checkable) -> Result<Vec<String>, PgError> {
+        let doing = format!("check {}", relation.name);
+        let schema = &amcheck.schema;
+        match relation.kind {
+            CheckKind::Btree => {
+                // heapallindexed; then, where it is there, rootdescend, which hunts bugs of PostgreSQL's own and costs most, and checkunique.
+                let how = if amcheck.checks_unique { "true, false, true" } else { "true" };
+                let text = format!("SELECT {schema}.bt_index_parent_check($1::oid::regclass, {how})");
+                self.rows(&doing, &text, &[&relation.oid]).await?;
+                Ok(Vec::new())
+            }
+            CheckKind::Heap => {
+                let text = format!("SELECT blkno, msg FROM {schema}.verify_heapam(relation => $1::oid::regclass, check_toast => true) LIMIT $2");
+                let rows = self.rows(&doing, &text, &[&relation.oid, &FAULTS_MAX]).await?;
+                let fault = |row| Ok(format!("block {}: {}", self.get::<i64>(row, 0, &doing)?, self.get::<String>(row, 1, &doing)?));
+                rows.iter().map(fault).collect()
+            }
+        }
+    }
+
+    /// Reads every row of the table in full, out-of-line values and all, as text; how many there are.
+    pub async fn read_in_full(&self, table: &Readable) -> Result<u64, PgError> {
+        let doing = format!("read {}", table.name);
+        // The server writes to its own /dev/null: the rows are formed and cross no socket.
+        self.execute(&doing, &format!("COPY (SELECT * FROM ONLY {}) TO '/dev/null'", table.name)).await
+    }
+
+    /// The first column of the first row that this query gives, as text; `None` when there is no row or it is null.
+    pub async fn answer(&self, query: &str) -> Result<Option<String>, PgError> {
+        let doing = "ask the configured question";
+        // Ours is narrow; the question was written for the database's.
+        self.rows(doing, "RESET search_path", &[]).await?;
+        self.first_value(doing, query).await
+    }
+
+    /// Whether a text matches a regular expression of PostgreSQL's (manual chapter 9.7.3).
+    pub async fn matches(&self, text: &str, pattern: &str) -> Result<bool, PgError> {
+        let doing = "compare with a pattern";
+        let row = self.row(doing, "SELECT $1::text ~ $2::text", &[&text, &pattern]).await?;
+        self.get(&row, 0, doing)
+    }
+}

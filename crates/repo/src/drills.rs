@@ -1,0 +1,23 @@
+//! Reports of drills: readable documents, each written once.
+
+use crate::{RepoError, Writer, document, layout};
+use serde::Serialize;
+use store::{Created, ObjectPath};
+use terms::Timestamp;
+
+/// So many drills may begin in one second.
+const TRIES: u32 = 100;
+
+impl Writer {
+    /// Keeps the report of a drill that began at this time; where it lies.
+    pub async fn keep_drill<T: Serialize>(&self, began: Timestamp, report: &T) -> Result<ObjectPath, RepoError> {
+        let body = document::write(report)?;
+        for number in 1..=TRIES {
+            let path = layout::drill_report(began, number);
+            if self.store.put_new(&path, body.clone()).await? == Created::New {
+                return Ok(path);
+            }
+        }
+        Err(RepoError::Contended { path: layout::drill_report(began, 1).to_string() })
+    }
+}
