@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use terms::{BackupId, RecoveryTarget, Timeline};
+use terms::{BackupId, Clock, ParseError, RecoveryTarget, SystemClock, Timeline};
 
 /// Backs up a PostgreSQL cluster to a bucket or folder, encrypted, and brings it back to any instant.
 #[derive(Debug, Parser)]
@@ -52,6 +52,12 @@ pub enum Verb {
     /// Restore a cluster to an instant
     Restore(RestoreArgs),
     /// Hold a drill: restore into a place of its own, check everything, remove it again
+    ///
+    /// Restores the newest backup and all its WAL into a directory of its own, starts PostgreSQL there where nobody else reaches it, looks at
+    /// every index and table of every database with amcheck, reads every row, asks the configured questions, and removes it all.
+    ///
+    /// The verdict is "passed" only when everything was looked at and found good; exit code 6 says that something is wrong, 4 that something
+    /// could not be checked.
     Verify(VerifyArgs),
     /// List the backups
     List,
@@ -118,11 +124,11 @@ pub struct BackupArgs {
 
 #[derive(Debug, ClapArgs)]
 pub struct RestoreArgs {
-    /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC"), an LSN (16/B374D848) or name:RESTORE_POINT
+    /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC") or "10 minutes ago", an LSN (16/B374D848) or name:RESTORE_POINT
     ///
     /// After bowline init --new-epoch a time before the upgrade brings back the cluster of that time, with its PostgreSQL's programs;
     /// latest and immediate are the present cluster's.
-    #[arg(long, default_value = "latest", value_name = "TARGET")]
+    #[arg(long, default_value = "latest", value_name = "TARGET", value_parser = target)]
     pub to: RecoveryTarget,
     /// Follow this timeline instead of the newest, in the epoch that the target or --backup chooses
     #[arg(long, value_name = "N")]
@@ -153,15 +159,10 @@ pub struct RestoreArgs {
     pub jobs: Option<u16>,
 }
 
-/// Restores the newest backup and all its WAL into a directory of its own, starts PostgreSQL there where nobody else reaches it, looks at every
-/// index and table of every database with amcheck, reads every row, asks the configured questions, and removes it all.
-///
-/// The verdict is "passed" only when everything was looked at and found good; exit code 6 says that something is wrong, 4 that something could
-/// not be checked.
 #[derive(Debug, ClapArgs)]
 pub struct VerifyArgs {
     /// The instant to restore to, as for bowline restore
-    #[arg(long, default_value = "latest", value_name = "TARGET")]
+    #[arg(long, default_value = "latest", value_name = "TARGET", value_parser = target)]
     pub to: RecoveryTarget,
     /// Follow this timeline instead of the newest
     #[arg(long, value_name = "N")]
@@ -239,6 +240,10 @@ pub struct FetchArgs {
     /// Fill the spool with what follows NAME
     #[arg(long, hide = true)]
     pub ahead: bool,
+}
+
+fn target(text: &str) -> Result<RecoveryTarget, ParseError> {
+    RecoveryTarget::parse_at(text, SystemClock.now())
 }
 
 fn tablespace(text: &str) -> Result<(u32, PathBuf), String> {

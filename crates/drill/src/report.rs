@@ -4,7 +4,7 @@ use checks::{Outcome, Proof};
 use restore::{RestorePlan, RestoreReport};
 use serde::Serialize;
 use std::time::Duration;
-use terms::{BackupId, Lsn, RecoveryTarget, SystemId, Timeline, Timestamp};
+use terms::{BackupId, Lsn, RecoveryTarget, Step, SystemId, Timeline, Timestamp};
 
 /// One part of a drill.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -70,7 +70,8 @@ impl Report {
     }
 
     pub(crate) fn restored(&mut self, restored: &RestoreReport) {
-        for (step, took) in &restored.steps {
+        // Nothing was in the way.
+        for (step, took) in restored.steps.iter().filter(|(step, _)| *step != Step::MoveAside) {
             self.phase(step.name(), *took);
         }
         if let Some(recovered) = &restored.recovered {

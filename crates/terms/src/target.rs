@@ -30,12 +30,20 @@ impl fmt::Display for RecoveryTarget {
     }
 }
 
+impl RecoveryTarget {
+    /// Reads what [`FromStr`] does, and a distance before `now`, such as `10 minutes ago`; it becomes a time.
+    pub fn parse_at(text: &str, now: Timestamp) -> Result<Self, ParseError> {
+        let is_distance = text.trim_end().ends_with(" ago") && !text.starts_with("name:");
+        if is_distance { Timestamp::parse_at(text, now).map(Self::Time) } else { text.parse() }
+    }
+}
+
 impl FromStr for RecoveryTarget {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = || {
             ParseError::new(
-                "a recovery target: latest, immediate, a time with its zone (\"2026-11-22 14:05:00 UTC\"), an LSN (16/B374D848) or name:RESTORE_POINT",
+                "a recovery target: latest, immediate, a time with its zone (\"2026-11-22 14:05:00 UTC\") or \"10 minutes ago\", an LSN (16/B374D848) or name:RESTORE_POINT",
                 text,
             )
         };
@@ -64,6 +72,9 @@ mod tests {
         for text in ["latest", "immediate", "16/B374D848", "name:before-migration", "2026-11-22 14:05:00 UTC"] {
             assert_eq!(text.parse::<RecoveryTarget>().unwrap().to_string(), text);
         }
+        let now = "2026-11-22 14:05:00 UTC".parse().unwrap();
+        assert_eq!(RecoveryTarget::parse_at("5 minutes ago", now).unwrap().to_string(), "2026-11-22 14:00:00 UTC");
+        assert_eq!(RecoveryTarget::parse_at("name:long ago", now).unwrap().to_string(), "name:long ago");
         for wrong in ["", "name:", "2026-11-22 14:05", "lates"] {
             assert!(wrong.parse::<RecoveryTarget>().is_err(), "{wrong:?}");
         }

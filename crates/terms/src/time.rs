@@ -49,6 +49,21 @@ impl Timestamp {
         (found.compact() == text).then_some(found)
     }
 
+    /// Reads what [`FromStr`] does, and a distance before `now`: `10 minutes ago`, `1h 30m ago`, `2 days ago`; a day has 24 hours.
+    pub fn parse_at(text: &str, now: Self) -> Result<Self, ParseError> {
+        if !text.trim_end().ends_with("ago") {
+            return text.parse();
+        }
+        let wrong = || ParseError::new("a distance such as \"10 minutes ago\", \"1h 30m ago\" or \"2 days ago\"", text);
+        let span: jiff::Span = text.trim().parse().map_err(|_| wrong())?;
+        // Months and years differ in length: which instant was meant would not be clear.
+        if span.get_years() != 0 || span.get_months() != 0 {
+            return Err(wrong());
+        }
+        let back = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+        i64::try_from(back.as_micros()).ok().filter(|micros| *micros < 0).map(|micros| now.plus_micros(micros)).ok_or_else(wrong)
+    }
+
     fn zoned(self) -> jiff::Zoned {
         let (low, high) = (jiff::Timestamp::MIN.as_microsecond(), jiff::Timestamp::MAX.as_microsecond());
         let instant = jiff::Timestamp::from_microsecond(self.0.clamp(low, high)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -69,7 +84,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Reads a date and time with its zone: `2026-11-22 14:05:00 UTC`, `2026-11-22T14:05Z`, `2026-11-22 15:05+01:00`.
+/// Reads a date and time with its zone: `2026-11-22 14:05:00 UTC`, `2026-11-22T14:05Z`, `2026-11-22 15:05+01:00`,
+/// `2026-11-22 15:05 Europe/Berlin` where this host knows that zone. A time that a zone had twice, or never, is refused.
 /// A time without a zone is refused: at 3 a.m. nobody should have to guess which one was meant.
 impl FromStr for Timestamp {
     type Err = ParseError;
@@ -85,6 +101,16 @@ impl FromStr for Timestamp {
                 _ => Err(wrong()),
             };
         }
+        if let Some((plain, zone)) = trimmed.rsplit_once(' ').filter(|(plain, zone)| plain.contains(':') && zone.contains('/')) {
+            let civil: DateTime = plain.parse().map_err(|_| wrong())?;
+            let zoned = TimeZone::get(zone).ok().and_then(|zone| zone.to_ambiguous_zoned(civil).unambiguous().ok()).ok_or_else(wrong)?;
+            return Ok(Self(zoned.timestamp().as_microsecond()));
+        }
+        // An offset may stand apart.
+        let trimmed = &match trimmed.rsplit_once(' ') {
+            Some((plain, offset)) if plain.contains(':') && offset.starts_with(['+', '-']) => [plain, offset].concat(),
+            _ => trimmed.to_owned(),
+        };
         // PostgreSQL prints offsets of whole hours as "+01".
         let full = match trimmed.rfind(['+', '-']).filter(|at| trimmed.len() - at == 3 && trimmed.contains(':')) {
             Some(_) => format!("{trimmed}:00"),
@@ -148,6 +174,31 @@ mod tests {
         for same in ["2026-11-22T14:05Z", "2026-11-22 14:05 UTC", "2026-11-22T15:05:00+01:00", "2026-11-22 15:05:00+01", "2026-11-22 14:05:00.000+00"]
         {
             assert_eq!(same.parse::<Timestamp>(), Ok(want), "{same}");
+        }
+        for apart in ["2026-11-22 15:05 +01:00", "2026-11-22 15:05 +01", "2026-11-22 15:05 Europe/Berlin", "2026-11-22 23:05:00 Asia/Tokyo"] {
+            assert_eq!(apart.parse::<Timestamp>(), Ok(want), "{apart}");
+        }
+    }
+
+    #[test]
+    fn a_distance_is_counted_from_now() {
+        let now: Timestamp = "2026-11-22 14:05:00 UTC".parse().unwrap();
+        for (text, want) in
+            [("10 minutes ago", "2026-11-22 13:55:00 UTC"), ("1h 30m ago", "2026-11-22 12:35:00 UTC"), ("2 days ago", "2026-11-20 14:05:00 UTC")]
+        {
+            assert_eq!(Timestamp::parse_at(text, now).unwrap().to_string(), want, "{text}");
+        }
+        assert_eq!(Timestamp::parse_at("2026-11-22 14:05 UTC", now), Ok(now));
+        for unclear in ["1 month ago", "ago", "-10 minutes ago", "10 minutes", "a while ago"] {
+            assert!(Timestamp::parse_at(unclear, now).is_err(), "{unclear:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_a_zone_had_twice_or_never_is_refused() {
+        for unclear in ["2026-10-25 02:30 Europe/Berlin", "2026-03-29 02:30 Europe/Berlin", "2026-11-22 15:05 Europe/Nowhere", "2026-11-22 15:05 CET"]
+        {
+            assert!(unclear.parse::<Timestamp>().is_err(), "{unclear:?}");
         }
     }
 

@@ -77,16 +77,17 @@ fn show(printer: &Printer, report: &Report) {
         printer.say(format!("reached      {lsn}{last}"));
     }
     if let (Some(size), Some(segments)) = (report.database_bytes, report.segments) {
-        printer.say(format!("moved        {} and {segments} segments of WAL", bytes(size)));
+        printer.say(format!("moved        {} and {} of WAL", bytes(size), counted(segments, "segment")));
     }
     for database in &report.proof.databases {
         let rows: u64 = database.rows.iter().map(|table| table.rows).sum();
         printer.say(format!(
-            "checked      {}: {} indexes and {} tables with amcheck; {} tables read in full, {rows} rows",
+            "checked      {}: {} indexes and {} tables with amcheck; {} read in full, {}",
             database.name,
             database.indexes_passed,
             database.tables_passed,
-            database.rows.len(),
+            counted(database.rows.len() as u64, "table"),
+            counted(rows, "row"),
         ));
         if !database.without_check.is_empty() {
             printer.say(format!("no check for {}", database.without_check.join(", ")));
@@ -106,8 +107,15 @@ fn show(printer: &Printer, report: &Report) {
         let place = if fault.database.is_empty() { fault.object.clone() } else { format!("{} in {}", fault.object, fault.database) };
         printer.say(format!("{word} {place}: {}", fault.what));
     }
+    if !report.proof.databases.is_empty() && !report.is_cut_off {
+        printer.say("note         the server had this host's network (a namespace of its own takes root), but no TCP socket and no subscriptions");
+    }
     for phase in &report.phases {
         printer.say(format!("took         {:<26} {}", phase.name, duration(Duration::from_secs_f64(phase.seconds))));
     }
     printer.say(format!("in all       {}", duration(Duration::from_secs_f64(report.seconds))));
+}
+
+fn counted(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
