@@ -24,18 +24,19 @@ const REST: Duration = Duration::from_millis(20);
 /// What is added at once at most: what came while the last addition was synced goes together.
 const TOGETHER_BYTES: usize = CHUNK_BYTES;
 
-/// What was added: from one position to another, in so many pieces.
+/// What was added: from one position to another, in so many pieces of so many bytes in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Added {
     pub(crate) start: Lsn,
     pub(crate) end: Lsn,
     pub(crate) pieces: usize,
+    pub(crate) bytes: u64,
 }
 
 impl Added {
     /// With what was added next.
     fn and(self, next: Self) -> Self {
-        Self { start: self.start, end: next.end, pieces: self.pieces + next.pieces }
+        Self { start: self.start, end: next.end, pieces: self.pieces + next.pieces, bytes: self.bytes + next.bytes }
     }
 }
 
@@ -109,7 +110,7 @@ impl Desk {
             }
             self.stored.store(piece.end.bytes(), Ordering::Release);
             let is_reported = self.reporter.as_ref().is_some_and(|reporter| reporter.report(piece.end));
-            let added = Added { start: piece.start, end: piece.end, pieces };
+            let added = Added { start: piece.start, end: piece.end, pieces, bytes: bytes.len() as u64 };
             let (unsaid, since) = self.unsaid.map_or_else(|| (added, Instant::now()), |(before, since)| (before.and(added), since));
             self.unsaid = Some((unsaid, since));
             // The next segment's pieces begin once this one is known to be stored.

@@ -42,6 +42,7 @@ struct Landed {
     /// `None` for pieces.
     segment: Option<StoredSegment>,
     pieces: usize,
+    piece_bytes: u64,
 }
 
 /// A whole segment that is stored: the digest of its plain bytes, and the bytes that it takes.
@@ -124,7 +125,7 @@ impl Uploads {
             };
             carrier.events.tell(event);
             let digest = digested.await.map_err(|e| CaptureError::Bug(e.to_string()))?;
-            Ok(Landed { start: full.start, end, segment: Some(StoredSegment { name: full.name, digest, bytes_stored }), pieces: 0 })
+            Ok(Landed { start: full.start, end, segment: Some(StoredSegment { name: full.name, digest, bytes_stored }), pieces: 0, piece_bytes: 0 })
         });
         Ok(())
     }
@@ -146,7 +147,7 @@ impl Uploads {
             let keep = || carrier.writer.keep_piece(carrier.system_id, &piece, bytes.clone(), &carrier.protection, carrier.compression);
             let bytes_stored = carrier.until_done(&piece.to_string(), keep).await?;
             carrier.events.tell(Event::PieceStored { segment: piece.segment, start: piece.start, end: piece.end, bytes_stored });
-            Ok(Landed { start: piece.start, end: piece.end, segment: None, pieces: 1 })
+            Ok(Landed { start: piece.start, end: piece.end, segment: None, pieces: 1, piece_bytes: bytes.len() as u64 })
         });
         Ok(())
     }
@@ -162,14 +163,14 @@ impl Uploads {
         let landed = tokio::select! {
             Some(joined) = self.running.join_next() => joined.map_err(|e| CaptureError::Bug(e.to_string()))??,
             added = appended => {
-                let Added { start, end, pieces } = added?;
-                Landed { start, end, segment: None, pieces }
+                let Added { start, end, pieces, bytes } = added?;
+                Landed { start, end, segment: None, pieces, piece_bytes: bytes }
             }
         };
         match landed.segment {
             None => {
                 self.pieces -= landed.pieces;
-                self.piece_bytes -= landed.end.bytes() - landed.start.bytes();
+                self.piece_bytes -= landed.piece_bytes;
             }
             Some(_) => self.segments -= 1,
         }

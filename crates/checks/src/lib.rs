@@ -158,7 +158,11 @@ fn keep_going(sql: &Sql, database: &str, object: &str, error: PgError, faults: &
 /// Damage is a failure; whatever else kept a check from its end leaves open what it would have found.
 fn fault(database: &str, object: &str, error: &PgError) -> Fault {
     let outcome = if error.class() == Class::Damaged { Outcome::Failed } else { Outcome::NotVerified };
-    let what = [error.to_string(), error.detail()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    let what = match error {
+        // Which server, and as whom it was asked, is of no interest: it is gone when this is read.
+        PgError::Server(said) => format!("{} (SQLSTATE {})", said.message, said.code),
+        other => [other.to_string(), other.detail()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
+    };
     Fault { outcome, database: database.to_owned(), object: object.to_owned(), what }
 }
 

@@ -1,10 +1,12 @@
 //! A restore that is held to prove that one would succeed: into a place of its own, checked, and gone again.
 
 mod error;
+mod page;
 mod report;
 mod room;
 
 pub use error::DrillError;
+pub use page::page;
 pub use report::{Phase, Report};
 pub use room::Room;
 

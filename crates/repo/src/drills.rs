@@ -1,4 +1,4 @@
-//! Reports of drills: readable documents, each written once.
+//! Reports of drills: readable documents, each written once, and a page for people beside each.
 
 use crate::{RepoError, Writer, document, layout};
 use serde::Serialize;
@@ -9,12 +9,13 @@ use terms::Timestamp;
 const TRIES: u32 = 100;
 
 impl Writer {
-    /// Keeps the report of a drill that began at this time; where it lies.
-    pub async fn keep_drill<T: Serialize>(&self, began: Timestamp, report: &T) -> Result<ObjectPath, RepoError> {
+    /// Keeps the report of a drill that began at this time, and its page beside it; where the report lies.
+    pub async fn keep_drill<T: Serialize>(&self, began: Timestamp, report: &T, page: String) -> Result<ObjectPath, RepoError> {
         let body = document::write(report)?;
         for number in 1..=TRIES {
             let path = layout::drill_report(began, number);
             if self.store.put_new(&path, body.clone()).await? == Created::New {
+                self.store.put_new(&layout::drill_page(&path), page.into()).await?;
                 return Ok(path);
             }
         }

@@ -99,6 +99,11 @@ pub(crate) fn drill_report(at: Timestamp, number: u32) -> ObjectPath {
     path(format!("drills/{}{number}/report.json", at.compact()))
 }
 
+/// The page beside a drill's report.
+pub(crate) fn drill_page(report: &ObjectPath) -> ObjectPath {
+    path(report.as_str().replace("/report.json", "/report.html"))
+}
+
 pub(crate) fn coverage() -> ObjectPath {
     path("coverage.json".into())
 }

@@ -83,6 +83,8 @@ fn what_is_sound_passes_in_every_database_and_the_report_is_kept() {
         assert_eq!(answers, ["1001", "v12"]);
         let kept = fs::read_to_string(bowline.object("report.json")).expect("the report in the repository");
         assert!(kept.contains("\"passed\"") && kept.contains("Odd name"), "{kept}");
+        let page = fs::read_to_string(bowline.object("report.html")).expect("the page beside it");
+        assert!(page.contains("class=\"verdict passed\"") && page.contains("far.&quot;Odd name&quot;"), "{page}");
         assert_eq!(receiver.stop(), Some(0));
     }
 }

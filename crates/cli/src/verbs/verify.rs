@@ -33,9 +33,9 @@ pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) ->
     let report = drill::drill(&reader, &wish, &options, &SystemClock, printer.clone()).await?;
     printer.finish();
     show(printer, &report);
-    let kept = if asked.no_record { None } else { Some(wiring.writer().await?.keep_drill(report.began, &report).await?) };
+    let kept = if asked.no_record { None } else { Some(wiring.writer().await?.keep_drill(report.began, &report, drill::page(&report)).await?) };
     if let Some(path) = &kept {
-        printer.say(format!("report       {path} in {}", reader.address()));
+        printer.say(format!("report       {path} in {}, and report.html beside it", reader.address()));
     }
     printer.say(match report.outcome {
         Outcome::Passed => "verdict      passed",
