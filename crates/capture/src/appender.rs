@@ -53,7 +53,8 @@ impl Appender {
         let (done, added) = unbounded_channel();
         let stored = Arc::new(AtomicU64::new(0));
         let work = Work { carrier, size, log: None, told_at: None, untold: None };
-        let mut desk = Desk { asked, next: None, work, reporter, stored: Arc::clone(&stored), done, unsaid: None };
+        let queued = Queue { asked, next: None };
+        let mut desk = Desk { queued, work, reporter, stored: Arc::clone(&stored), done, unsaid: None };
         match std::thread::Builder::new().name("wal-log".into()).spawn(move || desk.run()) {
             Ok(_) => Ok(Self { queue, added, stored }),
             Err(e) => Err(CaptureError::Bug(format!("cannot start a thread: {e}"))),
@@ -80,9 +81,7 @@ impl Appender {
 
 /// Where pieces come in, and where it is said what became of them.
 struct Desk {
-    asked: mpsc::Receiver<(Piece, Bytes)>,
-    /// Taken from the queue, and not to be added with those before it.
-    next: Option<(Piece, Bytes)>,
+    queued: Queue,
     work: Work,
     reporter: Option<Reporter>,
     stored: Arc<AtomicU64>,
@@ -94,7 +93,8 @@ struct Desk {
 impl Desk {
     fn run(&mut self) {
         loop {
-            let (piece, bytes, pieces) = match self.take() {
+            let left = self.unsaid.map(|(_, since)| REST.saturating_sub(since.elapsed()));
+            let (piece, bytes, pieces) = match self.queued.take(left) {
                 Ok(taken) => taken,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
@@ -121,12 +121,26 @@ impl Desk {
         }
     }
 
-    /// The next piece, and whatever follows it that lies in the queue already, as one.
-    fn take(&mut self) -> Result<(Piece, Bytes, usize), RecvTimeoutError> {
-        let (mut piece, first) = match (self.next.take(), &self.unsaid) {
+    /// Tells the receiver of what it was not told; false when it is gone.
+    fn say(&mut self) -> bool {
+        self.unsaid.take().is_none_or(|(added, _)| self.done.send(Ok(added)).is_ok())
+    }
+}
+
+/// Pieces that came in, in order.
+struct Queue {
+    asked: mpsc::Receiver<(Piece, Bytes)>,
+    /// Taken out, and not to be added with those before it.
+    next: Option<(Piece, Bytes)>,
+}
+
+impl Queue {
+    /// The next piece, and whatever follows it that is here already, as one; and how many they were. Waits this long, or for ever.
+    fn take(&mut self, limit: Option<Duration>) -> Result<(Piece, Bytes, usize), RecvTimeoutError> {
+        let (mut piece, first) = match (self.next.take(), limit) {
             (Some(next), _) => next,
             (None, None) => self.asked.recv().map_err(|_| RecvTimeoutError::Disconnected)?,
-            (None, Some((_, since))) => self.asked.recv_timeout(REST.saturating_sub(since.elapsed()))?,
+            (None, Some(limit)) => self.asked.recv_timeout(limit)?,
         };
         let (mut bytes, mut pieces) = (vec![first], 1);
         while let Ok((more, its)) = self.asked.try_recv() {
@@ -141,11 +155,6 @@ impl Desk {
         }
         let bytes = if bytes.len() == 1 { bytes.swap_remove(0) } else { bytes.concat().into() };
         Ok((piece, bytes, pieces))
-    }
-
-    /// Tells the receiver of what it was not told; false when it is gone.
-    fn say(&mut self) -> bool {
-        self.unsaid.take().is_none_or(|(added, _)| self.done.send(Ok(added)).is_ok())
     }
 }
 
@@ -208,5 +217,37 @@ impl Work {
         (self.told_at, self.untold) = (Some(Instant::now()), None);
         let start = start.max(piece.segment.start(self.size));
         self.carrier.events.tell(Event::PieceStored { segment: piece.segment, start, end: piece.end, bytes_stored });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repo::Form;
+
+    fn piece(segment: &str, start: u64, bytes: u64) -> (Piece, Bytes) {
+        let (start, end) = (Lsn::from_bytes(start), Lsn::from_bytes(start + bytes));
+        let piece = Piece { segment: segment.parse().unwrap(), start, end, session: 7, form: Form::Log };
+        (piece, vec![start.bytes() as u8; bytes as usize].into())
+    }
+
+    #[test]
+    fn pieces_that_follow_one_another_are_taken_together() {
+        let (queue, asked) = mpsc::channel();
+        let mut queued = Queue { asked, next: None };
+        let (one, two) = ("000000010000000000000001", "000000010000000000000002");
+        let many = TOGETHER_BYTES as u64;
+        for each in [piece(one, 1, 2), piece(one, 3, 4), piece(one, 9, 1), piece(two, 10, 5), piece(two, 15, many), piece(two, 15 + many, 1)] {
+            queue.send(each).unwrap();
+        }
+        let mut taken = Vec::new();
+        while let Ok((piece, bytes, pieces)) = queued.take(Some(Duration::ZERO)) {
+            assert_eq!(bytes.len() as u64, piece.end.bytes_since(piece.start));
+            taken.push((piece.start.bytes(), pieces));
+        }
+        // A gap, another segment and too much at once each begin another addition.
+        assert_eq!(taken, [(1, 2), (9, 1), (10, 1), (15, 1), (15 + many, 1)]);
+        drop(queue);
+        assert_eq!(queued.take(None).unwrap_err(), RecvTimeoutError::Disconnected);
     }
 }
