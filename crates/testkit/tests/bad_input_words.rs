@@ -87,7 +87,8 @@ fn configurations_that_are_wrong_are_refused_by_line_and_never_repeat_a_secret()
         }
     };
     wrong("key", &text.replace("[backup]", "[backup]\nshedule = \"0 2 * * *\""), "config-wrong", &["shedule", "line"]);
-    wrong("table", &format!("{text}[drill]\nschedule = \"0 4 * * 0\"\n"), "config-wrong", &["drill"]);
+    wrong("table", &format!("{text}[retention]\ndaily = 30\n"), "config-wrong", &["retention"]);
+    wrong("key", &format!("{text}[drill]\nschedule = \"0 4 * * 0\"\n"), "config-wrong", &["schedule"]);
     wrong("secret", &text.replace("[encryption]", "secret_access_key = \"hunter2hunter2\"\n[encryption]"), "config-wrong", &["never as itself"]);
     wrong("typo", &text.replace("[encryption]", "secret_acces_key = \"hunter2hunter2\"\n[encryption]"), "config-wrong", &["secret_acces_key"]);
     wrong("broken", &text.replace("[encryption]", "secret_access_key = \"hunter2hunter2\n[encryption]"), "config-wrong", &["line"]);

@@ -7,16 +7,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Zeros are written so far ahead of small additions: syncing what overwrites them leaves the file's length and its map of blocks
 /// alone, where each growth is a transaction of the filesystem.
 const AHEAD_BYTES: usize = 256 << 10;
 /// Larger additions are few: for them nothing is written twice.
 const SMALL_BYTES: usize = 16 << 10;
-
-/// So often it is looked whether the file still has its name; that it was removed is seen at once.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// One file that is added to.
 pub(super) struct DiskGrowing {
@@ -30,7 +26,6 @@ pub(super) struct DiskGrowing {
     /// Whether its name and its inode are durable: something was added.
     is_named: bool,
     is_broken: bool,
-    looked_at: Option<Instant>,
 }
 
 impl DiskGrowing {
@@ -40,7 +35,7 @@ impl DiskGrowing {
             result => result.map(Some),
         })?;
         match made {
-            Some(file) => Ok(Self { tree, path: path.clone(), file, length: 0, reserved: 0, is_named: false, is_broken: false, looked_at: None }),
+            Some(file) => Ok(Self { tree, path: path.clone(), file, length: 0, reserved: 0, is_named: false, is_broken: false }),
             None => Err(StoreError::Exists { store: tree.address().to_owned(), path: path.to_string() }),
         }
     }
@@ -62,23 +57,12 @@ impl DiskGrowing {
             self.file.sync_all()?;
             place.parent().map_or(Ok(()), sync_folder)?;
         }
-        self.look(&place)?;
-        self.is_named = true;
-        self.length = end;
-        Ok(())
-    }
-
-    /// An open file goes on taking bytes after it, or the repository, was removed or moved away. What was moved away meanwhile is still
-    /// somewhere; so for that alone no commit waits each time.
-    fn look(&mut self, place: &Path) -> io::Result<()> {
-        let is_due = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-        let is_there = if is_due { self.is_in_its_place(place)? } else { self.file.metadata()?.nlink() > 0 };
-        if !is_there {
+        // An open file goes on taking bytes after it, or the repository, was moved away or removed: nobody would find them.
+        if !self.is_in_its_place(&place)? {
             return Err(io::Error::new(ErrorKind::NotFound, "another file is in its place"));
         }
-        if is_due {
-            self.looked_at = Some(Instant::now());
-        }
+        self.is_named = true;
+        self.length = end;
         Ok(())
     }
 
