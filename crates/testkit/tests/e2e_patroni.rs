@@ -80,7 +80,11 @@ fn a_switchover_and_the_leaders_death_leave_no_gap() {
             let restored = bowline.restore(&["--to", &chosen.to_string()]);
             let mut expected: BTreeSet<i64> = stamped.iter().filter(|commit| commit.committed_at <= Some(chosen)).map(|commit| commit.id).collect();
             expected.extend(earlier);
-            assert_eq!(rows(&restored), expected, "PostgreSQL {major} to {chosen}");
+            let mut found = rows(&restored);
+            // A commit whose acknowledgement died with the connection is in no ledger, and may be there or not.
+            let acknowledged: BTreeSet<i64> = ledger.iter().map(|commit| commit.id).collect();
+            found.retain(|id| acknowledged.contains(id));
+            assert_eq!(found, expected, "PostgreSQL {major} to {chosen}");
         }
         assert_eq!(receiver.stop(), Some(0));
     }
