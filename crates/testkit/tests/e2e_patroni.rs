@@ -81,9 +81,9 @@ fn a_switchover_and_the_leaders_death_leave_no_gap() {
             let mut expected: BTreeSet<i64> = stamped.iter().filter(|commit| commit.committed_at <= Some(chosen)).map(|commit| commit.id).collect();
             expected.extend(earlier);
             let mut found = rows(&restored);
-            // A commit whose acknowledgement died with the connection is in no ledger, and may be there or not.
-            let acknowledged: BTreeSet<i64> = ledger.iter().map(|commit| commit.id).collect();
-            found.retain(|id| acknowledged.contains(id));
+            // A commit whose acknowledgement or whose time died with the connection may be there or not: nobody knows when it was.
+            let timed: BTreeSet<i64> = ledger.iter().filter(|commit| commit.committed_at.is_some()).map(|commit| commit.id).collect();
+            found.retain(|id| timed.contains(id) || expected.contains(id));
             assert_eq!(found, expected, "PostgreSQL {major} to {chosen}");
         }
         assert_eq!(receiver.stop(), Some(0));
