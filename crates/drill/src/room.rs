@@ -14,8 +14,10 @@ use std::process::{Child, Command, Stdio};
 const PREFIX: &str = "bowline-drill-";
 
 /// Removes what is named by its first word once its input ends, which it does when the drill does, however that ends. A server that is
-/// still on its way out may be writing there, so it tries until nothing is left.
-const UNDERTAKER: &str = r#"cat > /dev/null; while [ -e "$1" ]; do rm -rf -- "$1" 2> /dev/null || sleep 0.2; done"#;
+/// still on its way out may be writing there, so it tries until nothing is left, for two minutes at most: what cannot be removed at all is
+/// told by who waits for it.
+const UNDERTAKER: &str =
+    r#"cat > /dev/null; n=0; while [ -e "$1" ] && [ $n -lt 600 ]; do rm -rf -- "$1" 2> /dev/null || sleep 0.2; n=$((n + 1)); done"#;
 
 /// A drill's directory. Dropping it removes it.
 pub struct Room {

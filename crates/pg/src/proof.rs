@@ -34,7 +34,7 @@ pub struct Readable {
 pub struct Provable {
     pub relations: Vec<Checkable>,
     pub tables: Vec<Readable>,
-    /// Indexes for which there is no check, with their access method.
+    /// Indexes for which there is no check, with their access method; the invalid ones among them, which no query uses.
     pub unchecked: Vec<(String, String)>,
 }
 
@@ -82,10 +82,10 @@ impl Sql {
     /// What there is to be proved in this database: permanent relations, the system's among them, largest first.
     pub async fn provable(&self) -> Result<Provable, PgError> {
         let doing = "list what can be checked";
-        let text = "SELECT c.oid, format('%I.%I', nspname, relname), amname::text, relkind = 'i', \
+        let text = "SELECT c.oid, format('%I.%I', nspname, relname), CASE WHEN NOT (indisvalid AND indisready) THEN 'invalid ' ELSE '' END || amname, relkind = 'i', \
                 relkind IN ('r', 'm') AND relispopulated AND nspname <> 'information_schema' AND nspname !~ '^pg_' \
             FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_am a ON a.oid = relam LEFT JOIN pg_index i ON indexrelid = c.oid \
-            WHERE relpersistence = 'p' AND (relkind IN ('r', 'm', 't') OR (relkind = 'i' AND indisvalid AND indisready)) \
+            WHERE relpersistence = 'p' AND relkind IN ('r', 'm', 't', 'i') \
             ORDER BY relpages DESC, c.oid";
         let mut found = Provable::default();
         for row in self.rows(doing, text, &[]).await? {

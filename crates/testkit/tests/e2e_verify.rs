@@ -51,6 +51,8 @@ fn what_is_sound_passes_in_every_database_and_the_report_is_kept() {
         cluster.psql(
             "CREATE UNLOGGED TABLE fleeting AS SELECT 1 AS a; CREATE TABLE p (a int) PARTITION BY RANGE (a); CREATE TABLE p1 PARTITION OF p DEFAULT",
         );
+        cluster.psql("CREATE TABLE twice AS SELECT 1 AS a FROM generate_series(1, 2)");
+        assert!(cluster.try_psql("CREATE UNIQUE INDEX CONCURRENTLY ON twice (a)").is_err(), "it stays behind, invalid");
         cluster.psql("CREATE FUNCTION loud() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no DDL here'; END $$");
         cluster.psql("CREATE EVENT TRIGGER loud ON ddl_command_start EXECUTE FUNCTION loud()");
         ask(
@@ -76,9 +78,18 @@ fn what_is_sound_passes_in_every_database_and_the_report_is_kept() {
                 .map(|t| format!("{} {}", t["name"].as_str().unwrap_or_default(), t["rows"]))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(rows(&databases[0]), ["public.kept 1001", "public.p1 1"], "the WAL after the backup is in it, the unlogged table is not");
+        assert_eq!(
+            rows(&databases[0]),
+            ["public.kept 1001", "public.p1 1", "public.twice 2"],
+            "the WAL after the backup is in it, the unlogged table is not"
+        );
         assert_eq!(rows(&databases[2]), ["far.\"Odd name\" 500"]);
-        assert_eq!(databases[0]["without_check"].as_array().map(Vec::len), Some(1), "an index that has no check is named");
+        assert_eq!(
+            databases[0]["without_check"].as_array().map(Vec::len),
+            Some(2),
+            "indexes that have no check are named: {}",
+            databases[0]["without_check"]
+        );
         let answers: Vec<_> = report["proof"]["answers"].as_array().expect("answers").iter().map(|a| a["got"].as_str().unwrap_or_default()).collect();
         assert_eq!(answers, ["1001", "v12"]);
         let kept = fs::read_to_string(bowline.object("report.json")).expect("the report in the repository");
