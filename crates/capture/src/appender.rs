@@ -181,7 +181,7 @@ impl Work {
                 Err(e) => {
                     // Part of it may be there: the next try begins another log.
                     self.log = None;
-                    let why = [e.to_string(), e.detail()].join(": ");
+                    let why = e.in_a_line();
                     self.carrier.events.tell(Event::StoreRetry { object: piece.to_string(), why, again_in: backoff });
                     let until = Instant::now() + backoff;
                     while Instant::now() < until {

@@ -57,7 +57,7 @@ impl Lookout {
                     Ok(Ok(sight)) => Some(sight),
                     Ok(Err(e)) if is_shutting_down(&e) => Some(Sight::ShuttingDown),
                     // The stream itself tells when the server is gone; a session more or less proves nothing.
-                    Ok(Err(e)) => refusals.add(e.class(), || [e.to_string(), e.detail()].join(": ")),
+                    Ok(Err(e)) => refusals.add(e.class(), || e.in_a_line()),
                     Err(_) => refusals.add(Class::Transient, || format!("no answer in {} s", LOOK_LIMIT.as_secs())),
                 };
                 if matches!(sight, Some(Sight::At { .. })) {

@@ -175,7 +175,7 @@ async fn in_turns(session: &mut Session<'_>, turn: &mut Turn, until: &mut watch:
             Ok(Ended::Switched) => continue,
             Ok(Ended::ServerShutsDown) => "the server is shutting down; its slot keeps what is not stored yet".to_owned(),
             Err(e) if !worth_retrying(&e, session.has_streamed(), &session.options.slot) => return Err(e),
-            Err(e) => [e.to_string(), e.detail()].join(": "),
+            Err(e) => e.in_a_line(),
         };
         let pause = backoff.after(began.elapsed(), session.has_stored);
         session.events.tell(Event::Disconnected { why, again_in: pause });

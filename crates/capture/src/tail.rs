@@ -32,7 +32,7 @@ impl Tail {
         let mut walker = RecordWalker::in_segment(source, from);
         let mut segment = SegmentName::containing(from, source.timeline, size);
         while segment.start(size) < to {
-            let stored = fetch(segment).await.map_err(|e| [e.to_string(), e.detail()].join(": ").trim_end_matches([':', ' ', '.']).to_owned())?;
+            let stored = fetch(segment).await.map_err(|e| e.in_a_line().trim_end_matches('.').to_owned())?;
             let (Stored::Whole(bytes) | Stored::Prefix(bytes)) = stored else { return Err(format!("segment {segment} is not stored")) };
             // A record that was cut there never was complete.
             let wanted = (to.bytes() - segment.start(size).bytes()).min(size.bytes()) as usize;

@@ -207,7 +207,7 @@ impl Carrier {
                 Ok(done) => return Ok(done),
                 Err(e @ (RepoError::Conflict { .. } | RepoError::Bug(_))) => return Err(e.into()),
                 Err(e) => {
-                    let why = [e.to_string(), e.detail()].join(": ");
+                    let why = e.in_a_line();
                     self.events.tell(Event::StoreRetry { object: object.to_owned(), why, again_in: backoff });
                     sleep(backoff).await;
                     backoff = (backoff * 2).min(self.backoff_max);

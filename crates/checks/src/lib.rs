@@ -161,7 +161,7 @@ fn fault(database: &str, object: &str, error: &PgError) -> Fault {
     let what = match error {
         // Which server, and as whom it was asked, is of no interest: it is gone when this is read.
         PgError::Server(said) => format!("{} (SQLSTATE {})", said.message, said.code),
-        other => [other.to_string(), other.detail()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "),
+        other => other.in_a_line(),
     };
     Fault { outcome, database: database.to_owned(), object: object.to_owned(), what }
 }

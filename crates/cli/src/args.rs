@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use restore::Wish;
 use std::path::PathBuf;
 use terms::{BackupId, Clock, ParseError, RecoveryTarget, SystemClock, Timeline};
 
@@ -122,8 +123,9 @@ pub struct BackupArgs {
     pub stream: bool,
 }
 
+/// What to restore.
 #[derive(Debug, ClapArgs)]
-pub struct RestoreArgs {
+pub struct Goal {
     /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC") or "10 minutes ago", an LSN (16/B374D848) or name:RESTORE_POINT
     ///
     /// After bowline init --new-epoch a time before the upgrade brings back the cluster of that time, with its PostgreSQL's programs;
@@ -136,6 +138,12 @@ pub struct RestoreArgs {
     /// Begin from this backup instead of the best one
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub goal: Goal,
     /// Restore here instead of the configured data_dir; the server then listens on a private socket only
     #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
@@ -161,15 +169,8 @@ pub struct RestoreArgs {
 
 #[derive(Debug, ClapArgs)]
 pub struct VerifyArgs {
-    /// The instant to restore to, as for bowline restore
-    #[arg(long, default_value = "latest", value_name = "TARGET", value_parser = target)]
-    pub to: RecoveryTarget,
-    /// Follow this timeline instead of the newest
-    #[arg(long, value_name = "N")]
-    pub timeline: Option<Timeline>,
-    /// Verify this backup instead of the newest
-    #[arg(long, value_name = "ID")]
-    pub backup: Option<BackupId>,
+    #[command(flatten)]
+    pub goal: Goal,
     /// Restore below this directory instead of the configured one ([drill] dir) or /var/tmp
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -240,6 +241,13 @@ pub struct FetchArgs {
     /// Fill the spool with what follows NAME
     #[arg(long, hide = true)]
     pub ahead: bool,
+}
+
+impl Goal {
+    /// As the planner takes it.
+    pub fn wish(&self) -> Wish {
+        Wish { target: self.to.clone(), timeline: self.timeline, backup: self.backup }
+    }
 }
 
 fn target(text: &str) -> Result<RecoveryTarget, ParseError> {

@@ -10,6 +10,7 @@ use seal::Recipient;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::{Put, StoreOptions};
+use terms::Class;
 
 /// A configuration with what the command line adds to it.
 pub struct Wiring {
@@ -104,4 +105,9 @@ impl Wiring {
 /// How many threads to use unless told.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// The path of this program, for restore_command.
+pub fn program() -> Result<PathBuf, Fault> {
+    std::env::current_exe().map_err(|e| Fault::of("no-program", Class::Bug, "cannot find my own program file", format!("{e}."), ""))
 }

@@ -11,7 +11,7 @@ pub use report::{Phase, Report};
 pub use room::Room;
 
 use checks::{Outcome, Proof, Question};
-use pg::{CONTROL_FILE, ConnInfo, ControlFile, Owner, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir};
+use pg::{CONTROL_FILE, ConnInfo, ControlFile, Owner, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir, settings_of_a_copy};
 use repo::Reader;
 use restore::{RestoreError, RestoreOptions, RestorePlan, TablespaceMap, Target, Wish};
 use std::fs;
@@ -104,32 +104,24 @@ async fn hold(
 fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<PrivateServer, RestoreError> {
     let control = target.data_dir.join(CONTROL_FILE);
     let control = ControlFile::parse(&fs::read(&control).map_err(|source| RestoreError::File { operation: "read", path: control, source })?)?;
-    let settings = [
-        ("shared_preload_libraries", String::new()),
-        ("session_preload_libraries", String::new()),
-        ("local_preload_libraries", String::new()),
-        ("max_logical_replication_workers", "0".into()),
-        ("max_prepared_transactions", control.max_prepared_xacts.to_string()),
-        ("max_connections", control.max_connections.max(20).to_string()),
-        ("shared_buffers", "128MB".into()),
-        ("wal_level", "minimal".into()),
-        ("max_wal_senders", "0".into()),
-        ("track_commit_timestamp", "on".into()),
+    let strict = [
         // What is looked at must not change meanwhile, and must not be passed over.
-        ("autovacuum", "off".into()),
-        ("ignore_checksum_failure", "off".into()),
-        ("zero_damaged_pages", "off".into()),
+        ("autovacuum", "off"),
+        ("ignore_checksum_failure", "off"),
+        ("zero_damaged_pages", "off"),
         // The cluster's own event triggers stay silent.
-        ("session_replication_role", "replica".into()),
+        ("session_replication_role", "replica"),
         // Nobody will want what this server writes.
-        ("fsync", "off".into()),
-        ("log_timezone", "UTC".into()),
+        ("fsync", "off"),
+        ("log_timezone", "UTC"),
     ];
+    let mut settings = settings_of_a_copy(&control);
+    settings.extend(strict.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let options = PrivateOptions {
         bin_dir: find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?,
         data_dir: target.data_dir.clone(),
         owner: target.owner,
-        settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
+        settings,
         log: target.side_dir.join("server.log"),
         cut_off: true,
         sockets: target.sockets.clone(),
@@ -173,8 +165,7 @@ fn not_verified(object: &str, error: &dyn Explain) -> Proof {
 }
 
 fn fault_of(object: &str, error: &dyn Explain) -> checks::Fault {
-    let what = [error.to_string(), error.detail()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
-    checks::Fault { outcome: Outcome::NotVerified, database: String::new(), object: object.to_owned(), what }
+    checks::Fault { outcome: Outcome::NotVerified, database: String::new(), object: object.to_owned(), what: error.in_a_line() }
 }
 
 /// As whom PostgreSQL will run there.

@@ -51,7 +51,7 @@ pub use history::{Branch, TimelineHistory};
 pub use instance_error::InstanceError;
 pub use label::{BackupLabel, TablespaceLink, parse_tablespace_map, print_tablespace_map};
 pub use page::{BadPage, PAGE_SIZE, page_checksum, page_lsn, verify_page, verify_pages};
-pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode};
+pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, settings_of_a_copy};
 pub use programs::{Owner, find_bin_dir, owner_of};
 pub use proof::{Amcheck, CheckKind, Checkable, Provable, Readable};
 pub use reporter::Reporter;

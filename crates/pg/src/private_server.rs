@@ -1,5 +1,6 @@
 //! A server that only this process can reach: no network, its own socket directory, its own rules; it ends with its owner.
 
+use crate::control::ControlFile;
 use crate::instance_error::InstanceError;
 use crate::programs::{Owner, command};
 use crate::running::{last_lines, read_pid_file, server_running_in};
@@ -51,6 +52,27 @@ pub const QUIET: &[(&str, &str)] = &[
     ("log_destination", "stderr"),
     ("lc_messages", "C"),
 ];
+
+/// What the copy of a cluster is started with beside [`QUIET`] so that sessions can be opened: enough of everything for what it brought
+/// along, nothing loaded that this host may lack, nothing subscribed to.
+pub fn settings_of_a_copy(control: &ControlFile) -> Vec<(String, String)> {
+    [
+        ("shared_preload_libraries", String::new()),
+        // With one that is missing every session would end at once.
+        ("session_preload_libraries", String::new()),
+        ("local_preload_libraries", String::new()),
+        ("max_logical_replication_workers", "0".into()),
+        ("shared_buffers", "128MB".into()),
+        ("max_prepared_transactions", control.max_prepared_xacts.to_string()),
+        ("max_connections", control.max_connections.max(20).to_string()),
+        ("superuser_reserved_connections", "3".into()),
+        ("wal_level", "replica".into()),
+        // Off, the server would delete every commit time there is at its start.
+        ("track_commit_timestamp", "on".into()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
 
 /// How far a server is, by line 8 of its postmaster.pid (`PM_STATUS_*`, src/include/utils/pidfile.h): that line tells
 /// also of a server that lets nobody in, as while it replays with `hot_standby` off.

@@ -13,12 +13,12 @@ impl Writer {
     pub async fn keep_drill<T: Serialize>(&self, began: Timestamp, report: &T, page: String) -> Result<ObjectPath, RepoError> {
         let body = document::write(report)?;
         for number in 1..=TRIES {
-            let path = layout::drill_report(began, number);
+            let path = layout::drill_report(began, number, "json");
             if self.store.put_new(&path, body.clone()).await? == Created::New {
-                self.store.put_new(&layout::drill_page(&path), page.into()).await?;
+                self.store.put_new(&layout::drill_report(began, number, "html"), page.into()).await?;
                 return Ok(path);
             }
         }
-        Err(RepoError::Contended { path: layout::drill_report(began, 1).to_string() })
+        Err(RepoError::Contended { path: layout::drill_report(began, 1, "json").to_string() })
     }
 }

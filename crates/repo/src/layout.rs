@@ -93,15 +93,10 @@ pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentN
     (first.timeline() == last.timeline() && first <= last).then_some((first, last))
 }
 
-/// The report of a drill that began at this time; a further one of the same second has a number from 2 on.
-pub(crate) fn drill_report(at: Timestamp, number: u32) -> ObjectPath {
+/// The report, `json`, or its page, `html`, of a drill that began at this time; a further one of the same second has a number from 2 on.
+pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath {
     let number = if number > 1 { format!("-{number}") } else { String::new() };
-    path(format!("drills/{}{number}/report.json", at.compact()))
-}
-
-/// The page beside a drill's report.
-pub(crate) fn drill_page(report: &ObjectPath) -> ObjectPath {
-    path(report.as_str().replace("/report.json", "/report.html"))
+    path(format!("drills/{}{number}/report.{form}", at.compact()))
 }
 
 pub(crate) fn coverage() -> ObjectPath {

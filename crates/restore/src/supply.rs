@@ -124,7 +124,7 @@ async fn serve(shelf: &Arc<Shelf>, stream: UnixStream) -> std::io::Result<()> {
     let answer = match shelf.answer(line.trim_end()).await {
         Ok(Some(path)) => format!("file {}\n", path.display()),
         Ok(None) => "absent\n".to_owned(),
-        Err(e) => format!("failed {}\n", [e.to_string(), e.detail()].join(": ").replace('\n', " ")),
+        Err(e) => format!("failed {}\n", e.in_a_line().replace('\n', " ")),
     };
     write.write_all(answer.as_bytes()).await
 }

@@ -90,6 +90,13 @@ pub trait Explain: std::error::Error {
     fn hint(&self) -> String {
         String::new()
     }
+    /// What failed and why, for where there is one line.
+    fn in_a_line(&self) -> String {
+        match self.detail() {
+            detail if detail.is_empty() => self.to_string(),
+            detail => format!("{self}: {detail}"),
+        }
+    }
     /// All of it.
     fn advice(&self) -> Advice {
         Advice { slug: self.slug(), class: self.class(), summary: self.to_string(), detail: self.detail(), hint: self.hint() }

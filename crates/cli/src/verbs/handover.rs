@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::wiring::Wiring;
-use pg::{CONTROL_FILE, ControlFile, QUIET, find_bin_dir, start_normally};
+use pg::{CONTROL_FILE, ControlFile, QUIET, find_bin_dir, settings_of_a_copy, start_normally};
 use restore::{RestorePlan, RestoreReport, Target, put_config_back};
 use std::fs;
 use std::os::unix::fs::chown;
@@ -60,9 +60,10 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
     let config = target.side_dir.join("private.conf");
     let hba = target.side_dir.join("private_hba.conf");
     let ident = target.side_dir.join("private_ident.conf");
-    let control = fs::read(target.data_dir.join(CONTROL_FILE)).ok().and_then(|bytes| ControlFile::parse(&bytes).ok());
-    let (prepared, connections) = control.map_or((0, 0), |c| (c.max_prepared_xacts, c.max_connections));
+    let control = target.data_dir.join(CONTROL_FILE);
+    let control = ControlFile::parse(&fs::read(&control).map_err(cannot("read", &control))?)?;
     let mut settings: Vec<(String, String)> = QUIET.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    settings.extend(settings_of_a_copy(&control));
     for (name, value) in [
         ("listen_addresses", String::new()),
         ("unix_socket_directories", socket_dir.display().to_string()),
@@ -72,18 +73,6 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
         ("ident_file", ident.display().to_string()),
         ("config_file", config.display().to_string()),
         ("external_pid_file", socket_dir.join("external.pid").display().to_string()),
-        ("shared_preload_libraries", String::new()),
-        // Libraries that this host may lack: every session would end at once.
-        ("session_preload_libraries", String::new()),
-        ("local_preload_libraries", String::new()),
-        ("max_logical_replication_workers", "0".into()),
-        ("shared_buffers", "128MB".into()),
-        ("max_prepared_transactions", prepared.to_string()),
-        ("max_connections", connections.max(20).to_string()),
-        ("superuser_reserved_connections", "3".into()),
-        ("wal_level", "replica".into()),
-        // Off, the server would delete every commit time there is at its start.
-        ("track_commit_timestamp", "on".into()),
     ] {
         settings.push((name.into(), value));
     }

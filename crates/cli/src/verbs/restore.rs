@@ -5,14 +5,14 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::verbs::confirm::confirm;
 use crate::verbs::handover::{Started, start};
-use crate::wiring::{Wiring, cores};
-use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target, Wish};
+use crate::wiring::{Wiring, cores, program};
+use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Class, Event, Events, SystemClock};
+use terms::{Event, Events, SystemClock};
 
 pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let began = Instant::now();
@@ -20,8 +20,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
     let reader = wiring.reader().await?;
-    let wish = Wish { target: asked.to.clone(), timeline: asked.timeline, backup: asked.backup };
-    let plan = restore::plan(&reader, &wish).await?;
+    let plan = restore::plan(&reader, &asked.goal.wish()).await?;
     let target = Target::inspect(&data_dir)?;
     let options = RestoreOptions {
         tablespaces: tablespaces(asked, &target, is_side),
@@ -67,11 +66,6 @@ fn target_dir(wiring: &Wiring, asked: &RestoreArgs) -> Result<PathBuf, Fault> {
     given
         .cloned()
         .ok_or_else(|| Fault::misuse("target-missing", "there is no directory to restore into", "", "Give --target DIR, or set [postgres] data_dir."))
-}
-
-/// The path of this program, for restore_command.
-pub fn program() -> Result<PathBuf, Fault> {
-    std::env::current_exe().map_err(|e| Fault::of("no-program", Class::Bug, "cannot find my own program file", format!("{e}."), ""))
 }
 
 /// In place, tablespaces go where they were. Elsewhere that could be the running production's: there they go beside the target.

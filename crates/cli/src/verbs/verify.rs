@@ -1,13 +1,13 @@
 //! `bowline verify`: holds a drill, prints what it found, and keeps the report.
 
 use crate::args::{Common, VerifyArgs};
+use crate::config::DrillCheck;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
-use crate::verbs::restore::program;
-use crate::wiring::{Wiring, cores};
+use crate::wiring::{Wiring, cores, program};
 use checks::{Outcome, Question};
 use drill::{DrillOptions, Report};
-use restore::Wish;
+use pg::ConnInfo;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,16 +21,17 @@ const DEFAULT_PLACE: &str = "/var/tmp";
 pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
     let reader = wiring.reader().await?;
-    let wish = Wish { target: asked.to.clone(), timeline: asked.timeline, backup: asked.backup };
+    // A bare host names no server; one that is named wrongly must not lead to another database.
+    let server = wiring.config.postgres.conninfo.as_ref().map(|_| wiring.conninfo()).transpose()?;
     let options = DrillOptions {
         parent: asked.dir.clone().or_else(|| wiring.config.drill.dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_PLACE)),
         jobs: asked.jobs.map_or_else(cores, usize::from),
         bin_dir: wiring.config.postgres.bin_dir.clone(),
         program: program()?,
-        roles: roles(&wiring),
-        questions: questions(&wiring),
+        roles: roles(server.as_ref()),
+        questions: questions(&wiring.config.drill.checks, server.as_ref()),
     };
-    let report = drill::drill(&reader, &wish, &options, &SystemClock, printer.clone()).await?;
+    let report = drill::drill(&reader, &asked.goal.wish(), &options, &SystemClock, printer.clone()).await?;
     printer.finish();
     show(printer, &report);
     let kept = if asked.no_record { None } else { Some(wiring.writer().await?.keep_drill(report.began, &report, drill::page(&report)).await?) };
@@ -51,20 +52,19 @@ pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) ->
 }
 
 /// Who may be known to the restored server: its superuser is mostly called like the user it runs as.
-fn roles(wiring: &Wiring) -> Vec<String> {
+fn roles(server: Option<&ConnInfo>) -> Vec<String> {
     let ours = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
-    let configured = wiring.conninfo().ok().map(|info| info.user().to_owned());
-    ["postgres".to_owned()].into_iter().chain(ours).chain(configured).collect()
+    ["postgres".to_owned()].into_iter().chain(ours).chain(server.map(|info| info.user().to_owned())).collect()
 }
 
-fn questions(wiring: &Wiring) -> Vec<Question> {
-    let usual = wiring.conninfo().ok().map_or_else(|| "postgres".to_owned(), |info| info.dbname().to_owned());
-    let question = |check: &crate::config::DrillCheck| Question {
+fn questions(checks: &[DrillCheck], server: Option<&ConnInfo>) -> Vec<Question> {
+    let usual = server.map_or("postgres", ConnInfo::dbname);
+    let question = |check: &DrillCheck| Question {
         sql: check.sql.clone(),
         expect: check.expect.clone(),
-        database: check.database.clone().unwrap_or_else(|| usual.clone()),
+        database: check.database.clone().unwrap_or_else(|| usual.to_owned()),
     };
-    wiring.config.drill.checks.iter().map(question).collect()
+    checks.iter().map(question).collect()
 }
 
 fn show(printer: &Printer, report: &Report) {
