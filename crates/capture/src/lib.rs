@@ -18,6 +18,7 @@ mod pipeline;
 mod push;
 mod reading;
 mod receive;
+mod salvage;
 mod session;
 mod standbys;
 mod stream;
@@ -32,6 +33,7 @@ pub use error::CaptureError;
 pub use ingest::{IndexBatch, Survey, entry_of, survey_segment, survey_stored};
 pub use notes::{Lead, Notes};
 pub use push::{LookAhead, push, push_ahead};
+pub use salvage::{Salvaged, salvage};
 pub use receive::{BACKUP, Flush, Progress, RECEIVER, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 
 use pg::ConnInfo;

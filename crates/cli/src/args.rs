@@ -51,6 +51,12 @@ pub enum Verb {
     /// Make a full backup
     Backup(BackupArgs),
     /// Restore a cluster to an instant
+    ///
+    /// Without --target, in place: stops the service and PostgreSQL, saves what the old pg_wal holds beyond the repository (for latest), keeps
+    /// the old data aside, restores, replays, promotes, validates, starts PostgreSQL and the service, streams WAL again and makes a full
+    /// backup. The plan is shown first. Whatever breaks off on the way goes on when the same command is run again.
+    ///
+    /// With --target elsewhere, beside production: the server is cut off from it and listens on a private socket only.
     Restore(RestoreArgs),
     /// Hold a drill: restore into a place of its own, check everything, remove it again
     ///
@@ -101,7 +107,18 @@ pub enum ChecksumMode {
     Off,
 }
 
-#[derive(Debug, ClapArgs)]
+/// What a recovered cluster is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ValidationMode {
+    /// Nothing
+    None,
+    /// Whether every database opens, and the questions of [drill] checks
+    Questions,
+    /// All that a drill asks: every index, table and row; it may take long
+    Full,
+}
+
+#[derive(Debug, Default, ClapArgs)]
 pub struct BackupArgs {
     /// zstd, zstd:LEVEL, lz4 or none
     #[arg(long, value_name = "HOW")]
@@ -156,6 +173,24 @@ pub struct RestoreArgs {
     /// Recover and promote, then leave the server stopped
     #[arg(long, conflicts_with = "files_only")]
     pub no_start: bool,
+    /// Leave the service alone: run none of the commands of [service]
+    #[arg(long)]
+    pub no_service: bool,
+    /// Leave the restored server without a WAL receiver and without a new backup: it is not protected then
+    #[arg(long)]
+    pub no_protect: bool,
+    /// Give up what the old pg_wal alone holds
+    #[arg(long)]
+    pub no_salvage: bool,
+    /// What the recovered cluster is asked before anybody may use it
+    #[arg(long, value_enum, default_value_t = ValidationMode::Questions, value_name = "HOW")]
+    pub validate: ValidationMode,
+    /// Go on with the restore of this target that broke off, whatever it was to restore to
+    #[arg(long = "continue", conflicts_with_all = ["anew", "to", "timeline", "backup"])]
+    pub go_on: bool,
+    /// Give up the restore of this target that broke off, and begin anew; what is there is kept aside
+    #[arg(long)]
+    pub anew: bool,
     /// Print what would be done and touch nothing
     #[arg(long)]
     pub plan: bool,

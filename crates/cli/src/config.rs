@@ -28,6 +28,10 @@ pub struct Config {
     pub wal: Wal,
     #[serde(default)]
     pub drill: Drill,
+    #[serde(default)]
+    pub service: Service,
+    #[serde(default)]
+    pub objectives: Objectives,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -39,6 +43,34 @@ pub struct Postgres {
     pub conninfo: Option<String>,
     pub data_dir: Option<PathBuf>,
     pub bin_dir: Option<PathBuf>,
+    /// How whoever supervises the server stops and starts it; without, a restore asks systemd where it runs the server, else does it itself.
+    pub stop: Option<String>,
+    pub start: Option<String>,
+}
+
+/// What uses the database, as a restore stops and starts it: commands for a shell.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    pub stop: Option<String>,
+    pub start: Option<String>,
+    /// Ends with 0 when the service is well.
+    pub health: Option<String>,
+    /// How long each of these may take, and how long the service may take to be well; 5 minutes unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
+}
+
+/// What reports are held against.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objectives {
+    /// How many of the last seconds may be lost; 1 hour unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub rpo: Option<Duration>,
+    /// How long the service may be away; 4 hours unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub rto: Option<Duration>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,6 +146,8 @@ pub struct Wal {
     /// How long a receiver may be silent before another one takes over.
     #[serde(deserialize_with = "duration")]
     pub lease_ttl: Option<Duration>,
+    /// How the supervised receiver is started, such as `systemctl start bowline-receive`; without, a restore starts one itself.
+    pub start: Option<String>,
     /// Where `wal fetch` puts segments that it fetches ahead, and `wal push` its notes; beside the data directory unless said otherwise.
     pub spool: Option<PathBuf>,
     /// Segments that `wal push` stores ahead at once; 0 switches looking ahead off.
@@ -133,6 +167,7 @@ impl Default for Wal {
             coverage_interval: None,
             shutdown_grace: None,
             lease_ttl: None,
+            start: None,
             spool: None,
             push_jobs: 4,
             fetch_jobs: 4,

@@ -3,7 +3,10 @@
 use crate::control::ControlFile;
 use crate::instance_error::InstanceError;
 use crate::programs::{Owner, command};
+use crate::conninfo::ConnInfo;
+use crate::error::PgError;
 use crate::running::{last_lines, read_pid_file, server_running_in};
+use crate::sql::Sql;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -160,6 +163,20 @@ impl PrivateServer {
     /// The number in its socket's name: `port=` in a connection string.
     pub fn port(&self) -> u16 {
         PORT
+    }
+    /// How to log in as the superuser, whose name only the server knows: any of `roles` will do to ask it.
+    pub async fn superuser(&self, roles: &[String]) -> Result<ConnInfo, PgError> {
+        let word = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
+        let socket = word(&self.socket_dir().display().to_string());
+        let login = |role: &str| ConnInfo::parse(&format!("host={socket} port={PORT} user={} dbname=template1", word(role)), &|_| None);
+        let mut last = None;
+        for role in roles {
+            match Sql::connect(&login(role)?).await {
+                Ok(session) => return login(&session.bootstrap_superuser().await?),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| PgError::ConnInfo { what: "No role to log in as was given".into() }))
     }
     /// Whether it is in a network of its own.
     pub fn is_cut_off(&self) -> bool {

@@ -16,6 +16,9 @@ pub enum Verdict {
     Skip,
 }
 
+/// What the name of a directory begins with in which a restore keeps the cluster before it, where that cannot lie beside the data directory.
+pub const BEFORE: &str = "bowline-before-";
+
 /// The part of a relation that a file holds (`ForkNumber`, src/include/common/relpath.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fork {
@@ -66,6 +69,8 @@ pub fn judge(path: &Path, version_dir: &str) -> Verdict {
         [dir, ..] if is_one_of(dir, EMPTY_DIRS) => Verdict::Skip,
         [b"pg_wal"] | [b"pg_wal", b"archive_status" | b"summaries"] => Verdict::CopyEmptyDir,
         [b"pg_wal", ..] => Verdict::Skip,
+        // What a restore kept of the cluster before it, inside a mount point.
+        [dir, ..] if dir.starts_with(BEFORE.as_bytes()) => Verdict::Skip,
         [file] if is_one_of(file, SKIPPED_FILES) || file.starts_with(b"pg_internal.init") => Verdict::Skip,
         [b"pg_tblspc", _, dir, ..] if *dir != version_dir.as_bytes() => Verdict::Skip,
         // The relation cache is made again on start; its names have a number added while they are written.

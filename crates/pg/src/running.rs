@@ -45,6 +45,19 @@ pub fn server_running_in(data_dir: &Path) -> Option<u32> {
     .then_some(pid)
 }
 
+/// Processes of PostgreSQL that still work in this directory although its postmaster is gone: they may write to it. Of other users' processes
+/// only root learns.
+pub fn survivors_in(data_dir: &Path) -> Vec<u32> {
+    let Ok(here) = fs::metadata(data_dir) else { return Vec::new() };
+    let is_there = |pid: &u32| {
+        let process = Path::new("/proc").join(pid.to_string());
+        let is_postgres = || fs::read_to_string(process.join("comm")).is_ok_and(|name| name.starts_with("postgres"));
+        fs::metadata(process.join("cwd")).is_ok_and(|cwd| (cwd.dev(), cwd.ino()) == (here.dev(), here.ino())) && is_postgres()
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_there).collect()
+}
+
 /// Stops the server that runs in this directory, its sessions cut off, its data written out (`pg_ctl stop -m fast`);
 /// false when none ran. Fails when it still runs after `limit`: nothing was forced.
 pub async fn stop_server(data_dir: &Path, limit: Duration) -> Result<bool, InstanceError> {

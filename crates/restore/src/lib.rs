@@ -25,7 +25,7 @@ pub use plan::{PlanSummary, RestorePlan, Stop, Wish};
 pub use replay::Recovered;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
-pub use target::Target;
+pub use target::{Target, UNFINISHED};
 
 use repo::Reader;
 use std::fs;
@@ -33,7 +33,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Clock, Event, Events, Step};
+use terms::{Clock, Event, Events, Step, Timestamp};
 use tokio::runtime::Handle;
 
 /// How to carry a plan out.
@@ -68,10 +68,27 @@ pub async fn restore(
 ) -> Result<RestoreReport, RestoreError> {
     let mut report = restore_only_files(reader, plan, target, options, clock, events.clone()).await?;
     let mut steps = Steps { events: &*events, report: &mut report };
-    let recovered =
-        steps.run_async(Step::Replay, replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events.clone())).await?;
+    mark_for_recovery(target)?;
+    let recovered = steps.run_async(Step::Replay, recover(reader, plan, target, options, events.clone())).await?;
     report.recovered = Some(recovered);
     Ok(report)
+}
+
+/// Recovers the restored files as planned; at the end the cluster is promoted, cleanly stopped and durable. What was begun and broke off
+/// goes on: without the mark that [`mark_for_recovery`] leaves, recovery is over, and the server has only to come up once.
+pub async fn recover(
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    options: &RestoreOptions,
+    events: Arc<dyn Events>,
+) -> Result<Recovered, RestoreError> {
+    replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events).await
+}
+
+/// Leaves the mark by which the server knows that it is to recover from the archive; it takes it away once its new timeline has begun.
+pub fn mark_for_recovery(target: &Target) -> Result<(), RestoreError> {
+    replay::write_signal(target)
 }
 
 /// Restores the files, durably, and starts nothing.
@@ -87,18 +104,12 @@ pub async fn restore_only_files(
     let now = clock.now();
     let mut report = RestoreReport { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO };
     let mut steps = Steps { events: &*events, report: &mut report };
-    let moved = steps.run(Step::MoveAside, || target.prepare(now))?;
+    let moved = target.place_aside(now);
+    steps.run(Step::MoveAside, || target.prepare(moved.as_deref()))?;
     if let Some(to) = &moved {
         events.tell(Event::MovedAside { from: target.data_dir.clone(), to: to.clone() });
     }
-    let copied = {
-        let (reader, target, tablespaces) = (reader.clone(), target.clone(), options.tablespaces.clone());
-        let (backup, jobs) = (plan.backup.clone(), options.jobs);
-        let (runtime, events) = (Handle::current(), events.clone());
-        let work = move || files::restore_files(&reader, &backup, &target, &tablespaces, jobs, now, &runtime, &*events);
-        async move { tokio::task::spawn_blocking(work).await.map_err(|e| RestoreError::Bug(e.to_string()))? }
-    };
-    let restored = steps.run_async(Step::CopyFiles, copied).await?;
+    let restored = steps.run_async(Step::CopyFiles, copy_files(reader, plan, target, options, now, events.clone())).await?;
     for (from, to) in &restored.moved {
         events.tell(Event::MovedAside { from: from.clone(), to: to.clone() });
     }
@@ -106,6 +117,21 @@ pub async fn restore_only_files(
     report.moved_aside = moved;
     report.took = began.elapsed();
     Ok(report)
+}
+
+/// Puts the backup's files into the directories that [`Target::prepare`] made, durably.
+pub async fn copy_files(
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    options: &RestoreOptions,
+    now: Timestamp,
+    events: Arc<dyn Events>,
+) -> Result<Restored, RestoreError> {
+    let (reader, target, tablespaces) = (reader.clone(), target.clone(), options.tablespaces.clone());
+    let (backup, jobs, runtime) = (plan.backup.clone(), options.jobs, Handle::current());
+    let work = move || files::restore_files(&reader, &backup, &target, &tablespaces, jobs, now, &runtime, &*events);
+    tokio::task::spawn_blocking(work).await.map_err(|e| RestoreError::Bug(e.to_string()))?
 }
 
 /// Writes into the restored cluster what it needs to recover by itself when somebody starts it: the target and a
@@ -129,10 +155,10 @@ pub fn restore_command(program: &Path, config: &Path) -> String {
     format!("{} --config {} wal fetch %f %p", replay::shell_word(program), replay::shell_word(config))
 }
 
-/// Puts outside configuration back where it was, where nothing is now; returns what was put back and what was left.
-pub fn put_config_back(restored: &Restored) -> Result<(Vec<PathBuf>, Vec<PathBuf>), RestoreError> {
+/// Puts outside configuration (where it lies now, where it was) back where nothing is now; returns what was put back and what was left.
+pub fn put_config_back(config: &[(PathBuf, PathBuf)]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), RestoreError> {
     let (mut put, mut left) = (Vec::new(), Vec::new());
-    for (kept, original) in &restored.config {
+    for (kept, original) in config {
         if original.exists() {
             left.push(original.clone());
             continue;

@@ -53,7 +53,6 @@ pub(crate) async fn replay(
     let (segments, histories) = (&plan.segments, &plan.histories);
     let supply =
         Supply::start(reader, plan.backup.system_id, segments, control.segment_size, histories, socket.clone(), spool.clone(), target.owner, events)?;
-    write_signal(target)?;
     let mut settings = recovery_settings(plan);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
     settings.extend(minima(&control));
@@ -81,11 +80,14 @@ fn spool_of(target: &Target) -> Result<PathBuf, RestoreError> {
     Ok(if is_same { target.side_dir.join("wal") } else { pg_wal.join("bowline-restore") })
 }
 
-/// `recovery.signal` tells the server to recover from the archive; it removes it when it is done.
+/// `recovery.signal` tells the server to recover from the archive; it removes it when its new timeline has begun (`StartupXLOG`,
+/// src/backend/access/transam/xlog.c). Durable, since its absence says that recovery is over.
 pub(crate) fn write_signal(target: &Target) -> Result<(), RestoreError> {
     let path = target.data_dir.join("recovery.signal");
-    fs::write(&path, b"").map_err(RestoreError::file("write", &path))?;
-    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))
+    let file = fs::File::create(&path).map_err(RestoreError::file("write", &path))?;
+    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
+    let folder = fs::File::open(&target.data_dir).map_err(RestoreError::file("open", &target.data_dir))?;
+    file.sync_all().and_then(|()| folder.sync_all()).map_err(RestoreError::file("make durable", &path))
 }
 
 /// The target as PostgreSQL's settings (manual chapter 20.5.6). All are named, since postgresql.auto.conf may have some left over.

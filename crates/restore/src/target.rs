@@ -8,6 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use terms::Timestamp;
 
+/// The file that marks a data directory as made by a restore that is not done.
+pub const UNFINISHED: &str = "bowline-restore";
+
 /// A directory that can be restored into.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -34,8 +37,9 @@ impl Target {
             Ok(meta) if !meta.is_dir() => return Err(unusable("It is not a directory.".into(), "Move it away, or restore elsewhere with --target.")),
             Ok(_) => {
                 let mut listing = fs::read_dir(data_dir).map_err(RestoreError::file("read", data_dir))?;
-                let something = listing.next().is_some();
-                if something && !data_dir.join("PG_VERSION").is_file() && !data_dir.join("global").is_dir() {
+                let something = listing.any(|entry| entry.is_ok_and(|entry| !stays(&entry.file_name())));
+                let is_known = ["PG_VERSION", "global", UNFINISHED].iter().any(|name| data_dir.join(name).exists());
+                if something && !is_known {
                     return Err(unusable(
                         "It holds something that is no PostgreSQL data directory.".into(),
                         "Move it away yourself if it is not needed, or restore elsewhere with --target.",
@@ -80,21 +84,62 @@ impl Target {
         }
     }
 
-    /// Moves what is there aside and makes the empty directories; returns where the old data went.
-    pub(crate) fn prepare(&self, now: Timestamp) -> Result<Option<PathBuf>, RestoreError> {
+    /// Where what is there will go; `None` when nothing is.
+    pub fn place_aside(&self, now: Timestamp) -> Option<PathBuf> {
+        if !self.occupied {
+            return None;
+        }
+        // A mount point cannot be renamed: what is in it stays in it.
+        let inside = self.data_dir.join(format!("{}{}", pg::rules::BEFORE, now.compact()));
+        Some(if is_mount_point(&self.data_dir) { not_taken(inside) } else { not_taken(before(&self.data_dir, now)) })
+    }
+
+    /// Moves what is there to `aside`, unless it is there already, and makes the empty directories.
+    pub fn prepare(&self, aside: Option<&Path>) -> Result<(), RestoreError> {
         self.refuse_running()?;
-        let moved = if self.occupied { Some(move_aside(&self.data_dir, now)?) } else { None };
-        if moved.is_some() || !self.data_dir.exists() {
+        match aside {
+            Some(aside) if aside.starts_with(&self.data_dir) => self.move_within(aside)?,
+            Some(aside) if self.data_dir.exists() => rename(&self.data_dir, aside)?,
+            _ => {}
+        }
+        if !self.data_dir.exists() {
             self.make_dir(&self.data_dir)?;
         } else {
             chown(&self.data_dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &self.data_dir))?;
             fs::set_permissions(&self.data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
                 .map_err(RestoreError::file("set the mode of", &self.data_dir))?;
         }
-        if !self.side_dir.exists() {
-            self.make_dir(&self.side_dir)?;
+        self.make_side_dir()
+    }
+
+    /// Makes the directory beside the target, if it is not there.
+    pub fn make_side_dir(&self) -> Result<(), RestoreError> {
+        if self.side_dir.exists() { Ok(()) } else { self.make_dir(&self.side_dir) }
+    }
+
+    /// Moves all that is in the data directory into a directory in it, but what earlier restores kept there; may have been begun before.
+    fn move_within(&self, aside: &Path) -> Result<(), RestoreError> {
+        self.make_dir(aside)?;
+        for entry in fs::read_dir(&self.data_dir).map_err(RestoreError::file("read", &self.data_dir))? {
+            let entry = entry.map_err(RestoreError::file("read", &self.data_dir))?;
+            if !stays(&entry.file_name()) {
+                rename(&entry.path(), &aside.join(entry.file_name()))?;
+            }
         }
-        Ok(moved)
+        Ok(())
+    }
+
+    /// Removes what a restore of ours left half done.
+    pub fn clear(&self) -> Result<(), RestoreError> {
+        for entry in fs::read_dir(&self.data_dir).map_err(RestoreError::file("read", &self.data_dir))? {
+            let entry = entry.map_err(RestoreError::file("read", &self.data_dir))?;
+            let (path, is_dir) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            if !stays(&entry.file_name()) {
+                let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.map_err(RestoreError::file("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a directory that only the owner can enter, and its parents.
@@ -112,26 +157,57 @@ impl Target {
 
 /// Renames `path` to a name that says when it was put aside.
 pub(crate) fn move_aside(path: &Path, now: Timestamp) -> Result<PathBuf, RestoreError> {
-    let mut base = path.as_os_str().to_owned();
-    base.push(format!(".before-{}", now.compact()));
-    let mut to = PathBuf::from(base.clone());
-    let mut again = 1;
-    while to.exists() {
-        again += 1;
-        let mut numbered = base.clone();
-        numbered.push(format!("-{again}"));
-        to = numbered.into();
-    }
-    fs::rename(path, &to).map_err(|e| match e.raw_os_error() {
-        // A mount point cannot be renamed.
+    let to = not_taken(before(path, now));
+    rename(path, &to)?;
+    Ok(to)
+}
+
+/// The name beside `path` that says when it was put aside.
+fn before(path: &Path, now: Timestamp) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".before-{}", now.compact()));
+    name.into()
+}
+
+/// This name, or with the lowest number behind it that makes it one that nothing has.
+fn not_taken(name: PathBuf) -> PathBuf {
+    let numbered = (2..).map(|number| {
+        let mut numbered = name.as_os_str().to_owned();
+        numbered.push(format!("-{number}"));
+        PathBuf::from(numbered)
+    });
+    std::iter::once(name.clone()).chain(numbered).find(|place| fs::symlink_metadata(place).is_err()).unwrap_or(name)
+}
+
+fn rename(path: &Path, to: &Path) -> Result<(), RestoreError> {
+    fs::rename(path, to).map_err(|e| match e.raw_os_error() {
         Some(code) if code == nix::errno::Errno::EBUSY as i32 => RestoreError::Target {
             path: path.to_owned(),
-            why: "It is a mount point, so what is in it cannot be moved aside by renaming it.".into(),
-            hint: "Move its content aside yourself, or restore into a directory below it with --target.".into(),
+            why: "It is a mount point, so it cannot be moved aside by renaming it.".into(),
+            hint: "Unmount it, or restore into another directory with --target.".into(),
         },
         _ => RestoreError::file("move aside", path)(e),
-    })?;
-    Ok(to)
+    })
+}
+
+/// What may lie in a data directory that is empty otherwise: a file system's own folder, and what earlier restores kept.
+fn stays(name: &std::ffi::OsStr) -> bool {
+    name == "lost+found" || name.to_string_lossy().starts_with(pg::rules::BEFORE)
+}
+
+/// Whether a file system is mounted here: a name in the fifth column of /proc/self/mountinfo (proc(5)), with octal escapes.
+fn is_mount_point(path: &Path) -> bool {
+    let Ok(path) = fs::canonicalize(path) else { return false };
+    let escaped: String = path
+        .to_string_lossy()
+        .chars()
+        .map(|c| match c {
+            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", c as u32),
+            c => c.to_string(),
+        })
+        .collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(&escaped))
 }
 
 /// As root: the owner of what is there or of the folder around it, unless that is root; else the user postgres.

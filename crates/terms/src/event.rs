@@ -80,13 +80,17 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     Plan,
+    StopService,
+    StopServer,
+    Salvage,
     MoveAside,
     CopyFiles,
-    Sync,
-    StartServer,
     Replay,
-    Promote,
-    Handover,
+    Validate,
+    StartServer,
+    Receive,
+    StartService,
+    Backup,
 }
 
 impl Step {
@@ -94,13 +98,17 @@ impl Step {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Plan => "plan",
+            Self::StopService => "stop the service",
+            Self::StopServer => "stop PostgreSQL",
+            Self::Salvage => "save the old pg_wal",
             Self::MoveAside => "move the old data aside",
             Self::CopyFiles => "restore files",
-            Self::Sync => "make durable",
-            Self::StartServer => "start PostgreSQL privately",
             Self::Replay => "replay WAL",
-            Self::Promote => "promote",
-            Self::Handover => "hand over",
+            Self::Validate => "validate",
+            Self::StartServer => "start PostgreSQL",
+            Self::Receive => "stream WAL again",
+            Self::StartService => "start the service",
+            Self::Backup => "back up",
         }
     }
 }

@@ -271,6 +271,12 @@ impl Cluster {
         assert!(ended, "the server did not stop within {STOP_LIMIT:?} and was killed\n{}", launch::tail(&self.log_file()));
     }
 
+    /// Stops a server that a restore started, which is no child of this process.
+    pub fn stop_adopted(&self) {
+        let output = self.bin("pg_ctl").args(["stop", "-w", "-m", "fast"]).output().expect("run pg_ctl");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Kills every process of the server at once; the data directory stays as they left it.
     pub fn kill9(&self) {
         if let Some(postmaster) = self.running().take() {
@@ -335,6 +341,10 @@ impl Drop for Cluster {
         }
         if let Some(postmaster) = self.running().take() {
             postmaster.stop(Signal::SIGQUIT, Duration::from_secs(5));
+        }
+        // One that a restore started is no child of this process.
+        if self.data.join("postmaster.pid").exists() {
+            drop(self.bin("pg_ctl").args(["stop", "-w", "-m", "immediate"]).output());
         }
         // The watchdog, dropped next, removes the directory.
     }

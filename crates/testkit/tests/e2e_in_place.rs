@@ -5,12 +5,6 @@ use terms::{Clock, SystemClock};
 use testkit::bowline::{FINGERPRINT, wait};
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major, outer_majors};
 
-/// Stops a server that a restore started, which is no child of this process.
-fn stop(cluster: &Cluster) {
-    let output = cluster.bin("pg_ctl").args(["stop", "-w", "-m", "fast"]).output().expect("run pg_ctl");
-    assert!(output.status.success(), "{output:?}");
-}
-
 #[test]
 fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
     for major in outer_majors() {
@@ -29,12 +23,12 @@ fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
         cluster.psql("DELETE FROM t");
         bowline.archive_now();
         std::fs::write(cluster.data_dir().join("marker"), "of the old data").expect("write a marker");
-        bowline.fails(&["restore", "--yes"], 4, "target-unusable");
-        assert_eq!(cluster.psql("SELECT count(*) FROM t"), "0", "a refusal leaves the server alone");
+        bowline.fails(&["restore"], 2, "not-confirmed");
+        assert_eq!(cluster.psql("SELECT count(*) FROM t"), "0", "who did not say yes finds the server as it was");
         assert_eq!(receiver.stop(), Some(0));
         cluster.pg_ctl_stop(true);
 
-        let result = bowline.ok(&["restore", "--yes", "--to", &good.to_string()]);
+        let result = bowline.ok(&["restore", "--yes", "--no-protect", "--to", &good.to_string()]);
         let aside = std::path::PathBuf::from(result["moved_aside"].as_str().expect("the old data was moved"));
         assert_eq!(std::fs::read_to_string(aside.join("marker")).expect("the old marker"), "of the old data");
         assert!(aside.join("global/pg_control").exists() && !cluster.data_dir().join("marker").exists());
@@ -65,7 +59,7 @@ fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
         assert_eq!(restored.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2", "PostgreSQL {major}");
         drop(restored);
         drop(receiver);
-        stop(&cluster);
+        cluster.stop_adopted();
     }
 }
 
@@ -98,15 +92,15 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     cluster.psql("CREATE TABLE t AS SELECT 42 AS a");
     bowline.ok(&["backup"]);
-    stop(&cluster);
+    cluster.stop_adopted();
     std::fs::remove_dir_all(&etc).expect("lose the configuration");
     std::fs::remove_dir_all(&data).expect("lose the data");
-    bowline.ok(&["restore", "--yes"]);
+    bowline.ok(&["restore", "--yes", "--no-protect"]);
     wait("the server", Duration::from_secs(10), || cluster.try_psql("SELECT 1").is_ok());
     assert_eq!(cluster.psql("SELECT a FROM t; SHOW work_mem; SHOW config_file"), format!("42\n5MB\n{}/postgresql.conf", etc.display()));
     assert_eq!(std::fs::read_to_string(etc.join("postgresql.conf")).expect("read"), text);
     assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), hba);
-    stop(&cluster);
+    cluster.stop_adopted();
 }
 
 #[test]

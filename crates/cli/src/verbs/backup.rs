@@ -6,6 +6,7 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::wiring::{Wiring, cores};
 use capture::{BackupOptions, Checksums};
+use repo::BackupDocument;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +14,28 @@ use std::time::Duration;
 use terms::SystemClock;
 
 pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let wiring = Wiring::new(common)?;
+    let made = make(&Wiring::new(common)?, asked, printer).await?;
+    printer.finish();
+    let took = Duration::from_secs_f64(made.took_seconds);
+    printer.say(format!(
+        "backup {}: {} files, {} stored as {} ({:.2}×), {} ({})",
+        made.id,
+        made.files,
+        bytes(made.bytes),
+        bytes(made.bytes_stored),
+        made.bytes as f64 / made.bytes_stored.max(1) as f64,
+        duration(took),
+        rate(made.bytes, took),
+    ));
+    if made.pages_damaged > 0 {
+        printer.say(format!("warning: {} damaged page(s) are in this backup; see above", made.pages_damaged));
+    }
+    printer.result(json!(made));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a full backup as configured and asked.
+pub async fn make(wiring: &Wiring, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<BackupDocument, Fault> {
     let config = &wiring.config;
     let checksums = match (asked.checksums, config.backup.checksums) {
         (Some(ChecksumMode::Fail), _) | (None, Some(ChecksumsKey::Fail) | None) => Checksums::Fail,
@@ -32,22 +54,5 @@ pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) ->
     let data_dir = config.postgres.data_dir.as_deref().filter(|_| !asked.stream);
     let info = wiring.conninfo()?;
     let writer = wiring.writer().await?;
-    let made = capture::backup(&info, data_dir, writer, options, &SystemClock, printer.clone()).await?;
-    printer.finish();
-    let took = Duration::from_secs_f64(made.took_seconds);
-    printer.say(format!(
-        "backup {}: {} files, {} stored as {} ({:.2}×), {} ({})",
-        made.id,
-        made.files,
-        bytes(made.bytes),
-        bytes(made.bytes_stored),
-        made.bytes as f64 / made.bytes_stored.max(1) as f64,
-        duration(took),
-        rate(made.bytes, took),
-    ));
-    if made.pages_damaged > 0 {
-        printer.say(format!("warning: {} damaged page(s) are in this backup; see above", made.pages_damaged));
-    }
-    printer.result(json!(made));
-    Ok(ExitCode::SUCCESS)
+    Ok(capture::backup(&info, data_dir, writer, options, &SystemClock, printer.clone()).await?)
 }

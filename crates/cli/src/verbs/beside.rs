@@ -4,7 +4,7 @@ use crate::args::Common;
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// A cluster's own place for such work.
 pub struct Place {
@@ -39,11 +39,24 @@ fn fold(words: &[&str]) -> u64 {
 /// Starts this program again with the same configuration, as a process that outlives this one. It is a matter of speed
 /// only: failing to start it is not told. It says nothing: whoever holds the server's log open keeps its logger from ending.
 pub fn start(common: &Common, words: &[&std::ffi::OsStr]) {
-    let Ok(program) = std::env::current_exe() else { return };
-    let mut command = Command::new(program);
+    let Ok(mut command) = again(common, words) else { return };
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    drop(command.spawn());
+}
+
+/// Starts a receiver that outlives this process.
+pub fn receiver(common: &Common, log: std::fs::File) -> std::io::Result<Child> {
+    let mut command = again(common, &["wal".as_ref(), "receive".as_ref()])?;
+    command.stdout(log.try_clone()?).stderr(log).current_dir("/");
+    command.spawn()
+}
+
+/// This program with the same configuration, in a process group of its own.
+fn again(common: &Common, words: &[&std::ffi::OsStr]) -> std::io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
     for (flag, value) in [("--config", common.config.as_ref()), ("--key", common.key.as_ref())] {
         if let Some(value) = value {
-            command.arg(flag).arg(value);
+            command.arg(flag).arg(std::path::absolute(value)?);
         }
     }
     for (flag, value) in [("--repository", &common.repository), ("--org", &common.org)] {
@@ -51,8 +64,7 @@ pub fn start(common: &Common, words: &[&std::ffi::OsStr]) {
             command.arg(flag).arg(value);
         }
     }
-    command.args(words);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(words).stdin(Stdio::null());
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    drop(command.spawn());
+    Ok(command)
 }

@@ -1,63 +1,142 @@
 //! `bowline restore`: plan, ask, do, report.
 
-use crate::args::{Common, RestoreArgs};
+use crate::args::{Common, RestoreArgs, ValidationMode};
 use crate::fault::Fault;
-use crate::show::{Printer, bytes, duration, rate};
+use crate::show::{Printer, bytes};
 use crate::verbs::confirm::confirm;
-use crate::verbs::handover::{Started, start};
+use crate::verbs::protect::Protector;
+use crate::verbs::{rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
-use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target};
+use repo::Reader;
+use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
+use restore::{RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use terms::{Event, Events, SystemClock};
+use std::time::Duration;
+use terms::{Clock, Event, Events, RecoveryTarget, SystemClock};
+
+/// How long a command of [service] or [postgres] may take.
+const HOOK_LIMIT: Duration = Duration::from_secs(300);
 
 pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let began = Instant::now();
     let wiring = Wiring::new(common)?;
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
-    let reader = wiring.reader().await?;
-    let plan = restore::plan(&reader, &asked.goal.wish()).await?;
     let target = Target::inspect(&data_dir)?;
-    let options = RestoreOptions {
-        tablespaces: tablespaces(asked, &target, is_side),
-        jobs: asked.jobs.map_or_else(cores, usize::from),
-        bin_dir: wiring.config.postgres.bin_dir.clone(),
-        program: program()?,
-    };
-    if !asked.files_only {
+    let journal = journal(asked, &target)?;
+    let reader = wiring.reader().await?;
+    // Once the new cluster is there, no plan would be the one that made it.
+    let plan = if journal.stage < Stage::Recovered { Some(restore::plan(&reader, &journal.wish()?).await?) } else { None };
+    let options = options(&wiring, asked, &target, is_side)?;
+    if let (Some(plan), false) = (&plan, asked.files_only) {
         // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
-        pg::find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
+        pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref())?;
     }
-    show_plan(printer, &plan, &target, &options, asked, is_side);
+    if journal.stage > Stage::Begun {
+        printer.say(format!("goes on      with the restore to {} begun at {}, after {}", journal.target, journal.began, journal.stage.name()));
+    }
+    if let Some(plan) = &plan {
+        show_plan(printer, plan, &target, &options, asked, &journal);
+    }
     if asked.plan {
-        printer
-            .result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied(), "server_running": target.running() }));
+        let summary = plan.as_ref().map(RestorePlan::summary);
+        let (aside, stage) = (target.is_occupied(), journal.stage);
+        printer.result(json!({ "plan": summary, "target": data_dir, "moves_aside": aside, "server_running": target.running(), "stage": stage }));
         return Ok(ExitCode::SUCCESS);
     }
-    target.refuse_running()?;
+    if is_side || asked.files_only {
+        target.refuse_running()?;
+    }
     confirm("the restore", asked.yes, printer)?;
-    printer.tell(Event::RestorePlanned {
-        backup: plan.backup.id,
-        timeline: plan.timeline,
-        target: plan.target.clone(),
-        segments: plan.segments.len() as u64,
-    });
-    let report = if asked.files_only {
-        let report = restore::restore_only_files(&reader, &plan, &target, &options, &SystemClock, printer.clone()).await?;
-        if let Some(config) = &wiring.config.path {
-            restore::write_recovery_settings(&plan, &target, &restore::restore_command(&options.program, config))?;
+    let lock = Lock::take(&target)?;
+    if let Some(plan) = &plan {
+        let (backup, timeline, segments) = (plan.backup.id, plan.timeline, plan.segments.len() as u64);
+        printer.tell(Event::RestorePlanned { backup, timeline, target: plan.target.clone(), segments });
+        if asked.files_only {
+            return files_only(&wiring, &reader, plan, &target, &options.restoring, printer).await;
         }
-        report
-    } else {
-        restore::restore(&reader, &plan, &target, &options, &SystemClock, printer.clone()).await?
-    };
-    let started = if asked.files_only || asked.no_start { Started::No } else { start(&wiring, &plan, &target, &report, is_side).await? };
+    }
+    let summary = plan.as_ref().map(RestorePlan::summary);
+    let lent = Protector { common, wiring: &wiring, printer, side_dir: target.side_dir.clone() };
+    let report = rescue::rescue(&reader, plan, &target, &options, journal, &lock, &lent, &SystemClock, printer.clone()).await?;
     printer.finish();
-    show_report(printer, &plan, &target, &report, &started, began.elapsed());
+    rescue_report::show(printer, &wiring, summary, &target, &report, asked);
+    match report.open.into_iter().next() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(advice) => Err(Fault(advice)),
+    }
+}
+
+/// What is to be done: what is asked for, or what broke off.
+fn journal(asked: &RestoreArgs, target: &Target) -> Result<Journal, Fault> {
+    let wish = asked.goal.wish();
+    let new = Journal::new(target, &wish, SystemClock.now());
+    Ok(match Journal::unfinished(target)? {
+        None if asked.go_on => {
+            let hint = "Say what to restore to; nothing was touched.";
+            return Err(Fault::misuse("nothing-to-continue", format!("no restore of {} broke off", target.data_dir.display()), "", hint));
+        }
+        None => new,
+        Some(old) if asked.anew => new.after(&old),
+        Some(old) if asked.go_on || old.is_of(&wish) => old,
+        Some(Journal { target: wanted, began, stage, .. }) => {
+            let data_dir = target.data_dir.clone();
+            return Err(RescueError::Unfinished { data_dir, target: wanted, began, stage: stage.name() }.into());
+        }
+    })
+}
+
+fn options(wiring: &Wiring, asked: &RestoreArgs, target: &Target, is_side: bool) -> Result<RescueOptions, Fault> {
+    let config = &wiring.config;
+    let service = |command: &Option<String>| command.clone().filter(|_| !asked.no_service);
+    // A bare host names no server; one that is named wrongly must not lead to another database.
+    let server = config.postgres.conninfo.as_ref().map(|_| wiring.conninfo()).transpose()?;
+    Ok(RescueOptions {
+        restoring: RestoreOptions {
+            tablespaces: tablespaces(asked, target, is_side),
+            jobs: asked.jobs.map_or_else(cores, usize::from),
+            bin_dir: config.postgres.bin_dir.clone(),
+            program: program()?,
+        },
+        commands: Commands {
+            stop_service: service(&config.service.stop),
+            start_service: service(&config.service.start),
+            health: service(&config.service.health),
+            stop_server: config.postgres.stop.clone(),
+            start_server: config.postgres.start.clone(),
+            limit: config.service.timeout.unwrap_or(HOOK_LIMIT),
+        },
+        validation: match asked.validate {
+            ValidationMode::None => Validation::None,
+            ValidationMode::Questions => Validation::Questions,
+            ValidationMode::Full => Validation::Full,
+        },
+        questions: verify::questions(&config.drill.checks, server.as_ref()),
+        roles: verify::roles(server.as_ref()),
+        is_side,
+        starts: !asked.no_start,
+        protects: !asked.no_protect,
+        salvages: !asked.no_salvage,
+    })
+}
+
+/// The files alone, with the settings for whoever starts the server.
+async fn files_only(
+    wiring: &Wiring,
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    options: &RestoreOptions,
+    printer: &Arc<Printer>,
+) -> Result<ExitCode, Fault> {
+    let report = restore::restore_only_files(reader, plan, target, options, &SystemClock, printer.clone()).await?;
+    if let Some(config) = &wiring.config.path {
+        restore::write_recovery_settings(plan, target, &restore::restore_command(&options.program, config))?;
+    }
+    printer.finish();
+    rescue_report::show_files(printer, plan, target, &report);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,7 +152,7 @@ fn tablespaces(asked: &RestoreArgs, target: &Target, is_side: bool) -> Tablespac
     TablespaceMap { places: asked.tablespaces.iter().cloned().collect(), elsewhere: is_side.then(|| target.side_dir.join("tablespaces")) }
 }
 
-fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &RestoreOptions, asked: &RestoreArgs, is_side: bool) {
+fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &RestoreArgs, journal: &Journal) {
     let summary = plan.summary();
     let b = &plan.backup;
     printer.say(format!("restore to   {}", plan.target));
@@ -84,69 +163,80 @@ fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &R
         _ => "WAL          none".into(),
     });
     printer.say(format!("moves        {} from {} in the repository", bytes(b.bytes), bytes(b.bytes_stored)));
-    let aside = if target.is_occupied() { "; what is there is renamed, not deleted" } else { "" };
-    printer.say(format!("into         {}{aside}", target.data_dir.display()));
-    for (oid, place) in &options.tablespaces.places {
+    printer.say(format!("into         {}", target.data_dir.display()));
+    for (oid, place) in &options.restoring.tablespaces.places {
         printer.say(format!("tablespace   {oid} into {}", place.display()));
     }
-    if let Some(folder) = &options.tablespaces.elsewhere {
+    if let Some(folder) = &options.restoring.tablespaces.elsewhere {
         printer.say(format!("tablespaces  any others go below {}", folder.display()));
     }
-    printer.say(match (asked.files_only, asked.no_start, is_side) {
-        (true, ..) => "then         nothing is started",
-        (_, true, _) => "then         recovered, promoted and left stopped",
-        (_, _, true) => "then         recovered, promoted and started on a private socket",
-        _ => "then         recovered, promoted and started",
-    });
-    if let Some(pid) = target.running() {
-        printer.say(format!("note         a server (pid {pid}) is running there: it must be stopped first"));
+    match steps(plan, target, options, asked, journal).split_first() {
+        None => {}
+        Some((first, rest)) => {
+            printer.say(format!("then         {first}"));
+            rest.iter().for_each(|step| printer.say(format!("{:12} {step}", "")));
+        }
     }
     plan.notes.iter().for_each(|note| printer.say(format!("note         {note}")));
 }
 
-fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, started: &Started, took: Duration) {
-    let copy = report.steps.iter().find(|(step, _)| *step == terms::Step::CopyFiles).map_or(Duration::ZERO, |(_, took)| *took);
-    printer.say("");
-    printer.say(format!(
-        "restored     {} files, {} in {} ({})",
-        report.restored.files,
-        bytes(report.restored.bytes),
-        duration(copy),
-        rate(report.restored.bytes, copy)
-    ));
-    if let Some(recovered) = &report.recovered {
-        printer.say(format!("recovered    to {}, now timeline {}", recovered.at, recovered.timeline));
-        if let Some(at) = &recovered.last_transaction {
-            printer.say(format!("last change  {at}"));
+/// What will be done, a line each.
+fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &RestoreArgs, journal: &Journal) -> Vec<String> {
+    let commands = &options.commands;
+    let is_next = |stage| journal.stage < stage && !options.is_side && !asked.files_only;
+    let mut steps = Vec::new();
+    if let Some(command) = commands.stop_service.as_ref().filter(|_| is_next(Stage::ServiceStopped)) {
+        steps.push(format!("the service is stopped: {command}"));
+    }
+    if let Some(pid) = target.running().filter(|_| is_next(Stage::ServerStopped)) {
+        let unit = pg::systemd_unit_of(pid).map(|unit| format!("systemctl stop {unit}"));
+        let how = commands.stop_server.clone().or(unit).unwrap_or_else(|| "a fast shutdown".into());
+        steps.push(format!("PostgreSQL, which runs there (process {pid}), is stopped: {how}"));
+    }
+    if plan.target == RecoveryTarget::Latest && target.is_occupied() && options.salvages && is_next(Stage::Salvaged) {
+        steps.push("what the old pg_wal holds beyond the repository is stored first".into());
+    }
+    if journal.stage < Stage::SetAside
+        && let Some(aside) = journal.aside.clone().or_else(|| target.place_aside(SystemClock.now()))
+    {
+        let how = if aside.starts_with(&target.data_dir) { "moves within its mount point to" } else { "is renamed to" };
+        steps.push(format!("what is there {how} {}", aside.display()));
+    }
+    if asked.files_only {
+        steps.push("the files are restored, and nothing is started".into());
+        return steps;
+    }
+    steps.push("restored, replayed and promoted".into());
+    match asked.validate {
+        ValidationMode::None => {}
+        ValidationMode::Questions => steps.push(format!("validated: every database opens, {} of [drill] answered", counted(options.questions.len()))),
+        ValidationMode::Full => steps.push("validated as by a drill: every index, table and row".into()),
+    }
+    if asked.no_start {
+        steps.push("left stopped".into());
+    } else if options.is_side {
+        steps.push("started on a private socket, cut off from production".into());
+    } else {
+        let how = commands.start_server.as_deref().map_or_else(String::new, |command| format!(": {command}"));
+        steps.push(format!("PostgreSQL is started{how}"));
+        match (options.protects, plan.epoch_ended) {
+            (true, None) => steps.push("the slot is made again, WAL must arrive in the repository".into()),
+            (false, None) => steps.push("NOT protected: no receiver and no backup (--no-protect)".into()),
+            _ => {}
+        }
+        if let Some(command) = &commands.start_service {
+            steps.push(format!("the service is started: {command}"));
+        }
+        if let Some(command) = &commands.health {
+            steps.push(format!("the service must be well: {command}"));
+        }
+        if options.protects && plan.epoch_ended.is_none() {
+            steps.push("a full backup is made".into());
         }
     }
-    if let Some(aside) = &report.moved_aside {
-        printer.say(format!("old data     {}", aside.display()));
-    }
-    match started {
-        Started::No => {}
-        Started::Normally => printer.say(format!("server       running on {}", target.data_dir.display())),
-        Started::Privately { socket_dir } => printer.say(format!("server       running privately: psql -h {}", socket_dir.display())),
-    }
-    printer.say(format!("took         {}", duration(took)));
-    if plan.epoch_ended.is_some() && report.recovered.is_some() {
-        printer.say("next         to go on with this cluster of an earlier epoch, give it a repository of its own: another url or org,");
-        printer.say("             bowline init, bowline backup; this repository takes nothing more of it");
-    } else if report.recovered.is_some() {
-        printer.say("next         make a full backup: this cluster is on a new timeline now");
-    }
-    let steps: Vec<_> = report.steps.iter().map(|(step, took)| json!({"step": step.name(), "seconds": took.as_secs_f64()})).collect();
-    let recovered = report
-        .recovered
-        .as_ref()
-        .map(|r| json!({"lsn": r.at, "timeline": r.timeline, "last_transaction": r.last_transaction, "waited_seconds": r.waited.as_secs_f64()}));
-    let socket_dir: Option<&Path> = match started {
-        Started::Privately { socket_dir } => Some(socket_dir),
-        _ => None,
-    };
-    printer.result(json!({
-        "plan": plan.summary(), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
-        "bytes": report.restored.bytes, "recovered": recovered, "steps": steps, "seconds": took.as_secs_f64(),
-        "running": *started != Started::No, "socket_dir": socket_dir,
-    }));
+    steps
+}
+
+fn counted(number: usize) -> String {
+    if number == 1 { "the one question".into() } else { format!("the {number} questions") }
 }

@@ -52,12 +52,12 @@ pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) ->
 }
 
 /// Who may be known to the restored server: its superuser is mostly called like the user it runs as.
-fn roles(server: Option<&ConnInfo>) -> Vec<String> {
+pub fn roles(server: Option<&ConnInfo>) -> Vec<String> {
     let ours = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
     ["postgres".to_owned()].into_iter().chain(ours).chain(server.map(|info| info.user().to_owned())).collect()
 }
 
-fn questions(checks: &[DrillCheck], server: Option<&ConnInfo>) -> Vec<Question> {
+pub fn questions(checks: &[DrillCheck], server: Option<&ConnInfo>) -> Vec<Question> {
     let usual = server.map_or("postgres", ConnInfo::dbname);
     let question = |check: &DrillCheck| Question {
         sql: check.sql.clone(),

@@ -1,0 +1,174 @@
+//! What a restore is lent to be protected again with: the old log stored, the slot made, a receiver at work, a full backup.
+
+use crate::args::{BackupArgs, Common};
+use crate::fault::Fault;
+use crate::show::Printer;
+use crate::verbs::{backup, beside};
+use crate::wiring::Wiring;
+use capture::Salvaged;
+use pg::{CONTROL_FILE, ControlFile, Sql};
+use rescue::{Lent, Salvage};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use terms::{Advice, BackupId, Class, Event, Events, Lsn, Timeline};
+
+/// A server that was just started may not let anybody in yet.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+/// A receiver that waited for the server comes back within the longest pause between two of its tries.
+const RETURN_LIMIT: Duration = Duration::from_secs(12);
+/// How long the first WAL may take to arrive, beside what a receiver may have to wait for its turn.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(120);
+/// A receiver's lease, unless configured (`capture::ReceiveOptions`).
+const LEASE_TTL: Duration = Duration::from_secs(180);
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+pub struct Protector<'a> {
+    pub common: &'a Common,
+    pub wiring: &'a Wiring,
+    pub printer: &'a Arc<Printer>,
+    /// Where a receiver that is started here logs.
+    pub side_dir: PathBuf,
+}
+
+impl Lent for Protector<'_> {
+    async fn salvage(&self, data_dir: &Path) -> Result<Salvage, Advice> {
+        self.store_old_log(data_dir).await.map_err(|fault| fault.0)
+    }
+
+    async fn receive(&self, timeline: Timeline) -> Result<(), Advice> {
+        self.let_wal_flow(timeline).await.map_err(|fault| fault.0)
+    }
+
+    async fn back_up(&self) -> Result<BackupId, Advice> {
+        backup::make(self.wiring, &BackupArgs::default(), self.printer).await.map(|made| made.id).map_err(|fault| fault.0)
+    }
+}
+
+impl Protector<'_> {
+    async fn store_old_log(&self, data_dir: &Path) -> Result<Salvage, Fault> {
+        let control = match fs::read(data_dir.join(CONTROL_FILE)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Salvage::Useless("its control file is gone".into())),
+            control => control.ok().and_then(|bytes| ControlFile::parse(&bytes).ok()),
+        };
+        let Some(control) = control else { return Ok(Salvage::Useless("its control file cannot be read".into())) };
+        if !data_dir.join("pg_wal").is_dir() {
+            return Ok(Salvage::Useless("it is gone".into()));
+        }
+        let writer = self.wiring.writer().await?;
+        let Some(epoch) = writer.reader().epoch().filter(|epoch| epoch.system_id == control.system_id).cloned() else {
+            return Ok(Salvage::Useless(format!("it is of another cluster, {}", control.system_id)));
+        };
+        let compression = self.wiring.config.wal.compression.unwrap_or_default();
+        Ok(match capture::salvage(&writer, &epoch, data_dir, compression).await? {
+            Salvaged::Nothing { .. } => Salvage::Nothing,
+            Salvaged::Stored { from, to, .. } => Salvage::Stored { from, to },
+            Salvaged::Unconnected { timeline, begins } => {
+                Salvage::Useless(format!("it begins at {begins} on timeline {timeline}, and what comes before that is not stored"))
+            }
+        })
+    }
+
+    async fn let_wal_flow(&self, timeline: Timeline) -> Result<(), Fault> {
+        let sql = self.connect().await?;
+        let reader = self.wiring.reader().await?;
+        let (slot, wal) = (&self.wiring.config.wal.slot, &self.wiring.config.wal);
+        let facts = sql.server_facts().await?;
+        let Some(epoch) = reader.epoch().filter(|epoch| epoch.system_id == facts.system_id).cloned() else {
+            return Err(Fault::of(
+                "foreign-cluster",
+                Class::Refused,
+                "the server that [postgres] conninfo names is not the one that was restored",
+                format!("It is of cluster {}.", facts.system_id),
+                "Set [postgres] conninfo right, then run the same restore again: only protection is missing.",
+            ));
+        };
+        // What is written from here on must not be thrown away before it is stored.
+        if sql.slot(slot).await?.is_none() {
+            sql.create_physical_slot(slot).await?;
+        }
+        let wanted = sql.current_lsn().await?;
+        if let Some(command) = &wal.start {
+            self.run(command).await?;
+        }
+        let mut own = None;
+        let begun = Instant::now();
+        let limit = ARRIVAL_LIMIT + wal.lease_ttl.unwrap_or(LEASE_TTL);
+        loop {
+            if self.has_arrived(&reader, &epoch, timeline, wanted).await? {
+                return Ok(());
+            }
+            let is_active = sql.slot(slot).await?.is_some_and(|slot| slot.active);
+            if !is_active && own.is_none() && wal.start.is_none() && begun.elapsed() > RETURN_LIMIT {
+                own = Some(self.start_receiver()?);
+            }
+            let ended = own.as_mut().and_then(|child: &mut Child| child.try_wait().ok().flatten());
+            if ended.is_some() || begun.elapsed() > limit {
+                return Err(self.not_flowing(is_active, ended.is_some(), begun.elapsed()));
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    async fn has_arrived(&self, reader: &repo::Reader, epoch: &repo::Epoch, timeline: Timeline, wanted: Lsn) -> Result<bool, Fault> {
+        let view = reader.wal_view(epoch.system_id, epoch_segment_size(reader).await?).await?;
+        Ok(view.newest().is_some_and(|(newest, end)| newest == timeline && end >= wanted))
+    }
+
+    fn not_flowing(&self, is_active: bool, has_ended: bool, waited: Duration) -> Fault {
+        let log = self.side_dir.join("receiver.log");
+        let detail = match (has_ended, is_active) {
+            (true, _) => format!("The receiver that was started ended; its log is {}.", log.display()),
+            (_, true) => format!("A receiver is connected to the slot, but after {} s nothing has arrived in the repository.", waited.as_secs()),
+            (_, false) => format!("Nobody was connected to the slot {:?} for {} s.", self.wiring.config.wal.slot, waited.as_secs()),
+        };
+        let hint = "Start bowline wal receive under its supervisor, look at what it says, and run the same restore again: only protection is missing.";
+        Fault::of("not-flowing", Class::Transient, "WAL of the restored server does not arrive in the repository", detail, hint)
+    }
+
+    async fn connect(&self) -> Result<Sql, Fault> {
+        let info = self.wiring.conninfo()?;
+        let begun = Instant::now();
+        loop {
+            match Sql::connect(&info).await {
+                Ok(sql) => return Ok(sql),
+                Err(error) if begun.elapsed() > CONNECT_LIMIT => return Err(error.into()),
+                Err(_) => tokio::time::sleep(ASK_EVERY).await,
+            }
+        }
+    }
+
+    async fn run(&self, command: &str) -> Result<(), Fault> {
+        let output = tokio::process::Command::new("/bin/sh").args(["-c", command]).stdin(std::process::Stdio::null()).output().await;
+        let why = match output {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => format!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
+            Err(e) => format!("{command:?}: {e}"),
+        };
+        let hint = "Start the receiver by hand, then run the same restore again: only protection is missing.";
+        Err(Fault::of("hook-failed", Class::Refused, "cannot start the WAL receiver", why, hint))
+    }
+
+    /// A receiver that outlives this command, until somebody puts one under a supervisor.
+    fn start_receiver(&self) -> Result<Child, Fault> {
+        let path = self.side_dir.join("receiver.log");
+        let cannot = |e: std::io::Error| Fault::of("no-receiver", Class::Refused, "cannot start a WAL receiver", format!("{}: {e}.", path.display()), "");
+        let log = File::options().create(true).append(true).open(&path).map_err(cannot)?;
+        let child = beside::receiver(self.common, log).map_err(cannot)?;
+        self.printer.tell(Event::Noticed {
+            what: format!(
+                "no receiver came back: one was started (process {}, log {}). Put it under a supervisor, and let [wal] start name its command",
+                child.id(),
+                path.display()
+            ),
+        });
+        Ok(child)
+    }
+}
+
+async fn epoch_segment_size(reader: &repo::Reader) -> Result<terms::SegmentSize, Fault> {
+    Ok(reader.backups().await?.last().map_or(terms::SegmentSize::DEFAULT, |newest| newest.segment_bytes))
+}

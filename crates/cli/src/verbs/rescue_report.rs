@@ -1,0 +1,107 @@
+//! What a restore came to, printed: what is restored, lost, running and protected, and how long it took.
+
+use crate::args::RestoreArgs;
+use crate::show::{Printer, bytes, duration, rate};
+use crate::wiring::Wiring;
+use rescue::{RescueReport, Started};
+use restore::{PlanSummary, RestorePlan, RestoreReport, Target};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// What is held against unless the configuration says otherwise.
+const RPO: Duration = Duration::from_secs(3600);
+const RTO: Duration = Duration::from_secs(4 * 3600);
+
+pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, target: &Target, report: &RescueReport, asked: &RestoreArgs) {
+    let journal = &report.journal;
+    let took = |name: &str| journal.steps.iter().filter(|(step, _)| step == name).map(|(_, seconds)| seconds).sum::<f64>();
+    let copy = Duration::from_secs_f64(took(terms::Step::CopyFiles.name()));
+    printer.say("");
+    let (size, speed) = (bytes(journal.bytes), rate(journal.bytes, copy));
+    printer.say(format!("restored     {} files, {size} in {} ({speed})", journal.files, duration(copy)));
+    if let Some(recovered) = &journal.recovered {
+        printer.say(format!("recovered    to {}, now timeline {}", recovered.lsn, recovered.timeline));
+        if let Some(at) = &recovered.last_transaction {
+            printer.say(format!("last change  {at}"));
+        }
+    }
+    let objectives = &wiring.config.objectives;
+    let (rpo, rto) = (objectives.rpo.unwrap_or(RPO), objectives.rto.unwrap_or(RTO));
+    printer.say(format!("lost         {}{}", report.loss.why, verdict("RPO", report.loss.seconds_max, rpo)));
+    if let Some(aside) = &journal.aside {
+        printer.say(format!("old data     {}: remove it once nothing of it is missed", aside.display()));
+    }
+    let socket_dir: Option<&Path> = match &report.started {
+        Started::No => None,
+        Started::Normally => {
+            printer.say(format!("server       running on {}", target.data_dir.display()));
+            None
+        }
+        Started::Privately { socket_dir } => {
+            printer.say(format!("server       running privately: psql -h {}", socket_dir.display()));
+            Some(socket_dir)
+        }
+    };
+    let is_in_place = report.started == Started::Normally;
+    if is_in_place {
+        match report.seconds_to_serve() {
+            Some(seconds) => printer.say(format!("serving      since {}{}", at(journal.serving_since), verdict("RTO", Some(seconds), rto))),
+            None => printer.say("serving      NO: see below"),
+        }
+    }
+    let in_all = Duration::from_secs_f64(report.ended.seconds_since(journal.began).max(0.0));
+    printer.say(format!("took         {}", duration(in_all)));
+    let is_protected = journal.flowing_since.is_some() && journal.full.is_some();
+    if journal.epoch_ended.is_some() && journal.recovered.is_some() {
+        printer.say("next         to go on with this cluster of an earlier epoch, give it a repository of its own: another url or org,");
+        printer.say("             bowline init, bowline backup; this repository takes nothing more of it");
+    } else if is_in_place {
+        match &journal.full {
+            Some((backup, since)) if is_protected => printer.say(format!("protected    again at {since}, by backup {backup} and WAL on the new timeline")),
+            _ if asked.no_protect => printer.say("protected    NO: start bowline wal receive, then make a full backup (bowline backup)"),
+            _ => printer.say("protected    NO: see below; the same command goes on where this one ended"),
+        }
+    }
+    for advice in &report.open {
+        printer.say(format!("OPEN         {}: {}", advice.summary, advice.detail));
+    }
+    let steps: Vec<Value> = journal.steps.iter().map(|(step, seconds)| json!({"step": step, "seconds": seconds})).collect();
+    let recovered = journal.recovered.as_ref().map(|r| json!({"lsn": r.lsn, "timeline": r.timeline, "last_transaction": r.last_transaction}));
+    printer.result(json!({
+        "plan": plan, "target": target.data_dir, "moved_aside": journal.aside, "files": journal.files, "bytes": journal.bytes,
+        "recovered": recovered, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
+        "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
+        "loss": {"seconds_max": report.loss.seconds_max, "why": report.loss.why, "rpo_seconds": rpo.as_secs_f64()},
+        "serving_seconds": report.seconds_to_serve(), "rto_seconds": rto.as_secs_f64(), "protected": is_protected,
+        "backup": journal.full.as_ref().map(|(backup, _)| backup), "protected_at": journal.full.as_ref().map(|(_, at)| at).filter(|_| is_protected),
+        "open": report.open.iter().map(|advice| json!({"slug": advice.slug, "summary": advice.summary})).collect::<Vec<_>>(),
+    }));
+}
+
+/// An objective and whether it was met; nothing where nobody can tell.
+fn verdict(name: &str, seconds: Option<f64>, objective: Duration) -> String {
+    let Some(seconds) = seconds else { return format!(" ({name} unknown, objective {})", duration(objective)) };
+    let is_met = if seconds <= objective.as_secs_f64() { "met" } else { "MISSED" };
+    format!(" ({name} {}, objective {}: {is_met})", duration(Duration::from_secs_f64(seconds)), duration(objective))
+}
+
+fn at(time: Option<terms::Timestamp>) -> String {
+    time.map_or_else(String::new, |time| time.to_string())
+}
+
+/// What restoring the files alone came to.
+pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport) {
+    printer.say("");
+    let (size, speed) = (bytes(report.restored.bytes), rate(report.restored.bytes, report.took));
+    printer.say(format!("restored     {} files, {size} in {} ({speed})", report.restored.files, duration(report.took)));
+    if let Some(aside) = &report.moved_aside {
+        printer.say(format!("old data     {}", aside.display()));
+    }
+    printer.say("next         start the server: it recovers by itself, with the settings in postgresql.auto.conf");
+    let steps: Vec<Value> = report.steps.iter().map(|(step, took)| json!({"step": step.name(), "seconds": took.as_secs_f64()})).collect();
+    printer.result(json!({
+        "plan": plan.summary(), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
+        "bytes": report.restored.bytes, "recovered": null, "steps": steps, "seconds": report.took.as_secs_f64(), "running": false, "socket_dir": null,
+    }));
+}

@@ -1,0 +1,152 @@
+//! Why a rescue stopped, and where things then stand.
+
+use pg::{InstanceError, PgError};
+use restore::RestoreError;
+use std::path::PathBuf;
+use terms::{Advice, Class, Explain, Timestamp};
+
+/// Why a rescue was not begun or stopped on its way. The old data are whole in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum RescueError {
+    /// Planning, restoring, recovering.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// PostgreSQL's programs.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The restored server's answers.
+    #[error(transparent)]
+    Pg(#[from] PgError),
+    /// What the rescue was lent to store and receive with.
+    #[error("{}", .0.summary)]
+    Lent(Advice),
+    /// A file of the rescue's own.
+    #[error("cannot {operation} {}", path.display())]
+    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// A command of the configuration.
+    #[error("cannot {what}")]
+    Hook { what: &'static str, command: String, status: String, said: String },
+    /// The journal makes no sense.
+    #[error("cannot read the journal of an earlier restore, {}", path.display())]
+    Journal { path: PathBuf, why: String },
+    /// Another restore of this target is at work.
+    #[error("another restore into {} is at work", data_dir.display())]
+    Locked { data_dir: PathBuf },
+    /// An earlier restore of this target asked for something else and is not done.
+    #[error("an earlier restore into {} is not done", data_dir.display())]
+    Unfinished { data_dir: PathBuf, target: String, began: Timestamp, stage: &'static str },
+    /// What lies in the data directory is not what the journal says.
+    #[error("{} is not what the interrupted restore left there", data_dir.display())]
+    NotOurs { data_dir: PathBuf, aside: Option<PathBuf> },
+    /// Processes of a server whose postmaster is gone.
+    #[error("processes of a server still use {}", data_dir.display())]
+    Survivors { data_dir: PathBuf, pids: Vec<u32> },
+    /// The server runs again although it was stopped.
+    #[error("PostgreSQL in {} was stopped and runs again", data_dir.display())]
+    Restarted { data_dir: PathBuf, pid: u32 },
+    /// The restored cluster did not pass.
+    #[error("the restored cluster did not pass its checks")]
+    Unproven { faults: Vec<String> },
+    /// The restored cluster has no configuration.
+    #[error("the cluster is recovered, but was not started: it has no postgresql.conf")]
+    NoConfig { data_dir: PathBuf },
+    /// A mistake in Bowline.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
+
+impl RescueError {
+    pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { operation, path, source }
+    }
+}
+
+impl Explain for RescueError {
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::Restore(e) => e.slug(),
+            Self::Instance(e) => e.slug(),
+            Self::Pg(e) => e.slug(),
+            Self::Lent(advice) => advice.slug,
+            Self::File { .. } => "target-unwritable",
+            Self::Hook { .. } => "hook-failed",
+            Self::Journal { .. } => "journal-damaged",
+            Self::Locked { .. } => "restore-running",
+            Self::Unfinished { .. } => "restore-unfinished",
+            Self::NotOurs { .. } => "target-changed",
+            Self::Survivors { .. } => "server-survivors",
+            Self::Restarted { .. } => "server-restarted",
+            Self::Unproven { .. } => "restore-unproven",
+            Self::NoConfig { .. } => "config-missing",
+            Self::Bug(_) => "bug",
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Self::Restore(e) => e.class(),
+            Self::Instance(e) => e.class(),
+            Self::Pg(e) => e.class(),
+            Self::Lent(advice) => advice.class,
+            Self::Journal { .. } | Self::Unproven { .. } => Class::Damaged,
+            Self::Locked { .. } | Self::Survivors { .. } => Class::Held,
+            Self::NoConfig { .. } => Class::Missing,
+            Self::File { .. } | Self::Hook { .. } | Self::Unfinished { .. } | Self::NotOurs { .. } | Self::Restarted { .. } => Class::Refused,
+            Self::Bug(_) => Class::Bug,
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::Restore(e) => e.detail(),
+            Self::Instance(e) => e.detail(),
+            Self::Pg(e) => e.detail(),
+            Self::Lent(advice) => advice.detail.clone(),
+            Self::File { source, .. } => format!("{source}."),
+            Self::Hook { command, status, said, .. } if said.is_empty() => format!("{command:?} ended with {status}."),
+            Self::Hook { command, status, said, .. } => format!("{command:?} ended with {status}. It said:\n{said}"),
+            Self::Journal { why, .. } => format!("{why}."),
+            Self::Unfinished { target, began, stage, .. } => {
+                format!("It was to restore to {target}, began at {began}, and broke off after {stage}.")
+            }
+            Self::NotOurs { aside, .. } => match aside {
+                Some(aside) => format!("Somebody changed it meanwhile. The data of before the restore went to {}.", aside.display()),
+                None => "Somebody changed it meanwhile.".into(),
+            },
+            Self::Survivors { pids, .. } => {
+                format!("Its postmaster is gone, but these are left: {}.", pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))
+            }
+            Self::Restarted { pid, .. } => format!("Its process is {pid} now: whoever supervises it started it again."),
+            Self::Unproven { faults } => faults.join("\n"),
+            Self::NoConfig { data_dir } => format!("Neither {} nor the backup holds one.", data_dir.display()),
+            Self::Locked { .. } | Self::Bug(_) => String::new(),
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Restore(e) => e.hint(),
+            Self::Instance(e) => e.hint(),
+            Self::Pg(e) => e.hint(),
+            Self::Lent(advice) => advice.hint.clone(),
+            Self::File { .. } => "Run as root or as the owner of the target.".into(),
+            Self::Hook { .. } => "Look at what it says, or do that part by hand and leave it out with --no-service; then run the same restore again.".into(),
+            Self::Journal { path, .. } => format!("Look at what is there, then remove {} to begin anew.", path.display()),
+            Self::Locked { .. } => "Wait for its end: two restores of one target would destroy each other's work.".into(),
+            Self::Unfinished { .. } => "Go on with it by --continue, or give it up and restore as you say now by --anew.".into(),
+            Self::NotOurs { .. } => "Restore with --anew: what is there is then kept aside.".into(),
+            Self::Survivors { .. } => "End them (kill), then run the restore again; nothing was touched.".into(),
+            Self::Restarted { .. } => {
+                "Let [postgres] stop and start name the commands of its supervisor, such as \"systemctl stop postgresql@18-main\".".into()
+            }
+            Self::Unproven { .. } => {
+                "The old data and the service are as they were set aside; nothing serves what did not pass. Restore to another instant with --anew, \
+                 or go on as it is with --validate none."
+                    .into()
+            }
+            Self::NoConfig { .. } => "Write one and run the same restore again; the data are complete.".into(),
+            Self::Bug(_) => String::new(),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The journal of a restore: what is asked for and how far it is, durable beside the target, so that a second run goes on.
+
+use crate::RescueError;
+use nix::fcntl::{Flock, FlockArg};
+use restore::{Target, UNFINISHED, Wish};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use terms::{BackupId, Lsn, Timeline, Timestamp};
+
+/// Grows when a reader of older ones would misunderstand a newer one.
+const FORMAT: u32 = 1;
+const NAME: &str = "restore.json";
+const LOCK: &str = "restore.lock";
+
+/// How far a restore is; each is reached once, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Nothing was touched.
+    Begun,
+    ServiceStopped,
+    ServerStopped,
+    /// What the old pg_wal held beyond the repository is in it, or was given up.
+    Salvaged,
+    /// The old data lie aside; the data directory is this restore's own.
+    SetAside,
+    FilesRestored,
+    /// The mark of recovery was set: where it is gone, recovery is over.
+    Recovering,
+    Recovered,
+    Validated,
+    /// The server runs for all. What is left can be done in any order, and each is noted by itself.
+    ServerStarted,
+    Done,
+}
+
+impl Stage {
+    /// What was reached, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Begun => "it had begun",
+            Self::ServiceStopped => "the service was stopped",
+            Self::ServerStopped => "PostgreSQL was stopped",
+            Self::Salvaged => "the old pg_wal was saved",
+            Self::SetAside => "the old data were set aside",
+            Self::FilesRestored => "the files were restored",
+            Self::Recovering => "WAL was being replayed",
+            Self::Recovered => "the cluster was recovered",
+            Self::Validated => "the cluster was validated",
+            Self::ServerStarted => "PostgreSQL was started",
+            Self::Done => "it was done",
+        }
+    }
+}
+
+/// Where recovery ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredTo {
+    pub timeline: Timeline,
+    pub lsn: Lsn,
+    pub last_transaction: Option<String>,
+}
+
+/// What a restore has to remember.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Journal {
+    pub format: u32,
+    /// Tells this restore's data directory from any other.
+    pub id: String,
+    pub target: String,
+    pub timeline: Option<Timeline>,
+    pub backup: Option<BackupId>,
+    pub began: Timestamp,
+    pub stage: Stage,
+    /// Of the backup that is restored: PostgreSQL's major version, and when its epoch ended, if it did.
+    pub major: u32,
+    pub epoch_ended: Option<Timestamp>,
+    /// The latest time at which all that the server had promised was known to be stored.
+    pub proven: Option<Timestamp>,
+    /// Where the old data go, decided before they are moved.
+    pub aside: Option<PathBuf>,
+    /// Configuration from outside the data directory: where it lies now, and where it was.
+    pub config: Vec<(PathBuf, PathBuf)>,
+    /// Old content of tablespaces, moved from and to.
+    pub moved: Vec<(PathBuf, PathBuf)>,
+    /// The systemd unit that ran the server.
+    pub unit: Option<String>,
+    /// The log from here to there was saved from the old pg_wal.
+    pub salvaged: Option<(Lsn, Lsn)>,
+    /// The old log was read to its end: nothing that the old server wrote is unknown.
+    pub old_log_ended: bool,
+    pub files: u64,
+    pub bytes: u64,
+    pub recovered: Option<RecoveredTo>,
+    /// When WAL was proven to flow on the new timeline, when the service was healthy, and the backup that was made then.
+    pub flowing_since: Option<Timestamp>,
+    pub serving_since: Option<Timestamp>,
+    pub full: Option<(BackupId, Timestamp)>,
+    /// Every step with its seconds, over all runs.
+    pub steps: Vec<(String, f64)>,
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+impl Journal {
+    /// A new one, not written yet.
+    pub fn new(target: &Target, wish: &Wish, now: Timestamp) -> Self {
+        Self {
+            format: FORMAT,
+            id: format!("{}-{}", now.compact(), std::process::id()),
+            target: wish.target.to_string(),
+            timeline: wish.timeline,
+            backup: wish.backup,
+            began: now,
+            stage: Stage::Begun,
+            major: 0,
+            epoch_ended: None,
+            proven: None,
+            aside: None,
+            config: Vec::new(),
+            moved: Vec::new(),
+            unit: None,
+            salvaged: None,
+            old_log_ended: false,
+            files: 0,
+            bytes: 0,
+            recovered: None,
+            flowing_since: None,
+            serving_since: None,
+            full: None,
+            steps: Vec::new(),
+            path: target.side_dir.join(NAME),
+        }
+    }
+
+    /// The journal of the last restore of this target, unless that is done.
+    pub fn unfinished(target: &Target) -> Result<Option<Self>, RescueError> {
+        let path = target.side_dir.join(NAME);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(RescueError::file("read", &path))?,
+        };
+        let found: Self = serde_json::from_slice(&bytes).map_err(|e| RescueError::Journal { path: path.clone(), why: e.to_string() })?;
+        if found.format > FORMAT {
+            return Err(RescueError::Journal { path, why: format!("it is of format {}, this program knows {FORMAT}", found.format) });
+        }
+        Ok((found.stage != Stage::Done).then_some(Self { path, ..found }))
+    }
+
+    /// This one in the place of one that is given up: what was stopped then is stopped still.
+    pub fn after(self, given_up: &Self) -> Self {
+        Self { unit: given_up.unit.clone(), ..self }
+    }
+
+    /// What was asked for.
+    pub fn wish(&self) -> Result<Wish, RescueError> {
+        let target = self.target.parse().map_err(|e: terms::ParseError| RescueError::Journal { path: self.path.clone(), why: e.to_string() })?;
+        Ok(Wish { target, timeline: self.timeline, backup: self.backup })
+    }
+
+    /// Whether this is asked for, too.
+    pub fn is_of(&self, wish: &Wish) -> bool {
+        (&self.target, self.timeline, self.backup) == (&wish.target.to_string(), wish.timeline, wish.backup)
+    }
+
+    /// Notes that a stage was reached, durably.
+    pub(crate) fn reach(&mut self, stage: Stage) -> Result<(), RescueError> {
+        self.stage = stage;
+        self.save()
+    }
+
+    /// Replaces what is written, durably: a reader finds the old or the new.
+    pub(crate) fn save(&self) -> Result<(), RescueError> {
+        let bytes = serde_json::to_vec_pretty(self).map_err(|e| RescueError::Bug(e.to_string()))?;
+        let new = self.path.with_extension("json.new");
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(RescueError::file("write", &self.path))
+    }
+
+    /// Marks the data directory as this restore's own.
+    pub(crate) fn mark(&self, data_dir: &Path) -> Result<(), RescueError> {
+        let path = data_dir.join(UNFINISHED);
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(self.id.as_bytes())?;
+            file.sync_all()?;
+            File::open(data_dir)?.sync_all()
+        };
+        write().map_err(RescueError::file("write", &path))
+    }
+
+    /// Whether the data directory is what this restore made.
+    pub(crate) fn owns(&self, data_dir: &Path) -> bool {
+        fs::read_to_string(data_dir.join(UNFINISHED)).is_ok_and(|id| id == self.id)
+    }
+
+    /// Takes the mark away: the cluster is whole.
+    pub(crate) fn unmark(&self, data_dir: &Path) -> Result<(), RescueError> {
+        let path = data_dir.join(UNFINISHED);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(RescueError::file("remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Held while a restore of a target is at work; it ends with the process.
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the target for this process alone.
+    pub fn take(target: &Target) -> Result<Self, RescueError> {
+        target.make_side_dir()?;
+        let path = target.side_dir.join(LOCK);
+        let file = File::options().create(true).append(true).open(&path).map_err(RescueError::file("open", &path))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { _file: file }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(RescueError::Locked { data_dir: target.data_dir.clone() }),
+            Err((_, e)) => Err(RescueError::file("lock", &path)(e.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use terms::{Clock, SystemClock};
+
+    fn target(dir: &Path) -> Target {
+        let target = Target::inspect(&dir.join("data")).unwrap();
+        target.make_side_dir().unwrap();
+        target
+    }
+
+    fn wish(text: &str) -> Wish {
+        Wish { target: text.parse().unwrap(), timeline: None, backup: None }
+    }
+
+    #[test]
+    fn a_second_run_finds_how_far_the_first_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        assert!(Journal::unfinished(&target).unwrap().is_none());
+        let mut journal = Journal::new(&target, &wish("2026-11-22 14:05:00 UTC"), SystemClock.now());
+        journal.reach(Stage::SetAside).unwrap();
+        let found = Journal::unfinished(&target).unwrap().unwrap();
+        assert_eq!((found.stage, &found.id), (Stage::SetAside, &journal.id));
+        assert!(found.is_of(&wish("2026-11-22 14:05:00 UTC")) && !found.is_of(&wish("latest")));
+        journal.reach(Stage::Done).unwrap();
+        assert!(Journal::unfinished(&target).unwrap().is_none(), "what is done is over");
+    }
+
+    #[test]
+    fn only_the_directory_that_it_made_is_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let journal = Journal::new(&target, &wish("latest"), SystemClock.now());
+        fs::create_dir(&target.data_dir).unwrap();
+        assert!(!journal.owns(&target.data_dir), "somebody put the old data back");
+        journal.mark(&target.data_dir).unwrap();
+        assert!(journal.owns(&target.data_dir));
+        journal.unmark(&target.data_dir).unwrap();
+        assert!(!journal.owns(&target.data_dir));
+    }
+
+    #[test]
+    fn two_restores_of_one_target_are_one_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let lock = Lock::take(&target).unwrap();
+        assert!(matches!(Lock::take(&target), Err(RescueError::Locked { .. })));
+        drop(lock);
+        Lock::take(&target).unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_does_not_parse_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        fs::write(target.side_dir.join(NAME), "{").unwrap();
+        assert!(matches!(Journal::unfinished(&target), Err(RescueError::Journal { .. })));
+    }
+}

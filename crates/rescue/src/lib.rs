@@ -1,0 +1,82 @@
+//! The one-command restore: from a machine that burned, or a bare one, to a service that runs and is protected again.
+
+mod error;
+mod hooks;
+mod journal;
+mod report;
+mod run;
+mod server;
+
+pub use error::RescueError;
+pub use journal::{Journal, Lock, RecoveredTo, Stage};
+pub use report::{Loss, RescueReport};
+pub use run::rescue;
+pub use server::Started;
+
+use checks::Question;
+use restore::RestoreOptions;
+use std::path::Path;
+use std::time::Duration;
+use terms::{Advice, BackupId, Lsn, Timeline};
+
+/// The administrator's commands, run in a shell; what is not given is left out, or done by Bowline itself.
+#[derive(Debug, Clone, Default)]
+pub struct Commands {
+    pub stop_service: Option<String>,
+    pub start_service: Option<String>,
+    /// Ends with 0 when the service is well.
+    pub health: Option<String>,
+    pub stop_server: Option<String>,
+    pub start_server: Option<String>,
+    /// How long each may take, and how long the service may take to be well.
+    pub limit: Duration,
+}
+
+/// What the recovered cluster is asked before anybody else may use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validation {
+    /// Nothing.
+    None,
+    /// Whether every database opens, and the user's questions.
+    Questions,
+    /// All that a drill asks: every index, table and row.
+    Full,
+}
+
+/// How to rescue.
+pub struct RescueOptions {
+    pub restoring: RestoreOptions,
+    pub commands: Commands,
+    pub validation: Validation,
+    pub questions: Vec<Question>,
+    /// Roles to try to log in as; any will do to learn the superuser's name.
+    pub roles: Vec<String>,
+    /// Beside production and cut off from it: nothing is stopped, saved or protected.
+    pub is_side: bool,
+    /// Whether the server is started at the end, and whether it is protected again.
+    pub starts: bool,
+    pub protects: bool,
+    /// Whether what the old pg_wal holds beyond the repository is stored first.
+    pub salvages: bool,
+}
+
+/// What was found in the old pg_wal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Salvage {
+    /// Nothing beyond what is stored.
+    Nothing,
+    /// The log between these positions is stored now.
+    Stored { from: Lsn, to: Lsn },
+    /// It cannot be used, for this reason.
+    Useless(String),
+}
+
+/// What a rescue is lent by those who store WAL and backups. Each may be called again when it failed.
+pub trait Lent {
+    /// Stores what the old pg_wal holds beyond what is stored.
+    fn salvage(&self, data_dir: &Path) -> impl Future<Output = Result<Salvage, Advice>>;
+    /// Makes the slot, and returns when WAL of this timeline is proven to arrive in the repository.
+    fn receive(&self, timeline: Timeline) -> impl Future<Output = Result<(), Advice>>;
+    /// Makes a full backup.
+    fn back_up(&self) -> impl Future<Output = Result<BackupId, Advice>>;
+}

@@ -1,0 +1,329 @@
+//! The steps of a rescue, each noted in the journal once it is done.
+
+use crate::journal::{Journal, Lock, RecoveredTo, Stage};
+use crate::report::{RescueReport, loss};
+use crate::server::{Started, faults, start, validate};
+use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
+use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of};
+use repo::Reader;
+use restore::{RestorePlan, Target};
+use std::sync::Arc;
+use std::time::Instant;
+use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
+
+struct Rescue<'a, L> {
+    reader: &'a Reader,
+    /// Needed until the cluster is recovered.
+    plan: Option<RestorePlan>,
+    target: &'a Target,
+    options: &'a RescueOptions,
+    lent: &'a L,
+    clock: &'a dyn Clock,
+    events: Arc<dyn Events>,
+    journal: Journal,
+    open: Vec<Advice>,
+}
+
+/// Does what is left of the journal's restore, with a plan unless the cluster is recovered already. The target's [`Lock`] is held meanwhile. An error leaves the old data whole and the journal
+/// where it is: the same call goes on there. What goes wrong once the server runs is in the report.
+pub async fn rescue<L: Lent>(
+    reader: &Reader,
+    plan: Option<RestorePlan>,
+    target: &Target,
+    options: &RescueOptions,
+    journal: Journal,
+    _lock: &Lock,
+    lent: &L,
+    clock: &dyn Clock,
+    events: Arc<dyn Events>,
+) -> Result<RescueReport, RescueError> {
+    let mut rescue = Rescue { reader, plan, target, options, lent, clock, events, journal, open: Vec::new() };
+    rescue.note_plan().await?;
+    rescue.clear_the_ground().await?;
+    rescue.restore().await?;
+    rescue.validate().await?;
+    let started = rescue.start().await?;
+    if options.starts && !options.is_side {
+        rescue.receive().await?;
+        rescue.serve().await?;
+        rescue.back_up().await?;
+    }
+    let Rescue { mut journal, open, .. } = rescue;
+    if open.is_empty() {
+        journal.reach(Stage::Done)?;
+    }
+    let loss = loss(&journal, &journal.wish()?.target);
+    Ok(RescueReport { journal, started, loss, ended: clock.now(), open })
+}
+
+impl<L: Lent> Rescue<'_, L> {
+    /// Notes what the last steps must know of the plan. Once the new cluster writes to the repository, no plan would be the same.
+    async fn note_plan(&mut self) -> Result<(), RescueError> {
+        if let Some(plan) = &self.plan {
+            let covered = self.reader.coverage(plan.backup.system_id).await.map_err(restore::RestoreError::from)?;
+            self.journal.major = plan.backup.major;
+            self.journal.epoch_ended = plan.epoch_ended;
+            self.journal.proven = covered.map(|mark| mark.time).max(plan.last_transaction);
+        }
+        self.journal.save()
+    }
+
+    fn plan(&self) -> Result<&RestorePlan, RescueError> {
+        self.plan.as_ref().ok_or_else(|| RescueError::Bug("a restore that is not recovered has no plan".into()))
+    }
+
+    /// Until the data directory is free and the old data lie aside.
+    async fn clear_the_ground(&mut self) -> Result<(), RescueError> {
+        let commands = &self.options.commands;
+        if self.is_before(Stage::ServiceStopped) {
+            if let Some(command) = commands.stop_service.clone().filter(|_| !self.options.is_side) {
+                let limit = commands.limit;
+                self.step(Step::StopService, async |_| hooks::run("stop the service", &command, limit).await).await?;
+            }
+            self.journal.reach(Stage::ServiceStopped)?;
+        }
+        if self.is_before(Stage::ServerStopped) {
+            if self.options.is_side {
+                self.target.refuse_running()?;
+            } else {
+                self.stop_server().await?;
+            }
+            self.journal.reach(Stage::ServerStopped)?;
+        }
+        if self.is_before(Stage::Salvaged) {
+            if !self.options.is_side && self.journal.wish()?.target == RecoveryTarget::Latest && self.target.is_occupied() && self.options.salvages {
+                self.step(Step::Salvage, async |rescue| rescue.salvage().await).await?;
+            }
+            self.journal.reach(Stage::Salvaged)?;
+        }
+        if self.is_before(Stage::SetAside) {
+            // Where it goes is known before it goes, so that whoever finds it half moved knows what it is.
+            if self.journal.aside.is_none() {
+                self.journal.aside = self.target.place_aside(self.clock.now());
+                self.journal.save()?;
+            }
+            self.step(Step::MoveAside, async |rescue| Ok(rescue.target.prepare(rescue.journal.aside.as_deref())?)).await?;
+            self.journal.mark(&self.target.data_dir)?;
+            if let Some(to) = self.journal.aside.clone() {
+                self.events.tell(Event::MovedAside { from: self.target.data_dir.clone(), to });
+            }
+            self.journal.reach(Stage::SetAside)?;
+        }
+        Ok(())
+    }
+
+    async fn stop_server(&mut self) -> Result<(), RescueError> {
+        let data_dir = self.target.data_dir.clone();
+        if let Some(pid) = server_running_in(&data_dir) {
+            self.journal.unit = systemd_unit_of(pid);
+            self.journal.save()?;
+            let limit = self.options.commands.limit;
+            let own = self.options.commands.stop_server.clone();
+            let command = own.or_else(|| self.journal.unit.as_ref().map(|unit| format!("systemctl stop {unit}")));
+            self.step(Step::StopServer, async |_| match &command {
+                Some(command) => hooks::run("stop PostgreSQL", command, limit).await,
+                None => Ok(stop_server(&data_dir, limit).await.map(drop)?),
+            })
+            .await?;
+            if let Some(pid) = server_running_in(&data_dir) {
+                return Err(RescueError::Restarted { data_dir, pid });
+            }
+        }
+        match survivors_in(&data_dir) {
+            pids if pids.is_empty() => Ok(()),
+            pids => Err(RescueError::Survivors { data_dir, pids }),
+        }
+    }
+
+    /// What cannot be read is told and given up; what cannot be stored is not given up.
+    async fn salvage(&mut self) -> Result<(), RescueError> {
+        match self.lent.salvage(&self.target.data_dir).await {
+            Ok(Salvage::Nothing) => self.journal.old_log_ended = true,
+            Ok(Salvage::Stored { from, to }) => {
+                self.journal.salvaged = Some((from, to));
+                self.journal.old_log_ended = true;
+                self.plan = Some(restore::plan(self.reader, &self.journal.wish()?).await?);
+                self.notice(format!("the old pg_wal held the log from {from} to {to} beyond the repository: it is stored now"));
+            }
+            Ok(Salvage::Useless(why)) => self.notice(format!("nothing could be saved from the old pg_wal: {why}")),
+            Err(advice) if matches!(advice.class, Class::Damaged | Class::Missing) => {
+                self.notice(format!("nothing could be saved from the old pg_wal: {}. {}", advice.summary, advice.detail));
+            }
+            Err(advice) => {
+                let hint = "Make that work and run the same restore again; or give up what the old pg_wal alone holds with --no-salvage.";
+                return Err(RescueError::Lent(Advice { hint: hint.into(), ..advice }));
+            }
+        }
+        Ok(())
+    }
+
+    async fn restore(&mut self) -> Result<(), RescueError> {
+        if self.is_before(Stage::FilesRestored) {
+            let now = self.clock.now();
+            self.refuse_foreign()?;
+            let restored = self
+                .step(Step::CopyFiles, async |rescue| {
+                    // What a run before this one left half done is this restore's own.
+                    rescue.target.clear()?;
+                    rescue.journal.mark(&rescue.target.data_dir)?;
+                    let Rescue { reader, target, options, events, .. } = &*rescue;
+                    Ok(restore::copy_files(reader, rescue.plan()?, target, &options.restoring, now, events.clone()).await?)
+                })
+                .await?;
+            for (from, to) in &restored.moved {
+                self.events.tell(Event::MovedAside { from: from.clone(), to: to.clone() });
+            }
+            (self.journal.files, self.journal.bytes) = (restored.files, restored.bytes);
+            self.journal.config = restored.config;
+            self.journal.moved.extend(restored.moved);
+            self.journal.reach(Stage::FilesRestored)?;
+        }
+        if self.is_before(Stage::Recovering) {
+            self.refuse_foreign()?;
+            restore::mark_for_recovery(self.target)?;
+            self.journal.reach(Stage::Recovering)?;
+        }
+        if self.is_before(Stage::Recovered) {
+            self.refuse_foreign()?;
+            let recovered = self
+                .step(Step::Replay, async |rescue| {
+                    let Rescue { reader, target, options, events, .. } = &*rescue;
+                    Ok(restore::recover(reader, rescue.plan()?, target, &options.restoring, events.clone()).await?)
+                })
+                .await?;
+            let (timeline, lsn, last_transaction) = (recovered.timeline, recovered.at, recovered.last_transaction);
+            self.journal.recovered = Some(RecoveredTo { timeline, lsn, last_transaction });
+            self.journal.reach(Stage::Recovered)?;
+        }
+        self.journal.unmark(&self.target.data_dir)
+    }
+
+    async fn validate(&mut self) -> Result<(), RescueError> {
+        if self.is_before(Stage::Validated) {
+            if self.options.validation != Validation::None {
+                let proof = self
+                    .step(Step::Validate, async |rescue| {
+                        validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await
+                    })
+                    .await?;
+                let faults = faults(&proof);
+                if !faults.is_empty() {
+                    return Err(RescueError::Unproven { faults });
+                }
+            }
+            self.journal.reach(Stage::Validated)?;
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self) -> Result<Started, RescueError> {
+        if !self.options.starts {
+            return Ok(Started::No);
+        }
+        if !self.is_before(Stage::ServerStarted) && server_running_in(&self.target.data_dir).is_some() {
+            return Ok(Started::Normally);
+        }
+        let started = self
+            .step(Step::StartServer, async |rescue| start(rescue.target, rescue.options, &rescue.journal).await)
+            .await?;
+        self.journal.reach(Stage::ServerStarted)?;
+        Ok(started)
+    }
+
+    /// Before the service writes anything, what it writes is protected; a store that is away does not keep it from serving.
+    async fn receive(&mut self) -> Result<(), RescueError> {
+        let Some(timeline) = self.journal.recovered.as_ref().map(|recovered| recovered.timeline).filter(|_| self.may_protect()) else {
+            return Ok(());
+        };
+        if self.journal.flowing_since.is_some() {
+            return Ok(());
+        }
+        if let Some(()) = self.try_step(Step::Receive, async |rescue| rescue.lent.receive(timeline).await.map_err(RescueError::Lent)).await {
+            self.journal.flowing_since = Some(self.clock.now());
+        }
+        self.journal.save()
+    }
+
+    async fn serve(&mut self) -> Result<(), RescueError> {
+        if self.journal.serving_since.is_some() {
+            return Ok(());
+        }
+        let commands = self.options.commands.clone();
+        let served = if commands.start_service.is_none() && commands.health.is_none() {
+            Some(())
+        } else {
+            self.try_step(Step::StartService, async |_| {
+                if let Some(command) = &commands.start_service {
+                    hooks::run("start the service", command, commands.limit).await?;
+                }
+                match &commands.health {
+                    Some(command) => hooks::until_well(command, commands.limit).await,
+                    None => Ok(()),
+                }
+            })
+            .await
+        };
+        if served.is_some() {
+            self.journal.serving_since = Some(self.clock.now());
+        }
+        self.journal.save()
+    }
+
+    async fn back_up(&mut self) -> Result<(), RescueError> {
+        if !self.may_protect() || self.journal.full.is_some() {
+            return Ok(());
+        }
+        if let Some(backup) = self.try_step(Step::Backup, async |rescue| rescue.lent.back_up().await.map_err(RescueError::Lent)).await {
+            self.journal.full = Some((backup, self.clock.now()));
+        }
+        self.journal.save()
+    }
+
+    /// A repository takes nothing more of a cluster whose epoch has ended.
+    fn may_protect(&self) -> bool {
+        self.options.protects && self.journal.epoch_ended.is_none()
+    }
+
+    fn is_before(&self, stage: Stage) -> bool {
+        self.journal.stage < stage
+    }
+
+    /// Whatever somebody else put there is not touched.
+    fn refuse_foreign(&self) -> Result<(), RescueError> {
+        self.target.refuse_running()?;
+        if self.journal.owns(&self.target.data_dir) {
+            return Ok(());
+        }
+        Err(RescueError::NotOurs { data_dir: self.target.data_dir.clone(), aside: self.journal.aside.clone() })
+    }
+
+    fn notice(&self, what: String) {
+        self.events.tell(Event::Noticed { what });
+    }
+
+    /// Runs a step, tells of it and keeps its time.
+    async fn step<T>(&mut self, step: Step, work: impl AsyncFnOnce(&mut Self) -> Result<T, RescueError>) -> Result<T, RescueError> {
+        self.events.tell(Event::StepBegun { step });
+        let began = Instant::now();
+        let outcome = work(self).await;
+        if outcome.is_ok() {
+            let took = began.elapsed();
+            self.events.tell(Event::StepEnded { step, took });
+            self.journal.steps.push((step.name().to_owned(), took.as_secs_f64()));
+        }
+        outcome
+    }
+
+    /// Runs a step whose failure keeps nothing else from being done; `None` when it failed.
+    async fn try_step<T>(&mut self, step: Step, work: impl AsyncFnOnce(&mut Self) -> Result<T, RescueError>) -> Option<T> {
+        match self.step(step, work).await {
+            Ok(done) => Some(done),
+            Err(error) => {
+                let advice = error.advice();
+                self.notice(format!("{} FAILED: {}", step.name(), advice.summary));
+                self.open.push(advice);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The restored server: asked in private whether it is sound, then started, in place as its administrator would, elsewhere where only this
+//! host reaches it.
+
+use crate::journal::Journal;
+use crate::{RescueError, RescueOptions, Validation, hooks};
+use checks::{Outcome, Proof};
+use pg::{CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, find_bin_dir, settings_of_a_copy, start_normally};
+use restore::{Target, put_config_back};
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use terms::Events;
+
+/// How long a recovered server may take to start and to stop: it has nothing to replay.
+const SERVER_LIMIT: Duration = Duration::from_secs(600);
+/// Socket names have at most 107 bytes, `/.s.PGSQL.5432` among them.
+const SOCKET_DIR_MAX: usize = 90;
+
+/// How the server was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    No,
+    Normally,
+    Privately { socket_dir: PathBuf },
+}
+
+/// Starts the recovered cluster where nobody else reaches it, asks it what the options say, and stops it.
+pub(crate) async fn validate(major: u32, target: &Target, options: &RescueOptions, events: &dyn Events) -> Result<Proof, RescueError> {
+    let control = read_control(target)?;
+    let mut settings = settings_of_a_copy(&control);
+    settings.push(("log_timezone".into(), "UTC".into()));
+    // Nothing is changed by being asked.
+    settings.push(("default_transaction_read_only".into(), if options.validation == Validation::Full { "off" } else { "on" }.into()));
+    let private = PrivateOptions {
+        bin_dir: find_bin_dir(major, options.restoring.bin_dir.as_deref())?,
+        data_dir: target.data_dir.clone(),
+        owner: target.owner,
+        settings,
+        log: target.side_dir.join("validation.log"),
+        cut_off: true,
+        sockets: target.sockets.clone(),
+    };
+    let mut server = PrivateServer::start(&private)?;
+    server.wait_until(|state| state == ServerState::Ready, SERVER_LIMIT).await?;
+    let info = server.superuser(&options.roles).await?;
+    let proof = match options.validation {
+        Validation::Full => checks::prove(&info, &options.questions, events).await?,
+        _ => checks::ask_all(&info, &options.questions).await?,
+    };
+    server.stop(StopMode::Fast, SERVER_LIMIT).await?;
+    Ok(proof)
+}
+
+/// What is wrong, a line each; nothing when all passed.
+pub(crate) fn faults(proof: &Proof) -> Vec<String> {
+    let told = |fault: &checks::Fault| match fault.database.as_str() {
+        "" => format!("{}: {}", fault.object, fault.what),
+        database => format!("{} in {database}: {}", fault.object, fault.what),
+    };
+    let wrong = |answer: &&checks::Answer| answer.outcome == Outcome::Failed;
+    let answered = |answer: &checks::Answer| {
+        format!("{}: {}, expected {}", answer.sql, answer.got.as_deref().unwrap_or("no row"), answer.expect)
+    };
+    proof.faults.iter().map(told).chain(proof.answers.iter().filter(wrong).map(answered)).collect()
+}
+
+/// Starts the server for all.
+pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Journal) -> Result<Started, RescueError> {
+    let bin_dir = find_bin_dir(journal.major, options.restoring.bin_dir.as_deref())?;
+    let log = target.side_dir.join("server.log");
+    fs::File::options().create(true).append(true).open(&log).map_err(RescueError::file("create", &log))?;
+    give(&log, target)?;
+    if options.is_side {
+        return privately(&bin_dir, target, &log).await;
+    }
+    put_config_back(&journal.config)?;
+    if let Some(command) = options.commands.start_server.clone().or_else(|| journal.unit.as_ref().map(|unit| format!("systemctl start {unit}"))) {
+        hooks::run("start PostgreSQL", &command, options.commands.limit.max(SERVER_LIMIT)).await?;
+        return Ok(Started::Normally);
+    }
+    let mut settings = Vec::new();
+    if !target.data_dir.join("postgresql.conf").exists() {
+        // Debian's way: the configuration is elsewhere and names the rest.
+        let outside = journal.config.iter().map(|(_, original)| original).find(|p| p.file_name().is_some_and(|n| n == "postgresql.conf"));
+        let Some(outside) = outside else { return Err(RescueError::NoConfig { data_dir: target.data_dir.clone() }) };
+        settings.push(("config_file".to_owned(), outside.display().to_string()));
+    }
+    start_normally(&bin_dir, &target.data_dir, &settings, &log, SERVER_LIMIT).await?;
+    Ok(Started::Normally)
+}
+
+/// A side restore must not meet the world as production: no network, no archiving, nobody to wait for.
+async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Started, RescueError> {
+    let mut socket_dir = target.side_dir.join("run");
+    if socket_dir.as_os_str().len() > SOCKET_DIR_MAX {
+        socket_dir = PathBuf::from(format!("/tmp/bowline-side-{}", std::process::id()));
+    }
+    fs::create_dir_all(&socket_dir).map_err(RescueError::file("create", &socket_dir))?;
+    fs::set_permissions(&socket_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .map_err(RescueError::file("set the mode of", &socket_dir))?;
+    give(&socket_dir, target)?;
+    let config = target.side_dir.join("private.conf");
+    let hba = target.side_dir.join("private_hba.conf");
+    let ident = target.side_dir.join("private_ident.conf");
+    let mut settings: Vec<(String, String)> = QUIET.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    settings.extend(settings_of_a_copy(&read_control(target)?));
+    for (name, value) in [
+        ("listen_addresses", String::new()),
+        ("unix_socket_directories", socket_dir.display().to_string()),
+        ("unix_socket_permissions", "0700".into()),
+        ("port", "5432".into()),
+        ("hba_file", hba.display().to_string()),
+        ("ident_file", ident.display().to_string()),
+        ("config_file", config.display().to_string()),
+        ("external_pid_file", socket_dir.join("external.pid").display().to_string()),
+    ] {
+        settings.push((name.into(), value));
+    }
+    // Everything is given on the command line, so that it wins over what the cluster brought along.
+    for (path, text) in [(&config, "# Everything is on the command line.\n"), (&hba, "local all all trust\n"), (&ident, "")] {
+        fs::write(path, text).map_err(RescueError::file("write", path))?;
+        give(path, target)?;
+    }
+    start_normally(bin_dir, &target.data_dir, &settings, log, SERVER_LIMIT).await?;
+    Ok(Started::Privately { socket_dir })
+}
+
+fn read_control(target: &Target) -> Result<ControlFile, RescueError> {
+    let path = target.data_dir.join(CONTROL_FILE);
+    let bytes = fs::read(&path).map_err(RescueError::file("read", &path))?;
+    Ok(ControlFile::parse(&bytes).map_err(restore::RestoreError::from)?)
+}
+
+fn give(path: &Path, target: &Target) -> Result<(), RescueError> {
+    chown(path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RescueError::file("own", path))
+}

@@ -1,0 +1,307 @@
+//! The one-command restore in place: hooks, the old log saved, a journal that a second run goes on with, protection again.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+use terms::{Clock, SystemClock};
+use testkit::bowline::{FINGERPRINT, wait};
+use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major, outer_majors};
+
+/// A service that is nothing but its hooks: each writes a line, and it is well when the database answers.
+struct Service {
+    log: PathBuf,
+}
+
+impl Service {
+    fn of(cluster: &Cluster, bowline: &Bowline<'_>, more: &str) -> Self {
+        let log = bowline.dir().join("service.log");
+        let psql = cluster.bin_dir().join("psql");
+        let ask = format!("{} -XAt '{}' -c 'SELECT count(*) FROM t'", psql.display(), cluster.conninfo());
+        let lines = format!(
+            "[service]\nstop = \"echo stop >> {0}\"\nstart = \"echo start >> {0}\"\nhealth = \"{ask} && echo well >> {0}\"\n{more}",
+            log.display()
+        );
+        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+        Self { log }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default().replace('\n', " ").trim().to_owned()
+    }
+}
+
+fn steps(result: &Value) -> Vec<&str> {
+    result["steps"].as_array().expect("steps").iter().map(|step| step["step"].as_str().expect("a name")).collect()
+}
+
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+#[test]
+fn one_command_stops_restores_starts_and_protects_again() {
+    for major in majors() {
+        let cluster = Cluster::start(major);
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        let service = Service::of(&cluster, &bowline, "");
+        cluster.psql("CREATE TABLE t (a int); INSERT INTO t SELECT generate_series(1, 1000)");
+        let receiver = bowline.receive();
+        let first = bowline.ok(&["backup"]);
+        cluster.psql("INSERT INTO t VALUES (0)");
+        let (wanted, good) = (cluster.psql(FINGERPRINT), SystemClock.now());
+        pause();
+        cluster.psql("UPDATE t SET a = 7");
+        bowline.archive_now();
+
+        let plan = bowline.command(&["restore", "--plan", "--to", &good.to_string()]).output().expect("a plan");
+        let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+        for line in ["the service is stopped: echo stop", "a fast shutdown", "is renamed to", "a full backup is made"] {
+            assert!(plan.contains(line), "{line} in:\n{plan}");
+        }
+        assert_eq!((service.said().as_str(), cluster.psql("SELECT min(a) FROM t").as_str()), ("", "7"), "a plan touches nothing");
+
+        let result = bowline.ok(&["restore", "--yes", "--to", &good.to_string()]);
+        assert_eq!(service.said(), "stop start well", "PostgreSQL {major}");
+        assert_eq!(cluster.psql(FINGERPRINT), wanted, "PostgreSQL {major}");
+        let expected = [
+            "stop the service", "stop PostgreSQL", "move the old data aside", "restore files", "replay WAL", "validate", "start PostgreSQL",
+            "stream WAL again", "start the service", "back up",
+        ];
+        assert_eq!(steps(&result), expected);
+        assert_eq!(result["protected"], true, "{result}");
+        assert!(result["serving_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{result}");
+        assert!(Path::new(result["moved_aside"].as_str().expect("the old data")).join("global/pg_control").exists());
+        // The receiver that was there all along came back by itself, and the new timeline is protected.
+        let slot = cluster.psql("SELECT active, active_pid IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'bowline'");
+        assert_eq!(slot, "t|t");
+        assert_ne!(result["backup"], first["id"]);
+        bowline.ok(&["status"]);
+        cluster.psql("INSERT INTO t VALUES (-1)");
+        bowline.archive_now();
+        let wanted = cluster.psql(FINGERPRINT);
+        let again = bowline.restore(&[]);
+        assert_eq!((again.psql(FINGERPRINT), &again.result["plan"]["backup"]), (wanted, &result["backup"]), "PostgreSQL {major}");
+        drop(again);
+        assert_eq!(receiver.stop(), Some(0));
+        cluster.stop_adopted();
+    }
+}
+
+#[test]
+fn what_only_the_old_pg_wal_holds_is_saved_and_a_receiver_is_started_where_none_comes_back() {
+    for (major, kind) in outer_majors().into_iter().zip([RepositoryKind::Folder, RepositoryKind::S3].into_iter().cycle()) {
+        let cluster = Cluster::start(major);
+        let bowline = Bowline::new(&cluster, kind);
+        cluster.psql("CREATE TABLE t (a int)");
+        let receiver = bowline.receive();
+        bowline.ok(&["backup"]);
+        cluster.psql("INSERT INTO t VALUES (1)");
+        // From here on nothing is sent: two segments and a beginning are on the old disk alone.
+        assert_eq!(receiver.stop(), Some(0));
+        for number in 2..4 {
+            cluster.psql(&format!("INSERT INTO t VALUES ({number}); SELECT pg_switch_wal()"));
+        }
+        cluster.psql("INSERT INTO t VALUES (4)");
+        cluster.kill9();
+        let result = bowline.ok(&["restore", "--yes"]);
+        assert!(result["salvaged"]["from"].is_string(), "{result}");
+        assert_eq!((&result["loss"]["seconds_max"], &result["protected"]), (&Value::from(0.0), &Value::from(true)), "{result}");
+        assert_eq!(cluster.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2,3,4", "PostgreSQL {major}");
+        wait("the receiver that was started", Duration::from_secs(10), || {
+            cluster.psql("SELECT active FROM pg_replication_slots WHERE slot_name = 'bowline'") == "t"
+        });
+        // What was saved is in the repository: it can be restored without the old disk.
+        let at = result["salvaged"]["to"].as_str().expect("a position").to_owned();
+        let elsewhere = bowline.restore(&["--to", &at, "--timeline", "1"]);
+        assert_eq!(elsewhere.psql("SELECT count(*) FROM t"), "4", "PostgreSQL {major}");
+        drop(elsewhere);
+        bowline.ok(&["wal", "audit"]);
+        drop(bowline);
+        cluster.stop_adopted();
+    }
+}
+
+/// Runs a restore until it says this, then kills it.
+fn kill_at(bowline: &Bowline<'_>, words: &[&str], is_then: impl Fn(&Value) -> bool) -> bool {
+    let mut child: Child = bowline.command(words).arg("--json").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run bowline");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let reached = lines.map_while(Result::ok).filter_map(|line| serde_json::from_str::<Value>(&line).ok()).any(|line| is_then(&line));
+    let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+    child.wait().expect("its end");
+    reached
+}
+
+#[test]
+fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
+    let steps = [
+        "stop the service", "stop PostgreSQL", "save the old pg_wal", "move the old data aside", "restore files", "replay WAL", "validate",
+        "start PostgreSQL", "stream WAL again", "start the service", "back up",
+    ];
+    let cluster = Cluster::builder(newest_major()).tablespace("fast").start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let service = Service::of(&cluster, &bowline, "");
+    cluster.psql("CREATE TABLE t TABLESPACE fast AS SELECT generate_series(1, 50000) AS a");
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        for ending in ["step-begun", "step-ended"] {
+            cluster.psql(&format!("INSERT INTO t VALUES (-{number})"));
+            let wanted = cluster.psql(FINGERPRINT);
+            let marker = cluster.data_dir().join("marker");
+            fs::write(&marker, format!("{number}{ending}")).expect("a marker");
+            let is_then = |line: &Value| line["event"]["event"] == ending && line["event"]["step"] == *step || (line["event"] == ending && line["step"] == *step);
+            assert!(kill_at(&bowline, &["restore", "--yes"], is_then), "{step} {ending} was not reached");
+            let result = bowline.ok(&["restore", "--yes", "--continue"]);
+            assert_eq!(cluster.psql(FINGERPRINT), wanted, "killed at {step} {ending}");
+            assert_eq!(result["protected"], true, "{result}");
+            let aside = PathBuf::from(result["moved_aside"].as_str().expect("the old data"));
+            assert_eq!(fs::read_to_string(aside.join("marker")).expect("the marker"), format!("{number}{ending}"));
+            assert!(aside.join("global/pg_control").exists(), "killed at {step} {ending}");
+            kept.push(aside);
+        }
+    }
+    kept.dedup();
+    assert_eq!(kept.len(), 2 * steps.len(), "each restore kept what was there before it, once");
+    assert!(service.said().ends_with("well"));
+    bowline.fails(&["restore", "--yes", "--continue"], 2, "nothing-to-continue");
+    drop(receiver);
+    cluster.stop_adopted();
+}
+
+#[test]
+fn what_fails_says_where_things_stand_and_only_the_rest_is_done_again() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS a");
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    let configure = |lines: &str| bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), lines);
+    // A service that does not stop: nothing is touched.
+    configure("[service]\nstop = \"echo it hangs; exit 3\"\n");
+    let text = bowline.fails(&["restore", "--yes"], 4, "hook-failed");
+    assert!(text.contains("it hangs") && text.contains("exit 3"), "{text}");
+    assert_eq!(cluster.psql("SELECT count(*) FROM t"), "1", "the server was left alone");
+    // Another wish than that of the restore that broke off.
+    let text = bowline.fails(&["restore", "--yes", "--to", "immediate"], 4, "restore-unfinished");
+    assert!(text.contains("--continue") && text.contains("--anew") && text.contains("latest"), "{text}");
+    // What is recovered does not pass: it serves nobody, and the service stays down.
+    let log = bowline.dir().join("log");
+    configure(&format!(
+        "[service]\nstart = \"echo start >> {}\"\n[drill]\nchecks = [{{ sql = \"SELECT count(*) FROM t\", expect = \">= 2\" }}]\n",
+        log.display()
+    ));
+    let text = bowline.fails(&["restore", "--yes"], 6, "restore-unproven");
+    assert!(text.contains("SELECT count(*) FROM t: 1, expected >= 2"), "{text}");
+    assert!(cluster.try_psql("SELECT 1").is_err() && !log.exists(), "nobody is let in");
+    // It is taken as it is; then the service does not start.
+    configure("[service]\nstart = \"exit 9\"\n");
+    let outcome = bowline.run(&["restore", "--yes", "--validate", "none"]);
+    assert_eq!((outcome.code, outcome.error().0), (4, "hook-failed"), "{outcome:#?}");
+    let result = outcome.lines.iter().find_map(|line| line.get("result")).expect("a report all the same").clone();
+    assert_eq!((&result["protected"], &result["serving_seconds"]), (&Value::from(true), &Value::Null), "{result}");
+    assert_eq!(cluster.psql("SELECT count(*) FROM t"), "1", "PostgreSQL serves");
+    let pid = fs::read_to_string(cluster.data_dir().join("postmaster.pid")).expect("a server");
+    // Only that is done again.
+    configure(&format!("[service]\nstart = \"echo start >> {}\"\n", log.display()));
+    let again = bowline.ok(&["restore", "--yes"]);
+    assert_eq!(fs::read_to_string(&log).expect("the service's log"), "start\n");
+    assert_eq!(fs::read_to_string(cluster.data_dir().join("postmaster.pid")).expect("a server"), pid, "the server was not touched again");
+    assert_eq!((&again["backup"], &again["moved_aside"]), (&result["backup"], &result["moved_aside"]), "{again}");
+    drop(receiver);
+    cluster.stop_adopted();
+}
+
+#[test]
+fn a_target_that_changed_hands_is_not_touched() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 50000) AS a");
+    bowline.ok(&["backup"]);
+    cluster.pg_ctl_stop(true);
+    assert!(kill_at(&bowline, &["restore", "--yes", "--no-protect"], |line| line.to_string().contains("replay WAL")));
+    // Somebody puts the old data back, which the interrupted restore must not take for its own.
+    let aside = fs::read_dir(cluster.home()).expect("list").flatten().find(|e| e.file_name().to_string_lossy().contains(".before-")).expect("old data");
+    let half = cluster.home().join("half");
+    fs::rename(cluster.data_dir(), &half).expect("away");
+    fs::rename(aside.path(), cluster.data_dir()).expect("back");
+    fs::write(cluster.data_dir().join("marker"), "mine").expect("a marker");
+    bowline.fails(&["restore", "--yes", "--no-protect"], 4, "target-changed");
+    assert_eq!(fs::read_to_string(cluster.data_dir().join("marker")).expect("untouched"), "mine");
+    let result = bowline.ok(&["restore", "--yes", "--no-protect", "--anew"]);
+    let aside = PathBuf::from(result["moved_aside"].as_str().expect("kept"));
+    assert_eq!(fs::read_to_string(aside.join("marker")).expect("kept"), "mine");
+    assert_eq!(cluster.psql("SELECT count(*) FROM t"), "50000");
+    cluster.stop_adopted();
+}
+
+#[test]
+fn processes_that_outlived_their_postmaster_are_not_restored_under() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    // A backend that is stopped does not notice that its postmaster is gone, and would write when it wakes.
+    let mut session = cluster.bin("psql").args(["-Xc", "SELECT pg_sleep(600)"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql");
+    let asleep = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'";
+    wait("a backend", Duration::from_secs(10), || !cluster.psql(asleep).is_empty());
+    let pid: i32 = cluster.psql(asleep).parse().expect("a process");
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop it");
+    kill(Pid::from_raw(cluster.pid().expect("a server") as i32), Signal::SIGKILL).expect("kill the postmaster");
+    wait("its end", Duration::from_secs(10), || !cluster.is_running());
+    let text = bowline.fails(&["restore", "--yes", "--no-protect"], 7, "server-survivors");
+    assert!(text.contains(&pid.to_string()), "{text}");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill it");
+    drop(session.wait());
+    wait("the others' end", Duration::from_secs(20), || bowline.run(&["restore", "--yes", "--no-protect"]).code == 0);
+    cluster.stop_adopted();
+}
+
+#[test]
+fn a_data_directory_that_is_a_mount_point_keeps_the_old_data_within() {
+    assert!(nix::unistd::geteuid().is_root(), "only root can mount: run the tests as root");
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS a");
+    bowline.ok(&["backup"]);
+    cluster.pg_ctl_stop(true);
+    let (uid, gid) = cluster.user().expect("root runs servers as another user");
+    let data = cluster.data_dir().to_owned();
+    let elsewhere = cluster.home().join("was");
+    fs::rename(&data, &elsewhere).expect("away");
+    fs::create_dir(&data).expect("a mount point");
+    let mount = |words: &[&str]| {
+        let output = std::process::Command::new(words[0]).args(&words[1..]).output().expect("run");
+        assert!(output.status.success(), "{words:?}: {output:?}");
+    };
+    let path = data.to_str().expect("a plain path");
+    mount(&["mount", "-t", "tmpfs", "-o", &format!("size=600m,mode=0700,uid={uid},gid={gid}"), "tmpfs", path]);
+    struct Mounted<'p>(&'p str);
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            drop(std::process::Command::new("umount").args(["-l", self.0]).output());
+        }
+    }
+    let mounted = Mounted(path);
+    mount(&["cp", "-a", &format!("{}/.", elsewhere.display()), path]);
+    fs::write(data.join("marker"), "old").expect("a marker");
+    let first = bowline.ok(&["restore", "--yes", "--no-protect"]);
+    let aside = PathBuf::from(first["moved_aside"].as_str().expect("kept"));
+    assert!(aside.starts_with(&data) && aside.join("marker").exists() && !data.join("marker").exists(), "{first}");
+    assert_eq!(cluster.psql("SELECT a FROM t"), "1");
+    // A second one keeps what the first one made, and leaves alone what that kept; a backup has neither.
+    let backup = bowline.ok(&["backup"]);
+    cluster.stop_adopted();
+    let second = bowline.ok(&["restore", "--yes", "--no-protect"]);
+    assert_ne!(second["moved_aside"], first["moved_aside"]);
+    assert!(aside.join("marker").exists());
+    assert_eq!(second["plan"]["backup"], backup["id"]);
+    let kept = fs::read_dir(&data).expect("list").flatten().filter(|e| e.file_name().to_string_lossy().starts_with("bowline-before-")).count();
+    assert_eq!(kept, 2, "a backup does not carry what was kept");
+    cluster.stop_adopted();
+    drop(mounted);
+}
