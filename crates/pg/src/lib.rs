@@ -56,7 +56,7 @@ pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, Stop
 pub use programs::{Owner, find_bin_dir, owner_of};
 pub use proof::{Amcheck, CheckKind, Checkable, Provable, Readable};
 pub use reporter::Reporter;
-pub use running::{server_running_in, start_normally, stop_server, survivors_in};
+pub use running::{server_running_in, start_normally, stop_server, survivors_in, until_ready};
 pub use server_error::{Peer, ServerError};
 pub use slot_guard::{DiskSpace, SlotGuard, WalWritten};
 pub use slot_verdict::SlotExpectation;

@@ -109,6 +109,18 @@ pub async fn start_normally(
     Err(InstanceError::Failed { doing: format!("start PostgreSQL on {data_dir:?}"), status: output.status.to_string(), log })
 }
 
+/// Waits until the server that was started in this directory by whoever lets connections in.
+pub async fn until_ready(data_dir: &Path, limit: Duration) -> Result<(), InstanceError> {
+    let begun = Instant::now();
+    while read_pid_file(data_dir).is_none_or(|file| file.status != "ready") || server_running_in(data_dir).is_none() {
+        if begun.elapsed() > limit {
+            return Err(InstanceError::Slow { data_dir: data_dir.to_owned(), seconds: limit.as_secs(), log: String::new() });
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
 /// The last lines of a log, for an error: no more than 20, read from the file's last 16 KiB.
 pub(crate) fn last_lines(log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();

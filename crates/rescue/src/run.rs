@@ -2,14 +2,17 @@
 
 use crate::journal::{Journal, Lock, RecoveredTo, Stage};
 use crate::report::{RescueReport, loss};
-use crate::server::{Started, faults, start, validate};
+use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
-use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of};
+use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
 use repo::Reader;
 use restore::{RestorePlan, Target};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
+
+/// How long a server's processes may take to end once it is down, or told to end.
+const ENDING_LIMIT: Duration = Duration::from_secs(30);
 
 struct Rescue<'a, L> {
     reader: &'a Reader,
@@ -91,8 +94,14 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.reach(Stage::ServerStopped)?;
         }
         if self.is_before(Stage::Salvaged) {
-            if !self.options.is_side && self.journal.wish()?.target == RecoveryTarget::Latest && self.target.is_occupied() && self.options.salvages {
+            let is_latest = !self.options.is_side && self.journal.wish()?.target == RecoveryTarget::Latest;
+            if is_latest && self.target.is_occupied() && self.options.salvages {
                 self.step(Step::Salvage, async |rescue| rescue.salvage().await).await?;
+            }
+            if is_latest {
+                // A server that stops sends its last WAL, and what was saved is new, too: latest is later than it was.
+                self.plan = Some(restore::plan(self.reader, &self.journal.wish()?).await?);
+                self.note_plan().await?;
             }
             self.journal.reach(Stage::Salvaged)?;
         }
@@ -102,14 +111,26 @@ impl<L: Lent> Rescue<'_, L> {
                 self.journal.aside = self.target.place_aside(self.clock.now());
                 self.journal.save()?;
             }
-            self.step(Step::MoveAside, async |rescue| Ok(rescue.target.prepare(rescue.journal.aside.as_deref())?)).await?;
-            self.journal.mark(&self.target.data_dir)?;
+            self.step(Step::MoveAside, async |rescue| rescue.move_aside()).await?;
             if let Some(to) = self.journal.aside.clone() {
                 self.events.tell(Event::MovedAside { from: self.target.data_dir.clone(), to });
             }
             self.journal.reach(Stage::SetAside)?;
         }
         Ok(())
+    }
+
+    /// What lies in the data directory goes aside, unless an earlier run did that.
+    fn move_aside(&self) -> Result<(), RescueError> {
+        let Self { target, journal, .. } = self;
+        if journal.owns(&target.data_dir) {
+            return Ok(());
+        }
+        if journal.aside.as_ref().is_some_and(|aside| aside.exists() && !aside.starts_with(&target.data_dir)) && !target.is_empty() {
+            return Err(RescueError::NotOurs { data_dir: target.data_dir.clone(), aside: journal.aside.clone() });
+        }
+        target.prepare(journal.aside.as_deref())?;
+        journal.mark(&target.data_dir)
     }
 
     async fn stop_server(&mut self) -> Result<(), RescueError> {
@@ -129,9 +150,14 @@ impl<L: Lent> Rescue<'_, L> {
                 return Err(RescueError::Restarted { data_dir, pid });
             }
         }
-        match survivors_in(&data_dir) {
-            pids if pids.is_empty() => Ok(()),
-            pids => Err(RescueError::Survivors { data_dir, pids }),
+        let begun = Instant::now();
+        loop {
+            match survivors_in(&data_dir) {
+                pids if pids.is_empty() => return Ok(()),
+                // A server that has said that it is down may still be ending.
+                _ if begun.elapsed() < ENDING_LIMIT => tokio::time::sleep(Duration::from_millis(50)).await,
+                pids => return Err(RescueError::Survivors { data_dir, pids }),
+            }
         }
     }
 
@@ -142,7 +168,6 @@ impl<L: Lent> Rescue<'_, L> {
             Ok(Salvage::Stored { from, to }) => {
                 self.journal.salvaged = Some((from, to));
                 self.journal.old_log_ended = true;
-                self.plan = Some(restore::plan(self.reader, &self.journal.wish()?).await?);
                 self.notice(format!("the old pg_wal held the log from {from} to {to} beyond the repository: it is stored now"));
             }
             Ok(Salvage::Useless(why)) => self.notice(format!("nothing could be saved from the old pg_wal: {why}")),
@@ -160,12 +185,11 @@ impl<L: Lent> Rescue<'_, L> {
     async fn restore(&mut self) -> Result<(), RescueError> {
         if self.is_before(Stage::FilesRestored) {
             let now = self.clock.now();
-            self.refuse_foreign()?;
+            self.refuse_foreign().await?;
             let restored = self
                 .step(Step::CopyFiles, async |rescue| {
                     // What a run before this one left half done is this restore's own.
                     rescue.target.clear()?;
-                    rescue.journal.mark(&rescue.target.data_dir)?;
                     let Rescue { reader, target, options, events, .. } = &*rescue;
                     Ok(restore::copy_files(reader, rescue.plan()?, target, &options.restoring, now, events.clone()).await?)
                 })
@@ -179,12 +203,12 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.reach(Stage::FilesRestored)?;
         }
         if self.is_before(Stage::Recovering) {
-            self.refuse_foreign()?;
+            self.refuse_foreign().await?;
             restore::mark_for_recovery(self.target)?;
             self.journal.reach(Stage::Recovering)?;
         }
         if self.is_before(Stage::Recovered) {
-            self.refuse_foreign()?;
+            self.refuse_foreign().await?;
             let recovered = self
                 .step(Step::Replay, async |rescue| {
                     let Rescue { reader, target, options, events, .. } = &*rescue;
@@ -201,6 +225,7 @@ impl<L: Lent> Rescue<'_, L> {
     async fn validate(&mut self) -> Result<(), RescueError> {
         if self.is_before(Stage::Validated) {
             if self.options.validation != Validation::None {
+                self.until_left().await;
                 let proof = self
                     .step(Step::Validate, async |rescue| {
                         validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await
@@ -220,7 +245,10 @@ impl<L: Lent> Rescue<'_, L> {
         if !self.options.starts {
             return Ok(Started::No);
         }
-        if !self.is_before(Stage::ServerStarted) && server_running_in(&self.target.data_dir).is_some() {
+        // A run before this one, or a supervisor, may have started it.
+        if !self.options.is_side && server_running_in(&self.target.data_dir).is_some() {
+            until_ready(&self.target.data_dir, SERVER_LIMIT).await?;
+            self.journal.reach(self.journal.stage.max(Stage::ServerStarted))?;
             return Ok(Started::Normally);
         }
         let started = self
@@ -288,8 +316,17 @@ impl<L: Lent> Rescue<'_, L> {
         self.journal.stage < stage
     }
 
+    /// The private server of a run that was killed ends by itself.
+    async fn until_left(&self) {
+        let begun = Instant::now();
+        while self.target.running().is_some() && begun.elapsed() < ENDING_LIMIT {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Whatever somebody else put there is not touched.
-    fn refuse_foreign(&self) -> Result<(), RescueError> {
+    async fn refuse_foreign(&self) -> Result<(), RescueError> {
+        self.until_left().await;
         self.target.refuse_running()?;
         if self.journal.owns(&self.target.data_dir) {
             return Ok(());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use terms::Events;
 
 /// How long a recovered server may take to start and to stop: it has nothing to replay.
-const SERVER_LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const SERVER_LIMIT: Duration = Duration::from_secs(600);
 /// Socket names have at most 107 bytes, `/.s.PGSQL.5432` among them.
 const SOCKET_DIR_MAX: usize = 90;
 

@@ -99,7 +99,7 @@ impl Target {
         self.refuse_running()?;
         match aside {
             Some(aside) if aside.starts_with(&self.data_dir) => self.move_within(aside)?,
-            Some(aside) if self.data_dir.exists() => rename(&self.data_dir, aside)?,
+            Some(aside) if self.data_dir.exists() && !aside.exists() => rename(&self.data_dir, aside)?,
             _ => {}
         }
         if !self.data_dir.exists() {
@@ -127,6 +127,11 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything lies in the data directory now.
+    pub fn is_empty(&self) -> bool {
+        fs::read_dir(&self.data_dir).map_or(true, |mut listing| listing.all(|entry| entry.is_ok_and(|entry| stays(&entry.file_name()))))
     }
 
     /// Removes what a restore of ours left half done.
@@ -190,9 +195,9 @@ fn rename(path: &Path, to: &Path) -> Result<(), RestoreError> {
     })
 }
 
-/// What may lie in a data directory that is empty otherwise: a file system's own folder, and what earlier restores kept.
+/// What may lie in a data directory that is empty otherwise: a file system's own folder, the mark, and what earlier restores kept.
 fn stays(name: &std::ffi::OsStr) -> bool {
-    name == "lost+found" || name.to_string_lossy().starts_with(pg::rules::BEFORE)
+    name == "lost+found" || name == UNFINISHED || name.to_string_lossy().starts_with(pg::rules::BEFORE)
 }
 
 /// Whether a file system is mounted here: a name in the fifth column of /proc/self/mountinfo (proc(5)), with octal escapes.

@@ -12,6 +12,9 @@ use terms::{Clock, SystemClock};
 use testkit::bowline::{FINGERPRINT, wait};
 use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major, outer_majors};
 
+/// New WAL is stored soon, so that tests need not wait for it.
+const QUICK: &str = "[wal]\nflush_interval = \"300ms\"\n";
+
 /// A service that is nothing but its hooks: each writes a line, and it is well when the database answers.
 struct Service {
     log: PathBuf,
@@ -23,7 +26,7 @@ impl Service {
         let psql = cluster.bin_dir().join("psql");
         let ask = format!("{} -XAt '{}' -c 'SELECT count(*) FROM t'", psql.display(), cluster.conninfo());
         let lines = format!(
-            "[service]\nstop = \"echo stop >> {0}\"\nstart = \"echo start >> {0}\"\nhealth = \"{ask} && echo well >> {0}\"\n{more}",
+            "[service]\nstop = \"echo stop >> {0}\"\nstart = \"echo start >> {0}\"\nhealth = \"{ask} && echo well >> {0}\"\n{QUICK}{more}",
             log.display()
         );
         bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
@@ -149,13 +152,21 @@ fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
     let receiver = bowline.receive();
     bowline.ok(&["backup"]);
     let mut kept: Vec<PathBuf> = Vec::new();
+    let seed = testkit::seed("killed restores");
+    // All of them take a while: each run takes some, chosen by its seed.
+    let is_chosen = |number: usize| testkit::full() || (number as u64 + seed) % 4 == 0;
+    let mut points = 0;
     for (number, step) in steps.iter().enumerate() {
-        for ending in ["step-begun", "step-ended"] {
+        for (at, ending) in ["step-begun", "step-ended"].into_iter().enumerate() {
+            if !is_chosen(2 * number + at) {
+                continue;
+            }
+            points += 1;
             cluster.psql(&format!("INSERT INTO t VALUES (-{number})"));
             let wanted = cluster.psql(FINGERPRINT);
             let marker = cluster.data_dir().join("marker");
             fs::write(&marker, format!("{number}{ending}")).expect("a marker");
-            let is_then = |line: &Value| line["event"]["event"] == ending && line["event"]["step"] == *step || (line["event"] == ending && line["step"] == *step);
+            let is_then = |line: &Value| line["event"] == ending && line["step"] == *step;
             assert!(kill_at(&bowline, &["restore", "--yes"], is_then), "{step} {ending} was not reached");
             let result = bowline.ok(&["restore", "--yes", "--continue"]);
             assert_eq!(cluster.psql(FINGERPRINT), wanted, "killed at {step} {ending}");
@@ -167,7 +178,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
         }
     }
     kept.dedup();
-    assert_eq!(kept.len(), 2 * steps.len(), "each restore kept what was there before it, once");
+    assert_eq!(kept.len(), points, "each restore kept what was there before it, once");
     assert!(service.said().ends_with("well"));
     bowline.fails(&["restore", "--yes", "--continue"], 2, "nothing-to-continue");
     drop(receiver);

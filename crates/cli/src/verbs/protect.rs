@@ -94,6 +94,9 @@ impl Protector<'_> {
         if let Some(command) = &wal.start {
             self.run(command).await?;
         }
+        // A receiver that gave its lease back went for good.
+        let is_expected = reader.lease(repo::RECEIVER_LEASE).await?.is_some_and(|lease| !lease.released);
+        let patience = if is_expected { RETURN_LIMIT } else { Duration::ZERO };
         let mut own = None;
         let begun = Instant::now();
         let limit = ARRIVAL_LIMIT + wal.lease_ttl.unwrap_or(LEASE_TTL);
@@ -102,7 +105,7 @@ impl Protector<'_> {
                 return Ok(());
             }
             let is_active = sql.slot(slot).await?.is_some_and(|slot| slot.active);
-            if !is_active && own.is_none() && wal.start.is_none() && begun.elapsed() > RETURN_LIMIT {
+            if !is_active && own.is_none() && wal.start.is_none() && begun.elapsed() >= patience {
                 own = Some(self.start_receiver()?);
             }
             let ended = own.as_mut().and_then(|child: &mut Child| child.try_wait().ok().flatten());
