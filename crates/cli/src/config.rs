@@ -276,6 +276,15 @@ impl Config {
         Ok(config)
     }
 
+    /// The configuration that a repository keeps, for a machine that has none. How the repository was opened is how it is opened still.
+    pub fn kept(text: &str, place: &Path, opened: Self) -> Result<Self, Fault> {
+        let kept = Self::parse(text, place)?;
+        let repository = Repository { url: opened.repository.url, ..kept.repository };
+        let config = Self { org: opened.org, repository, path: None, ..kept };
+        config.check()?;
+        Ok(config)
+    }
+
     fn bare(common: &Common) -> Result<Self, Fault> {
         let (Some(url), Some(org)) = (&common.repository, &common.org) else {
             return Err(Fault::misuse(

@@ -122,6 +122,11 @@ impl ConnInfo {
         format!("{}@{}/{}", self.user, addresses.join(","), self.dbname)
     }
 
+    /// Whether the string itself, or the environment it was read with, holds a password; a password file does not count.
+    pub fn has_password(&self) -> bool {
+        self.password.is_some()
+    }
+
     /// The password for `database` at `address`, and why a password file was not used.
     /// A line for database `replication` is what pg_basebackup wants; one for the database itself will do as well.
     pub(crate) fn password_for(&self, address: &Address, database: &str) -> (Option<Secret>, Option<String>) {

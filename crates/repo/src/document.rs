@@ -40,7 +40,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &ObjectPath, bytes: &[u8]) -> Resu
     serde_json::from_str(text).map_err(|e| damaged(&e.to_string()))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -99,6 +99,14 @@ pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath
     path(format!("drills/{}{number}/report.{form}", at.compact()))
 }
 
+/// The folder of configurations that were in force.
+pub(crate) const CONFIGURATIONS: &str = "config";
+
+/// The configuration that was in force from this time on.
+pub(crate) fn configuration(at: Timestamp) -> ObjectPath {
+    path(format!("{CONFIGURATIONS}/{}.toml", at.compact()))
+}
+
 pub(crate) fn coverage() -> ObjectPath {
     path("coverage.json".into())
 }

@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod catalog;
+mod configuration;
 mod coverage;
 mod document;
 mod drills;

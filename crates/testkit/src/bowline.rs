@@ -192,6 +192,19 @@ impl<'a> Bowline<'a> {
 
     /// The command, ready to run, without `--json`.
     pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.without_config();
+        command.arg("--config").arg(&self.config).args(words);
+        command
+    }
+
+    /// As on a machine that has the key and no configuration: only where the repository is.
+    pub fn bare_command(&self, words: &[&str]) -> Command {
+        let mut command = self.without_config();
+        command.args(["--repository", self.url(), "--org", "acme", "--key"]).arg(self.dir.join("key")).args(words);
+        command
+    }
+
+    fn without_config(&self) -> Command {
         let mut command = Command::new(program());
         command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).env("RUST_BACKTRACE", "1");
@@ -199,13 +212,20 @@ impl<'a> Bowline<'a> {
         if let Some((uid, gid)) = launch::server_user() {
             command.uid(uid).gid(gid);
         }
-        command.arg("--config").arg(&self.config).args(words);
         command
     }
 
     /// Runs a command with `--json` to its end.
     pub fn run(&self, words: &[&str]) -> Outcome {
-        let mut command = self.command(words);
+        Self::run_command(self.command(words), words)
+    }
+
+    /// Runs [`Bowline::bare_command`] with `--json` to its end.
+    pub fn run_bare(&self, words: &[&str]) -> Outcome {
+        Self::run_command(self.bare_command(words), words)
+    }
+
+    fn run_command(mut command: Command, words: &[&str]) -> Outcome {
         let output = command.arg("--json").output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
         let (mut lines, mut said) = (Vec::new(), String::from_utf8_lossy(&output.stderr).into_owned());
         for line in String::from_utf8_lossy(&output.stdout).lines() {

@@ -316,3 +316,59 @@ fn a_data_directory_that_is_a_mount_point_keeps_the_old_data_within() {
     cluster.stop_adopted();
     drop(mounted);
 }
+
+#[test]
+fn a_bare_machine_needs_the_repository_and_the_key_alone() {
+    for major in outer_majors() {
+        let cluster = Cluster::start(major);
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        let service = Service::of(&cluster, &bowline, "");
+        cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+        let receiver = bowline.receive();
+        bowline.ok(&["backup"]);
+        cluster.psql("INSERT INTO t VALUES (0)");
+        let wanted = cluster.psql(FINGERPRINT);
+        bowline.archive_now();
+        // The host burns: server, data, receiver, configuration.
+        receiver.kill9();
+        cluster.kill9();
+        fs::remove_dir_all(cluster.data_dir()).expect("lose the data");
+        let text = fs::read_to_string(bowline.config()).expect("the configuration");
+        fs::remove_file(bowline.config()).expect("lose the configuration");
+        let outcome = bowline.run_bare(&["restore", "--yes", "--anew"]);
+        let result = outcome.result();
+        assert_eq!(cluster.psql(FINGERPRINT), wanted, "PostgreSQL {major}");
+        assert_eq!((&result["protected"], &result["moved_aside"]), (&Value::from(true), &Value::Null), "{result}");
+        assert!(result["loss"]["seconds_max"].as_f64().is_some_and(|seconds| seconds < 600.0), "{result}");
+        assert!(service.said().ends_with("stop start well"), "{}", service.said());
+        // The configuration is there again, without the digest that it was kept with.
+        let kept = cluster.home().join("data.bowline/bowline.toml");
+        assert_eq!(fs::read_to_string(&kept).expect("the configuration"), text);
+        cluster.psql(&format!("\\! cp {} {}", kept.display(), bowline.config().display()));
+        bowline.ok(&["status"]);
+        let started = format!("--config\0{}\0", kept.display());
+        for entry in fs::read_dir("/proc").expect("list").flatten() {
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if let (true, Some(pid)) = (String::from_utf8_lossy(&words).contains(&started), entry.file_name().to_str().and_then(|name| name.parse().ok())) {
+                kill(Pid::from_raw(pid), Signal::SIGTERM).expect("end the receiver");
+            }
+        }
+        cluster.stop_adopted();
+    }
+}
+
+#[test]
+fn a_password_in_the_configuration_is_not_kept() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.configure(&format!("{} password=hunter2hunter2", cluster.conninfo()), Some(cluster.data_dir()), "");
+    let outcome = bowline.run(&["backup"]);
+    assert_eq!(outcome.code, 0, "{outcome:#?}");
+    assert!(outcome.lines.iter().any(|line| line.to_string().contains("not kept in the repository")), "{outcome:#?}");
+    assert!(!bowline.repository().join("config").exists());
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
+    bowline.ok(&["backup"]);
+    bowline.ok(&["backup"]);
+    let kept = fs::read_dir(bowline.repository().join("config")).expect("kept").count();
+    assert_eq!(kept, 1, "the same configuration is kept once");
+}

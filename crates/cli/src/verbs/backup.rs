@@ -6,12 +6,12 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::wiring::{Wiring, cores};
 use capture::{BackupOptions, Checksums};
-use repo::BackupDocument;
+use repo::{BackupDocument, Writer};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::SystemClock;
+use terms::{Clock, Event, Events, SystemClock};
 
 pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let made = make(&Wiring::new(common)?, asked, printer).await?;
@@ -54,5 +54,23 @@ pub async fn make(wiring: &Wiring, asked: &BackupArgs, printer: &Arc<Printer>) -
     let data_dir = config.postgres.data_dir.as_deref().filter(|_| !asked.stream);
     let info = wiring.conninfo()?;
     let writer = wiring.writer().await?;
-    Ok(capture::backup(&info, data_dir, writer, options, &SystemClock, printer.clone()).await?)
+    let keeper = writer.clone();
+    let made = capture::backup(&info, data_dir, writer, options, &SystemClock, printer.clone()).await?;
+    if let Err(fault) = keep_configuration(wiring, &keeper).await {
+        printer.tell(Event::Noticed { what: format!("the configuration is not kept in the repository: {}. {}", fault.0.summary, fault.0.detail) });
+    }
+    Ok(made)
+}
+
+/// A bare machine begins with the configuration that the repository keeps.
+async fn keep_configuration(wiring: &Wiring, writer: &Writer) -> Result<(), Fault> {
+    let Some(path) = &wiring.config.path else { return Ok(()) };
+    let conninfo = wiring.config.postgres.conninfo.as_deref().unwrap_or_default();
+    if pg::ConnInfo::parse(conninfo, &|_| None).is_ok_and(|info| info.has_password()) {
+        let hint = "Let conninfo name a passfile instead.";
+        return Err(Fault::misuse("secret-in-configuration", "[postgres] conninfo holds a password, which no repository may hold", "", hint));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Fault::misuse("config-unreadable", format!("cannot read {}", path.display()), e.to_string(), ""))?;
+    writer.keep_configuration(SystemClock.now(), &text).await?;
+    Ok(())
 }

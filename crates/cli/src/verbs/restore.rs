@@ -1,6 +1,7 @@
 //! `bowline restore`: plan, ask, do, report.
 
 use crate::args::{Common, RestoreArgs, ValidationMode};
+use crate::config::Config;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes};
 use crate::verbs::confirm::confirm;
@@ -11,22 +12,30 @@ use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
 use restore::{RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Event, Events, RecoveryTarget, SystemClock};
+use terms::{Class, Clock, Event, Events, RecoveryTarget, SystemClock};
 
 /// How long a command of [service] or [postgres] may take.
 const HOOK_LIMIT: Duration = Duration::from_secs(300);
 
 pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let wiring = Wiring::new(common)?;
+    let mut wiring = Wiring::new(common)?;
+    let reader = wiring.reader().await?;
+    let kept = if wiring.config.path.is_none() { reader.configuration().await? } else { None };
+    if let Some((object, text)) = &kept {
+        wiring.config = Config::kept(text, Path::new(object.as_str()), wiring.config)?;
+        printer.say(format!("this machine has no configuration: the one that the repository keeps is used, {object}"));
+    }
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
     let target = Target::inspect(&data_dir)?;
     let journal = journal(asked, &target)?;
-    let reader = wiring.reader().await?;
     // Once the new cluster is there, no plan would be the one that made it.
     let plan = if journal.stage < Stage::Recovered { Some(restore::plan(&reader, &journal.wish()?).await?) } else { None };
     let options = options(&wiring, asked, &target, is_side)?;
@@ -59,6 +68,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         }
     }
     let summary = plan.as_ref().map(RestorePlan::summary);
+    let common = &with_kept(common, kept.as_ref().map(|(_, text)| text.as_str()), &target)?;
     let lent = Protector { common, wiring: &wiring, printer, side_dir: target.side_dir.clone() };
     let report = rescue::rescue(&reader, plan, &target, &options, journal, &lock, &lent, &SystemClock, printer.clone()).await?;
     printer.finish();
@@ -67,6 +77,19 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         None => Ok(ExitCode::SUCCESS),
         Some(advice) => Err(Fault(advice)),
     }
+}
+
+/// Where the machine had no configuration, it has one now, for the receiver and for whoever goes on from here.
+fn with_kept(common: &Common, kept: Option<&str>, target: &Target) -> Result<Common, Fault> {
+    let Some(text) = kept else { return Ok(common.clone()) };
+    let path = target.side_dir.join("bowline.toml");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(text.as_bytes())
+    };
+    let cannot = |e: std::io::Error| Fault::of("target-unwritable", Class::Refused, format!("cannot write {}", path.display()), format!("{e}."), "");
+    write().map_err(cannot)?;
+    Ok(Common { config: Some(path), ..common.clone() })
 }
 
 /// What is to be done: what is asked for, or what broke off.
