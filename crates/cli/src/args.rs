@@ -75,6 +75,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: WalVerb,
     },
+    /// Print the disaster recovery runbook of this installation
+    ///
+    /// Decisions by disaster, the exact commands with this installation's names, what they print, and what was measured last. A test runs every
+    /// command of it.
+    Runbook(RunbookArgs),
     /// Print a completion script for your shell
     Completions { shell: clap_complete::Shell },
 }
@@ -215,6 +220,29 @@ pub struct VerifyArgs {
     /// Threads that open and write; all cores unless said otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub jobs: Option<u16>,
+}
+
+/// How a runbook is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunbookForm {
+    Markdown,
+    Html,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RunbookArgs {
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t = RunbookForm::Markdown)]
+    pub form: RunbookForm,
+    /// Write runbook.md and runbook.html into this folder instead of printing
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Keep both forms in the repository, too
+    #[arg(long)]
+    pub keep: bool,
+    /// The form of the documentation, with made-up names
+    #[arg(long, conflicts_with = "keep")]
+    pub generic: bool,
 }
 
 #[derive(Debug, Subcommand)]

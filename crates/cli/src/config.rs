@@ -11,7 +11,7 @@ use std::time::Duration;
 use terms::Secret;
 
 /// Where the configuration is looked for when nobody says.
-const DEFAULT_PLACE: &str = "/etc/bowline/bowline.toml";
+pub const DEFAULT_PLACE: &str = "/etc/bowline/bowline.toml";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub service: Service,
     #[serde(default)]
     pub objectives: Objectives,
+    #[serde(default)]
+    pub runbook: Runbook,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -71,6 +73,22 @@ pub struct Objectives {
     /// How long the service may be away; 4 hours unless said otherwise.
     #[serde(deserialize_with = "duration")]
     pub rto: Option<Duration>,
+}
+
+impl Objectives {
+    pub fn rpo(&self) -> Duration {
+        self.rpo.unwrap_or(Duration::from_secs(3600))
+    }
+    pub fn rto(&self) -> Duration {
+        self.rto.unwrap_or(Duration::from_secs(4 * 3600))
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runbook {
+    /// Who is called, and how; a line each.
+    pub contacts: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

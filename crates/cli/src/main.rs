@@ -3,6 +3,7 @@
 mod args;
 mod config;
 mod fault;
+mod runbook;
 mod show;
 mod verbs;
 mod wiring;

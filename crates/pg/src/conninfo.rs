@@ -215,6 +215,14 @@ impl Address {
             Self::Unix { .. } => self.socket().display().to_string(),
         }
     }
+    /// As PostgreSQL's own programs take it: `-h db1 -p 5432`.
+    pub fn libpq_words(&self) -> String {
+        let host = match self {
+            Self::Tcp { name, .. } => name.clone(),
+            Self::Unix { directory, .. } => directory.display().to_string(),
+        };
+        format!("-h {host} -p {}", self.port())
+    }
     /// The port, which is part of a socket's name too.
     pub fn port(&self) -> u16 {
         match self {

@@ -21,4 +21,12 @@ impl Writer {
         }
         Err(RepoError::Contended { path: layout::drill_report(began, 1, "json").to_string() })
     }
+
+    /// Keeps a runbook in both its forms; where the readable one lies.
+    pub async fn keep_runbook(&self, now: Timestamp, text: String, page: String) -> Result<ObjectPath, RepoError> {
+        let path = layout::runbook(now, "md");
+        self.store.put_new(&path, text.into()).await?;
+        self.store.put_new(&layout::runbook(now, "html"), page.into()).await?;
+        Ok(path)
+    }
 }

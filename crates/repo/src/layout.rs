@@ -107,6 +107,11 @@ pub(crate) fn configuration(at: Timestamp) -> ObjectPath {
     path(format!("{CONFIGURATIONS}/{}.toml", at.compact()))
 }
 
+/// The runbook as of this time, `md` or `html`.
+pub(crate) fn runbook(at: Timestamp, form: &str) -> ObjectPath {
+    path(format!("runbook/{}/runbook.{form}", at.compact()))
+}
+
 pub(crate) fn coverage() -> ObjectPath {
     path("coverage.json".into())
 }

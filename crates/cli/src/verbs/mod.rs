@@ -10,10 +10,12 @@ pub mod fetch;
 mod guard;
 mod init;
 mod list;
+mod measured;
 mod protect;
 mod push;
 mod rescue_report;
 mod restore;
+mod runbook;
 mod status;
 mod verify;
 mod wal;
@@ -56,6 +58,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
             Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
             Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
+            Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,

@@ -9,10 +9,6 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-/// What is held against unless the configuration says otherwise.
-const RPO: Duration = Duration::from_secs(3600);
-const RTO: Duration = Duration::from_secs(4 * 3600);
-
 pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, target: &Target, report: &RescueReport, asked: &RestoreArgs) {
     let journal = &report.journal;
     let took = |name: &str| journal.steps.iter().filter(|(step, _)| step == name).map(|(_, seconds)| seconds).sum::<f64>();
@@ -27,7 +23,7 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         }
     }
     let objectives = &wiring.config.objectives;
-    let (rpo, rto) = (objectives.rpo.unwrap_or(RPO), objectives.rto.unwrap_or(RTO));
+    let (rpo, rto) = (objectives.rpo(), objectives.rto());
     printer.say(format!("lost         {}{}", report.loss.why, verdict("RPO", report.loss.seconds_max, rpo)));
     if let Some(aside) = &journal.aside {
         printer.say(format!("old data     {}: remove it once nothing of it is missed", aside.display()));
