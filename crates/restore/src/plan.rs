@@ -75,6 +75,19 @@ pub struct PlanSummary {
 }
 
 impl RestorePlan {
+    /// Adds what the programs that will run the cluster have to do with it: a data directory opens under any minor release of its
+    /// major, but an earlier one lacks repairs that this cluster has lived with.
+    pub fn note_programs(&mut self, bin_dir: &std::path::Path) {
+        let version = &self.backup.server_version;
+        if let Some(own) = pg::older_minor_in(bin_dir, version) {
+            self.notes.push(format!(
+                "The backup is of PostgreSQL {version}, and the programs in {} are {own}: it restores, but {own} lacks what was repaired since. \
+                 Bring this host to {version} before the service goes on.",
+                bin_dir.display()
+            ));
+        }
+    }
+
     /// The plan in a few words and numbers.
     pub fn summary(&self) -> PlanSummary {
         PlanSummary {

@@ -20,7 +20,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
     let reader = wiring.reader().await?;
-    let plan = restore::plan(&reader, &asked.goal.wish()).await?;
+    let mut plan = restore::plan(&reader, &asked.goal.wish()).await?;
     let target = Target::inspect(&data_dir)?;
     let options = RestoreOptions {
         tablespaces: tablespaces(asked, &target, is_side),
@@ -30,7 +30,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     };
     if !asked.files_only {
         // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
-        pg::find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
+        plan.note_programs(&pg::find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?);
     }
     show_plan(printer, &plan, &target, &options, asked, is_side);
     if asked.plan {
