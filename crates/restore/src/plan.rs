@@ -191,7 +191,8 @@ impl<'a> Planner<'a> {
         if let Some(adrift) = stretch.adrift.filter(|_| stretch.hole.is_none()) {
             notes.push(format!(
                 "{adrift} is stored too, but what comes before it was still on its way when the receiver ended: \
-                 none of that was ever confirmed to the server, and it cannot be reached."
+                 none of that was ever confirmed to the server, and it cannot be reached. In a copy of the repository (a replica, a download) \
+                 it is the copy that was behind, and what it lacks may have been confirmed."
             ));
         }
         let index = self.log.index(&stretch.segments).await?;
@@ -217,7 +218,16 @@ impl<'a> Planner<'a> {
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
             RecoveryTarget::Lsn(lsn) => self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await?,
             RecoveryTarget::Time(at) => match self.log.ends_after(segments, &index, backup.start.lsn, *at).await? {
-                Found::Yes(()) => Stop::Time(*at),
+                Found::Yes(()) => match self.log.stop_before_what_acts_at_once(segments, &index, backup.start.lsn, backup.stop.lsn, *at).await? {
+                    None => Stop::Time(*at),
+                    Some(lsn) => {
+                        notes.push(format!(
+                            "Between the last transaction that ended by {at} and the next one the log holds what takes effect without a commit, \
+                             as the files that DROP DATABASE removes: recovery stops at {lsn}, right behind the former."
+                        ));
+                        Stop::Before(lsn)
+                    }
+                },
                 Found::NotBefore(valid_to) if valid_to.plus(PAGE_HEADER_MAX) < end => return Err(cut_at(valid_to)),
                 _ if is_cut => return Err(ends_early()),
                 _ if stretch.hole.is_none() && self.covered(*at, stretch.end) => {

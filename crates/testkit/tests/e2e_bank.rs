@@ -100,60 +100,58 @@ fn the_banks_sums_agree_at_every_instant_and_exactly_its_transactions_are_in() {
 }
 
 fn bank_of(major: u32, instants: usize) {
-    {
-        let mut chance = Chance(seed(&format!("bank-{major}")));
-        let settings = [("track_commit_timestamp", "on"), ("autovacuum", "off"), ("wal_keep_size", "4GB")];
-        let cluster = settings.iter().fold(Cluster::builder(major).wal_segment_mib(1), |builder, (name, value)| builder.setting(name, value)).start();
-        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
-        let receiver = bowline.receive();
-        let mut init = cluster.bin("pgbench");
-        init.args(["-i", "-q", "-s", "1", "-I", "dtGp"]);
-        run(init);
-        let first = bowline.ok(&["backup"]);
-        let mut load = cluster.bin("pgbench");
-        // So many a second that a debug build of the program keeps up, at moments drawn by chance.
-        load.args(["-n", "-c", "8", "-j", "2", "-T", if full() { "12" } else { "4" }, "--rate", "600", "--random-seed"]);
-        load.arg(chance.next(u64::from(u32::MAX)).to_string());
-        let mut load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run pgbench");
-        std::thread::sleep(std::time::Duration::from_secs(if full() { 6 } else { 2 }));
-        let second = bowline.ok(&["backup"]);
-        assert!(load.wait().expect("wait for pgbench").success(), "pgbench failed");
-        bowline.archive_now();
-        assert_eq!(receiver.stop(), Some(0));
+    let mut chance = Chance(seed(&format!("bank-{major}")));
+    let settings = [("track_commit_timestamp", "on"), ("autovacuum", "off"), ("wal_keep_size", "4GB")];
+    let cluster = settings.iter().fold(Cluster::builder(major).wal_segment_mib(1), |builder, (name, value)| builder.setting(name, value)).start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let receiver = bowline.receive();
+    let mut init = cluster.bin("pgbench");
+    init.args(["-i", "-q", "-s", "1", "-I", "dtGp"]);
+    run(init);
+    let first = bowline.ok(&["backup"]);
+    let mut load = cluster.bin("pgbench");
+    // So many a second that a debug build of the program keeps up, at moments drawn by chance.
+    load.args(["-n", "-c", "8", "-j", "2", "-T", if full() { "12" } else { "4" }, "--rate", "600", "--random-seed"]);
+    load.arg(chance.next(u64::from(u32::MAX)).to_string());
+    let mut load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run pgbench");
+    std::thread::sleep(std::time::Duration::from_secs(if full() { 6 } else { 2 }));
+    let second = bowline.ok(&["backup"]);
+    assert!(load.wait().expect("wait for pgbench").success(), "pgbench failed");
+    bowline.archive_now();
+    assert_eq!(receiver.stop(), Some(0));
 
-        let start: Lsn = first["start"]["lsn"].as_str().and_then(|lsn| lsn.parse().ok()).expect("an LSN");
-        let consistent: Timestamp = first["stop"]["time"].as_str().and_then(|time| time.parse().ok()).expect("a time");
-        let endings = endings(&cluster, start);
-        let all = in_the_bank(|sql| cluster.psql(sql));
-        let ends: BTreeSet<u32> = endings.iter().filter(|ending| ending.is_commit).map(|ending| ending.xid).collect();
-        assert!(all.len() > 500 && all.is_subset(&ends), "PostgreSQL {major}: {} transactions, {} in the log", all.len(), ends.len());
-        let reached = endings.iter().rposition(|ending| ending.at <= consistent).map_or(0, |at| at + 1);
-        let window = (reached + 1, endings.len() - 2);
-        let inversions = endings.windows(2).filter(|two| two[0].at > two[1].at).count();
-        let (mut from_second, mut held) = (0, Vec::new());
-        for turn in 0..instants {
-            let (to, count) = instant(&endings, window, turn, &mut chance);
-            let what = format!("PostgreSQL {major}, instant {turn}, to {to}");
-            let restored = bowline.restore(&["--to", &to]);
-            sums_agree(&restored, &what);
-            let expected: BTreeSet<u32> = endings[..count].iter().filter(|e| e.is_commit && all.contains(&e.xid)).map(|e| e.xid).collect();
-            let found = in_the_bank(|sql| restored.psql(sql));
-            let (missing, surplus): (Vec<_>, Vec<_>) = (expected.difference(&found).collect(), found.difference(&expected).collect());
-            assert!(missing.is_empty() && surplus.is_empty(), "{what}: {} transactions; missing {missing:?}, surplus {surplus:?}", found.len());
-            if to.contains("UTC") {
-                let later = restored.psql(&format!("SELECT count(*) FROM pgbench_history WHERE pg_xact_commit_timestamp(xmin) > '{to}'"));
-                assert_eq!(later, "0", "{what}: later commits are in");
-            }
-            from_second += usize::from(restored.result["plan"]["backup"] == second["id"]);
-            held.push(found.len());
-            let data = restored.data.clone();
-            drop(restored);
-            std::fs::remove_dir_all(&data).expect("remove the restored cluster");
+    let start: Lsn = first["start"]["lsn"].as_str().and_then(|lsn| lsn.parse().ok()).expect("an LSN");
+    let consistent: Timestamp = first["stop"]["time"].as_str().and_then(|time| time.parse().ok()).expect("a time");
+    let endings = endings(&cluster, start);
+    let all = in_the_bank(|sql| cluster.psql(sql));
+    let ends: BTreeSet<u32> = endings.iter().filter(|ending| ending.is_commit).map(|ending| ending.xid).collect();
+    assert!(all.len() > 500 && all.is_subset(&ends), "PostgreSQL {major}: {} transactions, {} in the log", all.len(), ends.len());
+    let reached = endings.iter().rposition(|ending| ending.at <= consistent).map_or(0, |at| at + 1);
+    let window = (reached + 1, endings.len() - 2);
+    let inversions = endings.windows(2).filter(|two| two[0].at > two[1].at).count();
+    let (mut from_second, mut held) = (0, Vec::new());
+    for turn in 0..instants {
+        let (to, count) = instant(&endings, window, turn, &mut chance);
+        let what = format!("PostgreSQL {major}, instant {turn}, to {to}");
+        let restored = bowline.restore(&["--to", &to]);
+        sums_agree(&restored, &what);
+        let expected: BTreeSet<u32> = endings[..count].iter().filter(|e| e.is_commit && all.contains(&e.xid)).map(|e| e.xid).collect();
+        let found = in_the_bank(|sql| restored.psql(sql));
+        let (missing, surplus): (Vec<_>, Vec<_>) = (expected.difference(&found).collect(), found.difference(&expected).collect());
+        assert!(missing.is_empty() && surplus.is_empty(), "{what}: {} transactions; missing {missing:?}, surplus {surplus:?}", found.len());
+        if to.contains("UTC") {
+            let later = restored.psql(&format!("SELECT count(*) FROM pgbench_history WHERE pg_xact_commit_timestamp(xmin) > '{to}'"));
+            assert_eq!(later, "0", "{what}: later commits are in");
         }
-        eprintln!(
-            "PostgreSQL {major}: {} transactions, {inversions} commit times out of the log's order; {instants} instants held {held:?}, {from_second} from the second backup",
-            all.len()
-        );
-        assert!(held.iter().max() > held.iter().min(), "all instants are one");
+        from_second += usize::from(restored.result["plan"]["backup"] == second["id"]);
+        held.push(found.len());
+        let data = restored.data.clone();
+        drop(restored);
+        std::fs::remove_dir_all(&data).expect("remove the restored cluster");
     }
+    eprintln!(
+        "PostgreSQL {major}: {} transactions, {inversions} commit times out of the log's order; {instants} instants held {held:?}, {from_second} from the second backup",
+        all.len()
+    );
+    assert!(held.iter().max() > held.iter().min(), "all instants are one");
 }
