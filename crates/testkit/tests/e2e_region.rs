@@ -151,7 +151,7 @@ fn is_a_prefix_or_loud(machine: &BareMachine, mark: Option<Lsn>, ledger: &[Ackno
 #[test]
 fn a_lost_region_comes_back_from_a_replica() {
     let mut chance = Chance(seed("region"));
-    let second = S3Server::start();
+    let second = std::thread::spawn(S3Server::start);
     let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).start();
     let bowline = Bowline::new(&cluster, RepositoryKind::S3);
     let more = "[wal]\nflush_interval = \"300ms\"\nstatus_interval = \"200ms\"\ncoverage_interval = \"1s\"\n";
@@ -161,6 +161,7 @@ fn a_lost_region_comes_back_from_a_replica() {
     bowline.ok(&["backup"]);
     let spare_key = fs::read_to_string(bowline.dir().join("key")).expect("the key");
 
+    let second = second.join().expect("a second server");
     let first = (format!("{}/acme", bowline.url()), S3Server::shared().options());
     second.create_bucket("replica");
     let bucket = Replica::Bucket(format!("{}/acme", second.url("replica", "backups")), second.options());
