@@ -1,6 +1,7 @@
 //! What a restore will do, decided before anything is touched.
 
 use crate::RestoreError;
+use crate::at_once::Way;
 use crate::known::Known;
 use crate::log::{Found, Log, PAGE_HEADER_MAX};
 use crate::names::Places;
@@ -218,16 +219,17 @@ impl<'a> Planner<'a> {
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
             RecoveryTarget::Lsn(lsn) => self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await?,
             RecoveryTarget::Time(at) => match self.log.ends_after(segments, &index, backup.start.lsn, *at).await? {
-                Found::Yes(()) => match self.log.stop_before_what_acts_at_once(segments, &index, backup.start.lsn, backup.stop.lsn, *at).await? {
-                    None => Stop::Time(*at),
-                    Some(lsn) => {
+                Found::Yes(()) => {
+                    let way = Way { segments, index: &index, from: backup.start.lsn, consistent: backup.stop.lsn };
+                    let quiet_end = self.log.stop_before_what_acts_at_once(&way, *at).await?;
+                    if let Some(lsn) = quiet_end {
                         notes.push(format!(
                             "Between the last transaction that ended by {at} and the next one the log holds what takes effect without a commit, \
                              as the files that DROP DATABASE removes: recovery stops at {lsn}, right behind the former."
                         ));
-                        Stop::Before(lsn)
                     }
-                },
+                    quiet_end.map_or(Stop::Time(*at), Stop::Before)
+                }
                 Found::NotBefore(valid_to) if valid_to.plus(PAGE_HEADER_MAX) < end => return Err(cut_at(valid_to)),
                 _ if is_cut => return Err(ends_early()),
                 _ if stretch.hole.is_none() && self.covered(*at, stretch.end) => {

@@ -40,17 +40,12 @@ fn parse_ending(line: &str) -> Option<Ending> {
         return None;
     }
     let at = what.split_once(' ')?.1.split_once(" UTC")?.0;
-    Some(Ending {
-        xid: to_comma("tx:")?.parse().ok()?,
-        begins: to_comma("lsn:")?.parse().ok()?,
-        at: format!("{at} UTC").parse().ok()?,
-        is_commit,
-    })
+    Some(Ending { xid: to_comma("tx:")?.parse().ok()?, begins: to_comma("lsn:")?.parse().ok()?, at: format!("{at} UTC").parse().ok()?, is_commit })
 }
 
-/// The transactions of the bank that are in, as the ids that made its rows of history.
+/// The transactions that are in: the bank's, as the ids that made its rows of history, and those of the noise beside it.
 fn in_the_bank(psql: impl Fn(&str) -> String) -> BTreeSet<u32> {
-    psql("SELECT xmin FROM pgbench_history").lines().map(|xid| xid.parse().expect("a transaction's id")).collect()
+    psql("SELECT xmin FROM pgbench_history UNION ALL SELECT xmin FROM noise").lines().map(|xid| xid.parse().expect("a transaction's id")).collect()
 }
 
 /// What every transaction of pgbench's script keeps true: money moves, and nothing else makes or loses any.
@@ -73,8 +68,12 @@ fn instant(endings: &[Ending], window: (usize, usize), turn: usize, chance: &mut
     let chosen = window.0 + chance.next((window.1 - window.0) as u64) as usize;
     let before_time = |at: Timestamp| endings.iter().position(|ending| ending.at > at).unwrap_or(endings.len());
     match turn % 5 {
-        // Exactly when one committed, which is in unless the log has a later one before it; and the microsecond before.
-        0 => (endings[chosen].at.to_string(), before_time(endings[chosen].at)),
+        // Exactly when one committed, which is in unless the log has a later one before it, as is sought; and the microsecond before.
+        0 => {
+            let inverted: Vec<usize> = (window.0..window.1).filter(|at| endings[*at].at > endings[at + 1].at).collect();
+            let chosen = if inverted.is_empty() { chosen } else { inverted[chance.next(inverted.len() as u64) as usize] + 1 };
+            (endings[chosen].at.to_string(), before_time(endings[chosen].at))
+        }
         1 => (endings[chosen].at.plus_micros(-1).to_string(), before_time(endings[chosen].at.plus_micros(-1))),
         // Some time in the window.
         2 => {
@@ -108,15 +107,23 @@ fn bank_of(major: u32, instants: usize) {
     let mut init = cluster.bin("pgbench");
     init.args(["-i", "-q", "-s", "1", "-I", "dtGp"]);
     run(init);
+    cluster.psql("CREATE TABLE noise (a int)");
+    let script = cluster.home().join("noise.sql");
+    std::fs::write(&script, "INSERT INTO noise VALUES (1);\n").expect("write a script");
     let first = bowline.ok(&["backup"]);
-    let mut load = cluster.bin("pgbench");
-    // So many a second that a debug build of the program keeps up, at moments drawn by chance.
-    load.args(["-n", "-c", "8", "-j", "2", "-T", if full() { "12" } else { "4" }, "--rate", "600", "--random-seed"]);
-    load.arg(chance.next(u64::from(u32::MAX)).to_string());
-    let mut load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run pgbench");
+    // So many a second that a debug build of the program keeps up, at moments drawn by chance. The bank's transactions wait for each other
+    // at its one branch; the noise waits for nobody, and so gets commit times out of order.
+    let noise = ["-f", script.to_str().expect("a plain path"), "--rate", "1500"];
+    let loads = [&["--rate", "400"][..], &noise].map(|own| {
+        let mut load = cluster.bin("pgbench");
+        load.args(["-n", "-c", "6", "-T", if full() { "12" } else { "4" }, "--random-seed"]).arg(chance.next(u64::from(u32::MAX)).to_string());
+        load.args(own).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run pgbench")
+    });
     std::thread::sleep(std::time::Duration::from_secs(if full() { 6 } else { 2 }));
     let second = bowline.ok(&["backup"]);
-    assert!(load.wait().expect("wait for pgbench").success(), "pgbench failed");
+    for mut load in loads {
+        assert!(load.wait().expect("wait for pgbench").success(), "pgbench failed");
+    }
     bowline.archive_now();
     assert_eq!(receiver.stop(), Some(0));
 

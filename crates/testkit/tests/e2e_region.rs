@@ -3,6 +3,7 @@
 #[path = "bad_input/ground.rs"]
 mod ground;
 
+use futures::TryStreamExt;
 use ground::Chance;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use futures::TryStreamExt;
 use store::{ObjectPath, Put, StoreOptions, Version};
 use terms::Lsn;
 use testkit::bowline::{FINGERPRINT, files_below, wait};
