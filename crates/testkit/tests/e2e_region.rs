@@ -23,7 +23,7 @@ use testkit::{Acknowledged, BareMachine, Bowline, Cluster, RepositoryKind, Workl
 #[derive(Debug, Clone)]
 enum Replica {
     /// Another server's bucket, as a provider's replication fills it.
-    Bucket(String, StoreOptions),
+    Bucket(String, Box<StoreOptions>),
     /// A folder, as a download of the bucket fills it: each object becomes the file of its name.
     Folder(PathBuf),
 }
@@ -164,7 +164,7 @@ fn a_lost_region_comes_back_from_a_replica() {
     let second = second.join().expect("a second server");
     let first = (format!("{}/acme", bowline.url()), S3Server::shared().options());
     second.create_bucket("replica");
-    let bucket = Replica::Bucket(format!("{}/acme", second.url("replica", "backups")), second.options());
+    let bucket = Replica::Bucket(format!("{}/acme", second.url("replica", "backups")), Box::new(second.options()));
     let folders: Vec<PathBuf> = (0..if full() { 12 } else { 3 }).map(|i| cluster.home().join(format!("copy{i}"))).collect();
     let mut start = |to: Replica| Replication::start(first.clone(), to, Chance(chance.next(u64::MAX)));
     let in_step = start(bucket.clone());
