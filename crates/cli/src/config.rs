@@ -297,8 +297,7 @@ impl Config {
     /// The configuration that a repository keeps, for a machine that has none. How the repository was opened is how it is opened still.
     pub fn kept(text: &str, place: &Path, opened: Self) -> Result<Self, Fault> {
         let kept = Self::parse(text, place)?;
-        let repository = Repository { url: opened.repository.url, ..kept.repository };
-        let config = Self { org: opened.org, repository, path: None, ..kept };
+        let config = Self { org: opened.org, repository: opened.repository, path: None, ..kept };
         config.check()?;
         Ok(config)
     }

@@ -49,6 +49,12 @@ pub fn find_bin_dir(major: u32, configured: Option<&Path>) -> Result<PathBuf, In
     Err(InstanceError::ProgramsMissing { major, looked })
 }
 
+/// The release of the `postgres` in this directory, such as `18.4`, when it is an earlier minor release than that of a server which
+/// told `version` of itself (`server_version`, such as `18.6 (Debian 18.6-1)`); `None` too when either cannot be told.
+pub fn older_minor_in(bin_dir: &Path, version: &str) -> Option<String> {
+    older_minor(&said_by(bin_dir).ok()?, version)
+}
+
 /// The owner of a data directory.
 pub fn owner_of(data_dir: &Path) -> Result<Owner, InstanceError> {
     match std::fs::metadata(data_dir) {
@@ -79,13 +85,18 @@ pub(crate) fn command(program: &Path, owner: Owner, data_dir: &Path) -> Result<C
 
 /// The major version of the `postgres` in a directory; an error says in parentheses why there is none.
 fn major_in(dir: &Path) -> Result<u32, String> {
+    let said = said_by(dir)?;
+    parse_version(&said).ok_or_else(|| format!(" (postgres --version says {:?})", said.trim()))
+}
+
+/// What `postgres --version` says in a directory.
+fn said_by(dir: &Path) -> Result<String, String> {
     let program = dir.join("postgres");
     if !program.exists() {
         return Err(String::new());
     }
     let said = Command::new(&program).arg("--version").stdin(Stdio::null()).output().map_err(|e| format!(" ({e})"))?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    parse_version(&said).ok_or_else(|| format!(" (postgres --version says {:?})", said.trim()))
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
 /// `postgres (PostgreSQL) 17.6 (Debian 17.6-1)`, or `18beta1` before a release.
@@ -93,6 +104,20 @@ fn parse_version(said: &str) -> Option<u32> {
     let number = said.split_once("(PostgreSQL) ")?.1;
     let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
     digits.parse().ok()
+}
+
+/// See [`older_minor_in`]; `said` is what `postgres --version` says.
+fn older_minor(said: &str, version: &str) -> Option<String> {
+    let (major, minor) = parse_release(said.split_once("(PostgreSQL) ")?.1)?;
+    let of_server = parse_release(version)?;
+    (major == of_server.0 && minor < of_server.1).then(|| format!("{major}.{minor}"))
+}
+
+/// Major and minor of `17.6 (Debian 17.6-1)`; `None` for what is no release, such as `18beta1`.
+fn parse_release(version: &str) -> Option<(u32, u32)> {
+    let number = version.split_whitespace().next()?;
+    let (major, minor) = number.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -106,6 +131,15 @@ mod tests {
             assert_eq!(parse_version(said), Some(major));
         }
         assert_eq!(parse_version("bash: no"), None);
+    }
+
+    #[test]
+    fn an_earlier_minor_release_is_told_by_number() {
+        let said = "postgres (PostgreSQL) 17.9 (Debian 17.9-1)\n";
+        assert_eq!(older_minor(said, "17.10 (Debian 17.10-1)").as_deref(), Some("17.9"));
+        for same_or_unknown in ["17.9", "17.8 (Ubuntu)", "18.10", "18beta1", ""] {
+            assert_eq!(older_minor(said, same_or_unknown), None, "{same_or_unknown}");
+        }
     }
 
     #[test]

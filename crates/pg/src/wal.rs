@@ -1,5 +1,6 @@
 //! PostgreSQL's write-ahead log: page headers, records, and a walker over them.
 
+mod at_once;
 mod header;
 mod record;
 mod survey;

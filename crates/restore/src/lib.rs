@@ -1,6 +1,7 @@
 //! The repository into a data directory, and a server brought to the instant that was asked for.
 
 mod ahead;
+mod at_once;
 mod doubt;
 mod epochs;
 mod error;

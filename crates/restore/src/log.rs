@@ -22,7 +22,7 @@ pub(crate) struct Log<'a> {
 pub(crate) const PAGE_HEADER_MAX: u64 = 40;
 
 /// What a look at the log meets, in the log's order.
-enum Met<'i> {
+pub(crate) enum Met<'i> {
     /// A segment of which the index says enough.
     Entry(&'i IndexEntry),
     Record(Record),
@@ -59,7 +59,7 @@ impl Log<'_> {
     /// Walks the records that begin in the first `count` of `segments` (consecutive) from `from` on, or from the first one when
     /// that is `None`, until `each` breaks or the valid log ends. What follows is read only as far as the last of them reaches.
     /// Returns where the walk ended; `read` counts the segments that opened.
-    async fn walk(
+    pub(crate) async fn walk(
         &self,
         segments: &[SegmentName],
         count: usize,
@@ -97,7 +97,7 @@ impl Log<'_> {
 
     /// Goes over what begins in `segments`, which are in order and need not be consecutive, until `each` breaks. A segment that
     /// the index knows, and of which it `says` enough, is not read. When the first must be read, it is read from `from` on.
-    async fn look<'i>(
+    pub(crate) async fn look<'i>(
         &self,
         segments: &[SegmentName],
         index: &'i WalIndex,

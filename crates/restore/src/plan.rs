@@ -1,6 +1,7 @@
 //! What a restore will do, decided before anything is touched.
 
 use crate::RestoreError;
+use crate::at_once::Way;
 use crate::known::Known;
 use crate::log::{Found, Log, PAGE_HEADER_MAX};
 use crate::names::Places;
@@ -75,6 +76,19 @@ pub struct PlanSummary {
 }
 
 impl RestorePlan {
+    /// Adds what the programs that will run the cluster have to do with it: a data directory opens under any minor release of its
+    /// major, but an earlier one lacks repairs that this cluster has lived with.
+    pub fn note_programs(&mut self, bin_dir: &std::path::Path) {
+        let version = &self.backup.server_version;
+        if let Some(own) = pg::older_minor_in(bin_dir, version) {
+            self.notes.push(format!(
+                "The backup is of PostgreSQL {version}, and the programs in {} are {own}: it restores, but {own} lacks what was repaired since. \
+                 Bring this host to {version} before the service goes on.",
+                bin_dir.display()
+            ));
+        }
+    }
+
     /// The plan in a few words and numbers.
     pub fn summary(&self) -> PlanSummary {
         PlanSummary {
@@ -178,7 +192,8 @@ impl<'a> Planner<'a> {
         if let Some(adrift) = stretch.adrift.filter(|_| stretch.hole.is_none()) {
             notes.push(format!(
                 "{adrift} is stored too, but what comes before it was still on its way when the receiver ended: \
-                 none of that was ever confirmed to the server, and it cannot be reached."
+                 none of that was ever confirmed to the server, and it cannot be reached. In a copy of the repository (a replica, a download) \
+                 it is the copy that was behind, and what it lacks may have been confirmed."
             ));
         }
         let index = self.log.index(&stretch.segments).await?;
@@ -204,7 +219,17 @@ impl<'a> Planner<'a> {
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
             RecoveryTarget::Lsn(lsn) => self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await?,
             RecoveryTarget::Time(at) => match self.log.ends_after(segments, &index, backup.start.lsn, *at).await? {
-                Found::Yes(()) => Stop::Time(*at),
+                Found::Yes(()) => {
+                    let way = Way { segments, index: &index, from: backup.start.lsn, consistent: backup.stop.lsn };
+                    let quiet_end = self.log.stop_before_what_acts_at_once(&way, *at).await?;
+                    if let Some(lsn) = quiet_end {
+                        notes.push(format!(
+                            "Between the last transaction that ended by {at} and the next one the log holds what takes effect without a commit, \
+                             as the files that DROP DATABASE removes: recovery stops at {lsn}, right behind the former."
+                        ));
+                    }
+                    quiet_end.map_or(Stop::Time(*at), Stop::Before)
+                }
                 Found::NotBefore(valid_to) if valid_to.plus(PAGE_HEADER_MAX) < end => return Err(cut_at(valid_to)),
                 _ if is_cut => return Err(ends_early()),
                 _ if stretch.hole.is_none() && self.covered(*at, stretch.end) => {

@@ -34,14 +34,14 @@ enum Ground<'a> {
     Patroni(&'a PatroniCluster),
 }
 
-impl Ground<'_> {
+impl<'a> Ground<'a> {
     fn major(self) -> u32 {
         match self {
             Self::Own(cluster) => cluster.major(),
             Self::Patroni(cluster) => cluster.major(),
         }
     }
-    fn home(&self) -> &Path {
+    fn home(self) -> &'a Path {
         match self {
             Self::Own(cluster) => cluster.home(),
             Self::Patroni(cluster) => cluster.home(),
@@ -52,10 +52,6 @@ impl Ground<'_> {
             Self::Own(cluster) => cluster.psql(sql),
             Self::Patroni(cluster) => cluster.psql(sql),
         }
-    }
-    /// A program of the servers' major, run as their user, that is led to no server.
-    fn bin(self, name: &str) -> Command {
-        launch::program(self.major(), name, self.home())
     }
 }
 
@@ -217,25 +213,12 @@ impl<'a> Bowline<'a> {
 
     /// Runs a command with `--json` to its end.
     pub fn run(&self, words: &[&str]) -> Outcome {
-        Self::run_command(self.command(words), words)
+        outcome_of(self.command(words), words)
     }
 
     /// Runs [`Bowline::bare_command`] with `--json` to its end.
     pub fn run_bare(&self, words: &[&str]) -> Outcome {
-        Self::run_command(self.bare_command(words), words)
-    }
-
-    fn run_command(mut command: Command, words: &[&str]) -> Outcome {
-        let output = command.arg("--json").output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
-        let (mut lines, mut said) = (Vec::new(), String::from_utf8_lossy(&output.stderr).into_owned());
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            match serde_json::from_str(line) {
-                Ok(value) => lines.push(value),
-                Err(_) => said.push_str(line),
-            }
-        }
-        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
-        Outcome { code, lines, said: format!("{words:?}: {said}") }
+        outcome_of(self.bare_command(words), words)
     }
 
     /// Runs a command that must succeed and returns its result.
@@ -266,8 +249,7 @@ impl<'a> Bowline<'a> {
         let mut all = vec!["restore", "--yes", "--target", data.to_str().expect("a plain path")];
         all.extend_from_slice(words);
         let result = self.ok(&all);
-        let socket_dir = result["socket_dir"].as_str().unwrap_or_default().into();
-        Restored { ground: self.ground, data, socket_dir, result }
+        Restored::new(self.ground.major(), self.ground.home(), data, result)
     }
 
     /// A restore that must fail with this exit code and word; returns the error's text and the target. No server is left on it.
@@ -357,7 +339,8 @@ impl Drop for Bowline<'_> {
 /// A server that a restore left running; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Restored<'a> {
-    ground: Ground<'a>,
+    major: u32,
+    home: &'a Path,
     /// Its data directory.
     pub data: PathBuf,
     socket_dir: PathBuf,
@@ -365,16 +348,24 @@ pub struct Restored<'a> {
     pub result: Value,
 }
 
-impl Restored<'_> {
+impl<'a> Restored<'a> {
+    pub(crate) fn new(major: u32, home: &'a Path, data: PathBuf, result: Value) -> Self {
+        let socket_dir = result["socket_dir"].as_str().unwrap_or_default().into();
+        Self { major, home, data, socket_dir, result }
+    }
+    /// A program of its major, run as its user, that is led to no server.
+    fn bin(&self, name: &str) -> Command {
+        launch::program(self.major, name, self.home)
+    }
     /// Runs SQL on it, like [`Cluster::psql`].
     pub fn psql(&self, sql: &str) -> String {
-        let mut command = self.ground.bin("psql");
+        let mut command = self.bin("psql");
         command.env("PGHOST", &self.socket_dir).env("PGPORT", "5432").env("PGUSER", SUPERUSER).env("PGDATABASE", "postgres");
         launch::ask(command, sql).unwrap_or_else(|e| panic!("{sql}\n{e}"))
     }
     /// Stops it in order.
     pub fn stop(&self) {
-        let mut command = self.ground.bin("pg_ctl");
+        let mut command = self.bin("pg_ctl");
         command.args(["stop", "-w", "-m", "fast", "-D"]).arg(&self.data);
         launch::run(command).unwrap_or_else(|e| panic!("{e}"));
     }
@@ -382,9 +373,23 @@ impl Restored<'_> {
 
 impl Drop for Restored<'_> {
     fn drop(&mut self) {
-        let mut command = self.ground.bin("pg_ctl");
+        let mut command = self.bin("pg_ctl");
         drop(command.args(["stop", "-w", "-m", "immediate", "-D"]).arg(&self.data).output());
     }
+}
+
+/// Runs this command with `--json` to its end.
+pub(crate) fn outcome_of(mut command: Command, words: &[&str]) -> Outcome {
+    let output = command.arg("--json").output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+    let (mut lines, mut said) = (Vec::new(), String::from_utf8_lossy(&output.stderr).into_owned());
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        match serde_json::from_str(line) {
+            Ok(value) => lines.push(value),
+            Err(_) => said.push_str(line),
+        }
+    }
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+    Outcome { code, lines, said: format!("{words:?}: {said}") }
 }
 
 /// Waits until it is so; panics with what was waited for after `limit`.

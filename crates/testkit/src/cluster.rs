@@ -192,6 +192,10 @@ impl Cluster {
     pub fn bin_dir(&self) -> PathBuf {
         launch::bin_dir(self.major)
     }
+    /// Where the programs of an earlier minor release of this major are (`scripts/prepare older MAJOR`).
+    pub fn older_bin_dir(&self) -> PathBuf {
+        launch::older_bin_dir(self.major)
+    }
     /// The user and group that run the server, when it is not the test's own.
     pub fn user(&self) -> Option<(u32, u32)> {
         launch::server_user()
@@ -226,7 +230,15 @@ impl Cluster {
 
     /// A program of this major, as the server's user, whose environment leads it to this server as superuser.
     pub fn bin(&self, name: &str) -> Command {
-        let mut command = launch::program(self.major, name, &self.home);
+        self.led_here(launch::program(self.major, name, &self.home))
+    }
+
+    /// The same of the earlier minor release.
+    pub fn older_bin(&self, name: &str) -> Command {
+        self.led_here(launch::program_in(self.older_bin_dir(), name, &self.home))
+    }
+
+    fn led_here(&self, mut command: Command) -> Command {
         command.env("PGHOST", self.socket_dir()).env("PGPORT", self.port.to_string());
         command.env("PGUSER", SUPERUSER).env("PGDATABASE", "postgres").env("PGDATA", &self.data);
         command

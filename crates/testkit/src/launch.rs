@@ -36,6 +36,13 @@ pub(crate) fn bin_dir(major: u32) -> PathBuf {
     dir
 }
 
+/// Where the programs of an earlier minor release of this major are: `$BOWLINE_PG_HOME/<major>-older/bin`.
+pub(crate) fn older_bin_dir(major: u32) -> PathBuf {
+    let dir = bin_dir(major).join(format!("../../{major}-older/bin"));
+    let found = dir.canonicalize();
+    found.unwrap_or_else(|_| panic!("an earlier PostgreSQL {major} is not in {}: run ./test, which installs it", dir.display()))
+}
+
 /// Makes `dir` with this mode, owned by the servers' user.
 pub(crate) fn make_dir(dir: &Path, mode: u32) {
     use std::os::unix::fs::{PermissionsExt, chown};
@@ -48,9 +55,13 @@ pub(crate) fn make_dir(dir: &Path, mode: u32) {
 
 /// A program of this major, run as the servers' user in `home`, with an environment that says nothing of other servers.
 pub(crate) fn program(major: u32, name: &str, home: &Path) -> Command {
-    let bin = bin_dir(major);
+    program_in(bin_dir(major), name, home)
+}
+
+/// The same with PostgreSQL's programs in this directory.
+pub(crate) fn program_in(bin: PathBuf, name: &str, home: &Path) -> Command {
     let path = bin.join(name);
-    assert!(path.exists(), "PostgreSQL {major} brings no program {name}");
+    assert!(path.exists(), "{} is missing", path.display());
     let mut command = Command::new(path);
     for (key, _) in std::env::vars_os() {
         if key.to_str().is_some_and(|key| key.starts_with("PG") || key.starts_with("LC_")) {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
+mod bare;
 pub mod bowline;
 pub mod certificates;
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod s3;
 pub mod toxiproxy;
 pub mod workload;
 
+pub use bare::BareMachine;
 pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use cluster::{Builder, Cluster};
 pub use patroni::PatroniCluster;

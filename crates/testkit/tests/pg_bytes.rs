@@ -75,6 +75,9 @@ fn busy_cluster(major: u32) -> Cluster {
          DROP TABLE t; CREATE UNLOGGED TABLE u (a int); VACUUM FULL pgbench_branches;
          SELECT pg_logical_emit_message(false, 'odd', repeat('z', i)) FROM generate_series(1, 3000, 7) i",
     );
+    cluster.psql(
+        "CREATE DATABASE gone; DROP DATABASE gone; SET allow_in_place_tablespaces = on; CREATE TABLESPACE gone LOCATION ''; DROP TABLESPACE gone",
+    );
     run(cluster.bin("pg_basebackup").arg("-D").arg(cluster.home().join("backup")).args(["-c", "fast", "-X", "none", "--no-manifest"]));
     cluster
 }
@@ -239,6 +242,14 @@ fn every_record_is_the_one_that_pg_waldump_sees() {
                 let got = (record.start, record.length, RMGRS[usize::from(record.rmgr)], record.xid);
                 assert_eq!(got, (*lsn, *length, rmgr.as_str(), *xid), "PostgreSQL {major}");
                 kinds.insert(agree(record, words));
+                let drop_or_inplace = match (rmgr.as_str(), words.split(' ').next()) {
+                    ("Database", Some("DROP")) => "DROP DATABASE",
+                    ("Tablespace", Some("DROP")) => "DROP TABLESPACE",
+                    ("Heap", Some("INPLACE")) => "INPLACE",
+                    _ => "",
+                };
+                assert_eq!(record.takes_effect_at_once(), !drop_or_inplace.is_empty(), "PostgreSQL {major}: {record:?}\n{words}");
+                kinds.insert(drop_or_inplace);
             }
             assert_eq!(found.len(), said.len(), "PostgreSQL {major}: {:?}, dump ends with {:?}", walker.end(), said.last());
             for kind in [
@@ -251,6 +262,9 @@ fn every_record_is_the_one_that_pg_waldump_sees() {
                 "CHECKPOINT_ONLINE",
                 "CHECKPOINT_SHUTDOWN",
                 "BACKUP_END",
+                "DROP DATABASE",
+                "DROP TABLESPACE",
+                "INPLACE",
             ] {
                 assert!(kinds.contains(kind), "PostgreSQL {major}: no {kind}");
             }

@@ -37,11 +37,11 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let target = Target::inspect(&data_dir)?;
     let journal = journal(asked, &target)?;
     // Once the new cluster is there, no plan would be the one that made it.
-    let plan = if journal.stage < Stage::Recovered { Some(restore::plan(&reader, &journal.wish()?).await?) } else { None };
+    let mut plan = if journal.stage < Stage::Recovered { Some(restore::plan(&reader, &journal.wish()?).await?) } else { None };
     let options = options(&wiring, asked, &target, is_side)?;
-    if let (Some(plan), false) = (&plan, asked.files_only) {
+    if let (Some(plan), false) = (&mut plan, asked.files_only) {
         // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
-        pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref())?;
+        plan.note_programs(&pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref())?);
     }
     if journal.stage > Stage::Begun {
         printer.say(format!("goes on      with the restore to {} begun at {}, after {}", journal.target, journal.began, journal.stage.name()));
