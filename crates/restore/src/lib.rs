@@ -1,21 +1,26 @@
 //! The repository into a data directory, and a server brought to the instant that was asked for.
 
 mod ahead;
+mod delta;
 mod doubt;
 mod epochs;
 mod error;
+mod feed;
 mod fetch;
 mod files;
 mod known;
 mod log;
 mod names;
 mod pacing;
+mod paths;
+mod place;
 mod plan;
 mod replay;
 mod spool;
 mod supply;
 mod target;
 
+pub use delta::{Occupied, recognise};
 pub use epochs::plan;
 pub use error::RestoreError;
 pub use fetch::{Fetched, fetch};
@@ -37,7 +42,10 @@ use terms::{Clock, Event, Events, Step};
 use tokio::runtime::Handle;
 
 /// How to carry a plan out.
+#[derive(Debug, Clone)]
 pub struct RestoreOptions {
+    /// What becomes of what lies in the target.
+    pub occupied: Occupied,
     pub tablespaces: TablespaceMap,
     pub jobs: usize,
     pub bin_dir: Option<PathBuf>,
@@ -87,15 +95,17 @@ pub async fn restore_only_files(
     let now = clock.now();
     let mut report = RestoreReport { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO };
     let mut steps = Steps { events: &*events, report: &mut report };
-    let moved = steps.run(Step::MoveAside, || target.prepare(now))?;
+    let moved = steps.run(Step::MoveAside, || {
+        delta::recognise(target, options.occupied, plan.backup.system_id)?;
+        target.prepare(options.occupied, now)
+    })?;
     if let Some(to) = &moved {
         events.tell(Event::MovedAside { from: target.data_dir.clone(), to: to.clone() });
     }
     let copied = {
-        let (reader, target, tablespaces) = (reader.clone(), target.clone(), options.tablespaces.clone());
-        let (backup, jobs) = (plan.backup.clone(), options.jobs);
-        let (runtime, events) = (Handle::current(), events.clone());
-        let work = move || files::restore_files(&reader, &backup, &target, &tablespaces, jobs, now, &runtime, &*events);
+        let (reader, target, options) = (reader.clone(), target.clone(), options.clone());
+        let (backup, runtime, events) = (plan.backup.clone(), Handle::current(), events.clone());
+        let work = move || files::restore_files(&reader, &backup, &target, &options, now, &runtime, &*events);
         async move { tokio::task::spawn_blocking(work).await.map_err(|e| RestoreError::Bug(e.to_string()))? }
     };
     let restored = steps.run_async(Step::CopyFiles, copied).await?;

@@ -1,6 +1,7 @@
 //! The place to restore to: what lies there is moved aside, never deleted; what belongs to the restore lies beside it.
 
 use crate::RestoreError;
+use crate::delta::Occupied;
 use nix::unistd::{User, geteuid};
 use pg::{Owner, owner_of, server_running_in};
 use std::fs;
@@ -30,12 +31,17 @@ impl Target {
         if !data_dir.is_absolute() || data_dir.file_name().is_none() {
             return Err(unusable("It is not an absolute path of a directory.".into(), "Give the whole path, such as /var/lib/postgresql/18/main."));
         }
+        let mut side_dir = data_dir.as_os_str().to_owned();
+        side_dir.push(".bowline");
+        let side_dir = PathBuf::from(side_dir);
         let occupied = match fs::symlink_metadata(data_dir) {
             Ok(meta) if !meta.is_dir() => return Err(unusable("It is not a directory.".into(), "Move it away, or restore elsewhere with --target.")),
             Ok(_) => {
                 let mut listing = fs::read_dir(data_dir).map_err(RestoreError::file("read", data_dir))?;
                 let something = listing.next().is_some();
-                if something && !data_dir.join("PG_VERSION").is_file() && !data_dir.join("global").is_dir() {
+                // A restore of ours that was interrupted early may have made neither; its own directory beside it tells.
+                let is_cluster = data_dir.join("PG_VERSION").is_file() || data_dir.join("global").is_dir();
+                if something && !is_cluster && !side_dir.is_dir() {
                     return Err(unusable(
                         "It holds something that is no PostgreSQL data directory.".into(),
                         "Move it away yourself if it is not needed, or restore elsewhere with --target.",
@@ -48,9 +54,7 @@ impl Target {
         };
         let owner =
             if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
-        let mut side = data_dir.as_os_str().to_owned();
-        side.push(".bowline");
-        Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir: side.into(), sockets: "/tmp".into(), occupied })
+        Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir, sockets: "/tmp".into(), occupied })
     }
 
     /// With its sockets elsewhere than in /tmp.
@@ -80,19 +84,20 @@ impl Target {
         }
     }
 
-    /// Moves what is there aside and makes the empty directories; returns where the old data went.
-    pub(crate) fn prepare(&self, now: Timestamp) -> Result<Option<PathBuf>, RestoreError> {
+    /// Moves what is there aside unless it is to be rewritten, and makes the empty directories; returns where the old data went.
+    pub(crate) fn prepare(&self, occupied: Occupied, now: Timestamp) -> Result<Option<PathBuf>, RestoreError> {
         self.refuse_running()?;
-        let moved = if self.occupied { Some(move_aside(&self.data_dir, now)?) } else { None };
+        // First of all: it tells what the other is, should this end early.
+        if !self.side_dir.exists() {
+            self.make_dir(&self.side_dir)?;
+        }
+        let moved = if self.occupied && occupied == Occupied::MoveAside { Some(move_aside(&self.data_dir, now)?) } else { None };
         if moved.is_some() || !self.data_dir.exists() {
             self.make_dir(&self.data_dir)?;
         } else {
             chown(&self.data_dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &self.data_dir))?;
             fs::set_permissions(&self.data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
                 .map_err(RestoreError::file("set the mode of", &self.data_dir))?;
-        }
-        if !self.side_dir.exists() {
-            self.make_dir(&self.side_dir)?;
         }
         Ok(moved)
     }

@@ -3,10 +3,10 @@
 use crate::args::{Common, RestoreArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
-use crate::verbs::confirm::confirm;
+use crate::verbs::confirm::{confirm, confirm_by};
 use crate::verbs::handover::{Started, start};
 use crate::wiring::{Wiring, cores, program};
-use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target};
+use restore::{Occupied, RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,6 +23,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let plan = restore::plan(&reader, &asked.goal.wish()).await?;
     let target = Target::inspect(&data_dir)?;
     let options = RestoreOptions {
+        occupied: if asked.delta { Occupied::Rewrite } else { Occupied::MoveAside },
         tablespaces: tablespaces(asked, &target, is_side),
         jobs: asked.jobs.map_or_else(cores, usize::from),
         bin_dir: wiring.config.postgres.bin_dir.clone(),
@@ -32,14 +33,19 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
         pg::find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
     }
+    restore::recognise(&target, options.occupied, plan.backup.system_id)?;
+    let destroys = asked.delta && target.is_occupied();
     show_plan(printer, &plan, &target, &options, asked, is_side);
     if asked.plan {
         printer
-            .result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied(), "server_running": target.running() }));
+            .result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied() && !destroys, "destroys": destroys, "server_running": target.running() }));
         return Ok(ExitCode::SUCCESS);
     }
     target.refuse_running()?;
-    confirm("the restore", asked.yes, printer)?;
+    match destroys {
+        true => confirm_by("destroy", "the restore that destroys the old copy", asked.yes, printer)?,
+        false => confirm("the restore", asked.yes, printer)?,
+    }
     printer.tell(Event::RestorePlanned {
         backup: plan.backup.id,
         timeline: plan.timeline,
@@ -84,7 +90,11 @@ fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &R
         _ => "WAL          none".into(),
     });
     printer.say(format!("moves        {} from {} in the repository", bytes(b.bytes), bytes(b.bytes_stored)));
-    let aside = if target.is_occupied() { "; what is there is renamed, not deleted" } else { "" };
+    let aside = match (target.is_occupied(), asked.delta) {
+        (true, true) => "; what is there is overwritten where it differs: the old copy is destroyed",
+        (true, false) => "; what is there is renamed, not deleted",
+        _ => "",
+    };
     printer.say(format!("into         {}{aside}", target.data_dir.display()));
     for (oid, place) in &options.tablespaces.places {
         printer.say(format!("tablespace   {oid} into {}", place.display()));
@@ -114,6 +124,16 @@ fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &
         duration(copy),
         rate(report.restored.bytes, copy)
     ));
+    if report.restored.chunks_kept > 0 {
+        let restored = &report.restored;
+        let (all, kept, written) = (restored.bytes, restored.bytes_kept, restored.bytes_written);
+        printer.say(format!(
+            "kept         {} that was right already, fetched {}, wrote {}",
+            bytes(kept),
+            bytes(all.saturating_sub(kept)),
+            bytes(written)
+        ));
+    }
     if let Some(recovered) = &report.recovered {
         printer.say(format!("recovered    to {}, now timeline {}", recovered.at, recovered.timeline));
         if let Some(at) = &recovered.last_transaction {
@@ -146,7 +166,7 @@ fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &
     };
     printer.result(json!({
         "plan": plan.summary(), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
-        "bytes": report.restored.bytes, "recovered": recovered, "steps": steps, "seconds": took.as_secs_f64(),
+        "bytes": report.restored.bytes, "bytes_kept": report.restored.bytes_kept, "bytes_written": report.restored.bytes_written, "recovered": recovered, "steps": steps, "seconds": took.as_secs_f64(),
         "running": *started != Started::No, "socket_dir": socket_dir,
     }));
 }
