@@ -190,8 +190,8 @@ impl Bench<'_> {
         let (files, sockets) = match contender {
             Contender::Bowline => {
                 let result = self.bowline_restores(stage, &target)?;
-                let copy = result["steps"].as_array().into_iter().flatten().find(|step| step["step"] == "copy-files");
-                let files = copy.and_then(|step| step["seconds"].as_f64()).ok_or("no step copy-files in the result")?;
+                let copy = result["steps"].as_array().into_iter().flatten().find(|step| step["step"] == "restore files");
+                let files = copy.and_then(|step| step["seconds"].as_f64()).ok_or("no step for the files in the result")?;
                 (files, PathBuf::from(result["socket_dir"].as_str().ok_or("no socket_dir in the result")?))
             }
             Contender::PgBackRest(peer, _) => {
