@@ -274,7 +274,7 @@ fn a_restore_that_fails_in_the_middle_says_that_the_old_copy_is_gone() {
     let good = fs::read(&manifest).expect("the manifest");
     fs::write(&manifest, &good[..good.len() - 20]).expect("damage the manifest");
     let before = tree(cluster.data_dir());
-    bowline.fails(&["restore", "--delta", "--files-only", "--yes"], 6, "repository-damaged");
+    bowline.fails(&["restore", "--delta", "--files-only", "--yes"], 6, "data-damaged");
     assert!(before == tree(cluster.data_dir()), "something was touched");
 }
 
