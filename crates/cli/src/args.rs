@@ -196,6 +196,12 @@ pub struct RestoreArgs {
     /// Give up the restore of this target that broke off, and begin anew; what is there is kept aside
     #[arg(long)]
     pub anew: bool,
+    /// Overwrite what is there where it differs from the backup, instead of moving it aside: quicker, but it destroys the old copy
+    ///
+    /// The target must be this same cluster's, with its server stopped. Every chunk that is there is held against its digest; only those that
+    /// differ are fetched. Interrupted, it leaves a directory that no server starts on; run again, it goes on where it ended.
+    #[arg(long)]
+    pub delta: bool,
     /// Print what would be done and touch nothing
     #[arg(long)]
     pub plan: bool,

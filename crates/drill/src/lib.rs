@@ -75,6 +75,7 @@ async fn hold(
 ) -> Result<(), RestoreError> {
     let target = Target::inspect(&room.path().join("data"))?.with_sockets(room.path());
     let restoring = RestoreOptions {
+        occupied: Default::default(),
         tablespaces: TablespaceMap { places: Default::default(), elsewhere: Some(room.path().join("tablespaces")) },
         jobs: options.jobs,
         bin_dir: options.bin_dir.clone(),

@@ -91,8 +91,13 @@ pub struct Journal {
     pub salvaged: Option<(Lsn, Lsn)>,
     /// The old log was read to its end: nothing that the old server wrote is unknown.
     pub old_log_ended: bool,
+    /// What was there is overwritten, not kept.
+    pub rewrites: bool,
     pub files: u64,
     pub bytes: u64,
+    /// Of these bytes, what lay there and was right, and what was written.
+    pub bytes_kept: u64,
+    pub bytes_written: u64,
     pub recovered: Option<RecoveredTo>,
     /// When WAL was proven to flow on the new timeline, when the service was healthy, and the backup that was made then.
     pub flowing_since: Option<Timestamp>,
@@ -124,8 +129,11 @@ impl Journal {
             unit: None,
             salvaged: None,
             old_log_ended: false,
+            rewrites: false,
             files: 0,
             bytes: 0,
+            bytes_kept: 0,
+            bytes_written: 0,
             recovered: None,
             flowing_since: None,
             serving_since: None,
@@ -147,6 +155,11 @@ impl Journal {
             return Err(RescueError::Journal { path, why: format!("it is of format {}, this program knows {FORMAT}", found.format) });
         }
         Ok((found.stage != Stage::Done).then_some(Self { path, ..found }))
+    }
+
+    /// With what is there overwritten, or kept aside.
+    pub fn rewriting(self, rewrites: bool) -> Self {
+        Self { rewrites, ..self }
     }
 
     /// This one in the place of one that is given up: what was stopped then is stopped still.

@@ -6,7 +6,7 @@ use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
 use repo::Reader;
-use restore::{RestorePlan, Target};
+use restore::{Occupied, RestoreOptions, RestorePlan, Target};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
@@ -107,7 +107,7 @@ impl<L: Lent> Rescue<'_, L> {
         }
         if self.is_before(Stage::SetAside) {
             // Where it goes is known before it goes, so that whoever finds it half moved knows what it is.
-            if self.journal.aside.is_none() {
+            if self.journal.aside.is_none() && !self.journal.rewrites {
                 self.journal.aside = self.target.place_aside(self.clock.now());
                 self.journal.save()?;
             }
@@ -188,16 +188,18 @@ impl<L: Lent> Rescue<'_, L> {
             self.refuse_foreign().await?;
             let restored = self
                 .step(Step::CopyFiles, async |rescue| {
-                    // What a run before this one left half done is this restore's own.
-                    rescue.target.clear()?;
                     let Rescue { reader, target, options, events, .. } = &*rescue;
-                    Ok(restore::copy_files(reader, rescue.plan()?, target, &options.restoring, now, events.clone()).await?)
+                    // What is there is what a run before this one left half done, or what is to be rewritten.
+                    let occupied = if target.is_empty() { Occupied::MoveAside } else { Occupied::Resume };
+                    let restoring = RestoreOptions { occupied, ..options.restoring.clone() };
+                    Ok(restore::copy_files(reader, rescue.plan()?, target, &restoring, now, events.clone()).await?)
                 })
                 .await?;
             for (from, to) in &restored.moved {
                 self.events.tell(Event::MovedAside { from: from.clone(), to: to.clone() });
             }
-            (self.journal.files, self.journal.bytes) = (restored.files, restored.bytes);
+            (self.journal.files, self.journal.bytes, self.journal.bytes_kept) = (restored.files, restored.bytes, restored.bytes_kept);
+            self.journal.bytes_written = restored.bytes_written;
             self.journal.config = restored.config;
             self.journal.moved.extend(restored.moved);
             self.journal.reach(Stage::FilesRestored)?;

@@ -51,6 +51,9 @@ pub enum RestoreError {
     /// A file of the target.
     #[error("cannot {operation} {}", path.display())]
     File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    /// A restore that overwrites the old copy ended in the middle of it.
+    #[error("{source}")]
+    HalfRewritten { path: PathBuf, source: Box<RestoreError> },
     /// Recovery stopped before what was promised.
     #[error("recovery ended early at {reached}")]
     Early { reached: Lsn, promised: Lsn },
@@ -95,6 +98,7 @@ impl Explain for RestoreError {
             Self::Early { .. } => "recovery-early",
             Self::Path { .. } => "repository-damaged",
             Self::Fetch { .. } => "wal-fetch",
+            Self::HalfRewritten { source, .. } => source.slug(),
             Self::Bug(_) => "bug",
         }
     }
@@ -108,6 +112,7 @@ impl Explain for RestoreError {
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => {
                 Class::Refused
             }
+            Self::HalfRewritten { source, .. } => source.class(),
             Self::Fetch { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -123,6 +128,10 @@ impl Explain for RestoreError {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
             }
             Self::Ambiguous { why, .. } | Self::SeveralEpochs { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
+            Self::HalfRewritten { path, source } => {
+                let half = format!("What was in {} is overwritten in part, and no server can start there.", path.display());
+                format!("{} {half}", source.detail()).trim().to_owned()
+            }
             Self::SeveralPoints { places, .. } => format!("The name was given {} times: {}.", places.len(), places.join(", ")),
             Self::File { source, .. } => format!("{source}."),
             Self::Cut { at, promised, .. } => {
@@ -153,6 +162,13 @@ impl Explain for RestoreError {
             Self::SeveralPoints { .. } => "Use one of these positions with --to; nothing was touched.".into(),
             Self::SeveralEpochs { .. } => "Say which one is meant with --backup ID of one of that epoch (bowline list); nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),
+            Self::HalfRewritten { source, .. } => {
+                let before = match &**source {
+                    Self::File { source, .. } if is_full(source) => "Make room.".into(),
+                    other => other.hint(),
+                };
+                format!("{before} Run the restore with --delta again: it goes on where this one ended.").trim().to_owned()
+            }
             Self::File { source, .. } if is_full(source) => "Make room and run the restore again; what was there before is untouched.".into(),
             Self::File { .. } => "Run as the user that owns the target, or as root.".into(),
             Self::Cut { at, .. } => {

@@ -2,21 +2,26 @@
 
 mod ahead;
 mod at_once;
+mod delta;
 mod doubt;
 mod epochs;
 mod error;
+mod feed;
 mod fetch;
 mod files;
 mod known;
 mod log;
 mod names;
 mod pacing;
+mod paths;
+mod place;
 mod plan;
 mod replay;
 mod spool;
 mod supply;
 mod target;
 
+pub use delta::{Occupied, recognise};
 pub use epochs::plan;
 pub use error::RestoreError;
 pub use fetch::{Fetched, fetch};
@@ -38,7 +43,10 @@ use terms::{Clock, Event, Events, Step, Timestamp};
 use tokio::runtime::Handle;
 
 /// How to carry a plan out.
+#[derive(Debug, Clone)]
 pub struct RestoreOptions {
+    /// What becomes of what lies in the target.
+    pub occupied: Occupied,
     pub tablespaces: TablespaceMap,
     pub jobs: usize,
     pub bin_dir: Option<PathBuf>,
@@ -105,7 +113,8 @@ pub async fn restore_only_files(
     let now = clock.now();
     let mut report = RestoreReport { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO };
     let mut steps = Steps { events: &*events, report: &mut report };
-    let moved = target.place_aside(now);
+    delta::recognise(target, options.occupied, plan.backup.system_id)?;
+    let moved = if options.occupied == Occupied::MoveAside { target.place_aside(now) } else { None };
     steps.run(Step::MoveAside, || target.prepare(moved.as_deref()))?;
     if let Some(to) = &moved {
         events.tell(Event::MovedAside { from: target.data_dir.clone(), to: to.clone() });
@@ -120,7 +129,8 @@ pub async fn restore_only_files(
     Ok(report)
 }
 
-/// Puts the backup's files into the directories that [`Target::prepare`] made, durably.
+/// Puts the backup's files into the directories that [`Target::prepare`] made, durably; what is right there already is kept, unless
+/// nothing is to be there.
 pub async fn copy_files(
     reader: &Reader,
     plan: &RestorePlan,
@@ -129,9 +139,9 @@ pub async fn copy_files(
     now: Timestamp,
     events: Arc<dyn Events>,
 ) -> Result<Restored, RestoreError> {
-    let (reader, target, tablespaces) = (reader.clone(), target.clone(), options.tablespaces.clone());
-    let (backup, jobs, runtime) = (plan.backup.clone(), options.jobs, Handle::current());
-    let work = move || files::restore_files(&reader, &backup, &target, &tablespaces, jobs, now, &runtime, &*events);
+    let (reader, target, options) = (reader.clone(), target.clone(), options.clone());
+    let (backup, runtime) = (plan.backup.clone(), Handle::current());
+    let work = move || files::restore_files(&reader, &backup, &target, &options, now, &runtime, &*events);
     tokio::task::spawn_blocking(work).await.map_err(|e| RestoreError::Bug(e.to_string()))?
 }
 

@@ -18,6 +18,9 @@ const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
 /// How long the recovered server may take to write everything out and stop.
 const STOP_LIMIT: Duration = Duration::from_secs(3600);
 
+/// How much replayed WAL makes the server write a restartpoint; about so much may lie in pg_wal.
+const MAX_WAL_SIZE: &str = "4GB";
+
 /// Where recovery ended.
 #[derive(Debug, Clone)]
 pub struct Recovered {
@@ -51,8 +54,8 @@ pub(crate) async fn replay(
     let socket = private.path().join("wal.sock");
     let control = read_control(&target.data_dir)?;
     let (segments, histories) = (&plan.segments, &plan.histories);
-    let supply =
-        Supply::start(reader, plan.backup.system_id, segments, control.segment_size, histories, socket.clone(), spool.clone(), target.owner, events)?;
+    let (system_id, size, pg_wal) = (plan.backup.system_id, control.segment_size, target.data_dir.join("pg_wal"));
+    let supply = Supply::start(reader, system_id, segments, size, histories, socket.clone(), spool.clone(), pg_wal, target.owner, events)?;
     let mut settings = recovery_settings(plan);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
     settings.extend(minima(&control));
@@ -62,6 +65,7 @@ pub(crate) async fn replay(
     let mut server = PrivateServer::start(&options)?;
     server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await?;
     server.stop(StopMode::Fast, STOP_LIMIT).await?;
+    supply.settle()?;
     let waited = supply.waited();
     drop(supply);
     drop(fs::remove_dir_all(&spool));
@@ -70,7 +74,7 @@ pub(crate) async fn replay(
     Ok(recovered)
 }
 
-/// Where fetched segments lie until the server takes them: on the filesystem of pg_wal, so that taking one is a rename. A data
+/// Where fetched segments lie until the server asks for them: on the filesystem of pg_wal, so that giving one is a rename. A data
 /// directory or a pg_wal that is a mount of its own has no place beside it there; then inside pg_wal, where only this restore's
 /// own server looks, which passes by what is no segment's name.
 fn spool_of(target: &Target) -> Result<PathBuf, RestoreError> {
@@ -134,6 +138,10 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         ("shared_preload_libraries", String::new()),
         ("max_logical_replication_workers", "0".to_owned()),
         ("shared_buffers", "256MB".to_owned()),
+        // Restartpoints write and sync every dirty page, and only spare a replay that is interrupted its way from the last one. As many
+        // replayed segments stay in pg_wal meanwhile: that is why there is a bound.
+        ("max_wal_size", MAX_WAL_SIZE.to_owned()),
+        ("checkpoint_timeout", "30min".to_owned()),
         ("log_timezone", "UTC".to_owned()),
         // The files are durable already; one call for the filesystem instead of one a file.
         ("recovery_init_sync_method", "syncfs".to_owned()),

@@ -2,7 +2,12 @@
 //! is answered as absent, and everything else as a failure, so that recovery never ends because of one.
 //!
 //! `restore_command` is `bowline wal fetch --supply SOCKET %f %p`, a small process without keys or configuration.
-//! It sends the wanted name as one line and reads one line: `file PATH`, `absent`, or `failed WHY`.
+//! It sends the wanted name as one line and reads one line: `placed`, `file PATH`, `absent`, or `failed WHY`.
+//!
+//! A segment is put into pg_wal under its own name, and the server is told that the archive has none: it then reads the one in pg_wal
+//! (`XLogFileReadAnyTLI`, src/backend/access/transam/xlogrecovery.c). One that the archive delivers it would sync, rename, and sync again
+//! with its directory (`KeepFileRestoredFromArchive`, xlogarchive.c), and wait for the disk three times a segment, for bytes of which the
+//! repository has a copy and which no restored server needs once it is promoted.
 
 use crate::RestoreError;
 use crate::ahead::Window;
@@ -10,6 +15,8 @@ use crate::fetch::write_durably;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +56,7 @@ struct Shelf {
     order: HashMap<SegmentName, usize>,
     plan: Vec<SegmentName>,
     folder: PathBuf,
+    pg_wal: PathBuf,
     owner: pg::Owner,
     events: Arc<dyn Events>,
     /// Segments on their way or there.
@@ -59,7 +67,7 @@ struct Shelf {
 }
 
 impl Supply {
-    /// Listens on a socket in `folder`, which the server's user can enter and write to, and begins to fetch at once.
+    /// Listens on `socket` and begins at once to fetch into `folder`, which is on the filesystem of `pg_wal`.
     pub(crate) fn start(
         reader: &Reader,
         system_id: SystemId,
@@ -68,6 +76,7 @@ impl Supply {
         histories: &[Timeline],
         socket: PathBuf,
         folder: PathBuf,
+        pg_wal: PathBuf,
         owner: pg::Owner,
         events: Arc<dyn Events>,
     ) -> Result<Self, RestoreError> {
@@ -82,6 +91,7 @@ impl Supply {
             order: plan.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
             plan: plan.to_vec(),
             folder,
+            pg_wal,
             owner,
             events,
             ahead: Mutex::new(Window::new(plan.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
@@ -99,6 +109,17 @@ impl Supply {
             }
         });
         Ok(Self { task, socket, shelf })
+    }
+
+    /// Makes durable what the server has left of the segments it was given; it has ended. All but the last are gone by then.
+    pub(crate) fn settle(&self) -> Result<(), RestoreError> {
+        for path in self.shelf.plan.iter().map(|name| self.shelf.pg_wal.join(name.to_string())) {
+            match fs::File::open(&path).and_then(|file| file.sync_all()) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(RestoreError::file("sync", &path)(e)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// How long the server waited for segments that were not there when it asked.
@@ -122,24 +143,46 @@ async fn serve(shelf: &Arc<Shelf>, stream: UnixStream) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
     let answer = match shelf.answer(line.trim_end()).await {
-        Ok(Some(path)) => format!("file {}\n", path.display()),
-        Ok(None) => "absent\n".to_owned(),
+        Ok(Answer::Placed) => "placed\n".to_owned(),
+        Ok(Answer::File(path)) => format!("file {}\n", path.display()),
+        Ok(Answer::Absent) => "absent\n".to_owned(),
         Err(e) => format!("failed {}\n", e.in_a_line().replace('\n', " ")),
     };
     write.write_all(answer.as_bytes()).await
 }
 
+enum Answer {
+    /// Where the server looks next.
+    Placed,
+    File(PathBuf),
+    Absent,
+}
+
 impl Shelf {
-    async fn answer(self: &Arc<Self>, name: &str) -> Result<Option<PathBuf>, RestoreError> {
-        let Ok(name) = name.parse::<WalName>() else { return Ok(None) };
+    async fn answer(self: &Arc<Self>, name: &str) -> Result<Answer, RestoreError> {
+        let Ok(name) = name.parse::<WalName>() else { return Ok(Answer::Absent) };
         match name {
             WalName::Segment(segment) => match self.order.get(&segment) {
-                Some(at) => self.segment(segment, *at).await.map(Some),
-                None => Ok(None),
+                Some(at) => {
+                    let path = self.segment(segment, *at).await?;
+                    self.place(segment, &path)?;
+                    self.events.tell(Event::SegmentReplayed { segment });
+                    Ok(Answer::Placed)
+                }
+                None => Ok(Answer::Absent),
             },
-            WalName::History(timeline) if self.histories.contains(&timeline) => fetch(self.clone(), name).await.map(Some),
-            _ => Ok(None),
+            WalName::History(timeline) if self.histories.contains(&timeline) => fetch(self.clone(), name).await.map(Answer::File),
+            _ => Ok(Answer::Absent),
         }
+    }
+
+    /// Puts a fetched segment into pg_wal, marked as archived, as the server does with what an archive delivers (`XLogArchiveForceDone`).
+    fn place(&self, segment: SegmentName, path: &Path) -> Result<(), RestoreError> {
+        let done = self.pg_wal.join("archive_status").join(format!("{segment}.done"));
+        fs::write(&done, b"").map_err(RestoreError::file("write", &done))?;
+        chown(&done, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &done))?;
+        let placed = self.pg_wal.join(segment.to_string());
+        fs::rename(path, &placed).map_err(RestoreError::file("rename", path))
     }
 
     async fn segment(self: &Arc<Self>, segment: SegmentName, at: usize) -> Result<PathBuf, RestoreError> {
@@ -158,7 +201,6 @@ impl Shelf {
         if !is_there {
             self.waited_micros.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
         }
-        self.events.tell(Event::SegmentReplayed { segment });
         Ok(path)
     }
 
@@ -206,14 +248,26 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
 
 fn put_down(shelf: &Shelf, name: &WalName, bytes: &[u8]) -> Result<PathBuf, RestoreError> {
     let path = shelf.folder.join(name.to_string());
-    write_durably(&path, bytes).map_err(RestoreError::file("write", &path))?;
+    let written = match name {
+        WalName::Segment(_) => write_quickly(&path, bytes),
+        _ => write_durably(&path, bytes),
+    };
+    written.map_err(RestoreError::file("write", &path))?;
     chown(&path, Some(shelf.owner.uid), Some(shelf.owner.gid)).map_err(RestoreError::file("own", &path))?;
     Ok(path)
+}
+
+/// Not durable: a restore that power loss interrupts fetches it again, and one that ends has no more need of it.
+fn write_quickly(to: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    file.write_all(bytes)
 }
 
 /// How a request to a supply ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Supplied {
+    /// It lies in pg_wal, where the server looks for what its archive does not have.
+    Placed,
     /// The file is where it was wanted.
     Delivered,
     /// It is not in the plan.
@@ -242,6 +296,7 @@ pub fn ask_supply(socket: &Path, name: &str, to: &Path) -> Supplied {
                 Err(e) => Supplied::Failed(format!("cannot move {path} to {}: {e}", to.display())),
             },
             Some(("failed", why)) => Supplied::Failed(why.to_owned()),
+            None if answer.trim_end() == "placed" => Supplied::Placed,
             None if answer.trim_end() == "absent" => Supplied::Absent,
             _ => Supplied::Failed(format!("an answer that makes no sense: {answer:?}")),
         },

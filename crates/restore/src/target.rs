@@ -33,12 +33,16 @@ impl Target {
         if !data_dir.is_absolute() || data_dir.file_name().is_none() {
             return Err(unusable("It is not an absolute path of a directory.".into(), "Give the whole path, such as /var/lib/postgresql/18/main."));
         }
+        let mut side_dir = data_dir.as_os_str().to_owned();
+        side_dir.push(".bowline");
+        let side_dir = PathBuf::from(side_dir);
         let occupied = match fs::symlink_metadata(data_dir) {
             Ok(meta) if !meta.is_dir() => return Err(unusable("It is not a directory.".into(), "Move it away, or restore elsewhere with --target.")),
             Ok(_) => {
                 let mut listing = fs::read_dir(data_dir).map_err(RestoreError::file("read", data_dir))?;
                 let something = listing.any(|entry| entry.is_ok_and(|entry| !stays(&entry.file_name())));
-                let is_known = ["PG_VERSION", "global", UNFINISHED].iter().any(|name| data_dir.join(name).exists());
+                // A restore of ours that was interrupted early may have made none of these; its own directory beside it tells.
+                let is_known = side_dir.is_dir() || ["PG_VERSION", "global", UNFINISHED].iter().any(|name| data_dir.join(name).exists());
                 if something && !is_known {
                     return Err(unusable(
                         "It holds something that is no PostgreSQL data directory.".into(),
@@ -52,9 +56,7 @@ impl Target {
         };
         let owner =
             if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
-        let mut side = data_dir.as_os_str().to_owned();
-        side.push(".bowline");
-        Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir: side.into(), sockets: "/tmp".into(), occupied })
+        Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir, sockets: "/tmp".into(), occupied })
     }
 
     /// With its sockets elsewhere than in /tmp.
@@ -97,6 +99,8 @@ impl Target {
     /// Moves what is there to `aside`, unless it is there already, and makes the empty directories.
     pub fn prepare(&self, aside: Option<&Path>) -> Result<(), RestoreError> {
         self.refuse_running()?;
+        // First of all: it tells what the other is, should this end early.
+        self.make_side_dir()?;
         match aside {
             Some(aside) if aside.starts_with(&self.data_dir) => self.move_within(aside)?,
             Some(aside) if self.data_dir.exists() && !aside.exists() => rename(&self.data_dir, aside)?,
@@ -109,7 +113,7 @@ impl Target {
             fs::set_permissions(&self.data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
                 .map_err(RestoreError::file("set the mode of", &self.data_dir))?;
         }
-        self.make_side_dir()
+        Ok(())
     }
 
     /// Makes the directory beside the target, if it is not there.
@@ -132,19 +136,6 @@ impl Target {
     /// Whether anything lies in the data directory now.
     pub fn is_empty(&self) -> bool {
         fs::read_dir(&self.data_dir).map_or(true, |mut listing| listing.all(|entry| entry.is_ok_and(|entry| stays(&entry.file_name()))))
-    }
-
-    /// Removes what a restore of ours left half done.
-    pub fn clear(&self) -> Result<(), RestoreError> {
-        for entry in fs::read_dir(&self.data_dir).map_err(RestoreError::file("read", &self.data_dir))? {
-            let entry = entry.map_err(RestoreError::file("read", &self.data_dir))?;
-            let (path, is_dir) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            if !stays(&entry.file_name()) {
-                let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                removed.map_err(RestoreError::file("remove", &path))?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes a directory that only the owner can enter, and its parents.
@@ -196,7 +187,7 @@ fn rename(path: &Path, to: &Path) -> Result<(), RestoreError> {
 }
 
 /// What may lie in a data directory that is empty otherwise: a file system's own folder, the mark, and what earlier restores kept.
-fn stays(name: &std::ffi::OsStr) -> bool {
+pub(crate) fn stays(name: &std::ffi::OsStr) -> bool {
     name == "lost+found" || name == UNFINISHED || name.to_string_lossy().starts_with(pg::rules::BEFORE)
 }
 

@@ -130,7 +130,13 @@ impl Walk {
         let wish = Wish { target: RecoveryTarget::Immediate, timeline: None, backup: Some(backup) };
         let plan = restore::plan(reader, &wish).await.map_err(|e| e.advice().to_string())?;
         let target = Target::inspect(place).map_err(|e| e.advice().to_string())?;
-        let options = RestoreOptions { tablespaces: Default::default(), jobs: 2, bin_dir: Some(self.cluster.bin_dir()), program: program() };
+        let options = RestoreOptions {
+            occupied: Default::default(),
+            tablespaces: Default::default(),
+            jobs: 2,
+            bin_dir: Some(self.cluster.bin_dir()),
+            program: program(),
+        };
         if !server {
             let restored = restore::restore_only_files(reader, &plan, &target, &options, &SystemClock, Arc::new(Silent)).await;
             restored.map_err(|e| e.advice().to_string())?;

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod data;
+mod delta;
 mod lag;
 mod limit;
 mod load;
@@ -10,6 +11,7 @@ mod measure;
 mod memory;
 mod race;
 mod receiver;
+mod recovery;
 mod report;
 mod server;
 mod tools;
@@ -37,6 +39,10 @@ struct Bench {
 enum What {
     /// Backup and restore by every tool present, in turn, on a folder and on an S3 server.
     BackupRestore(race::Options),
+    /// `restore --delta` of a cluster of which 1 % changed, against a full restore.
+    Delta(delta::Options),
+    /// Backup and hundreds of segments to a server that takes writes, against pgBackRest and against WAL that is there already.
+    Recovery(recovery::Options),
     /// Peak memory of Bowline against database size and number of relations.
     Memory(memory::Options),
     /// Wall clock of `wal fetch` of a segment that is prefetched, whole process.
@@ -93,6 +99,8 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> Outcome<()> {
     let bench = Bench::parse_from(std::iter::once("bench".to_owned()).chain(arguments));
     match bench.what {
         What::BackupRestore(options) => race::run(&options),
+        What::Delta(options) => delta::run(&options),
+        What::Recovery(options) => recovery::run(&options),
         What::Memory(options) => memory::run(&options),
         What::WalFetch(options) => wal_fetch::run(&options),
         What::WalArchive(options) => wal_archive::run(&options),

@@ -26,7 +26,7 @@ pub fn run(common: &Common, asked: &FetchArgs) -> ExitCode {
     if let Some(socket) = &asked.supply {
         return match ask_supply(socket, &asked.name, &asked.path) {
             Supplied::Delivered => ExitCode::SUCCESS,
-            Supplied::Absent => ExitCode::from(ABSENT),
+            Supplied::Placed | Supplied::Absent => ExitCode::from(ABSENT),
             Supplied::Failed(why) => {
                 eprintln!("bowline wal fetch: {}: {why}", asked.name);
                 ExitCode::from(FAILED)

@@ -16,6 +16,11 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
     printer.say("");
     let (size, speed) = (bytes(journal.bytes), rate(journal.bytes, copy));
     printer.say(format!("restored     {} files, {size} in {} ({speed})", journal.files, duration(copy)));
+    if journal.bytes_kept > 0 {
+        let fetched = journal.bytes.saturating_sub(journal.bytes_kept);
+        let (kept, fetched, written) = (bytes(journal.bytes_kept), bytes(fetched), bytes(journal.bytes_written));
+        printer.say(format!("kept         {kept} that was right already, fetched {fetched}, wrote {written}"));
+    }
     if let Some(recovered) = &journal.recovered {
         printer.say(format!("recovered    to {}, now timeline {}", recovered.lsn, recovered.timeline));
         if let Some(at) = &recovered.last_transaction {
@@ -66,6 +71,7 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
     let recovered = journal.recovered.as_ref().map(|r| json!({"lsn": r.lsn, "timeline": r.timeline, "last_transaction": r.last_transaction}));
     printer.result(json!({
         "plan": plan, "target": target.data_dir, "moved_aside": journal.aside, "files": journal.files, "bytes": journal.bytes,
+        "bytes_kept": journal.bytes_kept, "bytes_written": journal.bytes_written,
         "recovered": recovered, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
         "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
         "loss": {"seconds_max": report.loss.seconds_max, "why": report.loss.why, "rpo_seconds": rpo.as_secs_f64()},
@@ -98,6 +104,6 @@ pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report
     let steps: Vec<Value> = report.steps.iter().map(|(step, took)| json!({"step": step.name(), "seconds": took.as_secs_f64()})).collect();
     printer.result(json!({
         "plan": plan.summary(), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
-        "bytes": report.restored.bytes, "recovered": null, "steps": steps, "seconds": report.took.as_secs_f64(), "running": false, "socket_dir": null,
+        "bytes": report.restored.bytes, "bytes_kept": report.restored.bytes_kept, "bytes_written": report.restored.bytes_written, "recovered": null, "steps": steps, "seconds": report.took.as_secs_f64(), "running": false, "socket_dir": null,
     }));
 }

@@ -4,13 +4,13 @@ use crate::args::{Common, RestoreArgs, ValidationMode};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes};
-use crate::verbs::confirm::confirm;
+use crate::verbs::confirm::{confirm, confirm_by};
 use crate::verbs::protect::Protector;
 use crate::verbs::{rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
-use restore::{RestoreOptions, RestorePlan, TablespaceMap, Target};
+use restore::{Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -43,6 +43,10 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
         plan.note_programs(&pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref())?);
     }
+    if let Some(plan) = plan.as_ref().filter(|_| journal.stage == Stage::Begun) {
+        restore::recognise(&target, options.restoring.occupied, plan.backup.system_id)?;
+    }
+    let destroys = journal.rewrites && journal.stage < Stage::FilesRestored && target.is_occupied();
     if journal.stage > Stage::Begun {
         printer.say(format!("goes on      with the restore to {} begun at {}, after {}", journal.target, journal.began, journal.stage.name()));
     }
@@ -51,14 +55,19 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     }
     if asked.plan {
         let summary = plan.as_ref().map(RestorePlan::summary);
-        let (aside, stage) = (target.is_occupied(), journal.stage);
-        printer.result(json!({ "plan": summary, "target": data_dir, "moves_aside": aside, "server_running": target.running(), "stage": stage }));
+        let (aside, running) = (target.is_occupied() && !destroys, target.running());
+        printer.result(json!({
+            "plan": summary, "target": data_dir, "moves_aside": aside, "destroys": destroys, "server_running": running, "stage": journal.stage,
+        }));
         return Ok(ExitCode::SUCCESS);
     }
     if is_side || asked.files_only {
         target.refuse_running()?;
     }
-    confirm("the restore", asked.yes, printer)?;
+    match destroys {
+        true => confirm_by("destroy", "the restore that destroys the old copy", asked.yes, printer)?,
+        false => confirm("the restore", asked.yes, printer)?,
+    }
     let lock = Lock::take(&target)?;
     if let Some(plan) = &plan {
         let (backup, timeline, segments) = (plan.backup.id, plan.timeline, plan.segments.len() as u64);
@@ -95,7 +104,7 @@ fn with_kept(common: &Common, kept: Option<&str>, target: &Target) -> Result<Com
 /// What is to be done: what is asked for, or what broke off.
 fn journal(asked: &RestoreArgs, target: &Target) -> Result<Journal, Fault> {
     let wish = asked.goal.wish();
-    let new = Journal::new(target, &wish, SystemClock.now());
+    let new = Journal::new(target, &wish, SystemClock.now()).rewriting(asked.delta);
     Ok(match Journal::unfinished(target)? {
         None if asked.go_on => {
             let hint = "Say what to restore to; nothing was touched.";
@@ -118,6 +127,7 @@ fn options(wiring: &Wiring, asked: &RestoreArgs, target: &Target, is_side: bool)
     let server = config.postgres.conninfo.as_ref().map(|_| wiring.conninfo()).transpose()?;
     Ok(RescueOptions {
         restoring: RestoreOptions {
+            occupied: if asked.delta { Occupied::Rewrite } else { Occupied::MoveAside },
             tablespaces: tablespaces(asked, target, is_side),
             jobs: asked.jobs.map_or_else(cores, usize::from),
             bin_dir: config.postgres.bin_dir.clone(),
@@ -219,7 +229,9 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
     if plan.target == RecoveryTarget::Latest && target.is_occupied() && options.salvages && is_next(Stage::Salvaged) {
         steps.push("what the old pg_wal holds beyond the repository is stored first".into());
     }
-    if journal.stage < Stage::SetAside
+    if journal.rewrites && target.is_occupied() && journal.stage < Stage::FilesRestored {
+        steps.push("what is there is overwritten where it differs: the OLD COPY IS DESTROYED".into());
+    } else if journal.stage < Stage::SetAside
         && let Some(aside) = journal.aside.clone().or_else(|| target.place_aside(SystemClock.now()))
     {
         let how = if aside.starts_with(&target.data_dir) { "moves within its mount point to" } else { "is renamed to" };
