@@ -28,6 +28,8 @@ pub struct Config {
     pub wal: Wal,
     #[serde(default)]
     pub drill: Drill,
+    #[serde(default)]
+    pub objectives: Objectives,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -146,6 +148,15 @@ pub struct Drill {
     /// Below this directory `bowline verify` restores.
     pub dir: Option<PathBuf>,
     pub checks: Vec<DrillCheck>,
+}
+
+/// What was promised to the users; `bowline status` is red when it cannot be kept.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objectives {
+    /// How long a restore may take.
+    #[serde(deserialize_with = "duration")]
+    pub rto: Option<Duration>,
 }
 
 /// A question that a restored server is asked: one value, and what it must be.

@@ -383,7 +383,7 @@ fn make_durable(data_dir: &Path, filesystems: &[PathBuf]) -> Result<(), RestoreE
 }
 
 /// A path of the manifest as bytes: `%XX` decoded.
-fn decode(text: &str) -> Result<PathBuf, RestoreError> {
+pub(crate) fn decode(text: &str) -> Result<PathBuf, RestoreError> {
     let wrong = || RestoreError::Path { path: text.to_owned() };
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

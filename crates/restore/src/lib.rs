@@ -1,28 +1,42 @@
 //! The repository into a data directory, and a server brought to the instant that was asked for.
 
 mod ahead;
+mod contents;
+mod deep;
 mod doubt;
 mod epochs;
 mod error;
+mod estimate;
 mod fetch;
 mod files;
+mod host;
 mod known;
 mod log;
+mod loss;
 mod names;
 mod pacing;
 mod plan;
+mod proof;
 mod replay;
+mod space;
 mod spool;
 mod supply;
 mod target;
+mod xids;
 
+pub use contents::{Contents, TablespaceContents};
+pub use deep::{Proven, prove_deep};
 pub use epochs::plan;
 pub use error::RestoreError;
+pub use estimate::{DrillRecord, Estimate, Measured, Phase, measured};
 pub use fetch::{Fetched, fetch};
 pub use files::{Restored, TablespaceMap};
+pub use host::{Host, Lack, Weight, install_command, lacks};
 pub use known::{StoredEnd, stored_end};
+pub use loss::Loss;
 pub use plan::{PlanSummary, RestorePlan, Stop, Wish};
 pub use replay::Recovered;
+pub use space::{Disk, Filesystem, Held, Need, disk_of, group, needs, refuse_cramped};
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
 pub use target::Target;

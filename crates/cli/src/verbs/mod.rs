@@ -11,6 +11,7 @@ mod guard;
 mod handover;
 mod init;
 mod list;
+mod outlook;
 mod push;
 mod restore;
 mod status;

@@ -5,6 +5,7 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::verbs::confirm::confirm;
 use crate::verbs::handover::{Started, start};
+use crate::verbs::outlook::Outlook;
 use crate::wiring::{Wiring, cores, program};
 use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target};
 use serde_json::json;
@@ -28,16 +29,13 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         bin_dir: wiring.config.postgres.bin_dir.clone(),
         program: program()?,
     };
-    if !asked.files_only {
-        // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
-        pg::find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
-    }
-    show_plan(printer, &plan, &target, &options, asked, is_side);
-    if asked.plan {
-        printer
-            .result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied(), "server_running": target.running() }));
+    let outlook = Outlook::of(&reader, &plan, &target, &options, asked, is_side, printer).await?;
+    outlook.show(printer);
+    if asked.plan.is_some() {
+        printer.result(outlook.json());
         return Ok(ExitCode::SUCCESS);
     }
+    outlook.refuse()?;
     target.refuse_running()?;
     confirm("the restore", asked.yes, printer)?;
     printer.tell(Event::RestorePlanned {
@@ -71,37 +69,6 @@ fn target_dir(wiring: &Wiring, asked: &RestoreArgs) -> Result<PathBuf, Fault> {
 /// In place, tablespaces go where they were. Elsewhere that could be the running production's: there they go beside the target.
 fn tablespaces(asked: &RestoreArgs, target: &Target, is_side: bool) -> TablespaceMap {
     TablespaceMap { places: asked.tablespaces.iter().cloned().collect(), elsewhere: is_side.then(|| target.side_dir.join("tablespaces")) }
-}
-
-fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &RestoreOptions, asked: &RestoreArgs, is_side: bool) {
-    let summary = plan.summary();
-    let b = &plan.backup;
-    printer.say(format!("restore to   {}", plan.target));
-    printer.say(format!("stops        {}", summary.stop));
-    printer.say(format!("backup       {} of PostgreSQL {}, consistent at {} ({})", b.id, b.server_version, b.stop.time, b.stop.lsn));
-    printer.say(match (summary.first_segment, summary.last_segment) {
-        (Some(first), Some(last)) => format!("WAL          {} segments, {first} to {last}, on timeline {}", summary.segments, plan.timeline),
-        _ => "WAL          none".into(),
-    });
-    printer.say(format!("moves        {} from {} in the repository", bytes(b.bytes), bytes(b.bytes_stored)));
-    let aside = if target.is_occupied() { "; what is there is renamed, not deleted" } else { "" };
-    printer.say(format!("into         {}{aside}", target.data_dir.display()));
-    for (oid, place) in &options.tablespaces.places {
-        printer.say(format!("tablespace   {oid} into {}", place.display()));
-    }
-    if let Some(folder) = &options.tablespaces.elsewhere {
-        printer.say(format!("tablespaces  any others go below {}", folder.display()));
-    }
-    printer.say(match (asked.files_only, asked.no_start, is_side) {
-        (true, ..) => "then         nothing is started",
-        (_, true, _) => "then         recovered, promoted and left stopped",
-        (_, _, true) => "then         recovered, promoted and started on a private socket",
-        _ => "then         recovered, promoted and started",
-    });
-    if let Some(pid) = target.running() {
-        printer.say(format!("note         a server (pid {pid}) is running there: it must be stopped first"));
-    }
-    plan.notes.iter().for_each(|note| printer.say(format!("note         {note}")));
 }
 
 fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, started: &Started, took: Duration) {
