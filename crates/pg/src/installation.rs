@@ -89,7 +89,9 @@ mod tests {
 
     #[test]
     fn locales_are_compared_as_the_c_library_compares_them() {
-        for (one, other) in [("en_US.UTF-8", "en_US.utf8"), ("de_DE.ISO8859-15@euro", "de_DE.iso885915@euro"), ("C.UTF-8", "C.utf8"), ("de_DE", "de_DE")] {
+        for (one, other) in
+            [("en_US.UTF-8", "en_US.utf8"), ("de_DE.ISO8859-15@euro", "de_DE.iso885915@euro"), ("C.UTF-8", "C.utf8"), ("de_DE", "de_DE")]
+        {
             assert_eq!(plain_locale(one), plain_locale(other));
         }
         assert_ne!(plain_locale("en_US.UTF-8"), plain_locale("en_GB.UTF-8"));
@@ -111,7 +113,10 @@ mod tests {
         for name in ["vector", "$libdir/vector", "vector.so", home.path().join("lib/vector").to_str().unwrap()] {
             assert_eq!(found.has_library(name), Some(true), "{name}");
         }
-        assert_eq!((found.has_library("$libdir/postgis-3"), found.has_extension("vector"), found.has_extension("postgis")), (Some(false), Some(true), Some(false)));
+        assert_eq!(
+            (found.has_library("$libdir/postgis-3"), found.has_extension("vector"), found.has_extension("postgis")),
+            (Some(false), Some(true), Some(false))
+        );
         assert_eq!((found.has_locale("C"), found.has_locale("")), (Some(true), Some(true)));
     }
 }

@@ -252,12 +252,8 @@ fn work(shared: &Shared<'_>, mut digester: Digester, spans: &Receiver<Span>) -> 
         let mut bytes = fetched.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         let mut moved = 0;
         for Item { file, at, plain_bytes, chunk: ChunkRef(_, offset, stored, digest) } in items {
-            let damaged = |source| RestoreError::Chunk {
-                file: format!("{file} at byte {at}"),
-                backup: shared.backup.id,
-                pack: path.to_string(),
-                source,
-            };
+            let damaged =
+                |source| RestoreError::Chunk { file: format!("{file} at byte {at}"), backup: shared.backup.id, pack: path.to_string(), source };
             let begin = (offset - from) as usize;
             opener.open(object, &mut bytes[begin..begin + stored as usize], &mut plain).map_err(damaged)?;
             if plain.len() as u64 != plain_bytes || digester.digest(&plain) != digest {

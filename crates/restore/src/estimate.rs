@@ -54,7 +54,8 @@ pub struct Estimate {
 impl DrillRecord {
     /// What it measured; `None` when it did not come so far.
     pub fn measured(&self) -> Option<Measured> {
-        let seconds = |name: &str| self.phases.iter().find(|phase| phase.name == name).map(|phase| phase.seconds).filter(|s| s.is_finite() && *s >= 0.0);
+        let seconds =
+            |name: &str| self.phases.iter().find(|phase| phase.name == name).map(|phase| phase.seconds).filter(|s| s.is_finite() && *s >= 0.0);
         Some(Measured {
             at: self.began,
             outcome: self.outcome.clone().unwrap_or_else(|| "unknown".into()),

@@ -1,7 +1,8 @@
 //! What this host lacks to run a restored cluster, and the command that installs it. Pure: a record and an installation in, lacks out.
 
 use crate::Contents;
-use pg::{DatabaseNeeds, HostNeeds, InstanceError, Installation};
+use crate::packages::{install, is_brought_along, plain};
+use pg::{DatabaseNeeds, HostNeeds, Installation, InstanceError};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use terms::Explain;
@@ -115,7 +116,13 @@ impl Comparison<'_> {
         match is_missing {
             Some(false) => None,
             Some(true) => Some(Lack { weight, what, why, hint, package }),
-            None => Some(Lack { weight: Weight::Unknown, what, why: format!("{why} Where PostgreSQL keeps such files here could not be found out."), hint, package: None }),
+            None => Some(Lack {
+                weight: Weight::Unknown,
+                what,
+                why: format!("{why} Where PostgreSQL keeps such files here could not be found out."),
+                hint,
+                package: None,
+            }),
         }
     }
 
@@ -198,7 +205,9 @@ impl Comparison<'_> {
             let databases = databases.into_iter().collect::<Vec<_>>().join(", ");
             let why = format!("Used in {databases}: without it nobody can connect there, or its texts cannot be compared.");
             let (place, encoding) = name.split_once('.').unwrap_or((name, "UTF-8"));
-            let hint = format!("localedef -i {place} -f {encoding} {name} (Debian, Ubuntu: after apt-get install locales; RHEL: dnf install glibc-langpack-…)");
+            let hint = format!(
+                "localedef -i {place} -f {encoding} {name} (Debian, Ubuntu: after apt-get install locales; RHEL: dnf install glibc-langpack-…)"
+            );
             match installation.has_locale(name) {
                 Some(true) => {}
                 Some(false) => found.push(Lack { weight: Weight::Breaks, what: format!("locale {name}"), why, hint, package: None }),
@@ -252,100 +261,6 @@ fn names_in(value: &str) -> Vec<String> {
     value.split(',').map(|name| name.trim().trim_matches('"').to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
-/// `$libdir/postgis-3.so` is of postgis.
-fn plain(name: &str) -> &str {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    let name = name.strip_suffix(".so").unwrap_or(name);
-    name.rsplit_once('-').filter(|(_, version)| version.starts_with(|c: char| c.is_ascii_digit())).map_or(name, |(name, _)| name)
-}
-
-/// What the server's own package brings (contrib, which Debian ships with it, and PL/pgSQL).
-const BROUGHT_ALONG: &[&str] = &[
-    "adminpack", "amcheck", "auth_delay", "auto_explain", "autoinc", "basebackup_to_shell", "basic_archive", "bloom", "btree_gin", "btree_gist",
-    "citext", "cube", "dblink", "dict_int", "dict_snowball", "dict_xsyn", "earthdistance", "file_fdw", "fuzzystrmatch", "hstore", "_int",
-    "insert_username", "intagg", "intarray", "isn", "lo", "ltree", "moddatetime", "pageinspect", "passwordcheck", "pg_buffercache",
-    "pg_freespacemap", "pg_logicalinspect", "pg_overexplain", "pg_prewarm", "pg_stat_statements", "pg_surgery", "pg_trgm", "pg_visibility",
-    "pg_walinspect", "pgcrypto", "pgoutput", "pgrowlocks", "pgstattuple", "pgxml", "plpgsql", "postgres_fdw", "refint", "seg", "sepgsql", "sslinfo",
-    "tablefunc", "tcn", "test_decoding", "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "xml2",
-];
-
-/// What Debian's packages after `postgresql-{major}-` are called, where that is not the extension's own name (apt.postgresql.org).
-const PACKAGES: &[(&str, &str)] = &[
-    ("address_standardizer", "postgis-3"),
-    ("age", "age"),
-    ("decoderbufs", "decoderbufs"),
-    ("h3", "h3"),
-    ("hll", "hll"),
-    ("http", "http"),
-    ("hypopg", "hypopg"),
-    ("ip4r", "ip4r"),
-    ("mysql_fdw", "mysql-fdw"),
-    ("ogr_fdw", "ogr-fdw"),
-    ("orafce", "orafce"),
-    ("oracle_fdw", "oracle-fdw"),
-    ("pg_cron", "cron"),
-    ("pg_hint_plan", "pg-hint-plan"),
-    ("pg_ivm", "pg-ivm"),
-    ("pg_partman", "partman"),
-    ("pg_partman_bgw", "partman"),
-    ("pg_qualstats", "pg-qualstats"),
-    ("pg_rational", "rational"),
-    ("pg_repack", "repack"),
-    ("pg_squeeze", "squeeze"),
-    ("pg_stat_kcache", "pg-stat-kcache"),
-    ("pg_track_settings", "pg-track-settings"),
-    ("pg_wait_sampling", "pg-wait-sampling"),
-    ("pgaudit", "pgaudit"),
-    ("pgl_ddl_deploy", "pgl-ddl-deploy"),
-    ("pglogical", "pglogical"),
-    ("pglogical_output", "pglogical"),
-    ("pgrouting", "pgrouting"),
-    ("pgtap", "pgtap"),
-    ("plperl", "plperl"),
-    ("plperlu", "plperl"),
-    ("plpython3", "plpython3"),
-    ("plpython3u", "plpython3"),
-    ("pltcl", "pltcl"),
-    ("pltclu", "pltcl"),
-    ("postgis", "postgis-3"),
-    ("postgis_raster", "postgis-3"),
-    ("postgis_sfcgal", "postgis-3"),
-    ("postgis_tiger_geocoder", "postgis-3"),
-    ("postgis_topology", "postgis-3"),
-    ("powa", "powa"),
-    ("prefix", "prefix"),
-    ("rtpostgis", "postgis-3"),
-    ("rum", "rum"),
-    ("semver", "semver"),
-    ("set_user", "set-user"),
-    ("tds_fdw", "tds-fdw"),
-    ("unit", "unit"),
-    ("vector", "pgvector"),
-    ("wal2json", "wal2json"),
-];
-
-fn is_brought_along(name: &str) -> bool {
-    BROUGHT_ALONG.contains(&plain(name)) || BROUGHT_ALONG.contains(&name)
-}
-
-/// How to install what has this name, and the package when it is known.
-fn install(name: &str, major: u32) -> (String, Option<String>) {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    let package = match PACKAGES.iter().find(|(known, _)| *known == plain(name)) {
-        Some((_, package)) => Some(format!("postgresql-{major}-{package}")),
-        // From the maker's own repository.
-        None if plain(name) == "timescaledb" => Some(format!("timescaledb-2-postgresql-{major}")),
-        None if is_brought_along(name) => Some(format!("postgresql-{major}")),
-        None => None,
-    };
-    let contrib = if is_brought_along(name) { format!("; elsewhere postgresql{major}-contrib") } else { String::new() };
-    let hint = match &package {
-        Some(package) => format!("apt-get install {package} (Debian, Ubuntu with apt.postgresql.org{contrib})"),
-        None => format!("Install what brings {} for PostgreSQL {major}, as on the old host (apt-cache search postgresql-{major}).", plain(name)),
-    };
-    (hint, package)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,7 +300,8 @@ mod tests {
             ..database("shop")
         };
         let lacks = found(HostNeeds { databases: vec![shop], ..HostNeeds::default() }, &here);
-        let expected = [("extension postgis", Some("postgresql-18-postgis-3".to_owned())), ("extension strange", None), ("library $libdir/own", None)];
+        let expected =
+            [("extension postgis", Some("postgresql-18-postgis-3".to_owned())), ("extension strange", None), ("library $libdir/own", None)];
         assert_eq!(lacks, expected.map(|(what, package)| (Weight::Breaks, what.to_owned(), package)));
     }
 
@@ -414,7 +330,11 @@ mod tests {
     #[test]
     fn what_was_not_recorded_or_cannot_be_looked_for_is_unknown_and_never_there() {
         let nowhere = Installation::default();
-        let needs = HostNeeds { shared_preload_libraries: Some("pg_cron".into()), databases: vec![database("a"), DatabaseNeeds { extensions: None, ..database("b") }], ..HostNeeds::default() };
+        let needs = HostNeeds {
+            shared_preload_libraries: Some("pg_cron".into()),
+            databases: vec![database("a"), DatabaseNeeds { extensions: None, ..database("b") }],
+            ..HostNeeds::default()
+        };
         let lacks = found(needs, &nowhere);
         assert_eq!(lacks.len(), 2, "{lacks:?}");
         assert!(lacks.iter().all(|(weight, ..)| *weight == Weight::Unknown));

@@ -15,6 +15,7 @@ mod log;
 mod loss;
 mod names;
 mod pacing;
+mod packages;
 mod plan;
 mod proof;
 mod replay;

@@ -1,12 +1,12 @@
 //! What a restore will do, decided before anything is touched.
 
-use crate::contents::{self, Contents};
-use crate::loss::Loss;
-use crate::proof::replayed;
 use crate::RestoreError;
+use crate::contents::{self, Contents};
 use crate::known::Known;
 use crate::log::{Found, Log, PAGE_HEADER_MAX};
+use crate::loss::Loss;
 use crate::names::Places;
+use crate::proof::replayed;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
 use repo::{BackupDocument, Coverage, Epoch, Reader, WalIndex};
@@ -149,7 +149,9 @@ impl<'a> Planner<'a> {
                 let end = self.end_of_xid(*xid as u32, &candidates).await?;
                 candidates.retain(|backup| backup.stop.lsn <= end.start);
                 if candidates.is_empty() {
-                    return Err(self.unreachable(format!("It ended at {}, and no {}backup was consistent by then.", end.start, self.asked_backup())).await?);
+                    return Err(self
+                        .unreachable(format!("It ended at {}, and no {}backup was consistent by then.", end.start, self.asked_backup()))
+                        .await?);
                 }
                 ended = Some(end);
                 Places::only(end.end)
@@ -192,12 +194,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
-    async fn try_backup(
-        &self,
-        backup: &BackupDocument,
-        stretch: &Stretch,
-        places: &Places,
-    ) -> Result<Option<(RestorePlan, WalIndex)>, RestoreError> {
+    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch, places: &Places) -> Result<Option<(RestorePlan, WalIndex)>, RestoreError> {
         let has_place = matches!(self.wish.target, RecoveryTarget::Name(_) | RecoveryTarget::Xid(_));
         if has_place && places.meant.is_none_or(|lsn| lsn < backup.stop.lsn || lsn > stretch.end) {
             return Ok(None);

@@ -36,12 +36,8 @@ impl Planner<'_> {
         let sizes = &self.known.sizes;
         let is_in_pieces = |name: &SegmentName| sizes.get(name).is_none_or(|bytes| *bytes == 0);
         let is_other = |name: &SegmentName| index.entry(*name).is_some_and(|entry| sizes.get(name).is_some_and(|bytes| *bytes != entry.bytes_stored));
-        let to_read: Vec<SegmentName> = needed
-            .iter()
-            .enumerate()
-            .filter(|(at, name)| *at == 0 || is_in_pieces(name) || is_other(name))
-            .map(|(_, name)| *name)
-            .collect();
+        let to_read: Vec<SegmentName> =
+            needed.iter().enumerate().filter(|(at, name)| *at == 0 || is_in_pieces(name) || is_other(name)).map(|(_, name)| *name).collect();
         let digester = self.log.reader.digester().await?;
         futures::stream::iter(to_read.into_iter().map(Ok::<_, RestoreError>))
             .try_for_each_concurrent(READS, |name| {

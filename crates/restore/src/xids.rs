@@ -58,7 +58,13 @@ impl Planner<'_> {
                                 found = Some(XidEnd { start: record.start, end: record.end, at: record.kind.ended_at(), is_committed });
                                 return ControlFlow::Break(());
                             }
-                            Ended::Unknown => unclear = unclear.take().or(Some(RestoreError::Cut { target: self.wish.target.to_string(), at: record.start, promised: last })),
+                            Ended::Unknown => {
+                                unclear = unclear.take().or(Some(RestoreError::Cut {
+                                    target: self.wish.target.to_string(),
+                                    at: record.start,
+                                    promised: last,
+                                }))
+                            }
                             Ended::Xid(_) | Ended::Nothing => {}
                         },
                         // The log of the last segment ends somewhere.

@@ -3,7 +3,7 @@
 use crate::args::{PlanDepth, RestoreArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
-use pg::{InstanceError, Installation, find_bin_dir};
+use pg::{Installation, InstanceError, find_bin_dir};
 use repo::{BackupDocument, Reader};
 use restore::{Estimate, Filesystem, Host, Lack, Proven, RestoreError, RestoreOptions, RestorePlan, Target, Weight};
 use serde_json::{Value, json};
@@ -62,12 +62,12 @@ impl<'p> Outlook<'p> {
             found.push(Fault(missing.advice()));
         }
         let is_started = !self.asked.files_only && !self.asked.no_start && !self.is_side;
-        let blocking: Vec<&Lack> = self.lacks.iter().filter(|lack| lack.weight == Weight::Blocks).collect();
+        let blocking: Vec<Lack> = self.lacks.iter().filter(|lack| lack.weight == Weight::Blocks).cloned().collect();
         if is_started && self.missing.is_none() && !blocking.is_empty() {
             let what = blocking.iter().map(|lack| lack.what.clone()).collect();
             let why = blocking.iter().map(|lack| lack.why.as_str()).collect::<Vec<_>>().join(" ");
-            let install = restore::install_command(&self.lacks).unwrap_or_else(|| blocking[0].hint.clone());
-            let hint = format!("{install}; or recover with --no-start and start the server yourself.");
+            let install = restore::install_command(&blocking).unwrap_or_else(|| blocking[0].hint.clone());
+            let hint = format!("{} Or recover with --no-start, and start the server yourself.", sentence(&install));
             found.push(RestoreError::Lacking { what, why, hint }.into());
         }
         found.extend(restore::refuse_cramped(&self.filesystems, self.target).err().map(Fault::from));
@@ -88,10 +88,13 @@ impl<'p> Outlook<'p> {
         line("restore to", &plan.target.to_string());
         line("stops", &summary.stop);
         line("backup", &format!("{} of PostgreSQL {}, consistent at {} ({})", b.id, b.server_version, b.stop.time, b.stop.lsn));
-        line("WAL", &match (summary.first_segment, summary.last_segment) {
-            (Some(first), Some(last)) => format!("{} segments, {first} to {last}, on timeline {}", summary.segments, plan.timeline),
-            _ => "none".into(),
-        });
+        line(
+            "WAL",
+            &match (summary.first_segment, summary.last_segment) {
+                (Some(first), Some(last)) => format!("{} segments, {first} to {last}, on timeline {}", summary.segments, plan.timeline),
+                _ => "none".into(),
+            },
+        );
         line("proved", &self.proof());
         line("lost", &summary.lost);
         line("moves", &format!("{} from {} in the repository", bytes(b.bytes), bytes(b.bytes_stored)));
@@ -115,12 +118,15 @@ impl<'p> Outlook<'p> {
         if let Some(command) = restore::install_command(&self.lacks) {
             line("install", &command);
         }
-        line("then", match (self.asked.files_only, self.asked.no_start, self.is_side) {
-            (true, ..) => "nothing is started",
-            (_, true, _) => "recovered, promoted and left stopped",
-            (_, _, true) => "recovered, promoted and started on a private socket",
-            _ => "recovered, promoted and started",
-        });
+        line(
+            "then",
+            match (self.asked.files_only, self.asked.no_start, self.is_side) {
+                (true, ..) => "nothing is started",
+                (_, true, _) => "recovered, promoted and left stopped",
+                (_, _, true) => "recovered, promoted and started on a private socket",
+                _ => "recovered, promoted and started",
+            },
+        );
         if let Some(pid) = target.running() {
             line("note", &format!("a server (pid {pid}) is running there: it must be stopped first"));
         }
@@ -150,13 +156,18 @@ impl<'p> Outlook<'p> {
             .iter()
             .map(|t| json!({ "oid": t.oid, "bytes": t.bytes, "was": t.location, "into": self.options.tablespaces.place(t.oid).unwrap_or_else(|| t.location.clone()) }))
             .collect();
-        let refusals: Vec<_> = self.refusals().iter().map(|f| json!({ "slug": f.0.slug, "summary": f.0.summary, "detail": f.0.detail, "hint": f.0.hint })).collect();
+        let refusals: Vec<_> =
+            self.refusals().iter().map(|f| json!({ "slug": f.0.slug, "summary": f.0.summary, "detail": f.0.detail, "hint": f.0.hint })).collect();
         json!({
             "plan": self.plan.summary(), "target": target.data_dir, "moves_aside": target.is_occupied(), "server_running": target.running(),
             "tablespaces": tablespaces, "filesystems": self.filesystems, "lacks": self.lacks, "install": restore::install_command(&self.lacks),
             "estimate": self.estimate, "proven": self.proven, "can_be_done": refusals.is_empty(), "refusals": refusals,
         })
     }
+}
+
+fn sentence(text: &str) -> String {
+    format!("{}.", text.trim_end_matches('.'))
 }
 
 /// The whole time first, then what it is made of and by what drill.
