@@ -50,6 +50,8 @@ pub struct RestorePlan {
     pub segments: Vec<SegmentName>,
     /// How many of them recovery reads until it stops, at most.
     pub replayed: usize,
+    /// The sizes of how many of those were held against the index, which knows no others.
+    pub indexed: usize,
     /// What the backup holds and needs of its host.
     pub contents: Contents,
     /// What of the stored log will not be in it.
@@ -78,6 +80,8 @@ pub struct PlanSummary {
     pub segments: usize,
     /// Of those, how many recovery reads until it stops, at most.
     pub replayed: usize,
+    /// The sizes of how many of those were held against the index.
+    pub indexed: usize,
     pub first_segment: Option<SegmentName>,
     pub last_segment: Option<SegmentName>,
     pub database_bytes: u64,
@@ -107,6 +111,7 @@ impl RestorePlan {
             timeline: self.timeline,
             segments: self.segments.len(),
             replayed: self.replayed,
+            indexed: self.indexed,
             first_segment: self.segments.first().copied(),
             last_segment: self.segments.last().copied(),
             database_bytes: self.backup.bytes,
@@ -260,11 +265,13 @@ impl<'a> Planner<'a> {
         };
         let loss = self.loss(segments, backup, &stop, end, last_transaction).await?;
         let segments = self.needed(&stretch.segments, backup);
+        let replayed = replayed(&stop, &segments, &index, backup.start.lsn, self.log.size);
         let plan = RestorePlan {
             backup: backup.clone(),
             target: self.wish.target.clone(),
             timeline: self.history.timeline(),
-            replayed: replayed(&stop, &segments, &index, backup.start.lsn, self.log.size),
+            replayed,
+            indexed: segments[..replayed].iter().filter(|name| index.entry(**name).is_some()).count(),
             contents: Contents::default(),
             loss,
             stop,

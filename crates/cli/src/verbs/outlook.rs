@@ -142,7 +142,10 @@ impl<'p> Outlook<'p> {
             Some(Proven { chunks, bytes: plain, segments, records }) => {
                 format!("every chunk ({chunks}, {}) and every record ({records} in {segments} segments) was opened", bytes(*plain))
             }
-            None => "by listing against the index; manifest, histories, first, last and pieces were read in full (--plan=deep reads all)".into(),
+            None => format!(
+                "all of it is listed, {} of {} segments in the size that the index knows; manifest, histories, first, last and pieces were read",
+                self.plan.indexed, self.plan.replayed
+            ),
         }
     }
 
