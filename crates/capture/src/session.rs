@@ -28,6 +28,8 @@ struct Common {
     id: BackupId,
     protection: Protection,
     facts: ServerFacts,
+    /// What a host needs to run this cluster ([`pg::HostNeeds`]).
+    host: serde_json::Value,
     start: WalPosition,
     timeline: Timeline,
     source: &'static str,
@@ -91,6 +93,7 @@ impl Begun {
         refuse_synchronous(&facts, BACKUP)?;
         let now = clock.now();
         let epoch = writer.admit(facts.system_id, facts.major, now).await?;
+        let host = serde_json::to_value(sql.host_needs(info, &facts).await?).map_err(|e| CaptureError::Bug(e.to_string()))?;
         let directory = match data_dir {
             Some(path) => Some(open_directory(path, &facts).await?),
             None => None,
@@ -121,7 +124,7 @@ impl Begun {
         };
         events.tell(Event::BackupBegun { backup: id, start, timeline, source: name });
         let start = WalPosition { lsn: start, time: facts.now };
-        let common = Common { writer, epoch, options, events, id, protection, facts, start, timeline, source: name, began, cover };
+        let common = Common { writer, epoch, options, events, id, protection, facts, host, start, timeline, source: name, began, cover };
         Ok(Self { common, source })
     }
 
@@ -272,23 +275,8 @@ impl Common {
             encryption: document.encryption,
             pack_key: self.key(),
             data_dir: self.facts.data_directory.as_ref().map(|p| p.display().to_string()),
-            host: self.host(),
+            host: self.host.clone(),
         }
-    }
-
-    /// What a host needs to run this cluster.
-    fn host(&self) -> serde_json::Value {
-        let databases: Vec<_> =
-            self.facts.databases.iter().map(|d| serde_json::json!({"name": d.name, "encoding": d.encoding, "locale": d.locale})).collect();
-        serde_json::json!({
-            "shared_preload_libraries": self.facts.shared_preload_libraries,
-            "extensions": self.facts.extensions,
-            "databases": databases,
-            "tablespaces": self.facts.tablespaces.iter().map(|t| serde_json::json!({"oid": t.oid, "name": t.name, "location": t.location})).collect::<Vec<_>>(),
-            "config_file": self.facts.config_file,
-            "hba_file": self.facts.hba_file,
-            "ident_file": self.facts.ident_file,
-        })
     }
 
     /// The main configuration file first: its folder is looked through as well.

@@ -148,7 +148,10 @@ pub struct BackupArgs {
 /// What to restore.
 #[derive(Debug, ClapArgs)]
 pub struct Goal {
-    /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC") or "10 minutes ago", an LSN (16/B374D848) or name:RESTORE_POINT
+    /// latest, immediate, a time with its zone ("2026-11-22 14:05:00 UTC") or "10 minutes ago", an LSN (16/B374D848), xid:NUMBER or name:RESTORE_POINT
+    ///
+    /// xid:NUMBER is up to the end of that transaction, as pg_current_xact_id() named it; the log knows its low 32 bits only. All of the log
+    /// behind a backup may have to be read to find it.
     ///
     /// After bowline init --new-epoch a time before the upgrade brings back the cluster of that time, with its PostgreSQL's programs;
     /// latest and immediate are the present cluster's.
@@ -160,6 +163,15 @@ pub struct Goal {
     /// Begin from this backup instead of the best one
     #[arg(long, value_name = "ID")]
     pub backup: Option<BackupId>,
+}
+
+/// How much a plan reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanDepth {
+    /// The listing against the index; the manifest, histories, first, last and pieces in full
+    Quick,
+    /// Every chunk and every record
+    Deep,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -202,9 +214,9 @@ pub struct RestoreArgs {
     /// differ are fetched. Interrupted, it leaves a directory that no server starts on; run again, it goes on where it ended.
     #[arg(long)]
     pub delta: bool,
-    /// Print what would be done and touch nothing
-    #[arg(long)]
-    pub plan: bool,
+    /// Print what would be done and touch nothing; deep reads and opens every byte of it first
+    #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "quick")]
+    pub plan: Option<PlanDepth>,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,

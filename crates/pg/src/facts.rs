@@ -320,7 +320,7 @@ impl Sql {
         self.rows(doing, text, &[]).await?.iter().map(row).collect()
     }
 
-    async fn extensions(&self) -> Result<Vec<(String, String)>, PgError> {
+    pub(crate) async fn extensions(&self) -> Result<Vec<(String, String)>, PgError> {
         let doing = "list the extensions";
         let rows = self.rows(doing, "SELECT extname::text, extversion FROM pg_extension ORDER BY 1", &[]).await?;
         rows.iter().map(|row| Ok((self.get(row, 0, doing)?, self.get(row, 1, doing)?))).collect()

@@ -12,6 +12,6 @@ mod walker_tests;
 
 pub(crate) use header::{LONG_HEADER, SHORT_HEADER};
 pub use header::{PageHeader, SegmentHeader, WAL_PAGE_SIZE, page_magic};
-pub use record::{Record, RecordKind};
+pub use record::{Ended, Record, RecordKind};
 pub use survey::{Damage, SegmentSurvey, Surveyor};
 pub use walker::{End, EndReason, RecordWalker, WalSource};

@@ -93,10 +93,20 @@ pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentN
     (first.timeline() == last.timeline() && first <= last).then_some((first, last))
 }
 
+/// The folder of all drills.
+pub(crate) const DRILLS: &str = "drills";
+
+/// The report in a drill's folder; `None` when no drill can have made a folder of this name.
+pub(crate) fn drill_report_in(folder: &str) -> Option<ObjectPath> {
+    let (time, number) = folder.split_once('-').map_or((folder, None), |(time, number)| (time, Some(number)));
+    let plain = Timestamp::from_compact(time).is_some() && number.is_none_or(|number| number.parse::<u32>().is_ok());
+    plain.then(|| path(format!("{DRILLS}/{folder}/report.json")))
+}
+
 /// The report, `json`, or its page, `html`, of a drill that began at this time; a further one of the same second has a number from 2 on.
 pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath {
     let number = if number > 1 { format!("-{number}") } else { String::new() };
-    path(format!("drills/{}{number}/report.{form}", at.compact()))
+    path(format!("{DRILLS}/{}{number}/report.{form}", at.compact()))
 }
 
 /// The folder of configurations that were in force.

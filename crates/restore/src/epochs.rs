@@ -57,7 +57,7 @@ pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreEr
                 None => Err(refused("No backup was complete by then.".into())),
             }
         }
-        (None, RecoveryTarget::Lsn(_) | RecoveryTarget::Name(_)) => in_one_alone(reader, &spans, wish).await,
+        (None, RecoveryTarget::Lsn(_) | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_)) => in_one_alone(reader, &spans, wish).await,
     };
     match outcome {
         Err(RestoreError::Unreachable { target, why, .. }) if spans.len() > 1 => {

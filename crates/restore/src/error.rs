@@ -1,5 +1,6 @@
 //! Why a restore was not begun, or did not end where it should.
 
+use crate::loss::size;
 use pg::{DiskError, InstanceError};
 use repo::RepoError;
 use seal::SealError;
@@ -48,6 +49,18 @@ pub enum RestoreError {
     /// Where to restore to cannot be used.
     #[error("cannot restore into {}", path.display())]
     Target { path: PathBuf, why: String, hint: String },
+    /// A disk is too small for what is to go there.
+    #[error("there is no room for the restore in {}", at.display())]
+    NoRoom { at: PathBuf, needed: u64, free: u64, kept: Option<PathBuf> },
+    /// This host lacks what the restored server does not start without.
+    #[error("this host lacks {}", what.join(", "))]
+    Lacking { what: Vec<String>, why: String, hint: String },
+    /// A pack of the backup is missing or too short.
+    #[error("backup {backup} is not whole: {pack}")]
+    Pack { backup: BackupId, pack: String, why: String },
+    /// A segment opens and holds other bytes than once were indexed.
+    #[error("cannot restore to {target}: segment {segment} is not the one that was stored")]
+    Altered { segment: SegmentName, target: String },
     /// A file of the target.
     #[error("cannot {operation} {}", path.display())]
     File { operation: &'static str, path: PathBuf, source: std::io::Error },
@@ -92,6 +105,10 @@ impl Explain for RestoreError {
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } => "timeline-ambiguous",
             Self::SeveralEpochs { .. } => "epoch-ambiguous",
             Self::Target { .. } => "target-unusable",
+            Self::NoRoom { .. } => "disk-too-small",
+            Self::Lacking { .. } => "host-lacks",
+            Self::Pack { .. } => "backup-damaged",
+            Self::Altered { .. } => "wal-damaged",
             Self::File { source, .. } if is_full(source) => "disk-full",
             Self::File { .. } => "target-unwritable",
             Self::Cut { .. } => "wal-damaged",
@@ -107,6 +124,8 @@ impl Explain for RestoreError {
             Self::Repo(e) => e.class(),
             Self::Disk(e) => e.class(),
             Self::Instance(e) => e.class(),
+            Self::NoRoom { .. } | Self::Lacking { .. } => Class::Refused,
+            Self::Pack { .. } | Self::Altered { .. } => Class::Damaged,
             Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => {
@@ -123,6 +142,16 @@ impl Explain for RestoreError {
             Self::Disk(e) => e.detail(),
             Self::Instance(e) => e.detail(),
             Self::Chunk { backup, pack, source, .. } => format!("Backup {backup}, {pack}: {source}."),
+            Self::NoRoom { needed, free, .. } => format!(
+                "{} bytes ({}) are missing: {} are needed there beside what lies there now, and {} are free. Nothing was touched.",
+                needed.saturating_sub(*free),
+                size(needed.saturating_sub(*free)),
+                size(*needed),
+                size(*free)
+            ),
+            Self::Lacking { why, .. } => format!("{why} Nothing was touched."),
+            Self::Pack { why, .. } => format!("{why}. Nothing was touched."),
+            Self::Altered { .. } => "It opens, but its bytes are not those that the index has the digest of. Nothing was touched.".into(),
             Self::Unreachable { why, window, .. } => format!("{why} {window}").trim().to_owned(),
             Self::Hole { missing, reachable, .. } => {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
@@ -148,7 +177,15 @@ impl Explain for RestoreError {
             Self::Repo(e) => e.hint(),
             Self::Disk(e) => e.hint(),
             Self::Instance(e) => e.hint(),
-            Self::Chunk { .. } => "Restore from another backup: bowline list, then --backup ID.".into(),
+            Self::NoRoom { kept, .. } => {
+                let kept = kept.as_ref().map_or_else(String::new, |path| {
+                    format!(" What is in {} now stays and takes its room; move it to another disk yourself if that is enough.", path.display())
+                });
+                format!("Make room there, or restore to another disk: --target DIR, --tablespace OID=DIR.{kept}")
+            }
+            Self::Lacking { hint, .. } => hint.clone(),
+            Self::Altered { .. } => "Somebody replaced it: do not trust it; restore to what lies before it, or from a copy of the bucket.".into(),
+            Self::Chunk { .. } | Self::Pack { .. } => "Restore from another backup: bowline list, then --backup ID.".into(),
             Self::NoBackup { .. } => "Check [repository] url and org; bowline backup makes the first backup.".into(),
             Self::UnknownBackup { .. } => "bowline list shows what there is.".into(),
             Self::Unreachable { .. } => "Choose an instant inside the window; nothing was touched.".into(),

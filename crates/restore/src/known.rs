@@ -5,6 +5,7 @@ use crate::log::Log;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Proof};
 use repo::{BackupDocument, Coverage, Epoch, RECEIVER_LEASE, Reader, WalView};
+use std::collections::BTreeMap;
 use terms::{Lsn, RecoveryTarget, SegmentName, SegmentSize, Timeline, Timestamp, WalName};
 
 /// Everything that the repository says about what can be reached in one epoch.
@@ -15,6 +16,8 @@ pub(crate) struct Known {
     /// Oldest first.
     pub(crate) backups: Vec<BackupDocument>,
     pub(crate) view: WalView,
+    /// The bytes of each stored segment's object, none for one that is there in pieces.
+    pub(crate) sizes: BTreeMap<SegmentName, u64>,
     pub(crate) histories: Vec<TimelineHistory>,
     pub(crate) coverage: Option<Coverage>,
     /// A receiver was at work once: it left its lease.
@@ -28,7 +31,7 @@ impl Known {
         let size = backups.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
         // The mark before the listing: a receiver at work moves it on, and what it then speaks of would be missing from the list.
         let coverage = reader.coverage(system_id).await?;
-        let view = reader.wal_view(system_id, size).await?;
+        let (view, sizes) = reader.wal_sizes(system_id, size).await?;
         let mut histories = Vec::new();
         for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
             let name = WalName::History(timeline);
@@ -37,7 +40,7 @@ impl Known {
             histories.push(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&bytes))?);
         }
         let has_receiver = reader.lease(RECEIVER_LEASE).await?.is_some();
-        Ok(Self { epoch: epoch.clone(), ended, backups, view, histories, coverage, has_receiver })
+        Ok(Self { epoch: epoch.clone(), ended, backups, view, sizes, histories, coverage, has_receiver })
     }
 
     /// The newest timeline that anything is stored of.

@@ -46,7 +46,7 @@ impl Log<'_> {
         WalSource { major: self.major, system_id: self.system_id, timeline: self.timeline, segment_size: self.size }
     }
 
-    async fn segment(&self, name: SegmentName) -> Result<Vec<u8>, RestoreError> {
+    pub(crate) async fn segment(&self, name: SegmentName) -> Result<Vec<u8>, RestoreError> {
         let found = self.reader.fetch_segment(self.system_id, name, self.size).await?.padded(self.size);
         found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })
     }
@@ -314,6 +314,25 @@ impl Log<'_> {
         )
         .await?;
         Ok(span)
+    }
+
+    /// The last end of a transaction before `lsn` and the first one behind it, as far as the segment that holds it and the next tell.
+    pub(crate) async fn ends_around(&self, segments: &[SegmentName], lsn: Lsn) -> Result<(Option<Timestamp>, Option<Timestamp>), RestoreError> {
+        let near = segments.iter().position(|name| name.end(self.size) > lsn).unwrap_or(segments.len().saturating_sub(1));
+        let near = &segments[near..segments.len().min(near + 2)];
+        let (mut before, mut behind) = (None, None);
+        if !near.is_empty() {
+            self.walk_all(near, None, |record| {
+                match record.kind.ended_at() {
+                    Some(at) if record.start < lsn => before = before.max(Some(at)),
+                    Some(at) => behind = Some(at),
+                    None => {}
+                }
+                if behind.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .await?;
+        }
+        Ok((before, behind))
     }
 
     /// When the timeline began that `segments` are of, by the record that ended recovery.

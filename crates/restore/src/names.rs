@@ -17,6 +17,11 @@ pub(crate) struct Places {
 }
 
 impl Places {
+    /// A place that is known already.
+    pub(crate) fn only(place: Lsn) -> Self {
+        Self { all: vec![place], meant: Some(place) }
+    }
+
     /// Whether a replay from `start` on meets this place before any other.
     pub(crate) fn is_first_from(&self, start: Lsn, place: Lsn) -> bool {
         self.all.iter().find(|lsn| **lsn > start) == Some(&place)

@@ -2,12 +2,15 @@
 
 use crate::RestoreError;
 use crate::at_once::Way;
+use crate::contents::{self, Contents};
 use crate::known::Known;
 use crate::log::{Found, Log, PAGE_HEADER_MAX};
+use crate::loss::Loss;
 use crate::names::Places;
+use crate::proof::replayed;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
-use repo::{BackupDocument, Coverage, Epoch, Reader};
+use repo::{BackupDocument, Coverage, Epoch, Reader, WalIndex};
 use serde::Serialize;
 use terms::{BackupId, Lsn, RecoveryTarget, SegmentName, SystemId, Timeline, Timestamp};
 
@@ -46,6 +49,14 @@ pub struct RestorePlan {
     pub timeline: Timeline,
     /// Every segment that recovery may ask for, in order.
     pub segments: Vec<SegmentName>,
+    /// How many of them recovery reads until it stops, at most.
+    pub replayed: usize,
+    /// The sizes of how many of those were held against the index, which knows no others.
+    pub indexed: usize,
+    /// What the backup holds and needs of its host.
+    pub contents: Contents,
+    /// What of the stored log will not be in it.
+    pub loss: Loss,
     /// Every history file that is stored: recovery picks a new timeline id beyond all of them.
     pub histories: Vec<Timeline>,
     /// The latest end of a transaction found at the end of the stored WAL.
@@ -68,10 +79,17 @@ pub struct PlanSummary {
     pub stop: String,
     pub timeline: Timeline,
     pub segments: usize,
+    /// Of those, how many recovery reads until it stops, at most.
+    pub replayed: usize,
+    /// The sizes of how many of those were held against the index.
+    pub indexed: usize,
     pub first_segment: Option<SegmentName>,
     pub last_segment: Option<SegmentName>,
     pub database_bytes: u64,
     pub repository_bytes: u64,
+    pub loss: Loss,
+    /// The same in words.
+    pub lost: String,
     pub notes: Vec<String>,
 }
 
@@ -106,10 +124,14 @@ impl RestorePlan {
             },
             timeline: self.timeline,
             segments: self.segments.len(),
+            replayed: self.replayed,
+            indexed: self.indexed,
             first_segment: self.segments.first().copied(),
             last_segment: self.segments.last().copied(),
             database_bytes: self.backup.bytes,
             repository_bytes: self.backup.bytes_stored,
+            lost: self.loss.words(&self.stop),
+            loss: self.loss.clone(),
             notes: self.notes.clone(),
         }
     }
@@ -138,9 +160,21 @@ impl<'a> Planner<'a> {
         if candidates.is_empty() {
             return Err(self.unreachable(format!("No {}backup was complete by then.", self.asked_backup())).await?);
         }
+        let mut ended = None;
         // A name must be one place only, whichever backup is restored.
         let places = match target {
             RecoveryTarget::Name(name) => self.places_of(name, &candidates).await?,
+            RecoveryTarget::Xid(xid) => {
+                let end = self.end_of_xid(*xid as u32, &candidates).await?;
+                candidates.retain(|backup| backup.stop.lsn <= end.start);
+                if candidates.is_empty() {
+                    return Err(self
+                        .unreachable(format!("It ended at {}, and no {}backup was consistent by then.", end.start, self.asked_backup()))
+                        .await?);
+                }
+                ended = Some(end);
+                Places::only(end.end)
+            }
             _ => Places::default(),
         };
         let mut holed = None;
@@ -152,9 +186,11 @@ impl<'a> Planner<'a> {
                 holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
                 continue;
             }
-            if let Some(plan) = self.try_backup(backup, &stretch, &places).await? {
-                repo::ManifestReader::open_for(self.log.reader, backup).await?;
+            if let Some((mut plan, index)) = self.try_backup(backup, &stretch, &places).await? {
+                plan.notes.extend(ended.map(|end| end.note(target)));
                 self.check_unambiguous(&plan).await?;
+                plan.contents = contents::read(self.log.reader, backup).await?;
+                self.prove(&plan, &index).await?;
                 return Ok(plan);
             }
             // A restore point may lie before the newest backup; what lies after the stored WAL lies after it for all.
@@ -177,8 +213,9 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
-    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch, places: &Places) -> Result<Option<RestorePlan>, RestoreError> {
-        if matches!(self.wish.target, RecoveryTarget::Name(_)) && places.meant.is_none_or(|lsn| lsn < backup.stop.lsn || lsn > stretch.end) {
+    async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch, places: &Places) -> Result<Option<(RestorePlan, WalIndex)>, RestoreError> {
+        let has_place = matches!(self.wish.target, RecoveryTarget::Name(_) | RecoveryTarget::Xid(_));
+        if has_place && places.meant.is_none_or(|lsn| lsn < backup.stop.lsn || lsn > stretch.end) {
             return Ok(None);
         }
         let mut notes = Vec::new();
@@ -238,6 +275,11 @@ impl<'a> Planner<'a> {
                 }
                 _ => return Ok(None),
             },
+            RecoveryTarget::Xid(_) => match places.meant {
+                None => return Ok(None),
+                Some(lsn) if lsn > end => return Err(ends_early()),
+                Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
+            },
             RecoveryTarget::Name(name) => match places.meant {
                 None => return Ok(None),
                 Some(lsn) if lsn > end => return Err(ends_early()),
@@ -246,17 +288,52 @@ impl<'a> Planner<'a> {
                 Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
             },
         };
-        Ok(Some(RestorePlan {
+        let loss = self.loss(segments, backup, &stop, end, last_transaction).await?;
+        let segments = self.needed(&stretch.segments, backup);
+        let replayed = replayed(&stop, &segments, &index, backup.start.lsn, self.log.size);
+        let plan = RestorePlan {
             backup: backup.clone(),
             target: self.wish.target.clone(),
-            stop,
             timeline: self.history.timeline(),
-            segments: self.needed(&stretch.segments, backup),
+            replayed,
+            indexed: segments[..replayed].iter().filter(|name| index.entry(**name).is_some()).count(),
+            contents: Contents::default(),
+            loss,
+            stop,
+            segments,
             histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
             last_transaction,
             epoch_ended: self.known.ended,
             notes,
-        }))
+        };
+        Ok(Some((plan, index)))
+    }
+
+    /// What lies between the stop and `end`, the end of the stored log.
+    async fn loss(
+        &self,
+        segments: &[SegmentName],
+        backup: &BackupDocument,
+        stop: &Stop,
+        end: Lsn,
+        last_stored: Option<Timestamp>,
+    ) -> Result<Loss, RestoreError> {
+        let (stops_at, around) = match stop {
+            Stop::EndOfWal { at } => (Some(*at), (last_stored, None)),
+            Stop::Time(_) | Stop::Name(_) => (None, (None, None)),
+            Stop::Before(lsn) => (Some(*lsn), self.log.ends_around(segments, *lsn).await?),
+            Stop::Consistent => (Some(backup.stop.lsn), (None, None)),
+        };
+        let covered = self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline() && c.lsn <= end.plus(PAGE_HEADER_MAX));
+        Ok(Loss {
+            stops_at,
+            stored_to: end,
+            bytes: stops_at.map(|at| end.bytes().saturating_sub(at.bytes())),
+            last_kept: around.0,
+            first_lost: around.1,
+            last_stored,
+            covered_until: covered.map(|c| c.time),
+        })
     }
 
     /// How recovery ends once everything up to `lsn` is replayed, and nothing else.
@@ -296,7 +373,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The error that says which instants can be reached.
-    async fn unreachable(&self, why: String) -> Result<RestoreError, RestoreError> {
+    pub(crate) async fn unreachable(&self, why: String) -> Result<RestoreError, RestoreError> {
         let window = match self.window().await? {
             Some(window) => format!("What can be restored: {window}."),
             None => format!("No backup lies on timeline {}.", self.history.timeline()),

@@ -16,7 +16,13 @@ pub enum RecoveryTarget {
     Lsn(Lsn),
     /// The restore point of this name (`pg_create_restore_point`).
     Name(String),
+    /// Everything up to the end of this transaction, committed or rolled back, as `pg_current_xact_id()` names it. Only the low
+    /// 32 bits are in the log.
+    Xid(u64),
 }
+
+/// The first transaction that a user can have (`FirstNormalTransactionId`, src/include/access/transam.h).
+const FIRST_NORMAL_XID: u32 = 3;
 
 impl fmt::Display for RecoveryTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,6 +32,7 @@ impl fmt::Display for RecoveryTarget {
             Self::Time(at) => write!(f, "{at}"),
             Self::Lsn(lsn) => write!(f, "{lsn}"),
             Self::Name(name) => write!(f, "name:{name}"),
+            Self::Xid(xid) => write!(f, "xid:{xid}"),
         }
     }
 }
@@ -43,7 +50,7 @@ impl FromStr for RecoveryTarget {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let wrong = || {
             ParseError::new(
-                "a recovery target: latest, immediate, a time with its zone (\"2026-11-22 14:05:00 UTC\") or \"10 minutes ago\", an LSN (16/B374D848) or name:RESTORE_POINT",
+                "a recovery target: latest, immediate, a time with its zone (\"2026-11-22 14:05:00 UTC\") or \"10 minutes ago\", an LSN (16/B374D848), xid:NUMBER or name:RESTORE_POINT",
                 text,
             )
         };
@@ -55,6 +62,10 @@ impl FromStr for RecoveryTarget {
         if let Some(name) = text.strip_prefix("name:") {
             // PostgreSQL's limit: MAXFNAMELEN - 1 (src/backend/access/transam/xlogrecovery.c).
             return if name.is_empty() || name.len() > 63 { Err(wrong()) } else { Ok(Self::Name(name.to_owned())) };
+        }
+        if let Some(number) = text.strip_prefix("xid:") {
+            let xid = number.parse::<u64>().ok().filter(|xid| number.bytes().all(|b| b.is_ascii_digit()) && *xid as u32 >= FIRST_NORMAL_XID);
+            return xid.map(Self::Xid).ok_or_else(wrong);
         }
         if let Ok(lsn) = text.parse() {
             return Ok(Self::Lsn(lsn));
@@ -69,13 +80,13 @@ mod tests {
 
     #[test]
     fn each_target_reads_back_what_it_prints() {
-        for text in ["latest", "immediate", "16/B374D848", "name:before-migration", "2026-11-22 14:05:00 UTC"] {
+        for text in ["latest", "immediate", "16/B374D848", "name:before-migration", "xid:742", "xid:4294968038", "2026-11-22 14:05:00 UTC"] {
             assert_eq!(text.parse::<RecoveryTarget>().unwrap().to_string(), text);
         }
         let now = "2026-11-22 14:05:00 UTC".parse().unwrap();
         assert_eq!(RecoveryTarget::parse_at("5 minutes ago", now).unwrap().to_string(), "2026-11-22 14:00:00 UTC");
         assert_eq!(RecoveryTarget::parse_at("name:long ago", now).unwrap().to_string(), "name:long ago");
-        for wrong in ["", "name:", "2026-11-22 14:05", "lates"] {
+        for wrong in ["", "name:", "2026-11-22 14:05", "lates", "xid:", "xid:+9", "xid:2", "xid:4294967296", "xid:x"] {
             assert!(wrong.parse::<RecoveryTarget>().is_err(), "{wrong:?}");
         }
     }

@@ -190,11 +190,17 @@ fn agree(record: &Record, said: &str) -> &'static str {
         let words: Vec<&str> = text[begin..].split(&[' ', ';'][..]).take(3).collect();
         words.join(" ").parse().unwrap_or_else(|e| panic!("{text}: {e}"))
     };
+    // `COMMIT_PREPARED 742: 2026-…`: the transaction's own number, not the session's.
+    let prepared = |at: Timestamp, xid: Option<u32>| {
+        let (head, rest) = said.split_once(": ").expect("xid");
+        let number = head.rsplit(' ').next().and_then(|text| text.parse::<u32>().ok());
+        at == time_in(rest) && number.is_some() && xid == number
+    };
     let name = match &record.kind {
         RecordKind::Commit { at } => (*at == time_in(said), "COMMIT"),
         RecordKind::Abort { at } => (*at == time_in(said), "ABORT"),
-        RecordKind::CommitPrepared { at } => (*at == time_in(said.split_once(": ").expect("xid").1), "COMMIT_PREPARED"),
-        RecordKind::AbortPrepared { at } => (*at == time_in(said.split_once(": ").expect("xid").1), "ABORT_PREPARED"),
+        RecordKind::CommitPrepared { at, xid } => (prepared(*at, *xid), "COMMIT_PREPARED"),
+        RecordKind::AbortPrepared { at, xid } => (prepared(*at, *xid), "ABORT_PREPARED"),
         RecordKind::RestorePoint { name, .. } => (said.ends_with(name.as_str()) && name == "before the change", "RESTORE_POINT"),
         RecordKind::Switch => (true, "SWITCH"),
         RecordKind::Checkpoint { shutdown, redo, timeline, previous_timeline, .. } => {

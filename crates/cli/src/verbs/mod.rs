@@ -11,6 +11,7 @@ mod guard;
 mod init;
 mod list;
 mod measured;
+mod outlook;
 mod protect;
 mod push;
 mod rescue_report;

@@ -3,8 +3,9 @@
 use crate::args::{Common, RestoreArgs, ValidationMode};
 use crate::config::Config;
 use crate::fault::Fault;
-use crate::show::{Printer, bytes};
+use crate::show::Printer;
 use crate::verbs::confirm::{confirm, confirm_by};
+use crate::verbs::outlook::{Outlook, destroys};
 use crate::verbs::protect::Protector;
 use crate::verbs::{rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
@@ -39,28 +40,28 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     // Once the new cluster is there, no plan would be the one that made it.
     let mut plan = if journal.stage < Stage::Recovered { Some(restore::plan(&reader, &journal.wish()?).await?) } else { None };
     let options = options(&wiring, asked, &target, is_side)?;
-    if let (Some(plan), false) = (&mut plan, asked.files_only) {
-        // Before anything is moved: without PostgreSQL's programs nothing could be recovered.
-        plan.note_programs(&pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref())?);
+    if let Some(plan) = &mut plan {
+        if let Ok(bin_dir) = pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref()) {
+            plan.note_programs(&bin_dir);
+        }
+        if journal.stage == Stage::Begun {
+            restore::recognise(&target, options.restoring.occupied, plan.backup.system_id)?;
+        }
     }
-    if let Some(plan) = plan.as_ref().filter(|_| journal.stage == Stage::Begun) {
-        restore::recognise(&target, options.restoring.occupied, plan.backup.system_id)?;
-    }
-    let destroys = journal.rewrites && journal.stage < Stage::FilesRestored && target.is_occupied();
+    let destroys = destroys(&target, &journal);
     if journal.stage > Stage::Begun {
         printer.say(format!("goes on      with the restore to {} begun at {}, after {}", journal.target, journal.began, journal.stage.name()));
     }
-    if let Some(plan) = &plan {
-        show_plan(printer, plan, &target, &options, asked, &journal);
-    }
-    if asked.plan {
-        let summary = plan.as_ref().map(RestorePlan::summary);
-        let (aside, running) = (target.is_occupied() && !destroys, target.running());
-        printer.result(json!({
-            "plan": summary, "target": data_dir, "moves_aside": aside, "destroys": destroys, "server_running": running, "stage": journal.stage,
-        }));
+    let outlook = match &plan {
+        Some(plan) => Some(Outlook::of(&reader, plan, &target, &options, asked, &journal, steps(plan, &target, &options, asked, &journal), printer).await?),
+        None => None,
+    };
+    outlook.iter().for_each(|outlook| outlook.show(printer));
+    if asked.plan.is_some() {
+        printer.result(outlook.map_or_else(|| json!({ "plan": null, "target": data_dir, "stage": journal.stage }), |outlook| outlook.json()));
         return Ok(ExitCode::SUCCESS);
     }
+    outlook.as_ref().map_or(Ok(()), Outlook::refuse)?;
     if is_side || asked.files_only {
         target.refuse_running()?;
     }
@@ -185,34 +186,6 @@ fn tablespaces(asked: &RestoreArgs, target: &Target, is_side: bool) -> Tablespac
     TablespaceMap { places: asked.tablespaces.iter().cloned().collect(), elsewhere: is_side.then(|| target.side_dir.join("tablespaces")) }
 }
 
-fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &RestoreArgs, journal: &Journal) {
-    let summary = plan.summary();
-    let b = &plan.backup;
-    printer.say(format!("restore to   {}", plan.target));
-    printer.say(format!("stops        {}", summary.stop));
-    printer.say(format!("backup       {} of PostgreSQL {}, consistent at {} ({})", b.id, b.server_version, b.stop.time, b.stop.lsn));
-    printer.say(match (summary.first_segment, summary.last_segment) {
-        (Some(first), Some(last)) => format!("WAL          {} segments, {first} to {last}, on timeline {}", summary.segments, plan.timeline),
-        _ => "WAL          none".into(),
-    });
-    printer.say(format!("moves        {} from {} in the repository", bytes(b.bytes), bytes(b.bytes_stored)));
-    printer.say(format!("into         {}", target.data_dir.display()));
-    for (oid, place) in &options.restoring.tablespaces.places {
-        printer.say(format!("tablespace   {oid} into {}", place.display()));
-    }
-    if let Some(folder) = &options.restoring.tablespaces.elsewhere {
-        printer.say(format!("tablespaces  any others go below {}", folder.display()));
-    }
-    match steps(plan, target, options, asked, journal).split_first() {
-        None => {}
-        Some((first, rest)) => {
-            printer.say(format!("then         {first}"));
-            rest.iter().for_each(|step| printer.say(format!("{:12} {step}", "")));
-        }
-    }
-    plan.notes.iter().for_each(|note| printer.say(format!("note         {note}")));
-}
-
 /// What will be done, a line each.
 fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &RestoreArgs, journal: &Journal) -> Vec<String> {
     let commands = &options.commands;
@@ -229,7 +202,7 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
     if plan.target == RecoveryTarget::Latest && target.is_occupied() && options.salvages && is_next(Stage::Salvaged) {
         steps.push("what the old pg_wal holds beyond the repository is stored first".into());
     }
-    if journal.rewrites && target.is_occupied() && journal.stage < Stage::FilesRestored {
+    if destroys(target, journal) {
         steps.push("what is there is overwritten where it differs: the OLD COPY IS DESTROYED".into());
     } else if journal.stage < Stage::SetAside
         && let Some(aside) = journal.aside.clone().or_else(|| target.place_aside(SystemClock.now()))

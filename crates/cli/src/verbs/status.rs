@@ -4,6 +4,7 @@ use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
 use crate::verbs::guard::{self, Guarded};
+use crate::verbs::outlook;
 use crate::wiring::Wiring;
 use pg::{Severity, Sql};
 use repo::{BackupDocument, Epoch, Reader, RepoError};
@@ -74,6 +75,17 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             "restorable_from": own.first().map(|b| b.stop.time), "covered_until": covered.map(|c| c.time),
         }));
     }
+    let mut restore_seconds = None;
+    if let (Some(backup), Some(end)) = (newest, stored) {
+        let (words, seconds) = outlook::expected(&reader, backup, end.lsn).await?;
+        let objective = wiring.config.objectives.rto;
+        let promised = objective.map_or_else(String::new, |rto| format!("; objective {}", duration(rto)));
+        printer.say(format!("restore      {words}{promised}"));
+        if let Some(late) = seconds.zip(objective).filter(|(seconds, rto)| *seconds > rto.as_secs_f64()).map(|(seconds, _)| seconds) {
+            red.push(format!("a restore would take about {}, longer than the objective", duration(Duration::from_secs_f64(late.min(1e9)))));
+        }
+        restore_seconds = seconds;
+    }
     let mut guarded = None;
     let mut lag_seconds = None;
     let lag = match server(&wiring, &reader).await {
@@ -125,7 +137,7 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
     printer.result(json!({
         "repository": reader.address(), "backups": backups.len(), "epochs": spans, "newest": newest, "wal_stored_to": stored.map(|end| end.lsn),
-        "wal_lag_bytes": lag, "wal_lag_seconds": lag_seconds,
+        "wal_lag_bytes": lag, "restore_seconds": restore_seconds, "wal_lag_seconds": lag_seconds,
         "slot": guarded.as_ref().map(|g| guard::slot(&g.slot)), "findings": guarded.as_ref().map(|g| guard::findings(&g.findings)), "protected": red.is_empty(), "reasons": red,
     }));
     Ok(if red.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

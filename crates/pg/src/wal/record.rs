@@ -39,10 +39,10 @@ pub enum RecordKind {
     Commit { at: Timestamp },
     /// A transaction was rolled back.
     Abort { at: Timestamp },
-    /// A prepared transaction was committed.
-    CommitPrepared { at: Timestamp },
-    /// A prepared transaction was rolled back.
-    AbortPrepared { at: Timestamp },
+    /// The prepared transaction `xid` was committed; `None` when its number lies behind what is kept of so long a record.
+    CommitPrepared { at: Timestamp, xid: Option<u32> },
+    /// The prepared transaction `xid` was rolled back; as above.
+    AbortPrepared { at: Timestamp, xid: Option<u32> },
     /// `pg_create_restore_point`.
     RestorePoint { name: String, at: Timestamp },
     /// The rest of the segment is unused.
@@ -63,8 +63,31 @@ impl RecordKind {
     /// When a transaction ended, if the record ends one.
     pub fn ended_at(&self) -> Option<Timestamp> {
         match self {
-            Self::Commit { at } | Self::Abort { at } | Self::CommitPrepared { at } | Self::AbortPrepared { at } => Some(*at),
+            Self::Commit { at } | Self::Abort { at } | Self::CommitPrepared { at, .. } | Self::AbortPrepared { at, .. } => Some(*at),
             _ => None,
+        }
+    }
+}
+
+/// Which transaction a record ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// None.
+    Nothing,
+    /// This one, as `recoveryStopsAfter` takes it (src/backend/access/transam/xlogrecovery.c): of a prepared transaction its own
+    /// number, not that of the session which ends it. A subtransaction that is rolled back alone has such a record, too.
+    Xid(u32),
+    /// A prepared one whose number was not kept.
+    Unknown,
+}
+
+impl Record {
+    /// Which transaction it ends.
+    pub fn ended(&self) -> Ended {
+        match &self.kind {
+            RecordKind::Commit { .. } | RecordKind::Abort { .. } => Ended::Xid(self.xid),
+            RecordKind::CommitPrepared { xid, .. } | RecordKind::AbortPrepared { xid, .. } => xid.map_or(Ended::Unknown, Ended::Xid),
+            _ => Ended::Nothing,
         }
     }
 }
@@ -96,6 +119,10 @@ impl RecordHeader {
     pub(super) fn is_possible(&self) -> bool {
         (RECORD_HEADER as u32..=RECORD_SIZE_MAX).contains(&self.length) && (self.rmgr <= RMGR_BUILTIN_MAX || self.rmgr >= RMGR_CUSTOM_MIN)
     }
+    /// Whether it ends a prepared transaction, whose number lies behind parts of any length.
+    pub(super) fn ends_prepared(&self) -> bool {
+        matches!((self.rmgr, self.opcode()), (RMGR_XACT, 0x30 | 0x40))
+    }
     /// Whether [`decode`] has something to find in it.
     pub(super) fn matters(&self) -> bool {
         matches!((self.rmgr, self.opcode()), (RMGR_XLOG, 0x00 | 0x10 | 0x50 | 0x70 | 0x90 | 0xD0) | (RMGR_XACT, 0x00 | 0x20 | 0x30 | 0x40))
@@ -111,7 +138,7 @@ impl RecordHeader {
 
 /// What the record means; `head` is its beginning after the fixed header. `None` when the record's own bytes do not
 /// hold together although its CRC is right, which ends the log for PostgreSQL too.
-pub(super) fn decode(header: &RecordHeader, head: &[u8]) -> Option<RecordKind> {
+pub(super) fn decode(header: &RecordHeader, head: &[u8], major: u32) -> Option<RecordKind> {
     if header.is_switch() {
         return Some(RecordKind::Switch);
     }
@@ -122,8 +149,8 @@ pub(super) fn decode(header: &RecordHeader, head: &[u8]) -> Option<RecordKind> {
     Some(match (header.rmgr, header.opcode()) {
         (RMGR_XACT, 0x00) => RecordKind::Commit { at: data.time(0)? },
         (RMGR_XACT, 0x20) => RecordKind::Abort { at: data.time(0)? },
-        (RMGR_XACT, 0x30) => RecordKind::CommitPrepared { at: data.time(0)? },
-        (RMGR_XACT, _) => RecordKind::AbortPrepared { at: data.time(0)? },
+        (RMGR_XACT, 0x30) => RecordKind::CommitPrepared { at: data.time(0)?, xid: data.prepared_xid(header, major) },
+        (RMGR_XACT, _) => RecordKind::AbortPrepared { at: data.time(0)?, xid: data.prepared_xid(header, major) },
         // CheckPoint, src/include/catalog/pg_control.h: its time is in seconds since 1970.
         (_, opcode @ (0x00 | 0x10)) => RecordKind::Checkpoint {
             shutdown: opcode == 0x00,
@@ -178,7 +205,38 @@ struct Data<'a> {
     bytes: &'a [u8],
 }
 
+/// `XLOG_XACT_HAS_INFO`, and in `xl_xact_xinfo` what else a record has, in the order of its parts (src/include/access/xact.h).
+const XACT_HAS_INFO: u8 = 0x80;
+const HAS_DBINFO: u32 = 1 << 0;
+const HAS_SUBXACTS: u32 = 1 << 1;
+const HAS_RELFILELOCATORS: u32 = 1 << 2;
+const HAS_INVALS: u32 = 1 << 3;
+const HAS_TWOPHASE: u32 = 1 << 4;
+const HAS_DROPPED_STATS: u32 = 1 << 8;
+
 impl Data<'_> {
+    fn u32(&self, at: usize) -> Option<u32> {
+        self.bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+    }
+    /// The number of the prepared transaction (`ParseCommitRecord`, `ParseAbortRecord`, src/backend/access/rmgrdesc/xactdesc.c).
+    fn prepared_xid(&self, header: &RecordHeader, major: u32) -> Option<u32> {
+        if header.info & XACT_HAS_INFO == 0 {
+            return None;
+        }
+        let has = self.u32(8)?;
+        let mut at = 12;
+        if has & HAS_DBINFO != 0 {
+            at += 8;
+        }
+        // xl_xact_stats_item has an object number of 64 bits since PostgreSQL 18.
+        let stats_item = if major >= 18 { 16 } else { 12 };
+        for (part, item_bytes) in [(HAS_SUBXACTS, 4), (HAS_RELFILELOCATORS, 12), (HAS_DROPPED_STATS, stats_item), (HAS_INVALS, 16)] {
+            if has & part != 0 {
+                at = (self.u32(at)? as usize).checked_mul(item_bytes)?.checked_add(at + 4)?;
+            }
+        }
+        if has & HAS_TWOPHASE != 0 { self.u32(at) } else { None }
+    }
     fn u64(&self, at: usize) -> Option<u64> {
         self.bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
     }
@@ -210,9 +268,31 @@ mod tests {
         let mut body = vec![253, 1, 0, 252, 1, 0, 0, 0, 255, 8];
         body.extend(0i64.to_le_bytes());
         let at = Timestamp::from_postgres_micros(0);
-        assert_eq!(decode(&header(1, 0x80, body.len()), &body), Some(RecordKind::Commit { at }));
-        assert_eq!(decode(&header(1, 0x20, body.len()), &body), Some(RecordKind::Abort { at }));
-        assert_eq!(decode(&header(1, 0x00, body.len() + 1), &body), None, "the length disagrees");
+        assert_eq!(decode(&header(1, 0x80, body.len()), &body, 18), Some(RecordKind::Commit { at }));
+        assert_eq!(decode(&header(1, 0x20, body.len()), &body, 18), Some(RecordKind::Abort { at }));
+        assert_eq!(decode(&header(1, 0x00, body.len() + 1), &body, 18), None, "the length disagrees");
+    }
+
+    #[test]
+    fn a_prepared_transaction_has_its_own_number_behind_all_other_parts() {
+        for (major, stats_bytes) in [(15, 12), (18, 16)] {
+            let mut data = 0i64.to_le_bytes().to_vec();
+            data.extend((HAS_DBINFO | HAS_SUBXACTS | HAS_RELFILELOCATORS | HAS_DROPPED_STATS | HAS_INVALS | HAS_TWOPHASE).to_le_bytes());
+            data.extend([7; 8]);
+            for (count, item_bytes) in [(3u32, 4), (2, 12), (1, stats_bytes), (2, 16)] {
+                data.extend(count.to_le_bytes());
+                data.extend(vec![9; count as usize * item_bytes]);
+            }
+            data.extend(4711u32.to_le_bytes());
+            data.extend(b"the name of it\0");
+            let mut body = vec![255, data.len() as u8];
+            body.extend(&data);
+            let at = Timestamp::from_postgres_micros(0);
+            let decoded = |info, body: &[u8], cut| decode(&header(1, info, body.len()), &body[..body.len() - cut], major);
+            assert_eq!(decoded(0xB0, &body, 0), Some(RecordKind::CommitPrepared { at, xid: Some(4711) }), "PostgreSQL {major}");
+            assert_eq!(decoded(0xC0, &body, 0), Some(RecordKind::AbortPrepared { at, xid: Some(4711) }), "PostgreSQL {major}");
+            assert_eq!(decoded(0xB0, &body, 20), Some(RecordKind::CommitPrepared { at, xid: None }), "it was not kept");
+        }
     }
 
     #[test]
@@ -220,8 +300,8 @@ mod tests {
         for length in 0..200 {
             for fill in [0u8, 7, 252, 253, 254, 255] {
                 let body = vec![fill; length];
-                for (rmgr, info) in [(0, 0x00), (0, 0x50), (0, 0x70), (0, 0x90), (0, 0xD0), (1, 0), (1, 0x30)] {
-                    let _ = decode(&header(rmgr, info, length), &body);
+                for (rmgr, info) in [(0, 0x00), (0, 0x50), (0, 0x70), (0, 0x90), (0, 0xD0), (1, 0), (1, 0x30), (1, 0xB0)] {
+                    let _ = decode(&header(rmgr, info, length), &body, 18);
                 }
             }
         }

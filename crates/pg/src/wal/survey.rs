@@ -44,7 +44,7 @@ impl SegmentSurvey {
     fn note(&mut self, record: Record) {
         self.first_record.get_or_insert(record.start);
         match record.kind {
-            RecordKind::Commit { at } | RecordKind::Abort { at } | RecordKind::CommitPrepared { at } | RecordKind::AbortPrepared { at } => {
+            RecordKind::Commit { at } | RecordKind::Abort { at } | RecordKind::CommitPrepared { at, .. } | RecordKind::AbortPrepared { at, .. } => {
                 self.commits = Some(self.commits.map_or((at, at), |(low, high)| (low.min(at), high.max(at))));
             }
             RecordKind::RestorePoint { name, at } => self.restore_points.push((name, record.end, at)),

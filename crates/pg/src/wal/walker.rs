@@ -57,6 +57,8 @@ pub struct RecordWalker {
     page_header_len: usize,
     /// The beginning of the record being read: as much as is needed to understand it, not all of it.
     head: [u8; HEAD],
+    /// What follows the fixed header, when the record ends a prepared transaction, whose number lies far behind.
+    prepared: Vec<u8>,
     /// How many bytes of that record were read, more than `head` holds perhaps.
     have: u32,
     header: Option<RecordHeader>,
@@ -69,6 +71,8 @@ pub struct RecordWalker {
 
 /// The largest record that matters is a checkpoint: 24 bytes of header, 10 of data headers, 88 of data.
 const HEAD: usize = 256;
+/// So much is kept of a record that ends a prepared transaction: one that dropped some ten thousand tables.
+const PREPARED_MAX: usize = 1 << 20;
 const PAGE: u64 = WAL_PAGE_SIZE as u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +111,7 @@ impl RecordWalker {
             page_header: [0; LONG_HEADER],
             page_header_len: 0,
             head: [0; HEAD],
+            prepared: Vec::new(),
             have: 0,
             header: None,
             record_start: position,
@@ -288,6 +293,10 @@ impl RecordWalker {
             let kept = room.len().min(body.len());
             room[..kept].copy_from_slice(&body[..kept]);
         }
+        if self.header.is_some_and(|header| header.ends_prepared()) {
+            let kept = body.len().min(PREPARED_MAX - self.prepared.len());
+            self.prepared.extend_from_slice(&body[..kept]);
+        }
         self.crc = crc32c::crc32c_append(self.crc, body);
         self.have += body.len() as u32;
         taken += body.len();
@@ -295,9 +304,10 @@ impl RecordWalker {
         if let Some(header) = self.header.filter(|_| self.missing() == 0) {
             let head = self.head;
             let kept = (header.length as usize).min(HEAD);
-            let crc = self.crc;
+            let (crc, prepared) = (self.crc, std::mem::take(&mut self.prepared));
             self.forget_record();
-            self.complete(&header, &head[..RECORD_HEADER], &head[RECORD_HEADER..kept], crc, each);
+            let body = if prepared.is_empty() { &head[RECORD_HEADER..kept] } else { &prepared };
+            self.complete(&header, &head[..RECORD_HEADER], body, crc, each);
         }
         taken
     }
@@ -339,7 +349,7 @@ impl RecordWalker {
             self.ended = Some(EndReason::BadCrc);
             return;
         }
-        let Some(kind) = decode(header, body_head) else {
+        let Some(kind) = decode(header, body_head, self.source.major) else {
             self.ended = Some(EndReason::BadHeader);
             return;
         };
@@ -371,5 +381,6 @@ impl RecordWalker {
         self.have = 0;
         self.header = None;
         self.crc = 0;
+        self.prepared.clear();
     }
 }

@@ -115,8 +115,14 @@ impl Ground {
             surveyor.feed(bytes, |survey| surveys.push(survey));
         }
         surveyor.finish(|survey| surveys.push(survey));
-        let digest = seal::Digester::plain().digest(b"not looked at");
-        let entries: Vec<_> = surveys.into_iter().map(|survey| entry_of(survey, digest, 1)).collect();
+        let mut digester = wait(self.writer.reader().digester()).expect("a digester");
+        let (_, sizes) = wait(self.writer.reader().wal_sizes(SYSTEM, size())).expect("a listing");
+        let bytes_of = |wanted: SegmentName| segments.iter().find(|(name, _)| *name == wanted).map_or(&[][..], |(_, bytes)| bytes);
+        let mut entry = |survey: pg::wal::SegmentSurvey| {
+            let (digest, stored) = (digester.digest(bytes_of(survey.segment)), sizes.get(&survey.segment).copied().unwrap_or(1));
+            entry_of(survey, digest, stored)
+        };
+        let entries: Vec<_> = surveys.into_iter().map(&mut entry).collect();
         wait(self.writer.put_index(SYSTEM, &entries, &self.protection, second(9))).expect("a batch");
     }
 
