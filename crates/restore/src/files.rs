@@ -21,6 +21,8 @@ use tokio::runtime::Handle;
 /// Neighbouring frames are fetched together up to this many stored bytes (4 MiB), and no more than so many at once.
 const SPAN_BYTES: u64 = 4 << 20;
 const SPAN_ITEMS: usize = 256;
+/// PostgreSQL's page.
+const PAGE_BYTES: u64 = 8192;
 /// The control file's name until everything else is durable: a cluster without it cannot be started by mistake.
 const CONTROL_FILE_LATER: &str = "global/pg_control.bowline";
 
@@ -107,7 +109,7 @@ pub(crate) fn restore_files(
     events: &dyn Events,
 ) -> Result<Restored, RestoreError> {
     let digester = runtime.block_on(reader.digester())?;
-    let manifest = runtime.block_on(ManifestReader::open_for(reader, backup))?;
+    let manifest = runtime.block_on(ManifestReader::open_for(reader, backup)).map_err(RestoreError::of_backup(backup.id))?;
     let shared = Arc::new(Shared {
         reader: reader.clone(),
         runtime: runtime.clone(),
@@ -174,7 +176,7 @@ struct Feeder<'a> {
 
 impl Feeder<'_> {
     fn run(&mut self, mut manifest: ManifestReader, total_bytes: u64, events: &dyn Events) -> Result<(), RestoreError> {
-        while let Some(entry) = self.shared.runtime.block_on(manifest.next())? {
+        while let Some(entry) = self.shared.runtime.block_on(manifest.next()).map_err(RestoreError::of_backup(self.shared.backup))? {
             match entry {
                 Entry::Dir { path, mode } => self.directory(&inside(&path)?, mode)?,
                 Entry::Tablespace { oid, location } => self.tablespace(oid, &location)?,
@@ -329,9 +331,10 @@ impl PackHandle {
         }
         let path = pack_path(BackupKind::Full, shared.backup, self.number);
         let object = shared.runtime.block_on(async {
-            let header = shared.reader.store().get_range(&path, 0..HEADER_BYTES as u64).await.map_err(repo::RepoError::from)?;
+            let header = shared.reader.store().get_range(&path, 0..HEADER_BYTES as u64).await?;
             shared.reader.open_object(&path, ObjectKind::Pack, &header).await
-        })?;
+        });
+        let object = object.map_err(RestoreError::of_backup(shared.backup))?;
         Ok(self.object.get_or_init(|| object))
     }
 }
@@ -343,28 +346,43 @@ fn work(shared: &Shared, to_do: &Receiver<Span>) -> Result<(), RestoreError> {
     let mut plain = Vec::new();
     for span in to_do {
         let path = pack_path(BackupKind::Full, shared.backup, span.pack.number);
-        let object = span.pack.open(shared)?;
-        let fetched = shared.runtime.block_on(shared.reader.store().get_range(&path, span.from..span.to)).map_err(repo::RepoError::from)?;
+        let named = |item: &Item, source| RestoreError::Chunk {
+            file: item.place.path.strip_prefix(&shared.target.data_dir).unwrap_or(&item.place.path).display().to_string(),
+            blocks: blocks(item.at, item.plain_bytes),
+            backup: shared.backup,
+            pack: path.to_string(),
+            source,
+        };
+        let object = match (span.pack.open(shared), span.items.first()) {
+            (Err(RestoreError::Backup { source: repo::RepoError::Object { source, .. }, .. }), Some(first)) => return Err(named(first, source)),
+            (object, _) => object?,
+        };
+        let fetched = shared.runtime.block_on(shared.reader.store().get_range(&path, span.from..span.to)).map_err(repo::RepoError::from);
+        let fetched = fetched.map_err(RestoreError::of_backup(shared.backup))?;
         // Ours alone: opening decrypts in place.
         let mut bytes = fetched.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        for Item { place, at, plain_bytes, chunk: ChunkRef(_, offset, stored, digest) } in span.items {
-            let damaged = |source| RestoreError::Chunk {
-                file: format!("{} at byte {at}", place.path.display()),
-                backup: shared.backup,
-                pack: path.to_string(),
-                source,
-            };
+        for item in span.items {
+            let damaged = |source| named(&item, source);
+            let Item { place, at, plain_bytes, chunk: ChunkRef(_, offset, stored, digest) } = &item;
             let from = (offset - span.from) as usize;
-            opener.open(object, &mut bytes[from..from + stored as usize], &mut plain).map_err(damaged)?;
-            if plain.len() as u64 != plain_bytes || digester.digest(&plain) != digest {
+            opener.open(object, &mut bytes[from..from + *stored as usize], &mut plain).map_err(damaged)?;
+            if plain.len() as u64 != *plain_bytes || digester.digest(&plain) != *digest {
                 return Err(damaged(seal::SealError::WrongDigest));
             }
             let file = place.open(&shared.target)?;
-            crate::pacing::write_at(file, &plain, at).map_err(RestoreError::file("write", &place.path))?;
-            shared.bytes.fetch_add(plain_bytes, Ordering::Relaxed);
+            crate::pacing::write_at(file, &plain, *at).map_err(RestoreError::file("write", &place.path))?;
+            shared.bytes.fetch_add(*plain_bytes, Ordering::Relaxed);
         }
     }
     Ok(())
+}
+
+/// Which of a file's pages lie in these bytes of it, counted as PostgreSQL counts them (`BLCKSZ`, 8192 bytes).
+fn blocks(at: u64, bytes: u64) -> String {
+    match (at / PAGE_BYTES, (at + bytes.max(1) - 1) / PAGE_BYTES) {
+        (first, last) if first == last => format!("block {first}"),
+        (first, last) => format!("blocks {first} to {last}"),
+    }
 }
 
 /// Everything but the control file first; then the control file, which makes it a cluster.
@@ -415,6 +433,13 @@ fn stays_inside(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_is_named_by_the_pages_in_it() {
+        for (at, bytes, named) in [(0, 8192, "block 0"), (0, 8193, "blocks 0 to 1"), (1 << 20, 1 << 20, "blocks 128 to 255"), (0, 0, "block 0")] {
+            assert_eq!(blocks(at, bytes), named);
+        }
+    }
 
     #[test]
     fn a_path_that_leads_out_of_the_data_directory_is_refused() {

@@ -4,6 +4,7 @@ mod ahead;
 mod doubt;
 mod epochs;
 mod error;
+mod fallback;
 mod fetch;
 mod files;
 mod known;
@@ -12,17 +13,20 @@ mod names;
 mod pacing;
 mod plan;
 mod replay;
+mod spoiled;
 mod spool;
 mod supply;
 mod target;
 
 pub use epochs::plan;
 pub use error::RestoreError;
+pub use fallback::{Alternative, LossWindow, OnDamage, Way, alternatives, choose};
 pub use fetch::{Fetched, fetch};
 pub use files::{Restored, TablespaceMap};
 pub use known::{StoredEnd, stored_end};
 pub use plan::{PlanSummary, RestorePlan, Stop, Wish};
 pub use replay::Recovered;
+pub use spoiled::Spoiled;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
 pub use target::Target;
@@ -33,7 +37,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Clock, Event, Events, Step};
+use terms::{Clock, Event, Events, RecoveryTarget, Step};
 use tokio::runtime::Handle;
 
 /// How to carry a plan out.
@@ -57,6 +61,12 @@ pub struct RestoreReport {
     pub took: Duration,
 }
 
+impl RestoreReport {
+    fn new() -> Self {
+        Self { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO }
+    }
+}
+
 /// Restores the files and recovers the cluster; at the end it is promoted, cleanly stopped and durable.
 pub async fn restore(
     reader: &Reader,
@@ -67,11 +77,25 @@ pub async fn restore(
     events: Arc<dyn Events>,
 ) -> Result<RestoreReport, RestoreError> {
     let mut report = restore_only_files(reader, plan, target, options, clock, events.clone()).await?;
-    let mut steps = Steps { events: &*events, report: &mut report };
+    recover(reader, plan, target, options, events, &mut report).await?;
+    Ok(report)
+}
+
+/// Recovers the cluster whose files were restored, as planned; at the end it is promoted, cleanly stopped and durable. After damage in
+/// the log it can be called again with a plan that ends before it: the server goes on from where it had come to.
+pub async fn recover(
+    reader: &Reader,
+    plan: &RestorePlan,
+    target: &Target,
+    options: &RestoreOptions,
+    events: Arc<dyn Events>,
+    report: &mut RestoreReport,
+) -> Result<(), RestoreError> {
+    let mut steps = Steps { events: &*events, report };
     let recovered =
         steps.run_async(Step::Replay, replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events.clone())).await?;
     report.recovered = Some(recovered);
-    Ok(report)
+    Ok(())
 }
 
 /// Restores the files, durably, and starts nothing.
@@ -85,7 +109,7 @@ pub async fn restore_only_files(
 ) -> Result<RestoreReport, RestoreError> {
     let began = Instant::now();
     let now = clock.now();
-    let mut report = RestoreReport { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO };
+    let mut report = RestoreReport::new();
     let mut steps = Steps { events: &*events, report: &mut report };
     let moved = steps.run(Step::MoveAside, || target.prepare(now))?;
     if let Some(to) = &moved {
@@ -113,7 +137,9 @@ pub async fn restore_only_files(
 pub fn write_recovery_settings(plan: &RestorePlan, target: &Target, restore_command: &str) -> Result<(), RestoreError> {
     let path = target.data_dir.join("postgresql.auto.conf");
     let mut lines = String::from("# Written by bowline restore --files-only\n");
-    let mut settings = replay::recovery_settings(plan);
+    // Whoever starts it later to get the latest state wants what is stored by then.
+    let last_record = plan.last_record.filter(|_| plan.target != RecoveryTarget::Latest);
+    let mut settings = replay::recovery_settings(plan, last_record);
     settings.push(("restore_command".into(), restore_command.to_owned()));
     for (name, value) in settings {
         lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));

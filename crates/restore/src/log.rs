@@ -41,6 +41,15 @@ pub(crate) enum Found<T> {
     NotBefore(Lsn),
 }
 
+/// What a stretch of the log ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// Where the last record begins.
+    pub(crate) last_record: Option<Lsn>,
+    /// The latest end of a transaction.
+    pub(crate) last_end: Option<Timestamp>,
+}
+
 impl Log<'_> {
     fn source(&self) -> WalSource {
         WalSource { major: self.major, system_id: self.system_id, timeline: self.timeline, segment_size: self.size }
@@ -166,6 +175,37 @@ impl Log<'_> {
             }
             back *= 2;
         }
+    }
+
+    /// The last record that ends at or before `end`, and the latest end of a transaction up to there. The index is asked first; of
+    /// the log only the end is read, unless it takes more to see a record, and, with `wants_end`, the end of a transaction.
+    pub(crate) async fn tail(&self, segments: &[SegmentName], index: &WalIndex, backup_start: Lsn, end: Lsn, wants_end: bool) -> Result<Tail, RestoreError> {
+        let near = segments.partition_point(|name| name.start(self.size) < end).max(1).min(segments.len());
+        let mut back = 1;
+        loop {
+            let first = near.saturating_sub(back);
+            let begin = (first == 0).then_some(backup_start);
+            let known = segments[..first].iter().filter_map(|name| index.entry(*name)).filter_map(|entry| entry.max_end).max();
+            let mut tail = Tail { last_record: None, last_end: known };
+            let walked = self.walk_all(&segments[first..near], begin, |record| {
+                if record.end > end {
+                    return ControlFlow::Break(());
+                }
+                tail.last_record = Some(record.start);
+                tail.last_end = tail.last_end.max(record.kind.ended_at());
+                ControlFlow::Continue(())
+            });
+            walked.await?;
+            if (tail.last_record.is_some() && (tail.last_end.is_some() || !wants_end)) || first == 0 {
+                return Ok(tail);
+            }
+            back *= 2;
+        }
+    }
+
+    /// Where the log in `segments` truly ends, by reading all of it from `from` on.
+    pub(crate) async fn end_by_reading(&self, segments: &[SegmentName], from: Lsn) -> Result<Lsn, RestoreError> {
+        Ok(self.walk_all(segments, Some(from), |_| ControlFlow::Continue(())).await?.at)
     }
 
     /// Where the log breaks off before `end`, as far as the index gives reason to look: where it knows of damage, and where what it

@@ -7,6 +7,7 @@
 use crate::RestoreError;
 use crate::ahead::Window;
 use crate::fetch::write_durably;
+use crate::plan::RestorePlan;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -29,6 +30,9 @@ const BYTES_AHEAD: u64 = 512 << 20;
 const IN_MEMORY_BYTES: u64 = 128 << 20;
 /// How often a store that fails is asked again before the server is told.
 const TRIES: u32 = 5;
+
+/// What a history that cannot be had is replaced by: no line of it names an ancestor.
+const STAND_IN: &[u8] = b"# This timeline's history is damaged or missing in the repository. Its number is taken.\n";
 
 /// Serves until it is dropped.
 pub(crate) struct Supply {
@@ -56,16 +60,18 @@ struct Shelf {
     /// Bounds what is on its way; who waits longest goes first.
     turns: Semaphore,
     waited_micros: AtomicU64,
+    /// Why a file that was asked for could not be had, the first time.
+    failure: std::sync::Mutex<Option<(WalName, RestoreError)>>,
+    /// Timelines of which only that they were there is known.
+    without_history: HashSet<Timeline>,
 }
 
 impl Supply {
     /// Listens on a socket in `folder`, which the server's user can enter and write to, and begins to fetch at once.
     pub(crate) fn start(
         reader: &Reader,
-        system_id: SystemId,
-        plan: &[SegmentName],
+        plan: &RestorePlan,
         segment_size: SegmentSize,
-        histories: &[Timeline],
         socket: PathBuf,
         folder: PathBuf,
         owner: pg::Owner,
@@ -76,17 +82,19 @@ impl Supply {
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).map_err(RestoreError::file("set the mode of", &socket))?;
         let shelf = Arc::new(Shelf {
             reader: reader.clone(),
-            system_id,
+            system_id: plan.backup.system_id,
             segment_size,
-            histories: histories.iter().copied().collect(),
-            order: plan.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
-            plan: plan.to_vec(),
+            histories: plan.histories.iter().copied().collect(),
+            without_history: plan.without_history.iter().copied().collect(),
+            order: plan.segments.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
+            plan: plan.segments.clone(),
             folder,
             owner,
             events,
-            ahead: Mutex::new(Window::new(plan.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
+            ahead: Mutex::new(Window::new(plan.segments.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
             turns: Semaphore::new((IN_MEMORY_BYTES / (2 * segment_size.bytes())).clamp(1, 8) as usize),
             waited_micros: AtomicU64::new(0),
+            failure: std::sync::Mutex::default(),
         });
         // Before the server is even started: its first question finds the answer.
         shelf.move_to(&mut *shelf.ahead.try_lock().map_err(|e| RestoreError::Bug(e.to_string()))?, 0);
@@ -99,6 +107,11 @@ impl Supply {
             }
         });
         Ok(Self { task, socket, shelf })
+    }
+
+    /// Why the server was told that a file cannot be had, the first time it was.
+    pub(crate) fn failure(&self) -> Option<(WalName, RestoreError)> {
+        self.shelf.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
     /// How long the server waited for segments that were not there when it asked.
@@ -121,23 +134,29 @@ async fn serve(shelf: &Arc<Shelf>, stream: UnixStream) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
-    let answer = match shelf.answer(line.trim_end()).await {
+    let Ok(name) = line.trim_end().parse::<WalName>() else { return write.write_all(b"absent\n").await };
+    let answer = match shelf.answer(&name).await {
         Ok(Some(path)) => format!("file {}\n", path.display()),
         Ok(None) => "absent\n".to_owned(),
-        Err(e) => format!("failed {}\n", e.in_a_line().replace('\n', " ")),
+        Err(e) => {
+            let why = e.in_a_line().replace('\n', " ");
+            shelf.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert((name, e));
+            format!("failed {why}\n")
+        }
     };
     write.write_all(answer.as_bytes()).await
 }
 
 impl Shelf {
-    async fn answer(self: &Arc<Self>, name: &str) -> Result<Option<PathBuf>, RestoreError> {
-        let Ok(name) = name.parse::<WalName>() else { return Ok(None) };
+    async fn answer(self: &Arc<Self>, name: &WalName) -> Result<Option<PathBuf>, RestoreError> {
         match name {
-            WalName::Segment(segment) => match self.order.get(&segment) {
-                Some(at) => self.segment(segment, *at).await.map(Some),
+            WalName::Segment(segment) => match self.order.get(segment) {
+                Some(at) => self.segment(*segment, *at).await.map(Some),
                 None => Ok(None),
             },
-            WalName::History(timeline) if self.histories.contains(&timeline) => fetch(self.clone(), name).await.map(Some),
+            WalName::History(timeline) if self.histories.contains(timeline) => fetch(self.clone(), name.clone()).await.map(Some),
+            // The server only looks whether it is there, so as not to give its number to the new timeline.
+            WalName::History(timeline) if self.without_history.contains(timeline) => put_down(self, name, STAND_IN).map(Some),
             _ => Ok(None),
         }
     }

@@ -97,6 +97,27 @@ impl Target {
         Ok(moved)
     }
 
+    /// Removes what this process put there and left half done, tablespaces included, so that it can begin again: whatever was there
+    /// before it was moved aside then. Returns the place as it is now.
+    pub fn clear_half_done(&self) -> Result<Self, RestoreError> {
+        self.refuse_running()?;
+        let links = self.data_dir.join("pg_tblspc");
+        for link in fs::read_dir(&links).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            for item in fs::read_dir(&link).into_iter().flatten().flatten() {
+                let name = item.file_name().to_string_lossy().into_owned();
+                if name.starts_with("PG_") && !name.contains(".before-") {
+                    fs::remove_dir_all(item.path()).map_err(RestoreError::file("remove", item.path()))?;
+                }
+            }
+        }
+        for item in fs::read_dir(&self.data_dir).into_iter().flatten().flatten() {
+            let path = item.path();
+            let removed = if item.file_type().is_ok_and(|t| t.is_dir()) { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(RestoreError::file("remove", &path))?;
+        }
+        Ok(Self { occupied: false, ..self.clone() })
+    }
+
     /// Makes a directory that only the owner can enter, and its parents.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<(), RestoreError> {
         if let Some(parent) = path.parent() {

@@ -4,6 +4,7 @@ use crate::args::{Common, RestoreArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::verbs::confirm::confirm;
+use crate::verbs::damage::{self, Course};
 use crate::verbs::handover::{Started, start};
 use crate::wiring::{Wiring, cores, program};
 use restore::{RestoreOptions, RestorePlan, RestoreReport, TablespaceMap, Target};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Event, Events, SystemClock};
+use terms::{Event, Events};
 
 pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let began = Instant::now();
@@ -20,7 +21,8 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
     let reader = wiring.reader().await?;
-    let plan = restore::plan(&reader, &asked.goal.wish()).await?;
+    let mut course = damage::plan(&reader, asked, printer).await?;
+    let plan = course.plan.clone();
     let target = Target::inspect(&data_dir)?;
     let options = RestoreOptions {
         tablespaces: tablespaces(asked, &target, is_side),
@@ -35,7 +37,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     show_plan(printer, &plan, &target, &options, asked, is_side);
     if asked.plan {
         printer
-            .result(json!({ "plan": plan.summary(), "target": data_dir, "moves_aside": target.is_occupied(), "server_running": target.running() }));
+            .result(json!({ "plan": plan.summary(), "loss": course.taken.as_ref().map(damage::loss_json), "target": data_dir, "moves_aside": target.is_occupied(), "server_running": target.running() }));
         return Ok(ExitCode::SUCCESS);
     }
     target.refuse_running()?;
@@ -46,18 +48,14 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         target: plan.target.clone(),
         segments: plan.segments.len() as u64,
     });
-    let report = if asked.files_only {
-        let report = restore::restore_only_files(&reader, &plan, &target, &options, &SystemClock, printer.clone()).await?;
-        if let Some(config) = &wiring.config.path {
-            restore::write_recovery_settings(&plan, &target, &restore::restore_command(&options.program, config))?;
-        }
-        report
-    } else {
-        restore::restore(&reader, &plan, &target, &options, &SystemClock, printer.clone()).await?
-    };
+    let report = damage::restore(&reader, &mut course, asked, &target, &options, printer).await?;
+    let plan = course.plan.clone();
+    if let (true, Some(config)) = (asked.files_only, &wiring.config.path) {
+        restore::write_recovery_settings(&plan, &target, &restore::restore_command(&options.program, config))?;
+    }
     let started = if asked.files_only || asked.no_start { Started::No } else { start(&wiring, &plan, &target, &report, is_side).await? };
     printer.finish();
-    show_report(printer, &plan, &target, &report, &started, began.elapsed());
+    show_report(printer, &course, &target, &report, &started, began.elapsed());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,7 +102,8 @@ fn show_plan(printer: &Printer, plan: &RestorePlan, target: &Target, options: &R
     plan.notes.iter().for_each(|note| printer.say(format!("note         {note}")));
 }
 
-fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, started: &Started, took: Duration) {
+fn show_report(printer: &Printer, course: &Course, target: &Target, report: &RestoreReport, started: &Started, took: Duration) {
+    let plan = &course.plan;
     let copy = report.steps.iter().find(|(step, _)| *step == terms::Step::CopyFiles).map_or(Duration::ZERO, |(_, took)| *took);
     printer.say("");
     printer.say(format!(
@@ -119,6 +118,9 @@ fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &
         if let Some(at) = &recovered.last_transaction {
             printer.say(format!("last change  {at}"));
         }
+    }
+    if let Some(taken) = &course.taken {
+        damage::show_loss(printer, taken);
     }
     if let Some(aside) = &report.moved_aside {
         printer.say(format!("old data     {}", aside.display()));
@@ -145,7 +147,7 @@ fn show_report(printer: &Printer, plan: &RestorePlan, target: &Target, report: &
         _ => None,
     };
     printer.result(json!({
-        "plan": plan.summary(), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
+        "plan": plan.summary(), "loss": course.taken.as_ref().map(damage::loss_json), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
         "bytes": report.restored.bytes, "recovered": recovered, "steps": steps, "seconds": took.as_secs_f64(),
         "running": *started != Started::No, "socket_dir": socket_dir,
     }));
