@@ -4,7 +4,7 @@ use pg::{DiskError, InstanceError};
 use repo::RepoError;
 use seal::SealError;
 use std::path::PathBuf;
-use terms::{BackupId, Class, Explain, Lsn, SegmentName, Timeline};
+use terms::{BackupId, Class, Explain, Lsn, SegmentName, SystemId, Timeline};
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum RestoreError {
     /// A segment could not be had while the server replayed: the server ended, and was not promoted.
     #[error("cannot restore to {target}: WAL segment {segment} {}", if *class == Class::Missing { "is missing" } else { "is damaged" })]
     Broken { target: String, segment: SegmentName, why: String, class: Class },
+    /// A segment is that of another cluster.
+    #[error("WAL segment {segment} belongs to another cluster")]
+    Foreign { segment: SegmentName, wanted: SystemId, found: SystemId },
     /// A timeline's history cannot be read, so that nobody knows the way to it.
     #[error("the history of timeline {timeline} {}", if *class == Class::Missing { "is missing" } else { "is damaged" })]
     History { timeline: Timeline, why: String, class: Class },
@@ -106,6 +109,7 @@ impl Explain for RestoreError {
             Self::Unreachable { .. } => "target-unreachable",
             Self::Hole { .. } | Self::Broken { class: Class::Missing, .. } | Self::History { class: Class::Missing, .. } => "wal-missing",
             Self::Broken { .. } | Self::History { .. } => "wal-damaged",
+            Self::Foreign { .. } => "wal-foreign",
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } => "timeline-ambiguous",
             Self::SeveralEpochs { .. } => "epoch-ambiguous",
             Self::Target { .. } => "target-unusable",
@@ -123,7 +127,7 @@ impl Explain for RestoreError {
             Self::Repo(e) | Self::Backup { source: e, .. } => e.class(),
             Self::Disk(e) => e.class(),
             Self::Instance(e) => e.class(),
-            Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
+            Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } | Self::Foreign { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
             Self::Broken { class, .. } | Self::History { class, .. } => *class,
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => {
@@ -144,6 +148,7 @@ impl Explain for RestoreError {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
             }
             Self::Ambiguous { why, .. } | Self::SeveralEpochs { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
+            Self::Foreign { wanted, found, .. } => format!("Its pages are of the cluster with system identifier {found}, not of {wanted}."),
             Self::History { why, .. } => format!("{why} Nothing was touched."),
             Self::Broken { why, .. } => format!("{why} The server that replayed the log was stopped, and was not promoted."),
             Self::SeveralPoints { places, .. } => format!("The name was given {} times: {}.", places.len(), places.join(", ")),
@@ -181,7 +186,9 @@ impl Explain for RestoreError {
             Self::Cut { at, .. } => {
                 format!("Restore to what lies before the damage, --to {at}, or to an instant after a later backup; bowline wal audit names both.")
             }
-            Self::Broken { .. } | Self::History { .. } => "Look for it on the server, a standby or a copy of the bucket.".into(),
+            Self::Broken { .. } | Self::History { .. } | Self::Foreign { .. } => {
+                "Look for it on the server, a standby or a copy of the bucket.".into()
+            }
             Self::Early { .. } => "Look at the server's log beside the target, and run the restore again.".into(),
             Self::Path { .. } => "Do not trust this repository; restore from a copy of the bucket.".into(),
             Self::Fetch { .. } => "The server will be told that this failed, not that the file does not exist.".into(),

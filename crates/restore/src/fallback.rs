@@ -1,11 +1,11 @@
 //! Where damage is in the way of a restore: what can be restored instead, and what each way loses.
 
+use crate::RestoreError;
 use crate::epochs::{Around, plan_around};
 use crate::known::Known;
 use crate::log::Log;
 use crate::plan::{RestorePlan, Stop, Wish};
 use crate::spoiled::Spoiled;
-use crate::RestoreError;
 use repo::{BackupDocument, Reader};
 use serde::Serialize;
 use std::fmt;
@@ -202,13 +202,7 @@ fn is_by(backup: &BackupDocument, target: &RecoveryTarget) -> bool {
     }
 }
 
-async fn loss_of(
-    reader: &Reader,
-    way: Way,
-    plan: &RestorePlan,
-    asked: Option<Timestamp>,
-    error: &RestoreError,
-) -> Result<LossWindow, RestoreError> {
+async fn loss_of(reader: &Reader, way: Way, plan: &RestorePlan, asked: Option<Timestamp>, error: &RestoreError) -> Result<LossWindow, RestoreError> {
     let backup = &plan.backup;
     let log = Log { reader, system_id: backup.system_id, major: backup.major, size: backup.segment_bytes, timeline: plan.timeline };
     let stored_to = plan.segments.last().map_or(backup.stop.lsn, |last| last.end(log.size));
@@ -308,7 +302,13 @@ mod tests {
 
     #[test]
     fn what_is_lost_begins_at_the_last_transaction_or_at_the_backups_end() {
-        for (last_kept, asked, lost) in [(Some(150), Some(200), Some(50)), (Some(90), Some(200), Some(100)), (None, Some(200), Some(100)), (Some(150), None, None), (Some(250), Some(200), Some(0))] {
+        for (last_kept, asked, lost) in [
+            (Some(150), Some(200), Some(50)),
+            (Some(90), Some(200), Some(100)),
+            (None, Some(200), Some(100)),
+            (Some(150), None, None),
+            (Some(250), Some(200), Some(0)),
+        ] {
             let found = loss(kept(last_kept, 100), asked.map(at), String::new());
             assert_eq!(found.lost, lost.map(Duration::from_secs), "kept {last_kept:?}, asked {asked:?}");
         }

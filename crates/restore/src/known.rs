@@ -61,7 +61,18 @@ impl Known {
             damaged_histories.push((timeline, format!("{}: {damaged}.", repo::wal_object(system_id, &name))));
         }
         let has_receiver = reader.lease(RECEIVER_LEASE).await?.is_some();
-        Ok(Self { epoch: epoch.clone(), ended, backups, view, histories, damaged_histories, spoiled: spoiled.clone(), parted, coverage, has_receiver })
+        Ok(Self {
+            epoch: epoch.clone(),
+            ended,
+            backups,
+            view,
+            histories,
+            damaged_histories,
+            spoiled: spoiled.clone(),
+            parted,
+            coverage,
+            has_receiver,
+        })
     }
 
     /// The newest timeline that anything is stored of.

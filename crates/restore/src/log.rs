@@ -1,7 +1,8 @@
 //! Reads the stored write-ahead log to answer what a plan must know: where it ends, which commits and restore points it holds.
 
 use crate::RestoreError;
-use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, WalSource};
+use pg::DiskError;
+use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, SegmentHeader, WalSource};
 use repo::{IndexEntry, Reader, RepoError, WalIndex};
 use std::ops::ControlFlow;
 use terms::{Class, Explain, Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
@@ -50,6 +51,14 @@ pub(crate) struct Tail {
     pub(crate) last_end: Option<Timestamp>,
 }
 
+/// A segment of another cluster is no end of this one's log. What else can be wrong with one shows when its records are read.
+pub(crate) fn refuse_foreign(bytes: &[u8], segment: SegmentName, system_id: SystemId, size: SegmentSize) -> Result<(), RestoreError> {
+    match SegmentHeader::read(bytes, &segment.to_string()).and_then(|header| header.check(segment, system_id, size)) {
+        Err(DiskError::ForeignSegment { wanted, found, .. }) => Err(RestoreError::Foreign { segment, wanted, found }),
+        _ => Ok(()),
+    }
+}
+
 impl Log<'_> {
     fn source(&self) -> WalSource {
         WalSource { major: self.major, system_id: self.system_id, timeline: self.timeline, segment_size: self.size }
@@ -57,7 +66,9 @@ impl Log<'_> {
 
     async fn segment(&self, name: SegmentName) -> Result<Vec<u8>, RestoreError> {
         let found = self.reader.fetch_segment(self.system_id, name, self.size).await?.padded(self.size);
-        found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })
+        let bytes = found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })?;
+        refuse_foreign(&bytes, name, self.system_id, self.size)?;
+        Ok(bytes)
     }
 
     /// What the index says of these segments.
@@ -148,6 +159,10 @@ impl Log<'_> {
                     at += count.min(read + 1);
                     Met::Unreadable(e)
                 }
+                Err(e @ RestoreError::Foreign { .. }) => {
+                    at += count.min(read + 1);
+                    Met::Unreadable(e)
+                }
                 Err(e) => return Err(e),
             };
             if each(met).is_break() {
@@ -179,7 +194,14 @@ impl Log<'_> {
 
     /// The last record that ends at or before `end`, and the latest end of a transaction up to there. The index is asked first; of
     /// the log only the end is read, unless it takes more to see a record, and, with `wants_end`, the end of a transaction.
-    pub(crate) async fn tail(&self, segments: &[SegmentName], index: &WalIndex, backup_start: Lsn, end: Lsn, wants_end: bool) -> Result<Tail, RestoreError> {
+    pub(crate) async fn tail(
+        &self,
+        segments: &[SegmentName],
+        index: &WalIndex,
+        backup_start: Lsn,
+        end: Lsn,
+        wants_end: bool,
+    ) -> Result<Tail, RestoreError> {
         let near = segments.partition_point(|name| name.start(self.size) < end).max(1).min(segments.len());
         let mut back = 1;
         loop {

@@ -6,7 +6,10 @@ use crate::plan::{RestorePlan, Stop};
 use crate::spoiled::is_spoiled;
 use crate::supply::Supply;
 use crate::target::Target;
-use pg::{CONTROL_FILE, ClusterState, ControlFile, InstanceError, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel, find_bin_dir};
+use pg::{
+    CONTROL_FILE, ClusterState, ControlFile, InstanceError, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel,
+    find_bin_dir,
+};
 use repo::Reader;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -80,10 +83,7 @@ async fn why_it_ended(reader: &Reader, plan: &RestorePlan, failure: Option<(WalN
     match failure {
         // What the store or a key has to do with may pass, or be put right: nothing is known to be damaged.
         Some((WalName::Segment(segment), e @ (RestoreError::Repo(_) | RestoreError::Fetch { .. }))) => {
-            let class = match &e {
-                RestoreError::Fetch { .. } => Class::Missing,
-                e => e.class(),
-            };
+            let class = if matches!(e, RestoreError::Fetch { .. }) { Class::Missing } else { Class::Damaged };
             return match is_spoiled(&e) {
                 true => RestoreError::Broken { target, segment, why: format!("{}.", e.in_a_line().trim_end_matches('.')), class },
                 false => e,

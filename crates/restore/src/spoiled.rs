@@ -75,7 +75,7 @@ fn thing(error: &RestoreError) -> Option<Thing> {
     match error {
         RestoreError::Hole { missing, .. } => Some(Thing::Segment(*missing)),
         RestoreError::Cut { segment, .. } => Some(Thing::Break(*segment)),
-        RestoreError::Broken { segment, .. } => Some(Thing::Segment(*segment)),
+        RestoreError::Broken { segment, .. } | RestoreError::Foreign { segment, .. } => Some(Thing::Segment(*segment)),
         RestoreError::History { timeline, .. } => Some(Thing::History(*timeline)),
         RestoreError::Chunk { backup, .. } | RestoreError::Backup { backup, .. } => Some(Thing::Backup(*backup)),
         RestoreError::Repo(RepoError::Manifest { backup, .. }) => backup.parse().ok().map(Thing::Backup),

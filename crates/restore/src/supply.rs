@@ -7,6 +7,7 @@
 use crate::RestoreError;
 use crate::ahead::Window;
 use crate::fetch::write_durably;
+use crate::log::refuse_foreign;
 use crate::plan::RestorePlan;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
@@ -209,6 +210,9 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
         };
         match found {
             Ok(Some(bytes)) => {
+                if let WalName::Segment(segment) = name {
+                    refuse_foreign(&bytes, segment, shelf.system_id, shelf.segment_size)?;
+                }
                 let put = tokio::task::spawn_blocking(move || put_down(&shelf, &name, &bytes));
                 return put.await.map_err(|e| RestoreError::Bug(e.to_string()))?;
             }
