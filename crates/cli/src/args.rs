@@ -190,6 +190,15 @@ pub struct RestoreArgs {
     /// Recover and promote, then leave the server stopped
     #[arg(long, conflicts_with = "files_only")]
     pub no_start: bool,
+    /// When WAL or a backup on the way is damaged or missing: ask, stop-before, later-backup, nearest-backup or refuse
+    ///
+    /// Unless said otherwise a person is asked, and with nobody there the restore is refused. A way that loses nothing, such as an older
+    /// backup and more WAL, is taken with each of the three that go on.
+    #[arg(long, value_name = "WHAT")]
+    pub on_damage: Option<restore::OnDamage>,
+    /// Let a backup do that was complete only after the target
+    #[arg(long)]
+    pub allow_after: bool,
     /// Leave the service alone: run none of the commands of [service]
     #[arg(long)]
     pub no_service: bool,

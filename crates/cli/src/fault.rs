@@ -4,7 +4,7 @@ use terms::{Advice, Class, Explain};
 
 /// An error on its way to the printer.
 #[derive(Debug)]
-pub struct Fault(pub Advice);
+pub struct Fault(pub Advice, pub Option<(&'static str, serde_json::Value)>);
 
 impl Fault {
     /// The command or the configuration is wrong.
@@ -13,7 +13,11 @@ impl Fault {
     }
     /// An explanation made here.
     pub fn of(slug: &'static str, class: Class, summary: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self(Advice { slug, class, summary: summary.into(), detail: detail.into(), hint: hint.into() })
+        Self(Advice { slug, class, summary: summary.into(), detail: detail.into(), hint: hint.into() }, None)
+    }
+    /// With more that its JSON says.
+    pub fn with(self, name: &'static str, value: serde_json::Value) -> Self {
+        Self(self.0, Some((name, value)))
     }
     /// Its exit code.
     pub fn exit_code(&self) -> u8 {
@@ -23,6 +27,6 @@ impl Fault {
 
 impl<E: Explain> From<E> for Fault {
     fn from(e: E) -> Self {
-        Self(e.advice())
+        Self(e.advice(), None)
     }
 }

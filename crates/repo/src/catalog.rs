@@ -4,6 +4,7 @@ use crate::{Encryption, Reader, RepoError, Writer, document, layout};
 use futures::{StreamExt, TryStreamExt};
 use seal::{KeyId, RepositoryId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use store::Created;
 use terms::{BackupId, BackupKind, Lsn, SegmentSize, SystemId, Timeline, Timestamp};
 
@@ -57,8 +58,14 @@ pub struct BackupDocument {
 impl Reader {
     /// Every listed backup, oldest first. Folders without a `backup.json` are attempts and are not backups.
     pub async fn backups(&self) -> Result<Vec<BackupDocument>, RepoError> {
+        self.backups_without(&BTreeSet::new()).await
+    }
+
+    /// [`Reader::backups`] as if these were not there: nothing of them is read, so that a damaged one is in nobody's way.
+    pub async fn backups_without(&self, left_out: &BTreeSet<BackupId>) -> Result<Vec<BackupDocument>, RepoError> {
         let kind = BackupKind::Full;
-        let ids: Vec<BackupId> = self.store.folders(&kind.to_string()).await?.iter().filter_map(|name| name.parse().ok()).collect();
+        let ids = self.store.folders(&kind.to_string()).await?;
+        let ids: Vec<BackupId> = ids.iter().filter_map(|name| name.parse().ok()).filter(|id| !left_out.contains(id)).collect();
         let mut found: Vec<BackupDocument> = futures::stream::iter(ids)
             .map(|id| self.backup_if_listed(kind, id))
             .buffer_unordered(16)

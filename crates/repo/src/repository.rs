@@ -89,7 +89,13 @@ impl Reader {
     /// Reads an object's header and finds its key.
     pub async fn open_object(&self, path: &ObjectPath, kind: ObjectKind, header: &[u8]) -> Result<OpenObject, RepoError> {
         if let Some(id) = OpenObject::key_named(header) {
-            self.keyring.open(&*self.store, id).await?;
+            match self.keyring.open(&*self.store, id).await {
+                // What is to blame is this object, or nobody could tell which one it is.
+                Err(RepoError::Store(store::StoreError::Missing { .. })) => {
+                    return Err(RepoError::object(path)(seal::SealError::UnknownKey { key: id }));
+                }
+                opened => opened?,
+            };
         }
         OpenObject::open(header, kind, &self.document.id, path.as_str(), self.sealed_only(), |id| self.keyring.opened(id))
             .map_err(RepoError::object(path))

@@ -112,6 +112,30 @@ impl WalView {
         let pieces = timeline.pieces.last().map(|p| timeline.pieces_reach(p.segment, size));
         Some((timeline.timeline, whole.max(pieces)?))
     }
+    /// The first segment of this timeline of which anything is stored.
+    pub fn first_of(&self, timeline: Timeline) -> Option<SegmentName> {
+        let view = self.timeline(timeline)?;
+        let of_runs = view.runs.first().map(|run| run.first);
+        let of_pieces = view.pieces.first().map(|piece| piece.segment.number(self.segment_bytes));
+        let first = [of_runs, of_pieces].into_iter().flatten().min()?;
+        Some(SegmentName::numbered(first, timeline, self.segment_bytes))
+    }
+    /// As if nothing were stored of the segments of which `is_gone` says so.
+    pub fn leave_out(&mut self, is_gone: impl Fn(SegmentName) -> bool) {
+        let size = self.segment_bytes;
+        for view in &mut self.timelines {
+            view.pieces.retain(|piece| !is_gone(piece.segment));
+            let mut runs: Vec<SegmentRun> = Vec::new();
+            for number in view.runs.iter().flat_map(|run| run.first..=run.last) {
+                match runs.last_mut() {
+                    _ if is_gone(SegmentName::numbered(number, view.timeline, size)) => {}
+                    Some(run) if run.last + 1 == number => run.last = number,
+                    _ => runs.push(SegmentRun { first: number, last: number }),
+                }
+            }
+            view.runs = runs;
+        }
+    }
     /// How many segments there are.
     pub fn segments(&self) -> u64 {
         self.timelines.iter().flat_map(|t| &t.runs).map(|r| r.last - r.first + 1).sum()

@@ -162,6 +162,11 @@ impl Journal {
         Self { rewrites, ..self }
     }
 
+    /// With other files than those that were restored, or half restored.
+    pub fn from_the_files(self) -> Self {
+        Self { stage: self.stage.min(Stage::SetAside), ..self }
+    }
+
     /// This one in the place of one that is given up: what was stopped then is stopped still.
     pub fn after(self, given_up: &Self) -> Self {
         Self { unit: given_up.unit.clone(), ..self }

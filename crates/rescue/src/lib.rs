@@ -14,7 +14,7 @@ pub use run::rescue;
 pub use server::Started;
 
 use checks::Question;
-use restore::RestoreOptions;
+use restore::{RestoreOptions, RestorePlan};
 use std::path::Path;
 use std::time::Duration;
 use terms::{Advice, BackupId, Lsn, Timeline};
@@ -75,6 +75,8 @@ pub enum Salvage {
 pub trait Lent {
     /// Stores what the old pg_wal holds beyond what is stored.
     fn salvage(&self, data_dir: &Path) -> impl Future<Output = Result<Salvage, Advice>>;
+    /// Plans again what is asked for, with all that is stored by now.
+    fn plan(&self) -> impl Future<Output = Result<RestorePlan, Advice>>;
     /// Makes the slot, and returns when WAL of this timeline is proven to arrive in the repository.
     fn receive(&self, timeline: Timeline) -> impl Future<Output = Result<(), Advice>>;
     /// Makes a full backup.

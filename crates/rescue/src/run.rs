@@ -100,7 +100,7 @@ impl<L: Lent> Rescue<'_, L> {
             }
             if is_latest {
                 // A server that stops sends its last WAL, and what was saved is new, too: latest is later than it was.
-                self.plan = Some(restore::plan(self.reader, &self.journal.wish()?).await?);
+                self.plan = Some(self.lent.plan().await.map_err(RescueError::Lent)?);
                 self.note_plan().await?;
             }
             self.journal.reach(Stage::Salvaged)?;

@@ -1,6 +1,7 @@
 //! Reads and opens everything that a plan will: each chunk of the backup, each record of the log up to where recovery stops. What
 //! passes here, a restore cannot find damaged, unless it is damaged afterwards.
 
+use crate::place::blocks;
 use crate::plan::Stop;
 use crate::{RestoreError, RestorePlan};
 use bytes::BytesMut;
@@ -95,7 +96,11 @@ async fn prove_log(reader: &Reader, plan: &RestorePlan, progress: &Progress, pro
         // The log ends there and has no record behind it.
         Stop::EndOfWal { at } if end >= at => {}
         _ if has_stopped => {}
-        _ => return Err(RestoreError::Cut { target: plan.target.to_string(), at: end, promised }),
+        _ => {
+            let broken = plan.segments.iter().rev().find(|name| name.start(size) <= end).or(plan.segments.first());
+            let segment = *broken.ok_or_else(|| RestoreError::Bug("a plan without segments was read".into()))?;
+            return Err(RestoreError::Cut { target: plan.target.to_string(), at: end, segment, promised });
+        }
     }
     Ok(Proven { segments, records, ..proven })
 }
@@ -252,8 +257,13 @@ fn work(shared: &Shared<'_>, mut digester: Digester, spans: &Receiver<Span>) -> 
         let mut bytes = fetched.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         let mut moved = 0;
         for Item { file, at, plain_bytes, chunk: ChunkRef(_, offset, stored, digest) } in items {
-            let damaged =
-                |source| RestoreError::Chunk { file: format!("{file} at byte {at}"), backup: shared.backup.id, pack: path.to_string(), source };
+            let damaged = |source| RestoreError::Chunk {
+                file: file.to_string(),
+                blocks: blocks(at, plain_bytes),
+                backup: shared.backup.id,
+                pack: path.to_string(),
+                source,
+            };
             let begin = (offset - from) as usize;
             opener.open(object, &mut bytes[begin..begin + stored as usize], &mut plain).map_err(damaged)?;
             if plain.len() as u64 != plain_bytes || digester.digest(&plain) != digest {

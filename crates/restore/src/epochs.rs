@@ -3,6 +3,7 @@
 use crate::RestoreError;
 use crate::known::Known;
 use crate::plan::{Planner, RestorePlan, Wish};
+use crate::spoiled::Spoiled;
 use repo::{BackupDocument, Epoch, Reader};
 use terms::{RecoveryTarget, Timestamp};
 
@@ -24,7 +25,20 @@ impl Span<'_> {
 /// backup by then; a position or a restore point must be of one epoch alone; the latest state is that of the present epoch; a
 /// backup that is named decides by itself.
 pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreError> {
-    let backups = reader.backups().await?;
+    plan_around(reader, wish, Around { spoiled: &Spoiled::default(), to_the_break: false }).await
+}
+
+/// What a plan has to do without, and what it does where that is in its way.
+#[derive(Clone, Copy)]
+pub(crate) struct Around<'s> {
+    pub(crate) spoiled: &'s Spoiled,
+    /// Where the target lies behind damage, everything before the damage is restored instead.
+    pub(crate) to_the_break: bool,
+}
+
+/// [`plan`] as if what is spoiled were not there.
+pub(crate) async fn plan_around(reader: &Reader, wish: &Wish, around: Around<'_>) -> Result<RestorePlan, RestoreError> {
+    let backups = reader.backups_without(around.spoiled.backups()).await?;
     if backups.is_empty() {
         return Err(RestoreError::NoBackup { address: reader.address() });
     }
@@ -33,17 +47,17 @@ pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreEr
     let refused = |why: String| RestoreError::Unreachable { target: target.clone(), why, window: String::new() };
     let outcome = match (wish.backup, &wish.target) {
         (Some(id), _) => match spans.iter().find(|span| span.backups.iter().any(|b| b.id == id)) {
-            Some(span) => within(reader, span, wish).await,
+            Some(span) => within(reader, span, wish, around).await,
             None => return Err(RestoreError::UnknownBackup { backup: id, address: reader.address() }),
         },
-        (None, _) if spans.len() == 1 => within(reader, &spans[0], wish).await,
+        (None, _) if spans.len() == 1 => within(reader, &spans[0], wish, around).await,
         (None, RecoveryTarget::Latest | RecoveryTarget::Immediate) => match spans.last() {
             Some(present) if present.backups.is_empty() => Err(refused(format!(
                 "The present epoch, {} since {}, has no backup yet. An earlier epoch is restored with --to TIME, or to its own end with --backup ID.",
                 present.name(),
                 present.epoch.since
             ))),
-            Some(present) => within(reader, present, wish).await,
+            Some(present) => within(reader, present, wish, around).await,
             None => Err(RestoreError::Bug("backups without an epoch".into())),
         },
         (None, RecoveryTarget::Time(at)) => {
@@ -53,11 +67,11 @@ pub async fn plan(reader: &Reader, wish: &Wish) -> Result<RestorePlan, RestoreEr
                 Some(span) if span.ended.is_some_and(|ended| *at >= ended) => {
                     Err(refused(format!("The epoch of {} had ended, and no backup of the next one was complete by then.", span.name())))
                 }
-                Some(span) => within(reader, span, wish).await,
+                Some(span) => within(reader, span, wish, around).await,
                 None => Err(refused("No backup was complete by then.".into())),
             }
         }
-        (None, RecoveryTarget::Lsn(_) | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_)) => in_one_alone(reader, &spans, wish).await,
+        (None, RecoveryTarget::Lsn(_) | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_)) => in_one_alone(reader, &spans, wish, around).await,
     };
     match outcome {
         Err(RestoreError::Unreachable { target, why, .. }) if spans.len() > 1 => {
@@ -74,10 +88,10 @@ fn spans<'r>(reader: &'r Reader, backups: &[BackupDocument]) -> Vec<Span<'r>> {
     document.epochs.iter().map(|epoch| Span { epoch, ended: ended(epoch), backups: of(epoch) }).collect()
 }
 
-async fn within(reader: &Reader, span: &Span<'_>, wish: &Wish) -> Result<RestorePlan, RestoreError> {
+async fn within(reader: &Reader, span: &Span<'_>, wish: &Wish, around: Around<'_>) -> Result<RestorePlan, RestoreError> {
     let once = async || {
-        let known = Known::gather(reader, span.epoch, span.ended, span.backups.clone()).await?;
-        Planner::new(reader, &known, wish)?.run().await
+        let known = Known::gather(reader, span.epoch, span.ended, span.backups.clone(), around.spoiled).await?;
+        Planner { to_the_break: around.to_the_break, ..Planner::new(reader, &known, wish)? }.run().await
     };
     match once().await {
         // A listing takes a while, and what was on its way at its beginning may be missing from it: a hole is still there when asked again.
@@ -87,11 +101,11 @@ async fn within(reader: &Reader, span: &Span<'_>, wish: &Wish) -> Result<Restore
 }
 
 /// Each cluster counts positions for itself, and a restore point's name may be given again.
-async fn in_one_alone(reader: &Reader, spans: &[Span<'_>], wish: &Wish) -> Result<RestorePlan, RestoreError> {
+async fn in_one_alone(reader: &Reader, spans: &[Span<'_>], wish: &Wish, around: Around<'_>) -> Result<RestorePlan, RestoreError> {
     let mut found: Option<(&Span<'_>, Result<RestorePlan, RestoreError>)> = None;
     let mut nowhere = None;
     for span in spans.iter().rev().filter(|span| !span.backups.is_empty()) {
-        match (within(reader, span, wish).await, &found) {
+        match (within(reader, span, wish, around).await, &found) {
             (Err(e @ RestoreError::Unreachable { .. }), _) => nowhere = nowhere.or(Some(e)),
             (_, Some((newer, _))) => {
                 let why = format!("The log of {} holds it, and so does that of {}.", newer.name(), span.name());
@@ -110,7 +124,7 @@ async fn in_one_alone(reader: &Reader, spans: &[Span<'_>], wish: &Wish) -> Resul
 async fn windows(reader: &Reader, spans: &[Span<'_>], wish: &Wish) -> Result<String, RestoreError> {
     let mut texts = Vec::new();
     for span in spans {
-        let known = Known::gather(reader, span.epoch, span.ended, span.backups.clone()).await?;
+        let known = Known::gather(reader, span.epoch, span.ended, span.backups.clone(), &Spoiled::default()).await?;
         let window = match Planner::new(reader, &known, wish) {
             _ if span.backups.is_empty() => None,
             Ok(planner) => planner.window().await?,

@@ -5,7 +5,7 @@ use pg::{DiskError, InstanceError};
 use repo::RepoError;
 use seal::SealError;
 use std::path::PathBuf;
-use terms::{BackupId, Class, Explain, Lsn, SegmentName, Timeline};
+use terms::{BackupId, Class, Explain, Lsn, SegmentName, SystemId, Timeline};
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
@@ -14,8 +14,11 @@ pub enum RestoreError {
     #[error(transparent)]
     Repo(#[from] RepoError),
     /// A chunk did not open.
-    #[error("cannot restore {file}")]
-    Chunk { file: String, backup: BackupId, pack: String, source: SealError },
+    #[error("cannot restore {file}, {blocks}")]
+    Chunk { file: String, blocks: String, backup: BackupId, pack: String, source: SealError },
+    /// An object of a backup is missing or damaged.
+    #[error("{source}")]
+    Backup { backup: BackupId, source: RepoError },
     /// Bytes of the cluster that do not parse.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -36,7 +39,16 @@ pub enum RestoreError {
     Hole { target: String, missing: SegmentName, reachable: Lsn },
     /// WAL is stored and makes no sense from a position on.
     #[error("cannot restore to {target}: WAL is damaged")]
-    Cut { target: String, at: Lsn, promised: Lsn },
+    Cut { target: String, at: Lsn, segment: SegmentName, promised: Lsn },
+    /// A segment could not be had while the server replayed: the server ended, and was not promoted.
+    #[error("cannot restore to {target}: WAL segment {segment} {}", if *class == Class::Missing { "is missing" } else { "is damaged" })]
+    Broken { target: String, segment: SegmentName, why: String, class: Class },
+    /// A segment is that of another cluster.
+    #[error("WAL segment {segment} belongs to another cluster")]
+    Foreign { segment: SegmentName, wanted: SystemId, found: SystemId },
+    /// A timeline's history cannot be read, so that nobody knows the way to it.
+    #[error("the history of timeline {timeline} {}", if *class == Class::Missing { "is missing" } else { "is damaged" })]
+    History { timeline: Timeline, why: String, class: Class },
     /// The instant exists on several timelines.
     #[error("{target} lies on several timelines")]
     Ambiguous { target: String, why: String, timelines: Vec<Timeline> },
@@ -88,6 +100,16 @@ impl RestoreError {
     }
 }
 
+impl RestoreError {
+    /// Says of which backup an object is that cannot be had for good.
+    pub(crate) fn of_backup(backup: BackupId) -> impl Fn(RepoError) -> Self {
+        move |source| match source.class() {
+            Class::Damaged | Class::Missing => Self::Backup { backup, source },
+            _ => Self::Repo(source),
+        }
+    }
+}
+
 fn is_full(e: &std::io::Error) -> bool {
     matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
@@ -95,13 +117,15 @@ fn is_full(e: &std::io::Error) -> bool {
 impl Explain for RestoreError {
     fn slug(&self) -> &'static str {
         match self {
-            Self::Repo(e) => e.slug(),
+            Self::Repo(e) | Self::Backup { source: e, .. } => e.slug(),
             Self::Chunk { .. } => "backup-damaged",
             Self::Disk(e) => e.slug(),
             Self::Instance(e) => e.slug(),
             Self::NoBackup { .. } | Self::UnknownBackup { .. } => "backup-missing",
             Self::Unreachable { .. } => "target-unreachable",
-            Self::Hole { .. } => "wal-missing",
+            Self::Hole { .. } | Self::Broken { class: Class::Missing, .. } | Self::History { class: Class::Missing, .. } => "wal-missing",
+            Self::Broken { .. } | Self::History { .. } => "wal-damaged",
+            Self::Foreign { .. } => "wal-foreign",
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } => "timeline-ambiguous",
             Self::SeveralEpochs { .. } => "epoch-ambiguous",
             Self::Target { .. } => "target-unusable",
@@ -121,13 +145,14 @@ impl Explain for RestoreError {
     }
     fn class(&self) -> Class {
         match self {
-            Self::Repo(e) => e.class(),
+            Self::Repo(e) | Self::Backup { source: e, .. } => e.class(),
             Self::Disk(e) => e.class(),
             Self::Instance(e) => e.class(),
             Self::NoRoom { .. } | Self::Lacking { .. } => Class::Refused,
-            Self::Pack { .. } | Self::Altered { .. } => Class::Damaged,
+            Self::Pack { .. } | Self::Altered { .. } | Self::Foreign { .. } => Class::Damaged,
             Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
+            Self::Broken { class, .. } | Self::History { class, .. } => *class,
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => {
                 Class::Refused
             }
@@ -138,7 +163,7 @@ impl Explain for RestoreError {
     }
     fn detail(&self) -> String {
         match self {
-            Self::Repo(e) => e.detail(),
+            Self::Repo(e) | Self::Backup { source: e, .. } => e.detail(),
             Self::Disk(e) => e.detail(),
             Self::Instance(e) => e.detail(),
             Self::Chunk { backup, pack, source, .. } => format!("Backup {backup}, {pack}: {source}."),
@@ -161,10 +186,13 @@ impl Explain for RestoreError {
                 let half = format!("What was in {} is overwritten in part, and no server can start there.", path.display());
                 format!("{} {half}", source.detail()).trim().to_owned()
             }
+            Self::Foreign { wanted, found, .. } => format!("Its pages are of the cluster with system identifier {found}, not of {wanted}."),
+            Self::History { why, .. } => format!("{why} Nothing was touched."),
+            Self::Broken { why, .. } => format!("{why} The server that replayed the log was stopped, and was not promoted."),
             Self::SeveralPoints { places, .. } => format!("The name was given {} times: {}.", places.len(), places.join(", ")),
             Self::File { source, .. } => format!("{source}."),
-            Self::Cut { at, promised, .. } => {
-                format!("The stored WAL is valid up to {at} only, but the server had come to {promised}. Nothing was touched.")
+            Self::Cut { at, segment, promised, .. } => {
+                format!("The stored WAL is valid up to {at} only, in segment {segment}, but the server had come to {promised}.")
             }
             Self::Early { promised, .. } => {
                 format!("The repository holds valid WAL up to {promised}. The restored server was stopped; it is not what was asked for.")
@@ -174,7 +202,7 @@ impl Explain for RestoreError {
     }
     fn hint(&self) -> String {
         match self {
-            Self::Repo(e) => e.hint(),
+            Self::Repo(e) | Self::Backup { source: e, .. } => e.hint(),
             Self::Disk(e) => e.hint(),
             Self::Instance(e) => e.hint(),
             Self::NoRoom { kept, .. } => {
@@ -210,6 +238,9 @@ impl Explain for RestoreError {
             Self::File { .. } => "Run as the user that owns the target, or as root.".into(),
             Self::Cut { at, .. } => {
                 format!("Restore to what lies before the damage, --to {at}, or to an instant after a later backup; bowline wal audit names both.")
+            }
+            Self::Broken { .. } | Self::History { .. } | Self::Foreign { .. } => {
+                "Look for it on the server, a standby or a copy of the bucket.".into()
             }
             Self::Early { .. } => "Look at the server's log beside the target, and run the restore again.".into(),
             Self::Path { .. } => "Do not trust this repository; restore from a copy of the bucket.".into(),

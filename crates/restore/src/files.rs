@@ -65,7 +65,7 @@ pub(crate) fn restore_files(
     events: &dyn Events,
 ) -> Result<Restored, RestoreError> {
     let digester = runtime.block_on(reader.digester())?;
-    let open = || runtime.block_on(ManifestReader::open_for(reader, backup));
+    let open = || runtime.block_on(ManifestReader::open_for(reader, backup)).map_err(RestoreError::of_backup(backup.id));
     let place = || Place { reader, backup, target, options, now, runtime, events };
     if options.occupied == Occupied::MoveAside || !target.is_occupied() {
         return place().fill(open()?, digester, Ground::default());
@@ -76,7 +76,7 @@ pub(crate) fn restore_files(
     // From here on the old copy is not whole any more.
     let half = |source| RestoreError::HalfRewritten { path: target.data_dir.clone(), source: Box::new(source) };
     let ground = ground.clear(target).map_err(half)?;
-    let manifest = open().map_err(|e| half(e.into()))?;
+    let manifest = open().map_err(half)?;
     place().fill(manifest, digester, ground).map_err(half)
 }
 

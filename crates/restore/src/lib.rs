@@ -10,6 +10,7 @@ mod epochs;
 mod error;
 mod estimate;
 mod feed;
+mod fallback;
 mod fetch;
 mod files;
 mod host;
@@ -25,6 +26,7 @@ mod plan;
 mod proof;
 mod replay;
 mod space;
+mod spoiled;
 mod spool;
 mod supply;
 mod target;
@@ -36,6 +38,7 @@ pub use delta::{Occupied, recognise};
 pub use epochs::plan;
 pub use error::RestoreError;
 pub use estimate::{DrillRecord, Estimate, Measured, Phase, measured};
+pub use fallback::{Alternative, LossWindow, OnDamage, Way, alternatives, choose};
 pub use fetch::{Fetched, fetch};
 pub use files::{Restored, TablespaceMap};
 pub use host::{Host, Lack, Weight, install_command, lacks};
@@ -44,6 +47,7 @@ pub use loss::Loss;
 pub use plan::{PlanSummary, RestorePlan, Stop, Wish};
 pub use replay::Recovered;
 pub use space::{Disk, Filesystem, Held, Need, disk_of, group, needs, refuse_cramped};
+pub use spoiled::Spoiled;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
 pub use target::{Target, UNFINISHED};
@@ -54,7 +58,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Clock, Event, Events, Step, Timestamp};
+use terms::{Clock, Event, Events, RecoveryTarget, Step, Timestamp};
 use tokio::runtime::Handle;
 
 /// How to carry a plan out.
@@ -81,6 +85,12 @@ pub struct RestoreReport {
     pub took: Duration,
 }
 
+impl RestoreReport {
+    fn new() -> Self {
+        Self { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO }
+    }
+}
+
 /// Restores the files and recovers the cluster; at the end it is promoted, cleanly stopped and durable.
 pub async fn restore(
     reader: &Reader,
@@ -99,7 +109,8 @@ pub async fn restore(
 }
 
 /// Recovers the restored files as planned; at the end the cluster is promoted, cleanly stopped and durable. What was begun and broke off
-/// goes on: without the mark that [`mark_for_recovery`] leaves, recovery is over, and the server has only to come up once.
+/// goes on: without the mark that [`mark_for_recovery`] leaves, recovery is over, and the server has only to come up once. After damage in the
+/// log it can be called again with a plan that ends before it.
 pub async fn recover(
     reader: &Reader,
     plan: &RestorePlan,
@@ -126,7 +137,7 @@ pub async fn restore_only_files(
 ) -> Result<RestoreReport, RestoreError> {
     let began = Instant::now();
     let now = clock.now();
-    let mut report = RestoreReport { steps: Vec::new(), restored: Restored::default(), moved_aside: None, recovered: None, took: Duration::ZERO };
+    let mut report = RestoreReport::new();
     let mut steps = Steps { events: &*events, report: &mut report };
     delta::recognise(target, options.occupied, plan.backup.system_id)?;
     let moved = if options.occupied == Occupied::MoveAside { target.place_aside(now) } else { None };
@@ -165,7 +176,9 @@ pub async fn copy_files(
 pub fn write_recovery_settings(plan: &RestorePlan, target: &Target, restore_command: &str) -> Result<(), RestoreError> {
     let path = target.data_dir.join("postgresql.auto.conf");
     let mut lines = String::from("# Written by bowline restore --files-only\n");
-    let mut settings = replay::recovery_settings(plan);
+    // Whoever starts it later to get the latest state wants what is stored by then.
+    let last_record = plan.last_record.filter(|_| plan.target != RecoveryTarget::Latest);
+    let mut settings = replay::recovery_settings(plan, last_record);
     settings.push(("restore_command".into(), restore_command.to_owned()));
     for (name, value) in settings {
         lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));

@@ -1,7 +1,8 @@
 //! Reads the stored write-ahead log to answer what a plan must know: where it ends, which commits and restore points it holds.
 
 use crate::RestoreError;
-use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, WalSource};
+use pg::DiskError;
+use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, SegmentHeader, WalSource};
 use repo::{IndexEntry, Reader, RepoError, WalIndex};
 use std::ops::ControlFlow;
 use terms::{Class, Explain, Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
@@ -41,6 +42,23 @@ pub(crate) enum Found<T> {
     NotBefore(Lsn),
 }
 
+/// What a stretch of the log ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// Where the last record begins.
+    pub(crate) last_record: Option<Lsn>,
+    /// The latest end of a transaction.
+    pub(crate) last_end: Option<Timestamp>,
+}
+
+/// A segment of another cluster is no end of this one's log. What else can be wrong with one shows when its records are read.
+pub(crate) fn refuse_foreign(bytes: &[u8], segment: SegmentName, system_id: SystemId, size: SegmentSize) -> Result<(), RestoreError> {
+    match SegmentHeader::read(bytes, &segment.to_string()).and_then(|header| header.check(segment, system_id, size)) {
+        Err(DiskError::ForeignSegment { wanted, found, .. }) => Err(RestoreError::Foreign { segment, wanted, found }),
+        _ => Ok(()),
+    }
+}
+
 impl Log<'_> {
     fn source(&self) -> WalSource {
         WalSource { major: self.major, system_id: self.system_id, timeline: self.timeline, segment_size: self.size }
@@ -48,7 +66,9 @@ impl Log<'_> {
 
     pub(crate) async fn segment(&self, name: SegmentName) -> Result<Vec<u8>, RestoreError> {
         let found = self.reader.fetch_segment(self.system_id, name, self.size).await?.padded(self.size);
-        found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })
+        let bytes = found.ok_or_else(|| RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() })?;
+        refuse_foreign(&bytes, name, self.system_id, self.size)?;
+        Ok(bytes)
     }
 
     /// What the index says of these segments.
@@ -139,6 +159,10 @@ impl Log<'_> {
                     at += count.min(read + 1);
                     Met::Unreadable(e)
                 }
+                Err(e @ RestoreError::Foreign { .. }) => {
+                    at += count.min(read + 1);
+                    Met::Unreadable(e)
+                }
                 Err(e) => return Err(e),
             };
             if each(met).is_break() {
@@ -166,6 +190,44 @@ impl Log<'_> {
             }
             back *= 2;
         }
+    }
+
+    /// The last record that ends at or before `end`, and the latest end of a transaction up to there. The index is asked first; of
+    /// the log only the end is read, unless it takes more to see a record, and, with `wants_end`, the end of a transaction.
+    pub(crate) async fn tail(
+        &self,
+        segments: &[SegmentName],
+        index: &WalIndex,
+        backup_start: Lsn,
+        end: Lsn,
+        wants_end: bool,
+    ) -> Result<Tail, RestoreError> {
+        let near = segments.partition_point(|name| name.start(self.size) < end).max(1).min(segments.len());
+        let mut back = 1;
+        loop {
+            let first = near.saturating_sub(back);
+            let begin = (first == 0).then_some(backup_start);
+            let known = segments[..first].iter().filter_map(|name| index.entry(*name)).filter_map(|entry| entry.max_end).max();
+            let mut tail = Tail { last_record: None, last_end: known };
+            let walked = self.walk_all(&segments[first..near], begin, |record| {
+                if record.end > end {
+                    return ControlFlow::Break(());
+                }
+                tail.last_record = Some(record.start);
+                tail.last_end = tail.last_end.max(record.kind.ended_at());
+                ControlFlow::Continue(())
+            });
+            walked.await?;
+            if (tail.last_record.is_some() && (tail.last_end.is_some() || !wants_end)) || first == 0 {
+                return Ok(tail);
+            }
+            back *= 2;
+        }
+    }
+
+    /// Where the log in `segments` truly ends, by reading all of it from `from` on.
+    pub(crate) async fn end_by_reading(&self, segments: &[SegmentName], from: Lsn) -> Result<Lsn, RestoreError> {
+        Ok(self.walk_all(segments, Some(from), |_| ControlFlow::Continue(())).await?.at)
     }
 
     /// Where the log breaks off before `end`, as far as the index gives reason to look: where it knows of damage, and where what it

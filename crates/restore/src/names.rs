@@ -3,7 +3,7 @@
 use crate::RestoreError;
 use crate::plan::Planner;
 use repo::BackupDocument;
-use repo::reach::{self, Stretch};
+use repo::reach::Stretch;
 use std::collections::BTreeMap;
 use terms::{Lsn, SegmentName};
 
@@ -34,7 +34,6 @@ impl Planner<'_> {
     pub(crate) async fn places_of(&self, name: &str, backups: &[&BackupDocument]) -> Result<Places, RestoreError> {
         let mut backups = backups.to_vec();
         backups.sort_by_key(|b| b.start.lsn);
-        let proof = self.known.proof(&self.history);
         let mut segments: BTreeMap<u64, SegmentName> = BTreeMap::new();
         // From where a backup is consistent to where the log behind it ends.
         let mut reached: Vec<(Lsn, Lsn)> = Vec::new();
@@ -42,7 +41,7 @@ impl Planner<'_> {
         for backup in backups {
             // What begins within a stretch goes on to the same end.
             let within = stretch.take().filter(|before| backup.start.lsn < before.end);
-            let behind = within.unwrap_or_else(|| reach::stretch(&self.history, &self.known.view, backup.start.lsn, proof));
+            let behind = within.unwrap_or_else(|| self.stretch(backup.start.lsn));
             segments.extend(behind.segments.iter().map(|segment| (segment.number(self.log.size), *segment)));
             reached.push((backup.stop.lsn, behind.end));
             stretch = Some(behind);

@@ -172,7 +172,8 @@ impl PackHandle {
         let object = shared.runtime.block_on(async {
             let header = shared.reader.store().get_range(&path, 0..HEADER_BYTES as u64).await.map_err(repo::RepoError::from)?;
             shared.reader.open_object(&path, ObjectKind::Pack, &header).await
-        })?;
+        });
+        let object = object.map_err(RestoreError::of_backup(shared.backup))?;
         Ok(self.object.get_or_init(|| object))
     }
 }
@@ -203,17 +204,24 @@ fn put(
     there: &mut Vec<u8>,
 ) -> Result<(), RestoreError> {
     let path = pack_path(BackupKind::Full, shared.backup, span.pack.number);
-    let object = span.pack.open(shared)?;
-    let fetched = shared.runtime.block_on(shared.reader.store().get_range(&path, span.from..span.to)).map_err(repo::RepoError::from)?;
+    let named = |item: &Item, source| RestoreError::Chunk {
+        file: item.place.path.strip_prefix(&shared.target.data_dir).unwrap_or(&item.place.path).display().to_string(),
+        blocks: blocks(item.at, item.plain_bytes),
+        backup: shared.backup,
+        pack: path.to_string(),
+        source,
+    };
+    let object = match (span.pack.open(shared), span.items.first()) {
+        (Err(RestoreError::Backup { source: repo::RepoError::Object { source, .. }, .. }), Some(first)) => return Err(named(first, source)),
+        (object, _) => object?,
+    };
+    let fetched = shared.runtime.block_on(shared.reader.store().get_range(&path, span.from..span.to)).map_err(repo::RepoError::from);
+    let fetched = fetched.map_err(RestoreError::of_backup(shared.backup))?;
     // Ours alone: opening decrypts in place.
     let mut bytes = fetched.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-    for Item { place, at, plain_bytes, is_there, chunk: ChunkRef(_, offset, stored, digest) } in span.items {
-        let damaged = |source| RestoreError::Chunk {
-            file: format!("{} at byte {at}", place.path.display()),
-            backup: shared.backup,
-            pack: path.to_string(),
-            source,
-        };
+    for item in &span.items {
+        let damaged = |source| named(item, source);
+        let &Item { ref place, at, plain_bytes, is_there, chunk: ChunkRef(_, offset, stored, digest) } = item;
         let from = (offset - span.from) as usize;
         opener.open(object, &mut bytes[from..from + stored as usize], plain).map_err(damaged)?;
         if plain.len() as u64 != plain_bytes || digester.digest(plain) != digest {
@@ -225,6 +233,15 @@ fn put(
         shared.bytes.fetch_add(plain_bytes, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Which of a file's pages lie in these bytes of it, counted as PostgreSQL counts them (`BLCKSZ`, 8192 bytes).
+pub(crate) fn blocks(at: u64, bytes: u64) -> String {
+    let size = BLOCK_BYTES as u64;
+    match (at / size, (at + bytes.max(1) - 1) / size) {
+        (first, last) if first == last => format!("block {first}"),
+        (first, last) => format!("blocks {first} to {last}"),
+    }
 }
 
 /// Writes the blocks of `bytes` that are not at `at` already; returns how many bytes that were. What was read just now for its digest
@@ -256,6 +273,13 @@ fn write_run(file: &File, bytes: &[u8], at: u64, run: &std::ops::Range<usize>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_is_named_by_the_pages_in_it() {
+        for (at, bytes, named) in [(0, 8192, "block 0"), (0, 8193, "blocks 0 to 1"), (1 << 20, 1 << 20, "blocks 128 to 255"), (0, 0, "block 0")] {
+            assert_eq!(blocks(at, bytes), named);
+        }
+    }
 
     #[test]
     fn only_the_blocks_that_differ_are_written() {

@@ -57,8 +57,13 @@ pub struct RestorePlan {
     pub contents: Contents,
     /// What of the stored log will not be in it.
     pub loss: Loss,
+    /// Where the last record begins that is to be replayed, when that is the end of what is stored: a log that breaks off before it
+    /// then ends recovery, instead of being taken for a shorter one.
+    pub last_record: Option<Lsn>,
     /// Every history file that is stored: recovery picks a new timeline id beyond all of them.
     pub histories: Vec<Timeline>,
+    /// Timelines whose history is damaged or missing: beyond these too.
+    pub without_history: Vec<Timeline>,
     /// The latest end of a transaction found at the end of the stored WAL.
     pub last_transaction: Option<Timestamp>,
     /// When another cluster followed this one in the repository, which then takes nothing more of this one.
@@ -143,6 +148,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) wish: &'a Wish,
     pub(crate) history: History,
     pub(crate) log: Log<'a>,
+    /// Where the target lies behind damage, everything before the damage is restored instead.
+    pub(crate) to_the_break: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -150,7 +157,7 @@ impl<'a> Planner<'a> {
         let timeline = wish.timeline.unwrap_or_else(|| known.newest_timeline());
         let Epoch { system_id, major, .. } = known.epoch;
         let log = Log { reader, system_id, major, size: known.view.segment_bytes, timeline };
-        Ok(Self { known, wish, history: known.path_to(timeline)?, log })
+        Ok(Self { known, wish, history: known.path_to(timeline)?, log, to_the_break: false })
     }
 
     pub(crate) async fn run(&self) -> Result<RestorePlan, RestoreError> {
@@ -178,15 +185,15 @@ impl<'a> Planner<'a> {
             _ => Places::default(),
         };
         let mut holed = None;
-        let proof = self.known.proof(&self.history);
         for backup in candidates {
-            let stretch = reach::stretch(&self.history, &self.known.view, backup.start.lsn, proof);
+            let stretch = self.stretch(backup.start.lsn);
             if stretch.end < backup.stop.lsn {
                 // Its own WAL is gone: not even this backup alone can be restored.
                 holed = holed.or(stretch.hole.map(|missing| (missing, stretch.end)));
                 continue;
             }
             if let Some((mut plan, index)) = self.try_backup(backup, &stretch, &places).await? {
+                repo::ManifestReader::open_for(self.log.reader, backup).await.map_err(RestoreError::of_backup(backup.id))?;
                 plan.notes.extend(ended.map(|end| end.note(target)));
                 self.check_unambiguous(&plan).await?;
                 plan.contents = contents::read(self.log.reader, backup).await?;
@@ -194,7 +201,7 @@ impl<'a> Planner<'a> {
                 return Ok(plan);
             }
             // A restore point may lie before the newest backup; what lies after the stored WAL lies after it for all.
-            if !matches!(target, RecoveryTarget::Name(_)) {
+            if !matches!(target, RecoveryTarget::Name(_)) && !self.to_the_break {
                 if let Some(missing) = stretch.hole {
                     return Err(RestoreError::Hole { target: target.to_string(), missing, reachable: stretch.end });
                 }
@@ -206,6 +213,21 @@ impl<'a> Planner<'a> {
             (None, RecoveryTarget::Name(name)) => Err(self.unreachable(format!("No restore point named {name} is in the stored WAL.")).await?),
             (None, _) => Err(self.unreachable("It lies beyond what is known to be stored.".into()).await?),
         }
+    }
+
+    /// What is stored from here on without a hole, and without what is known to be spoiled.
+    pub(crate) fn stretch(&self, start: Lsn) -> Stretch {
+        let (known, size) = (self.known, self.log.size);
+        let mut stretch = reach::stretch(&self.history, &known.view, start, known.proof(&self.history));
+        if let Some(at) = stretch.segments.iter().position(|segment| known.spoiled.breaks(*segment)) {
+            stretch.segments.truncate(at + 1);
+            stretch.end = stretch.end.min(stretch.segments[at].end(size));
+            stretch.hole = Some(self.history.segment(stretch.segments[at].number(size) + 1, size));
+        }
+        let next = stretch.segments.last().map_or(start.bytes() / size.bytes(), |last| last.number(size) + 1);
+        let next = self.history.segment(next, size);
+        stretch.hole = known.missing(next).or(stretch.hole);
+        stretch
     }
 
     fn asked_backup(&self) -> String {
@@ -242,19 +264,28 @@ impl<'a> Planner<'a> {
         // Bytes may be there and make no sense: then the log ends where it was not meant to.
         let promised = self.promised().filter(|promised| stretch.hole.is_none() && *promised > stored_to.plus(PAGE_HEADER_MAX));
         let is_cut = broken.is_some() || promised.is_some();
-        let cut_at = |at| RestoreError::Cut { target: self.wish.target.to_string(), at, promised: promised.unwrap_or(stored_to) };
+        let cut_at = |at: Lsn| {
+            let segment = self.history.segment(at.bytes() / self.log.size.bytes(), self.log.size);
+            RestoreError::Cut { target: self.wish.target.to_string(), at, segment, promised: promised.unwrap_or(stored_to) }
+        };
         let ends_early = || cut_at(end);
         if end < backup.stop.lsn && is_cut {
-            return Err(ends_early());
+            return if self.to_the_break { Ok(None) } else { Err(ends_early()) };
         }
+        let breaks = self.to_the_break && end >= backup.stop.lsn;
         let stop = match &self.wish.target {
             RecoveryTarget::Immediate => Stop::Consistent,
+            RecoveryTarget::Latest if breaks => to_the_end,
             RecoveryTarget::Latest if is_cut => return Err(ends_early()),
             RecoveryTarget::Latest if stretch.hole.is_some() => return Ok(None),
             RecoveryTarget::Latest => to_the_end,
+            RecoveryTarget::Lsn(lsn) if *lsn > end && breaks => to_the_end,
             RecoveryTarget::Lsn(lsn) if *lsn > end && is_cut => return Err(ends_early()),
             RecoveryTarget::Lsn(lsn) if *lsn > end => return Ok(None),
-            RecoveryTarget::Lsn(lsn) => self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await?,
+            RecoveryTarget::Lsn(lsn) => match self.stop_after(segments, backup, *lsn, to_the_end, cut_at).await {
+                Err(RestoreError::Cut { at, .. }) if breaks && at >= backup.stop.lsn => Stop::EndOfWal { at },
+                stop => stop?,
+            },
             RecoveryTarget::Time(at) => match self.log.ends_after(segments, &index, backup.start.lsn, *at).await? {
                 Found::Yes(()) => {
                     let way = Way { segments, index: &index, from: backup.start.lsn, consistent: backup.stop.lsn };
@@ -267,7 +298,9 @@ impl<'a> Planner<'a> {
                     }
                     quiet_end.map_or(Stop::Time(*at), Stop::Before)
                 }
+                Found::NotBefore(at) if breaks && at >= backup.stop.lsn => Stop::EndOfWal { at },
                 Found::NotBefore(valid_to) if valid_to.plus(PAGE_HEADER_MAX) < end => return Err(cut_at(valid_to)),
+                _ if breaks => to_the_end,
                 _ if is_cut => return Err(ends_early()),
                 _ if stretch.hole.is_none() && self.covered(*at, stretch.end) => {
                     notes.push(format!("No transaction ended after {at}: the whole stored WAL is replayed, and coverage past that time is proven."));
@@ -277,17 +310,24 @@ impl<'a> Planner<'a> {
             },
             RecoveryTarget::Xid(_) => match places.meant {
                 None => return Ok(None),
+                Some(lsn) if lsn > end && breaks => to_the_end,
                 Some(lsn) if lsn > end => return Err(ends_early()),
                 Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
             },
             RecoveryTarget::Name(name) => match places.meant {
                 None => return Ok(None),
+                Some(lsn) if lsn > end && breaks => to_the_end,
                 Some(lsn) if lsn > end => return Err(ends_early()),
                 Some(lsn) if places.is_first_from(backup.start.lsn, lsn) => Stop::Name(name.clone()),
                 // PostgreSQL would stop at the first of that name, although the backup is not consistent there.
                 Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
             },
         };
+        let last_record = match stop {
+            Stop::EndOfWal { at } => self.log.tail(segments, &index, backup.start.lsn, at, false).await?.last_record,
+            _ => None,
+        };
+        notes.extend(self.known.notes());
         let loss = self.loss(segments, backup, &stop, end, last_transaction).await?;
         let segments = self.needed(&stretch.segments, backup);
         let replayed = replayed(&stop, &segments, &index, backup.start.lsn, self.log.size);
@@ -301,6 +341,8 @@ impl<'a> Planner<'a> {
             loss,
             stop,
             segments,
+            last_record,
+            without_history: self.known.without_history(),
             histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
             last_transaction,
             epoch_ended: self.known.ended,

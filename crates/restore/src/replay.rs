@@ -1,17 +1,22 @@
 //! Lets PostgreSQL replay the log in private, and believes only what its own files then say.
 
 use crate::RestoreError;
+use crate::log::Log;
 use crate::plan::{RestorePlan, Stop};
+use crate::spoiled::is_spoiled;
 use crate::supply::Supply;
 use crate::target::Target;
-use pg::{CONTROL_FILE, ClusterState, ControlFile, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel, find_bin_dir};
+use pg::{
+    CONTROL_FILE, ClusterState, ControlFile, InstanceError, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel,
+    find_bin_dir,
+};
 use repo::Reader;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Events, Lsn, Timeline};
+use terms::{Class, Events, Explain, Lsn, Timeline, WalName};
 
 /// Replay takes as long as it takes; progress is told, and a server that ends is seen at once.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
@@ -53,17 +58,17 @@ pub(crate) async fn replay(
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
     let control = read_control(&target.data_dir)?;
-    let (segments, histories) = (&plan.segments, &plan.histories);
-    let (system_id, size, pg_wal) = (plan.backup.system_id, control.segment_size, target.data_dir.join("pg_wal"));
-    let supply = Supply::start(reader, system_id, segments, size, histories, socket.clone(), spool.clone(), pg_wal, target.owner, events)?;
-    let mut settings = recovery_settings(plan);
+    let supply = Supply::start(reader, plan, control.segment_size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, events)?;
+    let mut settings = recovery_settings(plan, plan.last_record);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
     settings.extend(minima(&control));
     let (data_dir, sockets) = (target.data_dir.clone(), target.sockets.clone());
     // No session runs in it, and restore_command may need the network.
     let options = PrivateOptions { bin_dir, data_dir, owner: target.owner, settings, log: log.clone(), cut_off: false, sockets };
     let mut server = PrivateServer::start(&options)?;
-    server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await?;
+    if let Err(ended) = server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await {
+        return Err(why_it_ended(reader, plan, supply.failure(), ended).await);
+    }
     server.stop(StopMode::Fast, STOP_LIMIT).await?;
     supply.settle()?;
     let waited = supply.waited();
@@ -72,6 +77,43 @@ pub(crate) async fn replay(
     let recovered = Recovered { waited, ..what_happened(target, &log)? };
     judge(plan, &recovered)?;
     Ok(recovered)
+}
+
+/// Why the server ended before it had recovered: the first file that could not be had, or the place where the log breaks off that
+/// looked whole from outside; else what it says itself.
+async fn why_it_ended(reader: &Reader, plan: &RestorePlan, failure: Option<(WalName, RestoreError)>, ended: InstanceError) -> RestoreError {
+    let target = plan.target.to_string();
+    match failure {
+        // What the store or a key has to do with may pass, or be put right: nothing is known to be damaged.
+        Some((WalName::Segment(segment), e @ (RestoreError::Repo(_) | RestoreError::Fetch { .. }))) => {
+            let class = if matches!(e, RestoreError::Fetch { .. }) { Class::Missing } else { Class::Damaged };
+            return match is_spoiled(&e) {
+                true => RestoreError::Broken { target, segment, why: format!("{}.", e.in_a_line().trim_end_matches('.')), class },
+                false => e,
+            };
+        }
+        Some((_, e)) => return e,
+        None => {}
+    }
+    // PerformWalRecovery and FinishWalRecovery, src/backend/access/transam/xlogrecovery.c and xlog.c.
+    let is_short = ["recovery ended before configured recovery target was reached", "WAL ends before"].iter().any(|said| says(&ended, said));
+    let (Some(first), true) = (plan.segments.first(), is_short) else { return ended.into() };
+    let size = plan.backup.segment_bytes;
+    let log = Log { reader, system_id: plan.backup.system_id, major: plan.backup.major, size, timeline: plan.timeline };
+    let last = plan.segments.last().unwrap_or(first);
+    match log.end_by_reading(&plan.segments, plan.backup.start.lsn).await {
+        Ok(at) if at < last.start(size) => {
+            let number = at.bytes() / size.bytes();
+            let segment = plan.segments.iter().find(|segment| segment.number(size) == number).unwrap_or(last);
+            RestoreError::Cut { target, at, segment: *segment, promised: last.start(size) }
+        }
+        Err(e) if is_spoiled(&e) => e,
+        _ => ended.into(),
+    }
+}
+
+fn says(ended: &InstanceError, words: &str) -> bool {
+    matches!(ended, InstanceError::Ended { log, .. } if log.contains(words))
 }
 
 /// Where fetched segments lie until the server asks for them: on the filesystem of pg_wal, so that giving one is a rename. A data
@@ -95,9 +137,12 @@ pub(crate) fn write_signal(target: &Target) -> Result<(), RestoreError> {
 }
 
 /// The target as PostgreSQL's settings (manual chapter 20.5.6). All are named, since postgresql.auto.conf may have some left over.
-pub(crate) fn recovery_settings(plan: &RestorePlan) -> Vec<(String, String)> {
+///
+/// With `last_record`, the beginning of the last record that there is, a log that breaks off before it is an error to the server
+/// (`recovery ended before configured recovery target was reached`), and not the log's end.
+pub(crate) fn recovery_settings(plan: &RestorePlan, last_record: Option<Lsn>) -> Vec<(String, String)> {
     let (chosen, value) = match &plan.stop {
-        Stop::EndOfWal { .. } => ("", String::new()),
+        Stop::EndOfWal { .. } => last_record.map_or(("", String::new()), |lsn| ("recovery_target_lsn", lsn.to_string())),
         Stop::Time(at) => ("recovery_target_time", at.to_string().replace(" UTC", "+00")),
         Stop::Before(lsn) => ("recovery_target_lsn", lsn.to_string()),
         Stop::Name(name) => ("recovery_target_name", name.clone()),

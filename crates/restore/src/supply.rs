@@ -12,6 +12,8 @@
 use crate::RestoreError;
 use crate::ahead::Window;
 use crate::fetch::write_durably;
+use crate::log::refuse_foreign;
+use crate::plan::RestorePlan;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -36,6 +38,9 @@ const BYTES_AHEAD: u64 = 512 << 20;
 const IN_MEMORY_BYTES: u64 = 128 << 20;
 /// How often a store that fails is asked again before the server is told.
 const TRIES: u32 = 5;
+
+/// What a history that cannot be had is replaced by: no line of it names an ancestor.
+const STAND_IN: &[u8] = b"# This timeline's history is damaged or missing in the repository. Its number is taken.\n";
 
 /// Serves until it is dropped.
 pub(crate) struct Supply {
@@ -64,16 +69,18 @@ struct Shelf {
     /// Bounds what is on its way; who waits longest goes first.
     turns: Semaphore,
     waited_micros: AtomicU64,
+    /// Why a file that was asked for could not be had, the first time.
+    failure: std::sync::Mutex<Option<(WalName, RestoreError)>>,
+    /// Timelines of which only that they were there is known.
+    without_history: HashSet<Timeline>,
 }
 
 impl Supply {
     /// Listens on `socket` and begins at once to fetch into `folder`, which is on the filesystem of `pg_wal`.
     pub(crate) fn start(
         reader: &Reader,
-        system_id: SystemId,
-        plan: &[SegmentName],
+        plan: &RestorePlan,
         segment_size: SegmentSize,
-        histories: &[Timeline],
         socket: PathBuf,
         folder: PathBuf,
         pg_wal: PathBuf,
@@ -85,18 +92,20 @@ impl Supply {
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).map_err(RestoreError::file("set the mode of", &socket))?;
         let shelf = Arc::new(Shelf {
             reader: reader.clone(),
-            system_id,
+            system_id: plan.backup.system_id,
             segment_size,
-            histories: histories.iter().copied().collect(),
-            order: plan.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
-            plan: plan.to_vec(),
+            histories: plan.histories.iter().copied().collect(),
+            without_history: plan.without_history.iter().copied().collect(),
+            order: plan.segments.iter().enumerate().map(|(at, name)| (*name, at)).collect(),
+            plan: plan.segments.clone(),
             folder,
             pg_wal,
             owner,
             events,
-            ahead: Mutex::new(Window::new(plan.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
+            ahead: Mutex::new(Window::new(plan.segments.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
             turns: Semaphore::new((IN_MEMORY_BYTES / (2 * segment_size.bytes())).clamp(1, 8) as usize),
             waited_micros: AtomicU64::new(0),
+            failure: std::sync::Mutex::default(),
         });
         // Before the server is even started: its first question finds the answer.
         shelf.move_to(&mut *shelf.ahead.try_lock().map_err(|e| RestoreError::Bug(e.to_string()))?, 0);
@@ -122,6 +131,11 @@ impl Supply {
         Ok(())
     }
 
+    /// Why the server was told that a file cannot be had, the first time it was.
+    pub(crate) fn failure(&self) -> Option<(WalName, RestoreError)> {
+        self.shelf.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+
     /// How long the server waited for segments that were not there when it asked.
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.shelf.waited_micros.load(Ordering::Relaxed))
@@ -142,11 +156,16 @@ async fn serve(shelf: &Arc<Shelf>, stream: UnixStream) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read).read_line(&mut line).await?;
-    let answer = match shelf.answer(line.trim_end()).await {
+    let Ok(name) = line.trim_end().parse::<WalName>() else { return write.write_all(b"absent\n").await };
+    let answer = match shelf.answer(&name).await {
         Ok(Answer::Placed) => "placed\n".to_owned(),
         Ok(Answer::File(path)) => format!("file {}\n", path.display()),
         Ok(Answer::Absent) => "absent\n".to_owned(),
-        Err(e) => format!("failed {}\n", e.in_a_line().replace('\n', " ")),
+        Err(e) => {
+            let why = e.in_a_line().replace('\n', " ");
+            shelf.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert((name, e));
+            format!("failed {why}\n")
+        }
     };
     write.write_all(answer.as_bytes()).await
 }
@@ -159,19 +178,20 @@ enum Answer {
 }
 
 impl Shelf {
-    async fn answer(self: &Arc<Self>, name: &str) -> Result<Answer, RestoreError> {
-        let Ok(name) = name.parse::<WalName>() else { return Ok(Answer::Absent) };
+    async fn answer(self: &Arc<Self>, name: &WalName) -> Result<Answer, RestoreError> {
         match name {
-            WalName::Segment(segment) => match self.order.get(&segment) {
+            WalName::Segment(segment) => match self.order.get(segment) {
                 Some(at) => {
-                    let path = self.segment(segment, *at).await?;
-                    self.place(segment, &path)?;
-                    self.events.tell(Event::SegmentReplayed { segment });
+                    let path = self.segment(*segment, *at).await?;
+                    self.place(*segment, &path)?;
+                    self.events.tell(Event::SegmentReplayed { segment: *segment });
                     Ok(Answer::Placed)
                 }
                 None => Ok(Answer::Absent),
             },
-            WalName::History(timeline) if self.histories.contains(&timeline) => fetch(self.clone(), name).await.map(Answer::File),
+            WalName::History(timeline) if self.histories.contains(timeline) => fetch(self.clone(), name.clone()).await.map(Answer::File),
+            // The server only looks whether it is there, so as not to give its number to the new timeline.
+            WalName::History(timeline) if self.without_history.contains(timeline) => put_down(self, name, STAND_IN).map(Answer::File),
             _ => Ok(Answer::Absent),
         }
     }
@@ -232,6 +252,9 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
         };
         match found {
             Ok(Some(bytes)) => {
+                if let WalName::Segment(segment) = name {
+                    refuse_foreign(&bytes, segment, shelf.system_id, shelf.segment_size)?;
+                }
                 let put = tokio::task::spawn_blocking(move || put_down(&shelf, &name, &bytes));
                 return put.await.map_err(|e| RestoreError::Bug(e.to_string()))?;
             }

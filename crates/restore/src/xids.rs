@@ -59,17 +59,13 @@ impl Planner<'_> {
                                 return ControlFlow::Break(());
                             }
                             Ended::Unknown => {
-                                unclear = unclear.take().or(Some(RestoreError::Cut {
-                                    target: self.wish.target.to_string(),
-                                    at: record.start,
-                                    promised: last,
-                                }))
+                                unclear = unclear.take().or(Some(self.cut(record.start, last)));
                             }
                             Ended::Xid(_) | Ended::Nothing => {}
                         },
                         // The log of the last segment ends somewhere.
                         Met::End(at) if segments.last().is_some_and(|name| at < name.start(self.log.size)) => {
-                            unclear = unclear.take().or(Some(RestoreError::Cut { target: self.wish.target.to_string(), at, promised: last }));
+                            unclear = unclear.take().or(Some(self.cut(at, last)));
                         }
                         Met::Unreadable(error) => unclear = unclear.take().or(Some(error)),
                         Met::End(_) | Met::Entry(_) => {}
@@ -90,5 +86,11 @@ impl Planner<'_> {
                 ))
                 .await?),
         }
+    }
+
+    /// The log breaks off at `at`, although it is stored up to `promised`.
+    fn cut(&self, at: Lsn, promised: Lsn) -> RestoreError {
+        let segment = self.history.segment(at.bytes() / self.log.size.bytes(), self.log.size);
+        RestoreError::Cut { target: self.wish.target.to_string(), at, segment, promised }
     }
 }

@@ -18,6 +18,9 @@ pub enum SealError {
     /// The data key is not among those that could be opened.
     #[error("no recipient opens data key {key}")]
     NoKey { key: KeyId },
+    /// The object names a data key that its repository does not have: it is from another one, its header is damaged, or the key was lost.
+    #[error("it is sealed with data key {key}, which this repository does not have")]
+    UnknownKey { key: KeyId },
     /// Encryption is required, and the object is plain.
     #[error("the object is not encrypted although this repository is")]
     Unsealed,
@@ -74,6 +77,7 @@ impl Explain for SealError {
     fn hint(&self) -> String {
         match self {
             Self::NewerFormat { .. } => "Use a Bowline at least as new as the one that wrote this repository.".into(),
+            Self::UnknownKey { key } => format!("Unless it came here from elsewhere: look for keys/{key}.json in a copy of the bucket."),
             Self::NoKey { .. } | Self::Recipient { .. } => {
                 "Put the key that this repository was initialised with where [encryption] recipients points, or pass it with --key.".into()
             }

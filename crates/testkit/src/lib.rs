@@ -7,6 +7,7 @@ pub mod bowline;
 pub mod certificates;
 pub mod cluster;
 pub mod conformance;
+pub mod damage;
 mod launch;
 mod loopback;
 pub mod patroni;

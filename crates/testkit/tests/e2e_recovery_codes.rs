@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use testkit::bowline::{flip_a_bit, program, wait};
+use testkit::damage::never_promoted;
 use testkit::{Bowline, Cluster, RepositoryKind, full, newest_major, outer_majors};
 
 const SEGMENTS: usize = 30;
@@ -119,12 +120,6 @@ impl<'a> Scene<'a> {
     }
 }
 
-fn never_promoted(data: &Path, what: &str) {
-    let grown = fs::read_dir(data.join("pg_wal")).expect("pg_wal").map(|item| item.expect("an entry").file_name().to_string_lossy().into_owned());
-    let of_another_timeline: Vec<String> = grown.filter(|name| name.starts_with("00000002")).collect();
-    assert_eq!(of_another_timeline, Vec::<String>::new(), "{what}: promoted");
-}
-
 #[test]
 fn a_recovering_server_ends_at_every_failure_and_never_promotes() {
     for major in chosen() {
@@ -137,7 +132,7 @@ fn a_recovering_server_ends_at_every_failure_and_never_promotes() {
             let repair = scene.breaking(failure);
             let said = Cluster::try_open(major, &data).map(|_| ()).expect_err(&what);
             assert!(said.contains("FATAL"), "{what}: {said}");
-            never_promoted(&data, &what);
+            never_promoted(&data, 1, &what);
             repair();
             if matches!(failure, Failure::WrongKey | Failure::KilledHelper) {
                 continue;
@@ -173,7 +168,7 @@ fn a_standby_lives_through_every_failure_and_goes_on_when_it_is_over() {
                     asked.arg(&scene.other_key).current_dir(&data).stderr(Stdio::null());
                     assert_eq!(asked.status().expect("run bowline").code(), Some(1), "{what}");
                 }
-                never_promoted(&data, &what);
+                never_promoted(&data, 1, &what);
                 repair();
                 continue;
             }
@@ -189,7 +184,7 @@ fn a_standby_lives_through_every_failure_and_goes_on_when_it_is_over() {
             }
             wait(&format!("{what}: all that is stored"), Duration::from_secs(60), || count() == SEGMENTS);
             assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "t", "{what}");
-            never_promoted(&data, &what);
+            never_promoted(&data, 1, &what);
             let said = standby.log();
             let word = match failure {
                 Failure::Hole => "[wal-fetch]",
@@ -242,7 +237,7 @@ fn interrupted(bowline: &Bowline, meanwhile: impl FnOnce(&Path)) -> String {
     lines.map_while(Result::ok).for_each(|line| said.push_str(&line));
     let status = restore.wait().expect("wait");
     assert!(!status.success(), "{said}");
-    never_promoted(&data, &said);
+    never_promoted(&data, 1, &said);
     assert!(!data.join("postmaster.pid").exists(), "a server is left on {}", data.display());
     let log = fs::read_to_string(format!("{}.bowline/recovery.log", data.display())).expect("the server's log");
     assert!(log.contains("FATAL:  could not restore file"), "{log}");

@@ -113,7 +113,7 @@ fn what_only_the_old_pg_wal_holds_is_saved_and_a_receiver_is_started_where_none_
         cluster.kill9();
         let result = bowline.ok(&["restore", "--yes"]);
         assert!(result["salvaged"]["from"].is_string(), "{result}");
-        assert_eq!((&result["loss"]["seconds_max"], &result["protected"]), (&Value::from(0.0), &Value::from(true)), "{result}");
+        assert_eq!((&result["lost"]["seconds_max"], &result["protected"]), (&Value::from(0.0), &Value::from(true)), "{result}");
         assert_eq!(cluster.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2,3,4", "PostgreSQL {major}");
         wait("the receiver that was started", Duration::from_secs(10), || {
             cluster.psql("SELECT active FROM pg_replication_slots WHERE slot_name = 'bowline'") == "t"
@@ -339,7 +339,7 @@ fn a_bare_machine_needs_the_repository_and_the_key_alone() {
         let result = outcome.result();
         assert_eq!(cluster.psql(FINGERPRINT), wanted, "PostgreSQL {major}");
         assert_eq!((&result["protected"], &result["moved_aside"]), (&Value::from(true), &Value::Null), "{result}");
-        assert!(result["loss"]["seconds_max"].as_f64().is_some_and(|seconds| seconds < 600.0), "{result}");
+        assert!(result["lost"]["seconds_max"].as_f64().is_some_and(|seconds| seconds < 600.0), "{result}");
         assert!(service.said().ends_with("stop start well"), "{}", service.said());
         // The configuration is there again, without the digest that it was kept with.
         let kept = cluster.home().join("data.bowline/bowline.toml");

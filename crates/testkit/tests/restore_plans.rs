@@ -1,5 +1,7 @@
 //! Plans over logs made here, of which every position and time is known: what a plan answers, and what it reads for that.
 
+#[path = "restore_plans/around.rs"]
+mod around;
 #[path = "restore_plans/ground.rs"]
 mod ground;
 #[path = "restore_plans/instants.rs"]

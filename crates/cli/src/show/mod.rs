@@ -68,10 +68,13 @@ impl Printer {
         self.finish();
         let advice = &fault.0;
         if self.json {
-            let error = json!({
+            let mut error = json!({
                 "slug": advice.slug, "class": advice.class.name(), "summary": advice.summary,
                 "detail": advice.detail, "hint": advice.hint, "exit_code": fault.exit_code(),
             });
+            if let Some((name, value)) = &fault.1 {
+                error[*name] = value.clone();
+            }
             drop(writeln!(std::io::stdout(), "{}", json!({ "error": error })));
         } else {
             drop(writeln!(std::io::stderr(), "{advice}"));

@@ -5,6 +5,7 @@ mod backup;
 mod beside;
 mod check;
 mod confirm;
+mod damage;
 mod epoch;
 pub mod fetch;
 mod guard;

@@ -62,7 +62,7 @@ impl<'p> Outlook<'p> {
         let mut found = Vec::new();
         // Files can be put in place without PostgreSQL; nothing else can.
         if let Some(missing) = self.missing.as_ref().filter(|_| !self.asked.files_only) {
-            found.push(Fault(missing.advice()));
+            found.push(Fault(missing.advice(), None));
         }
         let is_started = !self.asked.files_only && !self.asked.no_start && !self.options.is_side;
         let blocking: Vec<Lack> = self.lacks.iter().filter(|lack| lack.weight == Weight::Blocks).cloned().collect();
@@ -143,7 +143,7 @@ impl<'p> Outlook<'p> {
     }
 
     /// For programs.
-    pub fn json(&self) -> Value {
+    pub fn json(&self, loss: Value) -> Value {
         let target = self.target;
         let tablespaces: Vec<_> = self
             .plan
@@ -155,7 +155,7 @@ impl<'p> Outlook<'p> {
         let refusals: Vec<_> =
             self.refusals().iter().map(|f| json!({ "slug": f.0.slug, "summary": f.0.summary, "detail": f.0.detail, "hint": f.0.hint })).collect();
         json!({
-            "plan": self.plan.summary(), "target": target.data_dir, "moves_aside": target.is_occupied() && !destroys(target, self.journal),
+            "plan": self.plan.summary(), "loss": loss, "target": target.data_dir, "moves_aside": target.is_occupied() && !destroys(target, self.journal),
             "destroys": destroys(target, self.journal), "server_running": target.running(), "steps": self.steps, "stage": self.journal.stage,
             "tablespaces": tablespaces, "filesystems": self.filesystems, "lacks": self.lacks, "install": restore::install_command(&self.lacks),
             "estimate": self.estimate, "proven": self.proven, "can_be_done": refusals.is_empty(), "refusals": refusals,

@@ -3,11 +3,13 @@
 use crate::args::{BackupArgs, Common};
 use crate::fault::Fault;
 use crate::show::Printer;
+use crate::verbs::damage::Course;
 use crate::verbs::{backup, beside};
 use crate::wiring::Wiring;
 use capture::Salvaged;
 use pg::{CONTROL_FILE, ControlFile, Sql};
 use rescue::{Lent, Salvage};
+use restore::RestorePlan;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ pub struct Protector<'a> {
     pub common: &'a Common,
     pub wiring: &'a Wiring,
     pub printer: &'a Arc<Printer>,
+    pub course: &'a Course<'a>,
     /// Where a receiver that is started here logs.
     pub side_dir: PathBuf,
 }
@@ -37,6 +40,10 @@ pub struct Protector<'a> {
 impl Lent for Protector<'_> {
     async fn salvage(&self, data_dir: &Path) -> Result<Salvage, Advice> {
         self.store_old_log(data_dir).await.map_err(|fault| fault.0)
+    }
+
+    async fn plan(&self) -> Result<RestorePlan, Advice> {
+        self.course.plan().await.map_err(|fault| fault.0)
     }
 
     async fn receive(&self, timeline: Timeline) -> Result<(), Advice> {

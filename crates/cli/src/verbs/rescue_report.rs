@@ -2,14 +2,15 @@
 
 use crate::args::RestoreArgs;
 use crate::show::{Printer, bytes, duration, rate};
+use crate::verbs::damage;
 use crate::wiring::Wiring;
 use rescue::{RescueReport, Started};
-use restore::{PlanSummary, RestorePlan, RestoreReport, Target};
+use restore::{Alternative, PlanSummary, RestorePlan, RestoreReport, Target};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, target: &Target, report: &RescueReport, asked: &RestoreArgs) {
+pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, target: &Target, report: &RescueReport, taken: Option<&Alternative>, asked: &RestoreArgs) {
     let journal = &report.journal;
     let took = |name: &str| journal.steps.iter().filter(|(step, _)| step == name).map(|(_, seconds)| seconds).sum::<f64>();
     let copy = Duration::from_secs_f64(took(terms::Step::CopyFiles.name()));
@@ -29,7 +30,11 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
     }
     let objectives = &wiring.config.objectives;
     let (rpo, rto) = (objectives.rpo(), objectives.rto());
-    printer.say(format!("lost         {}{}", report.loss.why, verdict("RPO", report.loss.seconds_max, rpo)));
+    match taken {
+        Some(taken) => damage::show_loss(printer, taken),
+        None => printer.say(format!("lost         {}{}", report.loss.why, verdict("RPO", report.loss.seconds_max, rpo))),
+    }
+    let lost = taken.is_none().then(|| json!({"seconds_max": report.loss.seconds_max, "why": report.loss.why, "rpo_seconds": rpo.as_secs_f64()}));
     if let Some(aside) = &journal.aside {
         printer.say(format!("old data     {}: remove it once nothing of it is missed", aside.display()));
     }
@@ -74,7 +79,7 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         "bytes_kept": journal.bytes_kept, "bytes_written": journal.bytes_written,
         "recovered": recovered, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
         "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
-        "loss": {"seconds_max": report.loss.seconds_max, "why": report.loss.why, "rpo_seconds": rpo.as_secs_f64()},
+        "lost": lost, "loss": taken.map(damage::loss_json),
         "serving_seconds": report.seconds_to_serve(), "rto_seconds": rto.as_secs_f64(), "protected": is_protected,
         "backup": journal.full.as_ref().map(|(backup, _)| backup), "protected_at": journal.full.as_ref().map(|(_, at)| at).filter(|_| is_protected),
         "open": report.open.iter().map(|advice| json!({"slug": advice.slug, "summary": advice.summary})).collect::<Vec<_>>(),
@@ -93,10 +98,13 @@ fn at(time: Option<terms::Timestamp>) -> String {
 }
 
 /// What restoring the files alone came to.
-pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport) {
+pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, taken: Option<&Alternative>) {
     printer.say("");
     let (size, speed) = (bytes(report.restored.bytes), rate(report.restored.bytes, report.took));
     printer.say(format!("restored     {} files, {size} in {} ({speed})", report.restored.files, duration(report.took)));
+    if let Some(taken) = taken {
+        damage::show_loss(printer, taken);
+    }
     if let Some(aside) = &report.moved_aside {
         printer.say(format!("old data     {}", aside.display()));
     }
@@ -104,6 +112,6 @@ pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report
     let steps: Vec<Value> = report.steps.iter().map(|(step, took)| json!({"step": step.name(), "seconds": took.as_secs_f64()})).collect();
     printer.result(json!({
         "plan": plan.summary(), "target": target.data_dir, "moved_aside": report.moved_aside, "files": report.restored.files,
-        "bytes": report.restored.bytes, "bytes_kept": report.restored.bytes_kept, "bytes_written": report.restored.bytes_written, "recovered": null, "steps": steps, "seconds": report.took.as_secs_f64(), "running": false, "socket_dir": null,
+        "bytes": report.restored.bytes, "bytes_kept": report.restored.bytes_kept, "bytes_written": report.restored.bytes_written, "recovered": null, "steps": steps, "seconds": report.took.as_secs_f64(), "running": false, "socket_dir": null, "loss": taken.map(damage::loss_json),
     }));
 }

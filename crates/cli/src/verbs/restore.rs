@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::verbs::confirm::{confirm, confirm_by};
+use crate::verbs::damage::Course;
 use crate::verbs::outlook::{Outlook, destroys};
 use crate::verbs::protect::Protector;
 use crate::verbs::{rescue_report, verify};
@@ -36,9 +37,10 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
     let target = Target::inspect(&data_dir)?;
-    let journal = journal(asked, &target)?;
+    let mut journal = journal(asked, &target)?;
     // Once the new cluster is there, no plan would be the one that made it.
-    let mut plan = if journal.stage < Stage::Recovered { Some(restore::plan(&reader, &journal.wish()?).await?) } else { None };
+    let course = Course::new(&reader, journal.wish()?, asked, printer);
+    let mut plan = if journal.stage < Stage::Recovered { Some(course.plan().await?) } else { None };
     let options = options(&wiring, asked, &target, is_side)?;
     if let Some(plan) = &mut plan {
         if let Ok(bin_dir) = pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref()) {
@@ -58,7 +60,8 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     };
     outlook.iter().for_each(|outlook| outlook.show(printer));
     if asked.plan.is_some() {
-        printer.result(outlook.map_or_else(|| json!({ "plan": null, "target": data_dir, "stage": journal.stage }), |outlook| outlook.json()));
+        let nothing = || json!({ "plan": null, "target": data_dir, "stage": journal.stage });
+        printer.result(outlook.map_or_else(nothing, |outlook| outlook.json(course.loss())));
         return Ok(ExitCode::SUCCESS);
     }
     outlook.as_ref().map_or(Ok(()), Outlook::refuse)?;
@@ -74,18 +77,30 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         let (backup, timeline, segments) = (plan.backup.id, plan.timeline, plan.segments.len() as u64);
         printer.tell(Event::RestorePlanned { backup, timeline, target: plan.target.clone(), segments });
         if asked.files_only {
-            return files_only(&wiring, &reader, plan, &target, &options.restoring, printer).await;
+            return files_only(&wiring, &reader, plan.clone(), &target, &options.restoring, &course, printer).await;
         }
     }
-    let summary = plan.as_ref().map(RestorePlan::summary);
     let common = &with_kept(common, kept.as_ref().map(|(_, text)| text.as_str()), &target)?;
-    let lent = Protector { common, wiring: &wiring, printer, side_dir: target.side_dir.clone() };
-    let report = rescue::rescue(&reader, plan, &target, &options, journal, &lock, &lent, &SystemClock, printer.clone()).await?;
+    let lent = Protector { common, wiring: &wiring, printer, course: &course, side_dir: target.side_dir.clone() };
+    let report = loop {
+        match rescue::rescue(&reader, plan.clone(), &target, &options, journal.clone(), &lock, &lent, &SystemClock, printer.clone()).await {
+            Ok(report) => break report,
+            // What was found on the way may leave another way, which goes on with what is there.
+            Err(RescueError::Restore(error)) => {
+                let around = course.around(error, &target.data_dir).await?;
+                journal = Journal::unfinished(&target)?.ok_or_else(|| Fault::of("bug", Class::Bug, "the journal is gone", "", ""))?;
+                journal = if course.is_other_backup(&plan, &around) { journal.from_the_files() } else { journal };
+                plan = Some(around);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     printer.finish();
-    rescue_report::show(printer, &wiring, summary, &target, &report, asked);
+    let summary = course.last_plan().map(|plan| plan.summary());
+    rescue_report::show(printer, &wiring, summary, &target, &report, course.taken().as_ref(), asked);
     match report.open.into_iter().next() {
         None => Ok(ExitCode::SUCCESS),
-        Some(advice) => Err(Fault(advice)),
+        Some(advice) => Err(Fault(advice, None)),
     }
 }
 
@@ -160,17 +175,27 @@ fn options(wiring: &Wiring, asked: &RestoreArgs, target: &Target, is_side: bool)
 async fn files_only(
     wiring: &Wiring,
     reader: &Reader,
-    plan: &RestorePlan,
+    mut plan: RestorePlan,
     target: &Target,
     options: &RestoreOptions,
+    course: &Course<'_>,
     printer: &Arc<Printer>,
 ) -> Result<ExitCode, Fault> {
-    let report = restore::restore_only_files(reader, plan, target, options, &SystemClock, printer.clone()).await?;
+    let (mut target, mut options) = (target.clone(), options.clone());
+    let report = loop {
+        match restore::restore_only_files(reader, &plan, &target, &options, &SystemClock, printer.clone()).await {
+            Ok(report) => break report,
+            Err(error) => {
+                plan = course.around(error, &target.data_dir).await?;
+                (target, options.occupied) = (Target::inspect(&target.data_dir)?, Occupied::Resume);
+            }
+        }
+    };
     if let Some(config) = &wiring.config.path {
-        restore::write_recovery_settings(plan, target, &restore::restore_command(&options.program, config))?;
+        restore::write_recovery_settings(&plan, &target, &restore::restore_command(&options.program, config))?;
     }
     printer.finish();
-    rescue_report::show_files(printer, plan, target, &report);
+    rescue_report::show_files(printer, &plan, &target, &report, course.taken().as_ref());
     Ok(ExitCode::SUCCESS)
 }
 

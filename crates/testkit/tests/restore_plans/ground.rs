@@ -5,7 +5,7 @@ use bytes::Bytes;
 use capture::entry_of;
 use pg::wal::{Surveyor, WalSource};
 use repo::{BackupDocument, Encryption, ManifestEnd, ManifestHeader, ManifestWriter, WalPosition, Writer};
-use restore::{RestoreError, RestorePlan, Wish};
+use restore::{Alternative, RestoreError, RestorePlan, Spoiled, Wish};
 use seal::{Compression, Protection};
 use std::sync::Arc;
 use store::Memory;
@@ -138,6 +138,14 @@ impl Ground {
         let timeline = timeline.map(|id| Timeline::new(id).expect("a timeline"));
         let wish = Wish { target: target.parse().expect("a target"), timeline, backup };
         wait(restore::plan(self.writer.reader(), &wish))
+    }
+
+    /// What can be restored instead where this error is in the way.
+    pub fn alternatives(&self, target: &str, error: &RestoreError) -> Vec<Alternative> {
+        let wish = Wish { target: target.parse().expect("a target"), timeline: None, backup: None };
+        let mut spoiled = Spoiled::default();
+        assert!(spoiled.learn(error), "{error:?}");
+        wait(restore::alternatives(self.writer.reader(), &wish, &mut spoiled, error)).expect("alternatives")
     }
 }
 
