@@ -1,19 +1,34 @@
 //! A restore that is held to prove that one would succeed: into a place of its own, checked, and gone again.
 
+mod counts;
 mod error;
+mod libraries;
 mod page;
+mod pages;
+mod past;
+mod production;
 mod report;
 mod room;
+mod whom;
 
 pub use error::DrillError;
 pub use page::page;
-pub use report::{Phase, Report};
+pub use pages::PagesProof;
+pub use report::{Comparison, LeftOut, Notice, Phase, Report};
 pub use room::Room;
 
-use checks::{Outcome, Proof, Question};
-use pg::{CONTROL_FILE, ConnInfo, ControlFile, Owner, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir, settings_of_a_copy};
+use checks::{Fault, Outcome, Proof, Question};
+use counts::Against;
+use pages::Pages;
+use past::Past;
+use pg::{
+    BadPage, CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir,
+    settings_of_a_copy,
+};
+use production::Production;
 use repo::Reader;
 use restore::{RestoreError, RestoreOptions, RestorePlan, TablespaceMap, Target, Wish};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +39,8 @@ use terms::{Class, Clock, Events, Explain};
 const SERVER_LIMIT: Duration = Duration::from_secs(600);
 /// What a restored cluster needs beyond its files: logs, the log of its own shutdown, what amcheck sorts.
 const MARGIN_BYTES: u64 = 256 << 20;
+/// So many transactions that hung open are named in a report: those of a normal day, and what crashes cut short.
+const OPEN_ENDED_MAX: usize = 1000;
 
 /// How a drill is held.
 pub struct DrillOptions {
@@ -36,6 +53,14 @@ pub struct DrillOptions {
     /// Roles to try to log in as; any will do to learn the superuser's name.
     pub roles: Vec<String>,
     pub questions: Vec<Question>,
+    /// The user to be, which takes root; the owner of `parent`, or postgres, when nobody says.
+    pub user: Option<String>,
+    /// Production's data directory, when it is on this host.
+    pub data_dir: Option<PathBuf>,
+    /// Production's server, whose estimates the counts are held against.
+    pub production: Option<ConnInfo>,
+    /// How much of a table may be missing, from 0 to 1, before that is a fault.
+    pub tolerance: f64,
 }
 
 /// Restores, checks and removes. What goes wrong with the repository or the database is in the report; an error means that this host could
@@ -50,7 +75,8 @@ pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: 
     };
     report.planned(&plan);
     report.phase("plan", clocked.elapsed());
-    let owner = owner_in(&options.parent)?;
+    let owner = whom::owner(options)?;
+    (report.ran_as, report.is_productions_user) = whom::told(owner, options.data_dir.as_deref());
     refuse_cramped(&options.parent, &plan)?;
     find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
     let room = Room::make(&options.parent, owner)?;
@@ -82,28 +108,152 @@ async fn hold(
     };
     let restored = restore::restore(reader, plan, &target, &restoring, clock, events.clone()).await?;
     report.restored(&restored);
+    let found = look_at_pages(&target, plan, options.jobs, report).await?;
+    let production = production::ask(options.production.as_ref(), plan.backup.system_id).await;
+    let held = hold_against(reader, plan, &target, report).await?;
     let starting = Instant::now();
     let mut server = start(plan, &target, options)?;
     server.wait_until(|state| state == ServerState::Ready, SERVER_LIMIT).await?;
     report.is_cut_off = server.is_cut_off();
     report.phase("start", starting.elapsed());
     let checking = Instant::now();
-    report.proof = match superuser(&server, options).await {
-        Ok(info) => checks::prove(&info, &options.questions, &*events).await,
-        Err(error) => Err(error),
+    match superuser(&server, options).await {
+        Ok(info) => {
+            report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
+            libraries::look(&info, reader, plan, &target, report).await;
+            name_bad_pages(&info, &found, report).await;
+        }
+        Err(error) => report.proof = not_verified("the server", &error),
     }
-    .unwrap_or_else(|error| not_verified("the server", &error));
-    report.phase("check", checking.elapsed());
+    report.phase_over("check", checking.elapsed(), plan.backup.bytes);
     let stopping = Instant::now();
     server.stop(StopMode::Immediate, SERVER_LIMIT).await?;
     report.phase("stop", stopping.elapsed());
+    compare(report, found, held, production, plan, options).await;
     Ok(())
+}
+
+fn control_of(target: &Target) -> Result<ControlFile, RestoreError> {
+    let path = target.data_dir.join(CONTROL_FILE);
+    Ok(ControlFile::parse(&fs::read(&path).map_err(|source| RestoreError::File { operation: "read", path, source })?)?)
+}
+
+/// Every page, before a server of the drill's own changes one: reading sets hint bits, which may move a page's position.
+async fn look_at_pages(target: &Target, plan: &RestorePlan, jobs: usize, report: &mut Report) -> Result<Pages, RestoreError> {
+    let reading = Instant::now();
+    let (control, data_dir) = (control_of(target)?, target.data_dir.clone());
+    let work = tokio::task::spawn_blocking(move || pages::read_pages(&data_dir, &control, jobs));
+    let found = work.await.map_err(|e| RestoreError::Bug(e.to_string()))?;
+    let found = found.map_err(|source| RestoreError::File { operation: "read the pages of", path: target.data_dir.clone(), source })?;
+    report.pages = Some(found.proof);
+    report.phase_over("read pages", reading.elapsed(), found.proof.pages * PAGE_SIZE as u64);
+    if !found.proof.has_checksums {
+        let what = format!(
+            "the cluster of backup {} has no page checksums: damage that leaves a page readable shows only in what amcheck and a full read look at",
+            plan.backup.id
+        );
+        report.notice("", "page checksums", what);
+    }
+    Ok(found)
+}
+
+/// The drill to compare with, and whether what hung open at its end is known not to have committed since.
+type Held = (Result<Past, String>, bool);
+
+async fn hold_against(reader: &Reader, plan: &RestorePlan, target: &Target, report: &mut Report) -> Result<Held, RestoreError> {
+    let control = control_of(target)?;
+    let mut log = CommitLog::of(&target.data_dir, &control);
+    let unreadable = |source| RestoreError::File { operation: "read", path: target.data_dir.join("pg_xact"), source };
+    report.open_ended = log.open_ended(OPEN_ENDED_MAX).map_err(unreadable)?;
+    let (past, passed_over) = past::last_passed(reader, plan.backup.system_id, report.recovered_to.unwrap_or(plan.backup.stop.lsn)).await;
+    for what in passed_over {
+        report.notice("", "an earlier report", what);
+    }
+    let mut nothing_hung = false;
+    if let Some(hung) = past.as_ref().ok().and_then(|past| past.open_ended.as_ref()) {
+        nothing_hung = true;
+        for xid in hung {
+            nothing_hung &= !log.may_have_committed(*xid).map_err(unreadable)?;
+        }
+    }
+    Ok((past, nothing_hung))
+}
+
+/// Bad pages are faults, by the relation's name where the server knows it.
+async fn name_bad_pages(info: &ConnInfo, found: &Pages, report: &mut Report) {
+    let files: BTreeSet<String> = found.bad.iter().map(|bad| first_file(&bad.file)).collect();
+    let files: Vec<String> = files.into_iter().collect();
+    if files.is_empty() {
+        return;
+    }
+    let databases: Vec<String> = report.proof.databases.iter().map(|database| database.name.clone()).collect();
+    let mut names = BTreeMap::new();
+    for database in databases {
+        let Ok(session) = Sql::connect(&info.clone().with_dbname(&database)).await else { continue };
+        for (file, name) in session.relations_in(&files).await.unwrap_or_default() {
+            names.entry(file).or_insert((database.clone(), name));
+        }
+    }
+    for bad in &found.bad {
+        let (database, name) = names.get(&first_file(&bad.file)).cloned().unwrap_or_default();
+        let object = if name.is_empty() { bad.file.clone() } else { format!("{name} (file {})", bad.file) };
+        report.proof.faults.push(bad_page(database, object, &bad.page));
+    }
+}
+
+/// The file that a relation is known by: without the number of a gigabyte and the name of a fork.
+fn first_file(file: &str) -> String {
+    let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
+    format!("{folder}/{}", name.split(['.', '_']).next().unwrap_or(name))
+}
+
+fn bad_page(database: String, object: String, page: &BadPage) -> Fault {
+    let BadPage { block, lsn, stored, computed } = page;
+    let what = format!("block {block}: the page's checksum is {stored:04X} and its bytes make {computed:04X}; last changed at {lsn}");
+    Fault { outcome: Outcome::Failed, database, object, what }
+}
+
+/// Adds to the report what the counts say beside the last drill's and production's.
+async fn compare(
+    report: &mut Report,
+    found: Pages,
+    (past, nothing_hung): Held,
+    production: Result<Production, String>,
+    plan: &RestorePlan,
+    options: &DrillOptions,
+) {
+    for table in report.proof.databases.iter_mut().flat_map(|database| &mut database.rows) {
+        table.trail = found.trails.get(&table.file).cloned();
+    }
+    // Without a server that answered there is nothing to compare.
+    if report.proof.databases.is_empty() {
+        return;
+    }
+    // Statistics follow what is written with a delay, and a drill takes long: what is short now and then is short.
+    let production = match production {
+        Ok(first) => Ok(match production::ask(options.production.as_ref(), plan.backup.system_id).await {
+            Ok(again) => first.lowered_by(&again),
+            Err(_) => first,
+        }),
+        Err(why) => Err(why),
+    };
+    let against = Against {
+        ended: report.recovered_to.unwrap_or(plan.backup.stop.lsn),
+        timeline: plan.timeline,
+        past: past.as_ref().map_err(Clone::clone),
+        nothing_hung,
+        production: production.as_ref().map_err(Clone::clone),
+        tolerance: options.tolerance,
+    };
+    let judged = counts::judge(&report.proof.databases, &against);
+    report.proof.faults.extend(judged.faults);
+    report.notices.extend(judged.notices);
+    report.comparisons = judged.comparisons;
 }
 
 /// The restored cluster, where nothing but this process reaches it and it reaches nothing.
 fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<PrivateServer, RestoreError> {
-    let control = target.data_dir.join(CONTROL_FILE);
-    let control = ControlFile::parse(&fs::read(&control).map_err(|source| RestoreError::File { operation: "read", path: control, source })?)?;
+    let control = control_of(target)?;
     let strict = [
         // What is looked at must not change meanwhile, and must not be passed over.
         ("autovacuum", "off"),
@@ -164,13 +314,8 @@ fn not_verified(object: &str, error: &dyn Explain) -> Proof {
     Proof { faults: vec![fault_of(object, error)], ..Proof::default() }
 }
 
-fn fault_of(object: &str, error: &dyn Explain) -> checks::Fault {
-    checks::Fault { outcome: Outcome::NotVerified, database: String::new(), object: object.to_owned(), what: error.in_a_line() }
-}
-
-/// As whom PostgreSQL will run there.
-fn owner_in(parent: &Path) -> Result<Owner, DrillError> {
-    Ok(Target::inspect(&parent.join("data"))?.owner)
+fn fault_of(object: &str, error: &dyn Explain) -> Fault {
+    Fault { outcome: Outcome::NotVerified, database: String::new(), object: object.to_owned(), what: error.in_a_line() }
 }
 
 fn refuse_cramped(parent: &Path, plan: &RestorePlan) -> Result<(), DrillError> {

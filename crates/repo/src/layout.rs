@@ -93,10 +93,18 @@ pub(crate) fn wal_index_span(path: &ObjectPath) -> Option<(SegmentName, SegmentN
     (first.timeline() == last.timeline() && first <= last).then_some((first, last))
 }
 
+/// The folder of the drills' folders.
+pub(crate) const DRILLS: &str = "drills";
+
+/// The report in the folder of this name below [`DRILLS`].
+pub(crate) fn drill_report_in(folder: &str) -> Option<ObjectPath> {
+    ObjectPath::new(format!("{DRILLS}/{folder}/report.json")).ok()
+}
+
 /// The report, `json`, or its page, `html`, of a drill that began at this time; a further one of the same second has a number from 2 on.
 pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath {
     let number = if number > 1 { format!("-{number}") } else { String::new() };
-    path(format!("drills/{}{number}/report.{form}", at.compact()))
+    path(format!("{DRILLS}/{}{number}/report.{form}", at.compact()))
 }
 
 pub(crate) fn coverage() -> ObjectPath {

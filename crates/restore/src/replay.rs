@@ -131,6 +131,8 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         ("track_commit_timestamp", "on".to_owned()),
         ("shared_preload_libraries", String::new()),
         ("max_logical_replication_workers", "0".to_owned()),
+        // Between its promotion and its stop nothing is written that the log did not hold.
+        ("autovacuum", "off".to_owned()),
         ("shared_buffers", "256MB".to_owned()),
         ("log_timezone", "UTC".to_owned()),
         // The files are durable already; one call for the filesystem instead of one a file.

@@ -12,6 +12,7 @@ pub mod patroni;
 mod place;
 mod receiver;
 pub mod s3;
+pub mod tamper;
 pub mod toxiproxy;
 pub mod workload;
 
