@@ -6,6 +6,7 @@ pub mod bowline;
 pub mod certificates;
 pub mod cluster;
 pub mod conformance;
+pub mod drill;
 mod launch;
 mod loopback;
 pub mod patroni;

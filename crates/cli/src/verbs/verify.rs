@@ -104,10 +104,9 @@ impl Held {
         let report = drill::drill(reader, wish, options, &SystemClock, printer.clone()).await?;
         printer.finish();
         show(printer, &report);
-        let keep = async { Ok::<_, Fault>(wiring.writer().await?.keep_drill(report.began, &report, drill::page(&report)).await?.to_string()) };
         let (kept, unkept) = match no_record {
             true => (None, None),
-            false => keep.await.map_or_else(|fault| (None, Some(fault)), |path| (Some(path), None)),
+            false => keep(wiring, &report).await.map_or_else(|fault| (None, Some(fault)), |path| (Some(path), None)),
         };
         if let Some(path) = &kept {
             printer.say(format!("report       {path} in {}, and report.html beside it", reader.address()));
@@ -118,6 +117,11 @@ impl Held {
         printer.say(format!("verdict      {}", said(report.outcome)));
         Ok(Self { report, kept, unkept })
     }
+}
+
+/// Where the report lies now.
+async fn keep(wiring: &Wiring, report: &Report) -> Result<String, Fault> {
+    Ok(wiring.writer().await?.keep_drill(report.began, report, drill::page(report)).await?.to_string())
 }
 
 fn said(outcome: Outcome) -> &'static str {
