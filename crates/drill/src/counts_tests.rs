@@ -40,7 +40,8 @@ fn now(rows: u64, trail: Trail, pages_noted: u32) -> Vec<DatabaseProof> {
 
 fn production(at: u64, rows: Option<u64>) -> Production {
     let estimate = Estimate { oid: TABLE, name: "public.t".into(), file: FILE.into(), rows };
-    Production { at: lsn(at), databases: HashMap::from([(DATABASE, HashMap::from([(TABLE, estimate)]))]), untold: Vec::new() }
+    let databases = HashMap::from([(DATABASE, HashMap::from([(TABLE, estimate)]))]);
+    Production { system_id: SystemId::new(1), at: lsn(at), databases, untold: Vec::new() }
 }
 
 fn against<'a>(past: Option<&'a Past>, production: Option<&'a Production>) -> Against<'a> {

@@ -1,5 +1,6 @@
 //! A restore that is held to prove that one would succeed: into a place of its own, checked, and gone again.
 
+mod bad_pages;
 mod counts;
 mod error;
 mod libraries;
@@ -22,13 +23,12 @@ use counts::Against;
 use pages::Pages;
 use past::Past;
 use pg::{
-    BadPage, CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir,
+    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir,
     settings_of_a_copy,
 };
 use production::Production;
 use repo::Reader;
 use restore::{RestoreError, RestoreOptions, RestorePlan, TablespaceMap, Target, Wish};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +68,10 @@ pub struct DrillOptions {
 pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: &dyn Clock, events: Arc<dyn Events>) -> Result<Report, DrillError> {
     let began = clock.now();
     let mut report = Report::begin(began, &wish.target);
+    let asking = Instant::now();
+    // First of all: what the log then holds beyond its answer counts in the drill's favour.
+    let production = production::ask(options.production.as_ref()).await;
+    report.phase("ask production", asking.elapsed());
     let clocked = Instant::now();
     let plan = match restore::plan(reader, wish).await {
         Ok(plan) => plan,
@@ -85,7 +89,10 @@ pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: 
     room.remove()?;
     report.phase("remove", removing.elapsed());
     match held {
-        Ok(()) => Ok(report.judged()),
+        Ok((found, held)) => {
+            compare(&mut report, found, held, production, &plan, options).await;
+            Ok(report.judged())
+        }
         Err(error) => blame(report, "restore", error),
     }
 }
@@ -98,7 +105,7 @@ async fn hold(
     clock: &dyn Clock,
     events: Arc<dyn Events>,
     report: &mut Report,
-) -> Result<(), RestoreError> {
+) -> Result<(Pages, Held), RestoreError> {
     let target = Target::inspect(&room.path().join("data"))?.with_sockets(room.path());
     let restoring = RestoreOptions {
         tablespaces: TablespaceMap { places: Default::default(), elsewhere: Some(room.path().join("tablespaces")) },
@@ -109,7 +116,8 @@ async fn hold(
     let restored = restore::restore(reader, plan, &target, &restoring, clock, events.clone()).await?;
     report.restored(&restored);
     let found = look_at_pages(&target, plan, options.jobs, report).await?;
-    let production = production::ask(options.production.as_ref(), plan.backup.system_id).await;
+    // Should no server start on them, they are told all the same; one that does start knows their names.
+    bad_pages::tell_files(&found, report);
     let held = hold_against(reader, plan, &target, report).await?;
     let starting = Instant::now();
     let mut server = start(plan, &target, options)?;
@@ -121,16 +129,18 @@ async fn hold(
         Ok(info) => {
             report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
             libraries::look(&info, reader, plan, &target, report).await;
-            name_bad_pages(&info, &found, report).await;
+            bad_pages::tell(&info, &found, report).await;
         }
-        Err(error) => report.proof = not_verified("the server", &error),
+        Err(error) => {
+            report.proof = not_verified("the server", &error);
+            bad_pages::tell_files(&found, report);
+        }
     }
     report.phase_over("check", checking.elapsed(), plan.backup.bytes);
     let stopping = Instant::now();
     server.stop(StopMode::Immediate, SERVER_LIMIT).await?;
     report.phase("stop", stopping.elapsed());
-    compare(report, found, held, production, plan, options).await;
-    Ok(())
+    Ok((found, held))
 }
 
 fn control_of(target: &Target) -> Result<ControlFile, RestoreError> {
@@ -179,40 +189,6 @@ async fn hold_against(reader: &Reader, plan: &RestorePlan, target: &Target, repo
     Ok((past, nothing_hung))
 }
 
-/// Bad pages are faults, by the relation's name where the server knows it.
-async fn name_bad_pages(info: &ConnInfo, found: &Pages, report: &mut Report) {
-    let files: BTreeSet<String> = found.bad.iter().map(|bad| first_file(&bad.file)).collect();
-    let files: Vec<String> = files.into_iter().collect();
-    if files.is_empty() {
-        return;
-    }
-    let databases: Vec<String> = report.proof.databases.iter().map(|database| database.name.clone()).collect();
-    let mut names = BTreeMap::new();
-    for database in databases {
-        let Ok(session) = Sql::connect(&info.clone().with_dbname(&database)).await else { continue };
-        for (file, name) in session.relations_in(&files).await.unwrap_or_default() {
-            names.entry(file).or_insert((database.clone(), name));
-        }
-    }
-    for bad in &found.bad {
-        let (database, name) = names.get(&first_file(&bad.file)).cloned().unwrap_or_default();
-        let object = if name.is_empty() { bad.file.clone() } else { format!("{name} (file {})", bad.file) };
-        report.proof.faults.push(bad_page(database, object, &bad.page));
-    }
-}
-
-/// The file that a relation is known by: without the number of a gigabyte and the name of a fork.
-fn first_file(file: &str) -> String {
-    let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
-    format!("{folder}/{}", name.split(['.', '_']).next().unwrap_or(name))
-}
-
-fn bad_page(database: String, object: String, page: &BadPage) -> Fault {
-    let BadPage { block, lsn, stored, computed } = page;
-    let what = format!("block {block}: the page's checksum is {stored:04X} and its bytes make {computed:04X}; last changed at {lsn}");
-    Fault { outcome: Outcome::Failed, database, object, what }
-}
-
 /// Adds to the report what the counts say beside the last drill's and production's.
 async fn compare(
     report: &mut Report,
@@ -231,9 +207,12 @@ async fn compare(
     }
     // Statistics follow what is written with a delay, and a drill takes long: what is short now and then is short.
     let production = match production {
-        Ok(first) => Ok(match production::ask(options.production.as_ref(), plan.backup.system_id).await {
-            Ok(again) => first.lowered_by(&again),
-            Err(_) => first,
+        Ok(other) if other.system_id != plan.backup.system_id => {
+            Err(format!("the server that [postgres] conninfo names is another cluster ({})", other.system_id))
+        }
+        Ok(first) => Ok(match production::ask(options.production.as_ref()).await {
+            Ok(again) if again.system_id == first.system_id => first.lowered_by(&again),
+            _ => first,
         }),
         Err(why) => Err(why),
     };
@@ -279,15 +258,22 @@ fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<
     Ok(PrivateServer::start(&options)?)
 }
 
+/// What a role's own settings load into a session wins over the server's command line, and ends the session where it is missing; only what the
+/// session asks for itself wins over that. Not everybody may ask for the first.
+const NOTHING_LOADED: [&str; 2] = ["-c local_preload_libraries= -c session_preload_libraries=", "-c local_preload_libraries="];
+
 /// How to log in as the superuser, whose name only the server knows.
 async fn superuser(server: &PrivateServer, options: &DrillOptions) -> Result<ConnInfo, pg::PgError> {
     let word = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
     let socket = word(&server.socket_dir().display().to_string());
-    let login = |role: &str| ConnInfo::parse(&format!("host={socket} port={} user={} dbname=template1", server.port(), word(role)), &|_| None);
+    let login = |role: &str, asked: &str| {
+        let text = format!("host={socket} port={} user={} dbname=template1 options={}", server.port(), word(role), word(asked));
+        ConnInfo::parse(&text, &|_| None)
+    };
     let mut last = None;
-    for role in &options.roles {
-        match Sql::connect(&login(role)?).await {
-            Ok(session) => return login(&session.bootstrap_superuser().await?),
+    for (role, asked) in options.roles.iter().flat_map(|role| NOTHING_LOADED.map(|asked| (role, asked))) {
+        match Sql::connect(&login(role, asked)?).await {
+            Ok(session) => return login(&session.bootstrap_superuser().await?, NOTHING_LOADED[0]),
             Err(error) => last = Some(error),
         }
     }

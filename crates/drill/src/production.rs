@@ -7,6 +7,8 @@ use terms::{Explain, Lsn, SystemId};
 /// Production's answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Production {
+    /// Which cluster answered.
+    pub(crate) system_id: SystemId,
     /// How far its log was after it had answered: what is restored up to here lacks nothing that the estimates count.
     pub(crate) at: Lsn,
     /// The tables of each database, by their oids.
@@ -16,15 +18,12 @@ pub(crate) struct Production {
 }
 
 /// Asks production; an error says why it could not be.
-pub(crate) async fn ask(info: Option<&ConnInfo>, system_id: SystemId) -> Result<Production, String> {
+pub(crate) async fn ask(info: Option<&ConnInfo>) -> Result<Production, String> {
     let Some(info) = info else { return Err("[postgres] conninfo names no server".into()) };
     let told = |error: PgError| error.in_a_line();
     let session = Sql::connect(info).await.map_err(told)?;
-    let found = session.system_id().await.map_err(told)?;
-    if found != system_id {
-        return Err(format!("the server that [postgres] conninfo names is another cluster ({found})"));
-    }
-    let mut production = Production { at: Lsn::from_bytes(0), databases: HashMap::new(), untold: Vec::new() };
+    let system_id = session.system_id().await.map_err(told)?;
+    let mut production = Production { system_id, at: Lsn::from_bytes(0), databases: HashMap::new(), untold: Vec::new() };
     for name in session.connectable_databases().await.map_err(told)? {
         match estimates(info, &name).await {
             Ok((oid, tables)) => drop(production.databases.insert(oid, tables.into_iter().map(|table| (table.oid, table)).collect())),

@@ -81,9 +81,9 @@ fn a_bad_page_of_an_index_that_amcheck_cannot_look_at_is_found_and_named() {
         let faults = drilled.faults();
         assert!(faults.contains("public.by_place") && faults.contains("block 2: the page's checksum"), "PostgreSQL {major}: {faults}");
         assert_eq!(drilled.report["pages"]["bad"], 1, "{:#}", drilled.report["pages"]);
-        assert!(drilled.notices().contains("1 damaged page"), "{}", drilled.notices());
+        assert!(drilled.notices().contains("1 damaged page was"), "{}", drilled.notices());
         let page = fs::read_to_string(bowline.object("report.html")).expect("the page");
-        assert!(page.contains("public.by_place") && page.contains("1 damaged page"), "the page says it, too");
+        assert!(page.contains("public.by_place") && page.contains("1 damaged page was"), "the page says it, too");
     }
 }
 
@@ -126,7 +126,7 @@ fn what_needs_a_library_that_this_host_lacks_is_not_verified_and_the_library_is_
     ));
     cluster.psql("CREATE TABLE rare (a gone); INSERT INTO rare VALUES ('1.5'); CREATE TABLE usual AS SELECT 1 AS a");
     // Not loaded: the running server stays as it is.
-    cluster.psql("ALTER SYSTEM SET shared_preload_libraries = 'not_there, pg_stat_statements'");
+    cluster.psql("ALTER SYSTEM SET shared_preload_libraries = 'not_there', 'pg_stat_statements'");
     cluster.psql("ALTER ROLE postgres IN DATABASE template1 SET local_preload_libraries = 'not_there_either'");
     bowline.ok(&["backup"]);
     let drilled = Drilled::hold(&cluster, &bowline, &["--no-record"]);
