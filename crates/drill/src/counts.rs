@@ -94,10 +94,12 @@ impl<'a> Judge<'a> {
             }
             // Where production was asked it has agreed or a fault says so.
             Change::Some if estimate.is_none() && is_below(table.rows, before.rows, self.against.tolerance) => {
-                let what = format!(
-                    "fell from {} to {} rows since the drill of {}; whether it should have, production was not there to say",
-                    before.rows, table.rows, past.began
-                );
+                let why = match &self.against.production {
+                    _ if before.file != table.file => "TRUNCATE or a rewrite gave it another file",
+                    Ok(_) => "production has no estimate of it",
+                    Err(_) => "production was not there to say whether it should have",
+                };
+                let what = format!("fell from {} to {} rows since the drill of {}; {why}", before.rows, table.rows, past.began);
                 self.notice(&database.name, &table.name, what);
             }
             Change::Some => {}

@@ -22,10 +22,10 @@ pub fn page(report: &Report) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
     page.head(report);
     page.faults(report);
+    page.answers(report);
     page.notices(report);
     page.facts(report);
     page.phases(report);
-    page.answers(report);
     page.comparisons(report);
     page.databases(report);
     page.put("</body></html>\n");
@@ -50,8 +50,10 @@ impl Page {
         let count = |outcome| report.proof.faults.iter().filter(|fault| fault.outcome == outcome).count();
         let (wrong, open) = (count(Outcome::Failed), count(Outcome::NotVerified));
         let amiss = report.proof.answers.iter().filter(|answer| answer.outcome == Outcome::Failed).count();
-        if wrong + open + amiss > 0 {
-            self.put(&format!("<p>{wrong} wrong, {amiss} answers not as expected, {open} not checked.</p>"));
+        let parts = [(wrong, "wrong"), (amiss, "answered otherwise than expected"), (open, "not checked")];
+        let parts: Vec<_> = parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        if !parts.is_empty() {
+            self.put(&format!("<p>{}.</p>", parts.join(", ")));
         }
     }
 
@@ -171,6 +173,7 @@ impl Page {
         self.put("<h2>Times</h2><table><tr><th>Phase</th><th class=\"n\">Took</th><th class=\"n\">Moved or read</th><th class=\"n\">Rate</th></tr>");
         for phase in &report.phases {
             let moved = match (phase.bytes, phase.segments) {
+                (Some(size), Some(1)) => format!("{}, 1 segment at most", bytes(size)),
                 (Some(size), Some(segments)) => format!("{}, {segments} segments at most", bytes(size)),
                 (Some(size), None) => bytes(size),
                 _ => String::new(),

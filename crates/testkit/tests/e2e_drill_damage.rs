@@ -56,10 +56,21 @@ fn one_flipped_bit_in_any_object_that_a_restore_needs_turns_the_drill_red_and_is
     for kind in needed {
         let (name, drilled) = verdicts.get(&kind).unwrap_or_else(|| panic!("the repository holds no {kind:?}"));
         assert_ne!(drilled.outcome(), "passed", "{kind:?} {name}");
-        assert_eq!(drilled.code, DAMAGED, "{kind:?} {name}: {}", drilled.said());
-        let word = name.rsplit('/').next().expect("a name");
+        // Damage that only the replaying server meets may leave the question open; it never passes.
+        let is_red = drilled.code == DAMAGED || (kind == Kind::Segment && drilled.code == REFUSED);
+        assert!(is_red, "{kind:?} {name}: exit {}, {}", drilled.code, drilled.said());
+        // A piece is known by the segment that it is of.
+        let parts: Vec<&str> = name.rsplit('/').collect();
+        let word = if kind == Kind::Piece { parts[1].trim_end_matches(".pieces") } else { parts[0] };
         assert!(drilled.said().contains(word), "{kind:?}: {word} is not named in {}", drilled.said());
     }
+    // What the rest says can be found out again; where it is believed all the same, its damage is named.
+    for kind in [Kind::Coverage, Kind::Lease] {
+        if let Some((name, drilled)) = verdicts.get(&kind) {
+            assert!(drilled.outcome() == "passed" || drilled.said().contains(name.as_str()), "{kind:?} {name}: {}", drilled.said());
+        }
+    }
+    assert!(verdicts[&Kind::Report].1.notices().contains("report.json"), "{}", verdicts[&Kind::Report].1.notices());
     let sound = Drilled::hold(&one, &bowline, &["--no-record"]);
     assert_eq!((sound.code, sound.outcome()), (0, "passed"), "all is whole again: {}", sound.said());
 }
@@ -75,7 +86,8 @@ fn a_bad_page_of_an_index_that_amcheck_cannot_look_at_is_found_and_named() {
         cluster.pg_ctl_stop(true);
         File::options().write(true).open(&file).and_then(|file| file.write_all_at(&[0xA5; 16], 2 * 8192 + 7000)).expect("write");
         cluster.start_server();
-        bowline.ok(&["backup", "--checksums", "warn"]);
+        let backup = bowline.ok(&["backup", "--checksums", "warn"]);
+        assert_eq!(backup["pages_damaged"], 1, "{backup:#}");
         let drilled = Drilled::hold(&cluster, &bowline, &[]);
         assert_eq!((drilled.code, drilled.outcome()), (DAMAGED, "failed"), "PostgreSQL {major}: {}", drilled.said());
         let faults = drilled.faults();
