@@ -173,19 +173,17 @@ type Held = (Result<Past, String>, bool);
 async fn hold_against(reader: &Reader, plan: &RestorePlan, target: &Target, report: &mut Report) -> Result<Held, RestoreError> {
     let control = control_of(target)?;
     let mut log = CommitLog::of(&target.data_dir, &control);
-    let unreadable = |source| RestoreError::File { operation: "read", path: target.data_dir.join("pg_xact"), source };
-    report.open_ended = log.open_ended(OPEN_ENDED_MAX).map_err(unreadable)?;
+    report.open_ended = log.open_ended(OPEN_ENDED_MAX).unwrap_or_else(|error| {
+        // Whether that is damage the server will say that needs it.
+        report.notice("", "pg_xact", format!("which transactions hung open could not be read: {error}"));
+        None
+    });
     let (past, passed_over) = past::last_passed(reader, plan.backup.system_id, report.recovered_to.unwrap_or(plan.backup.stop.lsn)).await;
     for what in passed_over {
         report.notice("", "an earlier report", what);
     }
-    let mut nothing_hung = false;
-    if let Some(hung) = past.as_ref().ok().and_then(|past| past.open_ended.as_ref()) {
-        nothing_hung = true;
-        for xid in hung {
-            nothing_hung &= !log.may_have_committed(*xid).map_err(unreadable)?;
-        }
-    }
+    let hung = past.as_ref().ok().and_then(|past| past.open_ended.as_ref());
+    let nothing_hung = hung.is_some_and(|hung| hung.iter().all(|xid| matches!(log.may_have_committed(*xid), Ok(false))));
     Ok((past, nothing_hung))
 }
 
