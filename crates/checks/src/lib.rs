@@ -185,7 +185,8 @@ fn lacking(database: &str, missing: &MissingLibrary) -> Fault {
         names if names.is_empty() => (format!("library {name}"), "functions".to_owned()),
         names => (format!("extension {names}"), format!("the extension's functions, types and indexes ({names})")),
     };
-    let what = format!("the library {name} is not on this host, so {who} could not be used: install the package that brings it where drills are held");
+    let what =
+        format!("the library {name} is not on this host, so {who} could not be used: install the package that brings it where drills are held");
     Fault { outcome: Outcome::NotVerified, database: database.to_owned(), object, what }
 }
 
@@ -217,7 +218,12 @@ fn fault(database: &str, object: &str, error: &PgError) -> Fault {
 /// A file of the cluster's own that is not there: a relation's (src/backend/storage/smgr/md.c) or one of the commit log's (slru.c). What a
 /// library is called that this host lacks is "could not access file" (dfmgr.c), and no damage.
 fn misses_a_file(said: &ServerError) -> bool {
-    let words = ["could not open file \"base/", "could not open file \"global/", "could not open file \"pg_tblspc/", "could not access status of transaction"];
+    let words = [
+        "could not open file \"base/",
+        "could not open file \"global/",
+        "could not open file \"pg_tblspc/",
+        "could not access status of transaction",
+    ];
     said.code == "58P01" && words.iter().any(|word| said.message.starts_with(word))
 }
 

@@ -129,7 +129,8 @@ impl<'a> Judge<'a> {
             }
         }
         if !dropped.is_empty() {
-            let what = format!("gone since the drill of {}: {}; whether they were dropped, production was not there to say", past.began, dropped.join(", "));
+            let what =
+                format!("gone since the drill of {}: {}; whether they were dropped, production was not there to say", past.began, dropped.join(", "));
             self.notice(&before.name, "tables", what);
         }
     }
@@ -164,12 +165,9 @@ impl<'a> Judge<'a> {
 
     fn finish(mut self) -> Judged {
         let with = match &self.against.past {
-            Ok(past) => Comparison {
-                with: format!("the drill of {}", past.began),
-                tables: self.with_past,
-                exactly: self.exactly,
-                not_compared: None,
-            },
+            Ok(past) => {
+                Comparison { with: format!("the drill of {}", past.began), tables: self.with_past, exactly: self.exactly, not_compared: None }
+            }
             Err(why) => Comparison { with: "the last drill".into(), tables: 0, exactly: 0, not_compared: Some(why.clone()) },
         };
         let (tables, not_compared) = match &self.against.production {

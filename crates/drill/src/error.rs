@@ -73,7 +73,9 @@ impl Explain for DrillError {
             Self::File { .. } => "Name a directory that can be written to: --dir DIR, or [drill] dir.".into(),
             Self::NoRoom { .. } => "Free some space, or name a directory on a larger disk: --dir DIR, or [drill] dir.".into(),
             Self::User { name, .. } => {
-                format!("Make it (useradd --system {name}) and run bowline verify as root, or leave [drill] user out: then it is the user whose PostgreSQL it is.")
+                format!(
+                    "Make it (useradd --system {name}) and run bowline verify as root, or leave [drill] user out: then it is the user whose PostgreSQL it is."
+                )
             }
             Self::Bug(_) => String::new(),
         }

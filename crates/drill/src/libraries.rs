@@ -36,7 +36,8 @@ pub(crate) async fn look(info: &ConnInfo, reader: &Reader, plan: &RestorePlan, t
     for library in names {
         let is_here = session.has_library(&library).await.ok();
         if is_here == Some(false) {
-            let what = "is loaded by production's server and not on this host: a restore here needs the package that brings it, or the setting changed";
+            let what =
+                "is loaded by production's server and not on this host: a restore here needs the package that brings it, or the setting changed";
             report.notice("", &format!("preload library {library}"), what.into());
         }
         report.left_out.push(LeftOut { library, is_here });

@@ -130,7 +130,8 @@ impl Report {
             self.notice("", "the plan", note.clone());
         }
         if backup.pages_damaged > 0 {
-            let pages = if backup.pages_damaged == 1 { "1 damaged page was".to_owned() } else { format!("{} damaged pages were", backup.pages_damaged) };
+            let pages =
+                if backup.pages_damaged == 1 { "1 damaged page was".to_owned() } else { format!("{} damaged pages were", backup.pages_damaged) };
             self.notice("", "the backup", format!("{pages} seen when it was made"));
         }
     }

@@ -42,9 +42,9 @@ mod wire;
 
 pub use archive_status::{waiting_for_archive, waits_for_archive};
 pub use base_backup::{BaseBackup, BaseBackupEnd, BaseBackupOptions, Entry, Item, TablespaceToSend};
+pub use commit_log::CommitLog;
 pub use conninfo::{Address, ConnInfo};
 pub use conninfo_kinds::{Keepalive, RootCert, SslMode, TargetSession, TlsSettings};
-pub use commit_log::CommitLog;
 pub use control::{CONTROL_FILE, CONTROL_FILE_SIZE, ClusterState, ControlFile, WalLevel};
 pub use disk_error::DiskError;
 pub use error::PgError;

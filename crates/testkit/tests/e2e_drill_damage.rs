@@ -149,7 +149,8 @@ fn what_needs_a_library_that_this_host_lacks_is_not_verified_and_the_library_is_
     let faults = drilled.faults();
     assert!(faults.contains("rows of public.rare") && faults.contains("gone.so is not on this host"), "{faults}");
     assert!(!faults.contains("usual"), "{faults}");
-    let left_out: Vec<_> = drilled.report["left_out"].as_array().expect("a list").iter().map(|l| format!("{} {}", l["library"], l["is_here"])).collect();
+    let left_out: Vec<_> =
+        drilled.report["left_out"].as_array().expect("a list").iter().map(|l| format!("{} {}", l["library"], l["is_here"])).collect();
     assert_eq!(left_out, ["\"not_there\" false", "\"not_there_either\" false", "\"pg_stat_statements\" true"]);
     assert!(drilled.notices().contains("preload library not_there"), "{}", drilled.notices());
 }
