@@ -206,7 +206,6 @@ impl Copied {
             }
         };
         common.cover.backup_stopped(stop.lsn);
-        let damaged = common.judge_pages(pages.as_deref(), stop.lsn)?;
         let tally = pipeline.tally().clone();
         let (packs, manifest_bytes) = {
             let tally = tally.clone();
@@ -221,6 +220,8 @@ impl Copied {
             })
             .await?
         };
+        // Only now has every page been looked at: what was read last waited in the pipeline until it was finished.
+        let damaged = common.judge_pages(pages.as_deref(), stop.lsn)?;
         common.writer.settle().await?;
         drop(progress);
         let document = common.document(stop, packs, manifest_bytes, &tally, damaged);

@@ -4,9 +4,9 @@ mod expectation;
 
 pub use expectation::{Expectation, ExpectationError, Operator};
 
-use pg::{CheckKind, ConnInfo, PgError, Readable, Sql};
-use serde::Serialize;
-use terms::{Class, Event, Events, Explain};
+use pg::{CheckKind, ConnInfo, MissingLibrary, PgError, Readable, ServerError, Sql};
+use serde::{Deserialize, Serialize};
+use terms::{Class, Event, Events, Explain, Lsn};
 
 /// A question of the user's, and what its answer should be.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct Question {
 }
 
 /// What became of a check. Only [`Outcome::Passed`] is good: what could not be checked proves nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Passed,
@@ -41,19 +41,42 @@ pub struct Fault {
 pub struct TableRows {
     pub name: String,
     pub rows: u64,
+    pub oid: u32,
+    /// Its first file, relative to the data directory.
+    pub file: String,
+    /// How many pages its last VACUUM or ANALYZE noted.
+    pub pages_noted: u32,
+    /// What its pages told before any server of the drill's opened them; `None` when nobody read them.
+    pub trail: Option<Trail>,
+}
+
+/// Where the log had brought a table: the position of the last change of each of its pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trail {
+    pub pages: u64,
+    /// The newest of the positions.
+    pub newest: Lsn,
+    /// A digest of all of them, in order of the pages.
+    pub digest: String,
 }
 
 /// What was looked at in one database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DatabaseProof {
     pub name: String,
+    /// Zero when it could not be asked.
+    pub oid: u32,
     /// Indexes and tables that amcheck found nothing wrong with, the system's among them.
     pub indexes_passed: u64,
     pub tables_passed: u64,
     /// The user's tables, each read in full.
     pub rows: Vec<TableRows>,
+    /// Those that could not be read; a fault says why.
+    pub unread: Vec<String>,
     /// Indexes for which PostgreSQL has no check, with their access method: they prove nothing either way.
     pub without_check: Vec<String>,
+    /// Libraries that functions of the database are in and that this host lacks.
+    pub missing_libraries: Vec<String>,
 }
 
 /// A question and its answer.
@@ -135,6 +158,11 @@ async fn answer_all(info: &ConnInfo, questions: &[Question], proof: &mut Proof) 
 async fn prove_database(info: &ConnInfo, found: &mut DatabaseProof, faults: &mut Vec<Fault>) -> Result<(), PgError> {
     let sql = Sql::connect(info).await?;
     let provable = sql.provable().await?;
+    found.oid = provable.database;
+    for missing in sql.missing_libraries().await? {
+        faults.push(lacking(&found.name, &missing));
+        found.missing_libraries.push(missing.name);
+    }
     found.without_check = provable.unchecked.iter().map(|(name, method)| format!("{name} ({method})")).collect();
     let amcheck = sql.make_amcheck().await?;
     for relation in &provable.relations {
@@ -152,12 +180,32 @@ async fn prove_database(info: &ConnInfo, found: &mut DatabaseProof, faults: &mut
     }
     for table in &provable.tables {
         match sql.read_in_full(table).await {
-            Ok(rows) => found.rows.push(TableRows { name: table.name.clone(), rows }),
-            Err(error) => keep_going(&sql, &found.name, &read_of(table), error, faults)?,
+            Ok(rows) => found.rows.push(counted(table, rows)),
+            Err(error) => {
+                found.unread.push(table.name.clone());
+                keep_going(&sql, &found.name, &read_of(table), error, faults)?;
+            }
         }
     }
     found.rows.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(())
+}
+
+fn counted(table: &Readable, rows: u64) -> TableRows {
+    let Readable { oid, name, file, pages_noted } = table.clone();
+    TableRows { name, rows, oid, file, pages_noted, trail: None }
+}
+
+/// Whatever needs such a library fails here, and shows nothing of how it would do on a host that has it.
+fn lacking(database: &str, missing: &MissingLibrary) -> Fault {
+    let name = &missing.name;
+    let (object, who) = match missing.extensions.join(", ") {
+        names if names.is_empty() => (format!("library {name}"), "functions".to_owned()),
+        names => (format!("extension {names}"), format!("the extension's functions, types and indexes ({names})")),
+    };
+    let what =
+        format!("the library {name} is not on this host, so {who} could not be used: install the package that brings it where drills are held");
+    Fault { outcome: Outcome::NotVerified, database: database.to_owned(), object, what }
 }
 
 fn read_of(table: &Readable) -> String {
@@ -175,13 +223,26 @@ fn keep_going(sql: &Sql, database: &str, object: &str, error: PgError, faults: &
 
 /// Damage is a failure; whatever else kept a check from its end leaves open what it would have found.
 fn fault(database: &str, object: &str, error: &PgError) -> Fault {
-    let outcome = if error.class() == Class::Damaged { Outcome::Failed } else { Outcome::NotVerified };
+    let is_damage = error.class() == Class::Damaged || matches!(error, PgError::Server(said) if misses_a_file(said));
+    let outcome = if is_damage { Outcome::Failed } else { Outcome::NotVerified };
     let what = match error {
         // Which server, and as whom it was asked, is of no interest: it is gone when this is read.
         PgError::Server(said) => format!("{} (SQLSTATE {})", said.message, said.code),
         other => other.in_a_line(),
     };
     Fault { outcome, database: database.to_owned(), object: object.to_owned(), what }
+}
+
+/// A file of the cluster's own that is not there: a relation's (src/backend/storage/smgr/md.c) or one of the commit log's (slru.c). What a
+/// library is called that this host lacks is "could not access file" (dfmgr.c), and no damage.
+fn misses_a_file(said: &ServerError) -> bool {
+    let words = [
+        "could not open file \"base/",
+        "could not open file \"global/",
+        "could not open file \"pg_tblspc/",
+        "could not access status of transaction",
+    ];
+    said.code == "58P01" && words.iter().any(|word| said.message.starts_with(word))
 }
 
 /// Whether the answer is as expected, and the answer.

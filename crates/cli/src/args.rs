@@ -241,6 +241,11 @@ pub struct VerifyArgs {
     /// Restore below this directory instead of the configured one ([drill] dir) or /var/tmp
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Hold a drill of each backup, oldest first, each with a report; the worst verdict counts
+    ///
+    /// Each is brought to --to: with "immediate" a backup is proved by itself, with "latest" so is all WAL since, each time again.
+    #[arg(long, conflicts_with = "backup")]
+    pub all: bool,
     /// Do not keep the report in the repository
     #[arg(long)]
     pub no_record: bool,

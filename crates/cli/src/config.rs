@@ -198,6 +198,11 @@ impl Default for Wal {
 pub struct Drill {
     /// Below this directory `bowline verify` restores.
     pub dir: Option<PathBuf>,
+    /// As whom the restored server runs, when root holds the drill: a user to whom production's files are closed.
+    pub user: Option<String>,
+    /// How much of a table may be missing against production's estimate before that is a fault, from 0 to 1; a tenth unless said otherwise.
+    #[serde(deserialize_with = "share")]
+    pub tolerance: Option<f64>,
     pub checks: Vec<DrillCheck>,
 }
 
@@ -255,6 +260,13 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::E
 
 fn expectation<'de, D: Deserializer<'de>>(from: D) -> Result<Expectation, D::Error> {
     String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// `10%` as 0.1.
+fn share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok()).filter(|percent: &f64| (0.0..=100.0).contains(percent));
+    percent.map(|percent| Some(percent / 100.0)).ok_or_else(|| serde::de::Error::custom("a share is written as \"10%\", from 0% to 100%"))
 }
 
 fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>, D::Error> {

@@ -20,6 +20,9 @@ pub enum DrillError {
     /// There is no room for the restored cluster.
     #[error("there is no room for a drill in {}", dir.display())]
     NoRoom { dir: PathBuf, needed: u64, free: u64 },
+    /// It was to be held as a user that it cannot be held as.
+    #[error("a drill cannot run as user {name:?}")]
+    User { name: String, why: String },
     /// A mistake in Bowline.
     #[error("internal error: {0}")]
     Bug(String),
@@ -39,6 +42,7 @@ impl Explain for DrillError {
             Self::Instance(e) => e.slug(),
             Self::File { .. } => "drill-place",
             Self::NoRoom { .. } => "disk-full",
+            Self::User { .. } => "drill-user",
             Self::Bug(_) => "bug",
         }
     }
@@ -46,7 +50,7 @@ impl Explain for DrillError {
         match self {
             Self::Restore(e) => e.class(),
             Self::Instance(e) => e.class(),
-            Self::File { .. } | Self::NoRoom { .. } => Class::Refused,
+            Self::File { .. } | Self::NoRoom { .. } | Self::User { .. } => Class::Refused,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -58,6 +62,7 @@ impl Explain for DrillError {
             Self::NoRoom { needed, free, .. } => {
                 format!("It takes about {needed} bytes, and {free} are free. Nothing was restored, hence nothing verified.")
             }
+            Self::User { why, .. } => why.clone(),
             Self::Bug(_) => String::new(),
         }
     }
@@ -67,6 +72,11 @@ impl Explain for DrillError {
             Self::Instance(e) => e.hint(),
             Self::File { .. } => "Name a directory that can be written to: --dir DIR, or [drill] dir.".into(),
             Self::NoRoom { .. } => "Free some space, or name a directory on a larger disk: --dir DIR, or [drill] dir.".into(),
+            Self::User { name, .. } => {
+                format!(
+                    "Make it (useradd --system {name}) and run bowline verify as root, or leave [drill] user out: then it is the user whose PostgreSQL it is."
+                )
+            }
             Self::Bug(_) => String::new(),
         }
     }

@@ -1,17 +1,32 @@
 //! A restore that is held to prove that one would succeed: into a place of its own, checked, and gone again.
 
+mod bad_pages;
+mod counts;
 mod error;
+mod libraries;
 mod page;
+mod pages;
+mod past;
+mod production;
 mod report;
 mod room;
+mod whom;
 
 pub use error::DrillError;
 pub use page::page;
-pub use report::{Phase, Report};
+pub use pages::PagesProof;
+pub use report::{Comparison, LeftOut, Notice, Phase, Report};
 pub use room::Room;
 
-use checks::{Outcome, Proof, Question};
-use pg::{CONTROL_FILE, ConnInfo, ControlFile, Owner, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir, settings_of_a_copy};
+use checks::{Fault, Outcome, Proof, Question};
+use counts::Against;
+use pages::Pages;
+use past::Past;
+use pg::{
+    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir,
+    settings_of_a_copy,
+};
+use production::Production;
 use repo::Reader;
 use restore::{RestoreError, RestoreOptions, RestorePlan, TablespaceMap, Target, Wish};
 use std::fs;
@@ -24,6 +39,8 @@ use terms::{Class, Clock, Events, Explain};
 const SERVER_LIMIT: Duration = Duration::from_secs(600);
 /// What a restored cluster needs beyond its files: logs, the log of its own shutdown, what amcheck sorts.
 const MARGIN_BYTES: u64 = 256 << 20;
+/// So many transactions that hung open are named in a report: those of a normal day, and what crashes cut short.
+const OPEN_ENDED_MAX: usize = 1000;
 
 /// How a drill is held.
 pub struct DrillOptions {
@@ -36,6 +53,14 @@ pub struct DrillOptions {
     /// Roles to try to log in as; any will do to learn the superuser's name.
     pub roles: Vec<String>,
     pub questions: Vec<Question>,
+    /// The user to be, which takes root; the owner of `parent`, or postgres, when nobody says.
+    pub user: Option<String>,
+    /// Production's data directory, when it is on this host.
+    pub data_dir: Option<PathBuf>,
+    /// Production's server, whose estimates the counts are held against.
+    pub production: Option<ConnInfo>,
+    /// How much of a table may be missing, from 0 to 1, before that is a fault.
+    pub tolerance: f64,
 }
 
 /// Restores, checks and removes. What goes wrong with the repository or the database is in the report; an error means that this host could
@@ -43,6 +68,10 @@ pub struct DrillOptions {
 pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: &dyn Clock, events: Arc<dyn Events>) -> Result<Report, DrillError> {
     let began = clock.now();
     let mut report = Report::begin(began, &wish.target);
+    let asking = Instant::now();
+    // First of all: what the log then holds beyond its answer counts in the drill's favour.
+    let production = production::ask(options.production.as_ref()).await;
+    report.phase("ask production", asking.elapsed());
     let clocked = Instant::now();
     let plan = match restore::plan(reader, wish).await {
         Ok(plan) => plan,
@@ -50,7 +79,8 @@ pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: 
     };
     report.planned(&plan);
     report.phase("plan", clocked.elapsed());
-    let owner = owner_in(&options.parent)?;
+    let owner = whom::owner(options)?;
+    (report.ran_as, report.is_productions_user) = whom::told(owner, options.data_dir.as_deref());
     refuse_cramped(&options.parent, &plan)?;
     find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
     let room = Room::make(&options.parent, owner)?;
@@ -59,7 +89,10 @@ pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: 
     room.remove()?;
     report.phase("remove", removing.elapsed());
     match held {
-        Ok(()) => Ok(report.judged()),
+        Ok((found, held)) => {
+            compare(&mut report, found, held, production, &plan, options).await;
+            Ok(report.judged())
+        }
         Err(error) => blame(report, "restore", error),
     }
 }
@@ -72,7 +105,7 @@ async fn hold(
     clock: &dyn Clock,
     events: Arc<dyn Events>,
     report: &mut Report,
-) -> Result<(), RestoreError> {
+) -> Result<(Pages, Held), RestoreError> {
     let target = Target::inspect(&room.path().join("data"))?.with_sockets(room.path());
     let restoring = RestoreOptions {
         occupied: Default::default(),
@@ -83,28 +116,122 @@ async fn hold(
     };
     let restored = restore::restore(reader, plan, &target, &restoring, clock, events.clone()).await?;
     report.restored(&restored);
+    let found = look_at_pages(&target, plan, options.jobs, report).await?;
+    // Should no server start on them, they are told all the same; one that does start knows their names.
+    bad_pages::tell_files(&found, report);
+    let held = hold_against(reader, plan, &target, report).await?;
     let starting = Instant::now();
     let mut server = start(plan, &target, options)?;
     server.wait_until(|state| state == ServerState::Ready, SERVER_LIMIT).await?;
     report.is_cut_off = server.is_cut_off();
     report.phase("start", starting.elapsed());
     let checking = Instant::now();
-    report.proof = match superuser(&server, options).await {
-        Ok(info) => checks::prove(&info, &options.questions, &*events).await,
-        Err(error) => Err(error),
+    match superuser(&server, options).await {
+        Ok(info) => {
+            report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
+            libraries::look(&info, reader, plan, &target, report).await;
+            bad_pages::tell(&info, &found, report).await;
+        }
+        Err(error) => {
+            report.proof = not_verified("the server", &error);
+            bad_pages::tell_files(&found, report);
+        }
     }
-    .unwrap_or_else(|error| not_verified("the server", &error));
-    report.phase("check", checking.elapsed());
+    report.phase_over("check", checking.elapsed(), plan.backup.bytes);
     let stopping = Instant::now();
     server.stop(StopMode::Immediate, SERVER_LIMIT).await?;
     report.phase("stop", stopping.elapsed());
-    Ok(())
+    Ok((found, held))
+}
+
+fn control_of(target: &Target) -> Result<ControlFile, RestoreError> {
+    let path = target.data_dir.join(CONTROL_FILE);
+    Ok(ControlFile::parse(&fs::read(&path).map_err(|source| RestoreError::File { operation: "read", path, source })?)?)
+}
+
+/// Every page, before a server of the drill's own changes one: reading sets hint bits, which may move a page's position.
+async fn look_at_pages(target: &Target, plan: &RestorePlan, jobs: usize, report: &mut Report) -> Result<Pages, RestoreError> {
+    let reading = Instant::now();
+    let (control, data_dir) = (control_of(target)?, target.data_dir.clone());
+    let work = tokio::task::spawn_blocking(move || pages::read_pages(&data_dir, &control, jobs));
+    let found = work.await.map_err(|e| RestoreError::Bug(e.to_string()))?;
+    let found = found.map_err(|source| RestoreError::File { operation: "read the pages of", path: target.data_dir.clone(), source })?;
+    report.pages = Some(found.proof);
+    report.phase_over("read pages", reading.elapsed(), found.proof.pages * PAGE_SIZE as u64);
+    if !found.proof.has_checksums {
+        let what = format!(
+            "the cluster of backup {} has no page checksums: damage that leaves a page readable shows only in what amcheck and a full read look at",
+            plan.backup.id
+        );
+        report.notice("", "page checksums", what);
+    }
+    Ok(found)
+}
+
+/// The drill to compare with, and whether what hung open at its end is known not to have committed since.
+type Held = (Result<Past, String>, bool);
+
+async fn hold_against(reader: &Reader, plan: &RestorePlan, target: &Target, report: &mut Report) -> Result<Held, RestoreError> {
+    let control = control_of(target)?;
+    let mut log = CommitLog::of(&target.data_dir, &control);
+    report.open_ended = log.open_ended(OPEN_ENDED_MAX).unwrap_or_else(|error| {
+        // Whether that is damage the server will say that needs it.
+        report.notice("", "pg_xact", format!("which transactions hung open could not be read: {error}"));
+        None
+    });
+    let (past, passed_over) = past::last_passed(reader, plan.backup.system_id, report.recovered_to.unwrap_or(plan.backup.stop.lsn)).await;
+    for what in passed_over {
+        report.notice("", "an earlier report", what);
+    }
+    let hung = past.as_ref().ok().and_then(|past| past.open_ended.as_ref());
+    let nothing_hung = hung.is_some_and(|hung| hung.iter().all(|xid| matches!(log.may_have_committed(*xid), Ok(false))));
+    Ok((past, nothing_hung))
+}
+
+/// Adds to the report what the counts say beside the last drill's and production's.
+async fn compare(
+    report: &mut Report,
+    found: Pages,
+    (past, nothing_hung): Held,
+    production: Result<Production, String>,
+    plan: &RestorePlan,
+    options: &DrillOptions,
+) {
+    for table in report.proof.databases.iter_mut().flat_map(|database| &mut database.rows) {
+        table.trail = found.trails.get(&table.file).cloned();
+    }
+    // Without a server that answered there is nothing to compare.
+    if report.proof.databases.is_empty() {
+        return;
+    }
+    // Statistics follow what is written with a delay, and a drill takes long: what is short now and then is short.
+    let production = match production {
+        Ok(other) if other.system_id != plan.backup.system_id => {
+            Err(format!("the server that [postgres] conninfo names is another cluster ({})", other.system_id))
+        }
+        Ok(first) => Ok(match production::ask(options.production.as_ref()).await {
+            Ok(again) if again.system_id == first.system_id => first.lowered_by(&again),
+            _ => first,
+        }),
+        Err(why) => Err(why),
+    };
+    let against = Against {
+        ended: report.recovered_to.unwrap_or(plan.backup.stop.lsn),
+        timeline: plan.timeline,
+        past: past.as_ref().map_err(Clone::clone),
+        nothing_hung,
+        production: production.as_ref().map_err(Clone::clone),
+        tolerance: options.tolerance,
+    };
+    let judged = counts::judge(&report.proof.databases, &against);
+    report.proof.faults.extend(judged.faults);
+    report.notices.extend(judged.notices);
+    report.comparisons = judged.comparisons;
 }
 
 /// The restored cluster, where nothing but this process reaches it and it reaches nothing.
 fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<PrivateServer, RestoreError> {
-    let control = target.data_dir.join(CONTROL_FILE);
-    let control = ControlFile::parse(&fs::read(&control).map_err(|source| RestoreError::File { operation: "read", path: control, source })?)?;
+    let control = control_of(target)?;
     let strict = [
         // What is looked at must not change meanwhile, and must not be passed over.
         ("autovacuum", "off"),
@@ -130,15 +257,22 @@ fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<
     Ok(PrivateServer::start(&options)?)
 }
 
+/// What a role's own settings load into a session wins over the server's command line, and ends the session where it is missing; only what the
+/// session asks for itself wins over that. Not everybody may ask for the first.
+const NOTHING_LOADED: [&str; 2] = ["-c local_preload_libraries= -c session_preload_libraries=", "-c local_preload_libraries="];
+
 /// How to log in as the superuser, whose name only the server knows.
 async fn superuser(server: &PrivateServer, options: &DrillOptions) -> Result<ConnInfo, pg::PgError> {
     let word = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
     let socket = word(&server.socket_dir().display().to_string());
-    let login = |role: &str| ConnInfo::parse(&format!("host={socket} port={} user={} dbname=template1", server.port(), word(role)), &|_| None);
+    let login = |role: &str, asked: &str| {
+        let text = format!("host={socket} port={} user={} dbname=template1 options={}", server.port(), word(role), word(asked));
+        ConnInfo::parse(&text, &|_| None)
+    };
     let mut last = None;
-    for role in &options.roles {
-        match Sql::connect(&login(role)?).await {
-            Ok(session) => return login(&session.bootstrap_superuser().await?),
+    for (role, asked) in options.roles.iter().flat_map(|role| NOTHING_LOADED.map(|asked| (role, asked))) {
+        match Sql::connect(&login(role, asked)?).await {
+            Ok(session) => return login(&session.bootstrap_superuser().await?, NOTHING_LOADED[0]),
             Err(error) => last = Some(error),
         }
     }
@@ -165,13 +299,8 @@ fn not_verified(object: &str, error: &dyn Explain) -> Proof {
     Proof { faults: vec![fault_of(object, error)], ..Proof::default() }
 }
 
-fn fault_of(object: &str, error: &dyn Explain) -> checks::Fault {
-    checks::Fault { outcome: Outcome::NotVerified, database: String::new(), object: object.to_owned(), what: error.in_a_line() }
-}
-
-/// As whom PostgreSQL will run there.
-fn owner_in(parent: &Path) -> Result<Owner, DrillError> {
-    Ok(Target::inspect(&parent.join("data"))?.owner)
+fn fault_of(object: &str, error: &dyn Explain) -> Fault {
+    Fault { outcome: Outcome::NotVerified, database: String::new(), object: object.to_owned(), what: error.in_a_line() }
 }
 
 fn refuse_cramped(parent: &Path, plan: &RestorePlan) -> Result<(), DrillError> {

@@ -1,5 +1,6 @@
 //! What a drill found out, as it is kept: the verdict with its evidence, and how long each phase took.
 
+use crate::pages::PagesProof;
 use checks::{Outcome, Proof};
 use restore::{RestorePlan, RestoreReport};
 use serde::Serialize;
@@ -11,6 +12,40 @@ use terms::{BackupId, Lsn, RecoveryTarget, Step, SystemId, Timeline, Timestamp};
 pub struct Phase {
     pub name: String,
     pub seconds: f64,
+    /// What was moved or looked at meanwhile: bytes of the database, or of WAL and then also how many segments. `None` where time does not
+    /// grow with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments: Option<u64>,
+}
+
+/// Something to know that is no fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Notice {
+    /// Empty when it is about the whole drill.
+    pub database: String,
+    pub object: String,
+    pub what: String,
+}
+
+/// What the counts of rows were held against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    pub with: String,
+    /// Tables that were compared, and those of them that had to agree to the row.
+    pub tables: u64,
+    pub exactly: u64,
+    /// Why not all could be, or none.
+    pub not_compared: Option<String>,
+}
+
+/// A library that the cluster's configuration loads into its server, and the drill's server was started without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    pub library: String,
+    /// Whether this host has it; `None` when that could not be asked.
+    pub is_here: Option<bool>,
 }
 
 /// The report of a drill. `format` grows when a reader of older ones would misunderstand a newer one.
@@ -26,6 +61,8 @@ pub struct Report {
     pub system_id: Option<SystemId>,
     pub server_version: Option<String>,
     pub timeline: Option<Timeline>,
+    /// The timeline that recovery followed.
+    pub source_timeline: Option<Timeline>,
     /// Where recovery ended, and the last transaction's time as the server's log says it.
     pub recovered_to: Option<Lsn>,
     pub last_transaction: Option<String>,
@@ -34,9 +71,20 @@ pub struct Report {
     pub segments: Option<u64>,
     /// Whether the server was in a network of its own while it was checked.
     pub is_cut_off: bool,
+    /// As whom PostgreSQL ran, and whether production's files are that user's too; `None` when they are not on this host.
+    pub ran_as: Option<String>,
+    pub is_productions_user: Option<bool>,
+    /// Transactions that hung open where recovery ended; `None` when there were too many to name, or nobody looked.
+    pub open_ended: Option<Vec<u64>>,
+    pub pages: Option<PagesProof>,
+    pub left_out: Vec<LeftOut>,
+    pub comparisons: Vec<Comparison>,
+    pub notices: Vec<Notice>,
     pub phases: Vec<Phase>,
     pub proof: Proof,
     pub seconds: f64,
+    #[serde(skip)]
+    segment_bytes: u64,
 }
 
 impl Report {
@@ -51,14 +99,23 @@ impl Report {
             system_id: None,
             server_version: None,
             timeline: None,
+            source_timeline: None,
             recovered_to: None,
             last_transaction: None,
             database_bytes: None,
             segments: None,
             is_cut_off: false,
+            ran_as: None,
+            is_productions_user: None,
+            open_ended: None,
+            pages: None,
+            left_out: Vec::new(),
+            comparisons: Vec::new(),
+            notices: Vec::new(),
             phases: Vec::new(),
             proof: Proof::default(),
             seconds: 0.0,
+            segment_bytes: 0,
         }
     }
 
@@ -67,12 +124,31 @@ impl Report {
         (self.backup, self.backup_time) = (Some(backup.id), Some(backup.stop.time));
         (self.system_id, self.server_version) = (Some(backup.system_id), Some(backup.server_version.clone()));
         (self.database_bytes, self.segments) = (Some(backup.bytes), Some(plan.segments.len() as u64));
+        self.source_timeline = Some(plan.timeline);
+        self.segment_bytes = backup.segment_bytes.bytes();
+        for note in &plan.notes {
+            self.notice("", "the plan", note.clone());
+        }
+        if backup.pages_damaged > 0 {
+            let pages =
+                if backup.pages_damaged == 1 { "1 damaged page was".to_owned() } else { format!("{} damaged pages were", backup.pages_damaged) };
+            self.notice("", "the backup", format!("{pages} seen when it was made"));
+        }
+    }
+
+    pub(crate) fn notice(&mut self, database: &str, object: &str, what: String) {
+        self.notices.push(Notice { database: database.to_owned(), object: object.to_owned(), what });
     }
 
     pub(crate) fn restored(&mut self, restored: &RestoreReport) {
         // Nothing was in the way.
         for (step, took) in restored.steps.iter().filter(|(step, _)| *step != Step::MoveAside) {
-            self.phase(step.name(), *took);
+            let (bytes, segments) = match step {
+                Step::CopyFiles => (Some(restored.restored.bytes), None),
+                Step::Replay => (self.segments.map(|segments| segments * self.segment_bytes), self.segments),
+                _ => (None, None),
+            };
+            self.phases.push(Phase { name: step.name().to_owned(), seconds: took.as_secs_f64(), bytes, segments });
         }
         if let Some(recovered) = &restored.recovered {
             (self.timeline, self.recovered_to) = (Some(recovered.timeline), Some(recovered.at));
@@ -81,7 +157,11 @@ impl Report {
     }
 
     pub(crate) fn phase(&mut self, name: &str, took: Duration) {
-        self.phases.push(Phase { name: name.to_owned(), seconds: took.as_secs_f64() });
+        self.phases.push(Phase { name: name.to_owned(), seconds: took.as_secs_f64(), bytes: None, segments: None });
+    }
+
+    pub(crate) fn phase_over(&mut self, name: &str, took: Duration, bytes: u64) {
+        self.phases.push(Phase { name: name.to_owned(), seconds: took.as_secs_f64(), bytes: Some(bytes), segments: None });
     }
 
     /// The verdict, once everything is known.

@@ -55,6 +55,10 @@ pub struct ControlFile {
     pub checkpoint_at: Timestamp,
     /// Whether pages are written whole after a checkpoint.
     pub full_page_writes: bool,
+    /// The transaction id that was next at that checkpoint, its epoch in the high half (`FullTransactionId`).
+    pub next_xid: u64,
+    /// The oldest transaction id that any row may still bear: the commit log reaches back to it.
+    pub oldest_xid: u32,
     /// How far a standby or a restore must replay before it is consistent; zero elsewhere.
     pub min_recovery_point: Lsn,
     /// The timeline of that position; `None` when there is none.
@@ -118,6 +122,8 @@ impl ControlFile {
             timeline: timeline(48)?,
             previous_timeline: timeline(52)?,
             full_page_writes: field.bool(56)?,
+            next_xid: field.u64(64)?,
+            oldest_xid: field.u32(84)?,
             checkpoint_at: field.seconds(104)?,
             min_recovery_point: field.lsn(136)?,
             min_recovery_timeline: timeline_or_none(144)?,

@@ -27,11 +27,26 @@ pub struct Readable {
     pub oid: u32,
     /// With its schema, quoted where that is needed.
     pub name: String,
+    /// Its first file, relative to the data directory, as `base/5/16384` (`pg_relation_filepath`); a rewrite and TRUNCATE give it another.
+    pub file: String,
+    /// How many pages it had at its last VACUUM or ANALYZE (`pg_class.relpages`).
+    pub pages_noted: u32,
+}
+
+/// A library that functions of a database need and this host does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingLibrary {
+    /// As the functions name it, `$libdir/vector` mostly.
+    pub name: String,
+    /// The extensions that need it; none when the functions belong to no extension.
+    pub extensions: Vec<String>,
 }
 
 /// What of one database can be proved, and what cannot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provable {
+    /// The database's own oid.
+    pub database: u32,
     pub relations: Vec<Checkable>,
     pub tables: Vec<Readable>,
     /// Indexes for which there is no check, with their access method; the invalid ones among them, which no query uses.
@@ -83,17 +98,20 @@ impl Sql {
     pub async fn provable(&self) -> Result<Provable, PgError> {
         let doing = "list what can be checked";
         let text = "SELECT c.oid, format('%I.%I', nspname, relname), CASE WHEN NOT (indisvalid AND indisready) THEN 'invalid ' ELSE '' END || amname, relkind = 'i', \
-                relkind IN ('r', 'm') AND relispopulated AND nspname <> 'information_schema' AND nspname !~ '^pg_' \
+                relkind IN ('r', 'm') AND relispopulated AND nspname <> 'information_schema' AND nspname !~ '^pg_', \
+                pg_relation_filepath(c.oid), relpages \
             FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_am a ON a.oid = relam LEFT JOIN pg_index i ON indexrelid = c.oid \
             WHERE relpersistence = 'p' AND relkind IN ('r', 'm', 't', 'i') \
             ORDER BY relpages DESC, c.oid";
-        let mut found = Provable::default();
+        let own = self.row(doing, "SELECT oid FROM pg_database WHERE datname = current_database()", &[]).await?;
+        let mut found = Provable { database: self.get(&own, 0, doing)?, ..Provable::default() };
         for row in self.rows(doing, text, &[]).await? {
             let (oid, name): (u32, String) = (self.get(&row, 0, doing)?, self.get(&row, 1, doing)?);
             let method: Option<String> = self.get(&row, 2, doing)?;
             let (is_index, is_readable): (bool, bool) = (self.get(&row, 3, doing)?, self.get(&row, 4, doing)?);
             if is_readable {
-                found.tables.push(Readable { oid, name: name.clone() });
+                let file = self.get::<Option<String>>(&row, 5, doing)?.unwrap_or_default();
+                found.tables.push(Readable { oid, name: name.clone(), file, pages_noted: self.get::<i32>(&row, 6, doing)? as u32 });
             }
             match (method.as_deref(), is_index) {
                 (Some("btree"), true) => found.relations.push(Checkable { oid, name, kind: CheckKind::Btree }),
@@ -102,6 +120,50 @@ impl Sql {
             }
         }
         Ok(found)
+    }
+
+    /// The libraries that functions of this database are in and that are not on the server's host: what needs one of them fails there, be it
+    /// a type, an operator class or an index's access method.
+    pub async fn missing_libraries(&self) -> Result<Vec<MissingLibrary>, PgError> {
+        let doing = "look for the libraries of functions";
+        // `$libdir` and a bare name stand for the package's directory, and the ending may be left out (manual chapter 38.10.1).
+        let text = "SELECT probin, array_remove(array_agg(DISTINCT extname::text), NULL) \
+            FROM pg_proc p LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND deptype = 'e' \
+                LEFT JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid, \
+                (SELECT setting AS here FROM pg_config() WHERE name = 'PKGLIBDIR') AS package, \
+                LATERAL (SELECT CASE WHEN probin LIKE '%/%' THEN replace(probin, '$libdir', here) ELSE here || '/' || probin END AS path) AS place \
+            WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'c') AND probin IS NOT NULL \
+            GROUP BY probin, path \
+            HAVING pg_stat_file(path, true) IS NULL AND pg_stat_file(path || '.so', true) IS NULL ORDER BY 1";
+        let rows = self.rows(doing, text, &[]).await?;
+        rows.iter().map(|row| Ok(MissingLibrary { name: self.get(row, 0, doing)?, extensions: self.get(row, 1, doing)? })).collect()
+    }
+
+    /// Whether a preload library of this name is on the server's host (`load_file`, src/backend/utils/fmgr/dfmgr.c).
+    pub async fn has_library(&self, name: &str) -> Result<bool, PgError> {
+        let doing = "look for a preload library";
+        let text = "SELECT NOT (pg_stat_file(path, true) IS NULL AND pg_stat_file(path || '.so', true) IS NULL) \
+            FROM (SELECT CASE WHEN $1::text LIKE '%/%' THEN replace($1::text, '$libdir', setting) ELSE setting || '/' || $1::text END AS path \
+                FROM pg_config() WHERE name = 'PKGLIBDIR') AS place";
+        let row = self.row(doing, text, &[&name]).await?;
+        self.get(&row, 0, doing)
+    }
+
+    /// The preload libraries that were set for single roles and databases (`ALTER ROLE … SET`).
+    pub async fn preloads_of_roles(&self) -> Result<Vec<String>, PgError> {
+        let doing = "read the settings of roles";
+        let text = "SELECT split_part(line, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS line \
+            WHERE line LIKE 'session_preload_libraries=%' OR line LIKE 'local_preload_libraries=%'";
+        self.rows(doing, text, &[]).await?.iter().map(|row| self.get(row, 0, doing)).collect()
+    }
+
+    /// The relations of this database that these files, named as in [`Readable::file`], hold.
+    pub async fn relations_in(&self, files: &[String]) -> Result<Vec<(String, String)>, PgError> {
+        let doing = "name the relations of files";
+        let text = "SELECT path, format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace, \
+            LATERAL (SELECT pg_relation_filepath(c.oid) AS path) AS place WHERE path = ANY ($1)";
+        let rows = self.rows(doing, text, &[&files]).await?;
+        rows.iter().map(|row| Ok((self.get(row, 0, doing)?, self.get(row, 1, doing)?))).collect()
     }
 
     /// What is wrong with this relation; empty when nothing is. An index's first fault ends its check, as an error of the server.

@@ -4,10 +4,46 @@ use crate::{Reader, RepoError, Writer, document, layout};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Created, ObjectPath, StoreError};
-use terms::{Class, Explain, Timestamp};
+use terms::Timestamp;
 
 /// So many drills may begin in one second.
 const TRIES: u32 = 100;
+
+impl Reader {
+    /// Where the reports of all drills lie, newest first; a folder may turn out to hold none.
+    pub async fn drills(&self) -> Result<Vec<ObjectPath>, RepoError> {
+        let mut names = self.store.folders(layout::DRILLS).await?;
+        // `20261122T020000Z-2` was the second of its second; the hundredth comes after the ninth.
+        names.sort_by_key(|name| (name.split('-').next().unwrap_or_default().to_owned(), name.len(), name.clone()));
+        Ok(names.iter().rev().filter_map(|name| layout::drill_report_in(name)).collect())
+    }
+
+    /// The report that lies there, whole and as it was written; `None` when none does.
+    pub async fn drill<T: DeserializeOwned>(&self, path: &ObjectPath) -> Result<Option<T>, RepoError> {
+        match self.store.get(path).await {
+            Ok(bytes) => document::read(path, &bytes).map(Some),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The reports of the newest drills, the newest first: as many as `wanted` of those that `is_wanted` says yes to, of the last hundred at
+    /// most. One that is damaged, or of a newer format, tells nothing and is passed over; only the store's own errors are errors.
+    pub async fn newest_drills<T: DeserializeOwned>(&self, wanted: usize, is_wanted: impl Fn(&T) -> bool) -> Result<Vec<T>, RepoError> {
+        let mut found = Vec::new();
+        for path in self.drills().await?.iter().take(100) {
+            if found.len() >= wanted {
+                break;
+            }
+            match self.drill::<T>(path).await {
+                Ok(Some(report)) if is_wanted(&report) => found.push(report),
+                Err(e @ RepoError::Store(_)) => return Err(e),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(found)
+    }
+}
 
 impl Writer {
     /// Keeps the report of a drill that began at this time, and its page beside it; where the report lies.
@@ -29,32 +65,5 @@ impl Writer {
         self.store.put_new(&path, text.into()).await?;
         self.store.put_new(&layout::runbook(now, "html"), page.into()).await?;
         Ok(path)
-    }
-}
-
-impl Reader {
-    /// The reports of the newest drills, the newest first: as many as `wanted` says yes to, of the last hundred at most. One that is
-    /// damaged, or of a newer format, tells nothing and is passed over; only the store's own errors are errors.
-    pub async fn drills<T: DeserializeOwned>(&self, wanted: usize, is_wanted: impl Fn(&T) -> bool) -> Result<Vec<T>, RepoError> {
-        let mut folders = self.store.folders(layout::DRILLS).await?;
-        // A name begins with the time, so that order of names is that of time.
-        folders.sort_unstable_by(|one, other| other.cmp(one));
-        let mut found = Vec::new();
-        for path in folders.iter().take(100).filter_map(|folder| layout::drill_report_in(folder)) {
-            if found.len() >= wanted {
-                break;
-            }
-            let read = match self.store.get(&path).await {
-                Ok(bytes) => document::read::<T>(&path, &bytes),
-                Err(StoreError::Missing { .. }) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            match read {
-                Ok(report) if is_wanted(&report) => found.push(report),
-                Err(e) if e.class() == Class::Transient => return Err(e),
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(found)
     }
 }

@@ -81,7 +81,7 @@ impl Measured {
 
 /// What the newest drill of this repository measured that restored everything it was to; `None` when none was held yet.
 pub async fn measured(reader: &Reader) -> Result<Option<Measured>, RestoreError> {
-    let newest = reader.drills(1, |record: &DrillRecord| record.measured().is_some()).await?;
+    let newest = reader.newest_drills(1, |record: &DrillRecord| record.measured().is_some()).await?;
     Ok(newest.first().and_then(DrillRecord::measured))
 }
 

@@ -182,6 +182,8 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         ("track_commit_timestamp", "on".to_owned()),
         ("shared_preload_libraries", String::new()),
         ("max_logical_replication_workers", "0".to_owned()),
+        // Between its promotion and its stop nothing is written that the log did not hold.
+        ("autovacuum", "off".to_owned()),
         ("shared_buffers", "256MB".to_owned()),
         // Restartpoints write and sync every dirty page, and only spare a replay that is interrupted its way from the last one. As many
         // replayed segments stay in pg_wal meanwhile: that is why there is a bound.

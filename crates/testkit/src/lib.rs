@@ -8,12 +8,14 @@ pub mod certificates;
 pub mod cluster;
 pub mod conformance;
 pub mod damage;
+pub mod drill;
 mod launch;
 mod loopback;
 pub mod patroni;
 mod place;
 mod receiver;
 pub mod s3;
+pub mod tamper;
 pub mod toxiproxy;
 pub mod workload;
 

@@ -43,7 +43,7 @@ fn first_minute(names: &Names) -> Vec<Part> {
         Part::Facts(vec![
             fact("Call", names.contacts.join("; ")),
             fact("Objectives", format!("lose at most {} (RPO), be back within {} (RTO)", duration(names.rpo), duration(names.rto))),
-            fact("Measured", names.measured.join("; ")),
+            fact("Measured", if names.measured.is_empty() { "nothing yet: hold a drill (bowline verify)".into() } else { names.measured.join("; ") }),
             fact("Repository", format!("{}, organization {}", names.repository, names.org)),
             fact("Configuration, key", format!("{}, {}", names.config.display(), names.key.display())),
             fact("PostgreSQL", format!("{}, {}, slot {}", names.major, names.data_dir.display(), names.slot)),

@@ -3,11 +3,13 @@
 use crate::args::{Common, VerifyArgs};
 use crate::config::DrillCheck;
 use crate::fault::Fault;
-use crate::show::{Printer, bytes, duration};
+use crate::show::{Printer, bytes, duration, rate};
 use crate::wiring::{Wiring, cores, program};
 use checks::{Outcome, Question};
 use drill::{DrillOptions, Report};
 use pg::ConnInfo;
+use repo::Reader;
+use restore::Wish;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,37 +20,116 @@ use terms::{Class, SystemClock};
 /// On a disk, and not cleared while a drill is held.
 const DEFAULT_PLACE: &str = "/var/tmp";
 
+/// How much of a table may be missing unless the configuration says otherwise.
+const DEFAULT_TOLERANCE: f64 = 0.1;
+
 pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
     let reader = wiring.reader().await?;
     // A bare host names no server; one that is named wrongly must not lead to another database.
     let server = wiring.config.postgres.conninfo.as_ref().map(|_| wiring.conninfo()).transpose()?;
+    let drill = &wiring.config.drill;
     let options = DrillOptions {
-        parent: asked.dir.clone().or_else(|| wiring.config.drill.dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_PLACE)),
+        parent: asked.dir.clone().or_else(|| drill.dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_PLACE)),
         jobs: asked.jobs.map_or_else(cores, usize::from),
         bin_dir: wiring.config.postgres.bin_dir.clone(),
         program: program()?,
         roles: roles(server.as_ref()),
-        questions: questions(&wiring.config.drill.checks, server.as_ref()),
+        questions: questions(&drill.checks, server.as_ref()),
+        user: drill.user.clone(),
+        data_dir: wiring.config.postgres.data_dir.clone(),
+        production: server,
+        tolerance: drill.tolerance.unwrap_or(DEFAULT_TOLERANCE),
     };
-    let report = drill::drill(&reader, &asked.goal.wish(), &options, &SystemClock, printer.clone()).await?;
-    printer.finish();
-    show(printer, &report);
-    let kept = if asked.no_record { None } else { Some(wiring.writer().await?.keep_drill(report.began, &report, drill::page(&report)).await?) };
-    if let Some(path) = &kept {
-        printer.say(format!("report       {path} in {}, and report.html beside it", reader.address()));
+    let one = asked.goal.wish();
+    let wishes = match asked.all {
+        false => vec![one],
+        true => reader.backups().await?.into_iter().map(|backup| Wish { backup: Some(backup.id), ..one.clone() }).collect(),
+    };
+    if wishes.is_empty() {
+        let hint = "Take one with bowline backup.";
+        return Err(Fault::of("backup-missing", Class::Missing, "there is no backup to hold a drill of", "The repository lists none.", hint));
     }
-    printer.say(match report.outcome {
-        Outcome::Passed => "verdict      passed",
-        Outcome::Failed => "verdict      FAILED",
-        Outcome::NotVerified => "verdict      NOT VERIFIED: something could not be checked, which proves nothing",
+    let (mut held, mut stopped) = (Vec::new(), None);
+    for wish in &wishes {
+        match Held::hold(&wiring, &reader, wish, &options, asked.no_record, printer).await {
+            Ok(drill) => held.push(drill),
+            // This host holds no drill at all, or none any more: what was found out before is told all the same.
+            Err(fault) if held.is_empty() => return Err(fault),
+            Err(fault) => {
+                stopped = Some(fault);
+                break;
+            }
+        }
+    }
+    let worst = held.iter().map(|drill| drill.report.outcome).max().unwrap_or(Outcome::NotVerified);
+    if held.len() > 1 {
+        printer.say(format!("all          {} drills: {}", held.len(), said(worst)));
+    }
+    // What was found out is told even when it could not be kept.
+    let mut results: Vec<_> = held.iter().map(|drill| json!({ "report": drill.report, "kept": drill.kept })).collect();
+    printer.result(match asked.all {
+        true => json!({ "outcome": worst, "drills": results }),
+        false => results.swap_remove(0),
     });
-    printer.result(json!({ "report": report, "kept": kept.map(|path| path.to_string()) }));
-    Ok(ExitCode::from(match report.outcome {
+    if let Some(fault) = stopped.or_else(|| held.into_iter().find_map(|drill| drill.unkept)) {
+        return Err(fault);
+    }
+    Ok(ExitCode::from(match worst {
         Outcome::Passed => 0,
         Outcome::Failed => Class::Damaged.exit_code(),
         Outcome::NotVerified => Class::Refused.exit_code(),
     }))
+}
+
+/// A drill that was held.
+struct Held {
+    report: Report,
+    /// Where its report lies.
+    kept: Option<String>,
+    /// Why it lies nowhere.
+    unkept: Option<Fault>,
+}
+
+impl Held {
+    /// Holds one, prints what it found and keeps the report.
+    async fn hold(
+        wiring: &Wiring,
+        reader: &Reader,
+        wish: &Wish,
+        options: &DrillOptions,
+        no_record: bool,
+        printer: &Arc<Printer>,
+    ) -> Result<Self, Fault> {
+        let report = drill::drill(reader, wish, options, &SystemClock, printer.clone()).await?;
+        printer.finish();
+        show(printer, &report);
+        let (kept, unkept) = match no_record {
+            true => (None, None),
+            false => keep(wiring, &report).await.map_or_else(|fault| (None, Some(fault)), |path| (Some(path), None)),
+        };
+        if let Some(path) = &kept {
+            printer.say(format!("report       {path} in {}, and report.html beside it", reader.address()));
+        }
+        if unkept.is_some() {
+            printer.say("report       NOT KEPT in the repository; the error below says why");
+        }
+        printer.say(format!("verdict      {}", said(report.outcome)));
+        Ok(Self { report, kept, unkept })
+    }
+}
+
+/// Where the report lies now.
+async fn keep(wiring: &Wiring, report: &Report) -> Result<String, Fault> {
+    Ok(wiring.writer().await?.keep_drill(report.began, report, drill::page(report)).await?.to_string())
+}
+
+fn said(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Passed => "passed",
+        Outcome::Failed => "FAILED",
+        Outcome::NotVerified => "NOT VERIFIED: something could not be checked, which proves nothing",
+    }
 }
 
 /// Who may be known to the restored server: its superuser is mostly called like the user it runs as.
@@ -93,6 +174,20 @@ fn show(printer: &Printer, report: &Report) {
             printer.say(format!("no check for {}", database.without_check.join(", ")));
         }
     }
+    if let Some(pages) = &report.pages {
+        let seen = if pages.has_checksums { format!("{} with a wrong checksum", pages.bad) } else { "the cluster has no checksums".to_owned() };
+        printer.say(format!("pages        {} in {}: {seen}", pages.pages, counted(pages.files, "file")));
+    }
+    for comparison in &report.comparisons {
+        let exactly = if comparison.exactly > 0 { format!(", {} of them to the row", comparison.exactly) } else { String::new() };
+        let compared = format!("{}{exactly}", counted(comparison.tables, "table"));
+        let compared = match &comparison.not_compared {
+            None => compared,
+            Some(why) if comparison.tables == 0 => format!("NOT COMPARED: {why}"),
+            Some(why) => format!("{compared}; NOT COMPARED: {why}"),
+        };
+        printer.say(format!("rows against {}: {compared}", comparison.with));
+    }
     for answer in &report.proof.answers {
         let got = answer.got.as_deref().unwrap_or("no answer");
         let verdict = match answer.outcome {
@@ -107,11 +202,25 @@ fn show(printer: &Printer, report: &Report) {
         let place = if fault.database.is_empty() { fault.object.clone() } else { format!("{} in {}", fault.object, fault.database) };
         printer.say(format!("{word} {place}: {}", fault.what));
     }
+    for notice in &report.notices {
+        let place = if notice.database.is_empty() { notice.object.clone() } else { format!("{} in {}", notice.object, notice.database) };
+        printer.say(format!("note         {place}: {}", notice.what));
+    }
+    if let Some(user) = &report.ran_as {
+        let whose = match report.is_productions_user {
+            Some(true) => ", whose production's files are too ([drill] user names another)",
+            Some(false) => ", not production's user",
+            None => "",
+        };
+        printer.say(format!("ran as       {user}{whose}"));
+    }
     if !report.proof.databases.is_empty() && !report.is_cut_off {
         printer.say("note         the server had this host's network (a namespace of its own takes root), but no TCP socket and no subscriptions");
     }
     for phase in &report.phases {
-        printer.say(format!("took         {:<26} {}", phase.name, duration(Duration::from_secs_f64(phase.seconds))));
+        let took = Duration::from_secs_f64(phase.seconds);
+        let pace = phase.bytes.filter(|_| phase.seconds > 0.0).map_or_else(String::new, |moved| format!(" ({})", rate(moved, took)));
+        printer.say(format!("took         {:<26} {}{pace}", phase.name, duration(took)));
     }
     printer.say(format!("in all       {}", duration(Duration::from_secs_f64(report.seconds))));
 }
