@@ -7,8 +7,8 @@ use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What a restored cluster needs beyond its files and its log: logs, sockets, the new timeline's first segments come on top.
-const MARGIN_BYTES: u64 = 32 << 20;
+/// What a restored cluster needs beyond its files and the log that it replays: what the server writes in its first moments.
+const MARGIN_BYTES: u64 = 16 << 20;
 /// So many bytes lie in pg_wal while they are replayed, at most: the server recycles them at each restartpoint (`max_wal_size` in replay.rs,
 /// and what comes in while one is made).
 const BYTES_IN_PG_WAL: u64 = 5 << 30;
@@ -64,7 +64,8 @@ pub fn needs(plan: &RestorePlan, target: &Target, tablespaces: &TablespaceMap, o
     let growth = |bytes: u64| (bytes / 10).min(replayed * segment_bytes);
     let files = |bytes: u64| growth(bytes) + if overwrites { 0 } else { bytes };
     let ahead = replayed.min((BYTES_AHEAD / segment_bytes).clamp(2, SEGMENTS_AHEAD));
-    let wal = (replayed.min(BYTES_IN_PG_WAL / segment_bytes) + ahead + 2) * segment_bytes;
+    // What was fetched ahead is moved into pg_wal, not copied; the new timeline begins with two segments of its own.
+    let wal = (replayed.min(BYTES_IN_PG_WAL / segment_bytes + ahead) + 2) * segment_bytes;
     let need = |place: &Path, bytes: u64, what: String| Need { place: place.to_owned(), bytes, what };
     let mut needs = vec![
         need(data, files(contents.data_bytes) + contents.config_bytes + MARGIN_BYTES, "the data directory".into()),

@@ -177,13 +177,14 @@ impl Small {
         Self(place)
     }
     fn use_up(&self, leave_kib: u64) {
-        let free = nix_free_kib(&self.0);
+        let free = nix_free(&self.0, "avail");
         fs::write(self.0.join("ballast"), vec![1; (free.saturating_sub(leave_kib) * 1024) as usize]).expect("ballast");
     }
 }
 
-fn nix_free_kib(place: &Path) -> u64 {
-    let out = Command::new("df").args(["--output=avail", "-k"]).arg(place).output().expect("df");
+/// A column of df, in KiB where it is of bytes.
+fn nix_free(place: &Path, column: &str) -> u64 {
+    let out = Command::new("df").arg(format!("--output={column}")).arg("-k").arg(place).output().expect("df");
     String::from_utf8_lossy(&out.stdout).lines().nth(1).and_then(|line| line.trim().parse().ok()).expect("a number")
 }
 
@@ -241,18 +242,25 @@ fn a_full_target_ends_the_restore_and_the_old_data_is_intact() {
     let ground = ground();
     let truth = ground.cluster.psql(SUM);
     ground.bowline(&["--json", "backup"]).ok();
-    let small = Small::mount(&ground, "small", 80);
+    let small = Small::mount(&ground, "small", 300);
     let target = small.0.join("data");
     let place = target.display().to_string();
     let restore = ["--json", "restore", "--target", &place, "--yes", "--no-start"];
     ground.bowline(&restore).ok();
     small.use_up(5 << 10);
+    // What can be seen before it is begun is refused before it is begun.
+    ground.bowline(&restore).refused(4, "disk-too-small", &[&small.0.display().to_string(), "Nothing was touched", &place]);
+    assert!(target.join("global/pg_control").exists(), "the old data was touched");
+    // Nobody foresees that the disk has room for bytes and none for files.
+    fs::remove_file(small.0.join("ballast")).expect("make room");
+    let inodes = nix_free(&small.0, "iused") + 300;
+    let options = format!("remount,nr_inodes={inodes}");
+    assert!(Command::new("mount").args(["-o", &options]).arg(&small.0).status().expect("mount").success(), "remount with few inodes");
     ground.bowline(&restore).refused(4, "disk-full", &[&place, "room"]);
     assert!(!target.join("global/pg_control").exists(), "half a restore could be started");
     let aside: Vec<_> =
         fs::read_dir(&small.0).expect("list").flatten().map(|e| e.path()).filter(|p| p.display().to_string().contains(".before-")).collect();
     assert_eq!(aside.len(), 1, "{aside:?}");
-    fs::remove_file(small.0.join("ballast")).expect("make room");
     fs::remove_dir_all(&target).expect("remove the half");
     assert_eq!(Cluster::open(ground.cluster.major(), &aside[0]).psql(SUM), truth, "the old data is not what it was");
 }
