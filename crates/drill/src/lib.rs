@@ -23,7 +23,7 @@ use counts::Against;
 use pages::Pages;
 use past::Past;
 use pg::{
-    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, Sql, StopMode, find_bin_dir,
+    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, StopMode, find_bin_dir,
     settings_of_a_copy,
 };
 use production::Production;
@@ -126,7 +126,7 @@ async fn hold(
     report.is_cut_off = server.is_cut_off();
     report.phase("start", starting.elapsed());
     let checking = Instant::now();
-    match superuser(&server, options).await {
+    match server.superuser(&options.roles).await {
         Ok(info) => {
             report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
             libraries::look(&info, reader, plan, &target, report).await;
@@ -255,28 +255,6 @@ fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<
         sockets: target.sockets.clone(),
     };
     Ok(PrivateServer::start(&options)?)
-}
-
-/// What a role's own settings load into a session wins over the server's command line, and ends the session where it is missing; only what the
-/// session asks for itself wins over that. Not everybody may ask for the first.
-const NOTHING_LOADED: [&str; 2] = ["-c local_preload_libraries= -c session_preload_libraries=", "-c local_preload_libraries="];
-
-/// How to log in as the superuser, whose name only the server knows.
-async fn superuser(server: &PrivateServer, options: &DrillOptions) -> Result<ConnInfo, pg::PgError> {
-    let word = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
-    let socket = word(&server.socket_dir().display().to_string());
-    let login = |role: &str, asked: &str| {
-        let text = format!("host={socket} port={} user={} dbname=template1 options={}", server.port(), word(role), word(asked));
-        ConnInfo::parse(&text, &|_| None)
-    };
-    let mut last = None;
-    for (role, asked) in options.roles.iter().flat_map(|role| NOTHING_LOADED.map(|asked| (role, asked))) {
-        match Sql::connect(&login(role, asked)?).await {
-            Ok(session) => return login(&session.bootstrap_superuser().await?, NOTHING_LOADED[0]),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| pg::PgError::ConnInfo { what: "No role to log in as was given".into() }))
 }
 
 /// Damage, and what is missing from the repository, is what a drill is held to find; whatever else stopped it leaves the question open.

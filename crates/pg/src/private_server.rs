@@ -116,6 +116,9 @@ pub struct PrivateServer {
 }
 
 const PORT: u16 = 5432;
+/// What a role's own settings load into a session wins over the server's command line, and ends the session where it is missing; only what the
+/// session asks for itself wins over that. Not everybody may ask for the first.
+const NOTHING_LOADED: [&str; 2] = ["-c local_preload_libraries= -c session_preload_libraries=", "-c local_preload_libraries="];
 
 impl PrivateServer {
     /// Starts `postgres` itself, without a shell or pg_ctl, and returns as soon as the process runs.
@@ -168,11 +171,14 @@ impl PrivateServer {
     pub async fn superuser(&self, roles: &[String]) -> Result<ConnInfo, PgError> {
         let word = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
         let socket = word(&self.socket_dir().display().to_string());
-        let login = |role: &str| ConnInfo::parse(&format!("host={socket} port={PORT} user={} dbname=template1", word(role)), &|_| None);
+        let login = |role: &str, asked: &str| {
+            let text = format!("host={socket} port={PORT} user={} dbname=template1 options={}", word(role), word(asked));
+            ConnInfo::parse(&text, &|_| None)
+        };
         let mut last = None;
-        for role in roles {
-            match Sql::connect(&login(role)?).await {
-                Ok(session) => return login(&session.bootstrap_superuser().await?),
+        for (role, asked) in roles.iter().flat_map(|role| NOTHING_LOADED.map(|asked| (role, asked))) {
+            match Sql::connect(&login(role, asked)?).await {
+                Ok(session) => return login(&session.bootstrap_superuser().await?, NOTHING_LOADED[0]),
                 Err(error) => last = Some(error),
             }
         }
