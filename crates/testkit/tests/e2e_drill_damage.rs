@@ -49,7 +49,6 @@ fn one_flipped_bit_in_any_object_that_a_restore_needs_turns_the_drill_red_and_is
         let flipped = Flipped::at(object, 0.5);
         let drilled = Drilled::hold(&one, &bowline, &["--no-record"]);
         drop(flipped);
-        println!("{kind:?} {name}: exit {}, {}, {}", drilled.code, drilled.outcome(), drilled.said());
         verdicts.insert(kind, (name, drilled));
     }
     let needed = [Kind::Repository, Kind::Key, Kind::BackupDocument, Kind::Manifest, Kind::Pack, Kind::Segment, Kind::Piece, Kind::History];
