@@ -11,7 +11,7 @@ const SAID_MAX: usize = 2000;
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs a command of the configuration in a shell, for so long at most. What it starts may outlive it; its output does not keep it alive.
-pub(crate) async fn run(what: &'static str, command: &str, limit: Duration) -> Result<(), RescueError> {
+pub async fn run(what: &'static str, command: &str, limit: Duration) -> Result<(), RescueError> {
     let failed = |status: String, said: String| RescueError::Hook { what, command: command.to_owned(), status, said };
     let out = tempfile::tempfile().map_err(RescueError::file("create a file in", std::env::temp_dir()))?;
     let cloned = || out.try_clone().map_err(RescueError::file("create a file in", std::env::temp_dir()));

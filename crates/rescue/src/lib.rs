@@ -8,6 +8,7 @@ mod run;
 mod server;
 
 pub use error::RescueError;
+pub use hooks::run as run_command;
 pub use journal::{Journal, Lock, RecoveredTo, Stage};
 pub use report::{Loss, RescueReport};
 pub use run::rescue;

@@ -14,6 +14,8 @@ use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 
 const ROLE: &str = "bowline";
 const BUCKET: &str = "drill";
+/// Where the receiver that the restore has started leaves its process id.
+const RECEIVER: &str = "receiver.pid";
 
 /// A running cluster and the ways of bowline around it. Everything is in one directory, which goes when this is dropped, and when
 /// the drill is killed.
@@ -34,6 +36,15 @@ impl Running {
     pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(self.home.join(RECEIVER)).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(pid) = pid {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
     }
 }
 
@@ -87,13 +98,18 @@ impl Scene {
         };
         format!(
             "org = \"drill\"\n\n[postgres]\nconninfo = \"host={} port={} user={ROLE} dbname=postgres passfile={}\"\ndata_dir = \"{}\"\nbin_dir = \"{}\"\n\n\
-             [repository]\n{repository}\n[encryption]\nrecipients = [\"file:{}\"]\n",
+             [repository]\n{repository}\n[encryption]\nrecipients = [\"file:{}\"]\n\n\
+             [wal]\nstart = \"{} --config {} wal receive > {} 2>&1 & echo $! > {}\"\n",
             self.cluster.socket_dir().display(),
             self.cluster.port(),
             at("pgpass"),
             self.cluster.data_dir().display(),
             self.cluster.bin_dir().display(),
             at("key"),
+            at("bowline"),
+            at("bowline.toml"),
+            at("receiver-again.log"),
+            at(RECEIVER),
         )
     }
 

@@ -26,6 +26,8 @@ const RETURN_LIMIT: Duration = Duration::from_secs(12);
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(120);
 /// A receiver's lease, unless configured (`capture::ReceiveOptions`).
 const LEASE_TTL: Duration = Duration::from_secs(180);
+/// How long the command may take that starts the supervised receiver.
+const START_LIMIT: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
 pub struct Protector<'a> {
@@ -99,7 +101,7 @@ impl Protector<'_> {
         }
         let wanted = sql.current_lsn().await?;
         if let Some(command) = &wal.start {
-            self.run(command).await?;
+            rescue::run_command("start the WAL receiver", command, START_LIMIT).await?;
         }
         // A receiver that gave its lease back went for good.
         let is_expected = reader.lease(repo::RECEIVER_LEASE).await?.is_some_and(|lease| !lease.released);
@@ -149,17 +151,6 @@ impl Protector<'_> {
                 Err(_) => tokio::time::sleep(ASK_EVERY).await,
             }
         }
-    }
-
-    async fn run(&self, command: &str) -> Result<(), Fault> {
-        let output = tokio::process::Command::new("/bin/sh").args(["-c", command]).stdin(std::process::Stdio::null()).output().await;
-        let why = match output {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => format!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
-            Err(e) => format!("{command:?}: {e}"),
-        };
-        let hint = "Start the receiver by hand, then run the same restore again: only protection is missing.";
-        Err(Fault::of("hook-failed", Class::Refused, "cannot start the WAL receiver", why, hint))
     }
 
     /// A receiver that outlives this command, until somebody puts one under a supervisor.
