@@ -16,6 +16,7 @@ mod replay;
 mod spoiled;
 mod spool;
 mod supply;
+mod tail;
 mod target;
 
 pub use epochs::plan;

@@ -245,17 +245,16 @@ fn a_damaged_backup_is_named_to_the_block_and_an_older_one_with_more_wal_loses_n
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     let scene = Scene::new(&cluster, &bowline);
     let newest = &scene.backups[1];
-    for (object, kind, named) in [
-        ("data/000001", Kind::Flipped, "block"),
-        ("data/000001", Kind::Truncated, "data/000001"),
-        ("data/000001", Kind::Deleted, "data/000001"),
-        ("manifest", Kind::Flipped, "manifest"),
-        ("manifest", Kind::Deleted, "manifest"),
-        ("backup.json", Kind::Flipped, "backup.json"),
+    for (object, kind, code, named) in [
+        ("data/000001", Kind::Flipped, 6, "block"),
+        ("data/000001", Kind::Truncated, 6, "data/000001"),
+        ("data/000001", Kind::Deleted, 3, "data/000001"),
+        ("manifest", Kind::Flipped, 6, "manifest"),
+        ("manifest", Kind::Deleted, 6, "manifest"),
+        ("backup.json", Kind::Flipped, 6, "backup.json"),
     ] {
         let what = format!("{kind:?} {object}");
         let _broken = Broken::new(&bowline.object(&format!("{newest}/{object}")), kind, Path::new(""));
-        let code = if kind == Kind::Deleted { 3 } else { 6 };
         let offered = scene.refused(&[], code, named);
         assert_eq!(offered[0]["way"], "another-backup", "{what}");
         let (rows, restored) = scene.restore(&["--on-damage", "nearest-backup"]);
