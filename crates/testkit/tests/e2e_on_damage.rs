@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use terms::Timestamp;
 use testkit::bowline::{Receiver, wait};
-use testkit::damage::{Broken, Kind, never_promoted};
+use testkit::damage::{Broken, Kind, left_alone};
 use testkit::{Bowline, Cluster, RepositoryKind, Restored, full, newest_major};
 
 const QUICK: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n";
@@ -123,7 +123,7 @@ impl<'a> Scene<'a> {
         let (slug, text) = outcome.error();
         assert_eq!(outcome.code, code, "{words:?}: {outcome:#?}");
         assert!(text.contains(named), "{words:?} [{slug}]: no {named} in\n{text}");
-        never_promoted(&data, 1, &format!("{words:?}"));
+        left_alone(&data, 1, &format!("{words:?}"));
         let error = outcome.lines.iter().rev().find_map(|line| line.get("error")).expect("an error");
         let ways = error["alternatives"].as_array().cloned().unwrap_or_default();
         if let Some(first) = ways.first() {
