@@ -29,6 +29,7 @@ mod space;
 mod spoiled;
 mod spool;
 mod supply;
+mod tail;
 mod target;
 mod xids;
 

@@ -1,8 +1,8 @@
 //! Reads the stored write-ahead log to answer what a plan must know: where it ends, which commits and restore points it holds.
 
 use crate::RestoreError;
-use pg::DiskError;
-use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, SegmentHeader, WalSource};
+use crate::tail::refuse_foreign;
+use pg::wal::{End, EndReason, Record, RecordKind, RecordWalker, WalSource};
 use repo::{IndexEntry, Reader, RepoError, WalIndex};
 use std::ops::ControlFlow;
 use terms::{Class, Explain, Lsn, SegmentName, SegmentSize, SystemId, Timeline, Timestamp};
@@ -40,23 +40,6 @@ pub(crate) enum Found<T> {
     No,
     /// Not in what comes before this position, at which the log ends.
     NotBefore(Lsn),
-}
-
-/// What a stretch of the log ends with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tail {
-    /// Where the last record begins.
-    pub(crate) last_record: Option<Lsn>,
-    /// The latest end of a transaction.
-    pub(crate) last_end: Option<Timestamp>,
-}
-
-/// A segment of another cluster is no end of this one's log. What else can be wrong with one shows when its records are read.
-pub(crate) fn refuse_foreign(bytes: &[u8], segment: SegmentName, system_id: SystemId, size: SegmentSize) -> Result<(), RestoreError> {
-    match SegmentHeader::read(bytes, &segment.to_string()).and_then(|header| header.check(segment, system_id, size)) {
-        Err(DiskError::ForeignSegment { wanted, found, .. }) => Err(RestoreError::Foreign { segment, wanted, found }),
-        _ => Ok(()),
-    }
 }
 
 impl Log<'_> {
@@ -111,7 +94,12 @@ impl Log<'_> {
     }
 
     /// [`Log::walk`] over all of these.
-    async fn walk_all(&self, segments: &[SegmentName], from: Option<Lsn>, each: impl FnMut(Record) -> ControlFlow<()>) -> Result<End, RestoreError> {
+    pub(crate) async fn walk_all(
+        &self,
+        segments: &[SegmentName],
+        from: Option<Lsn>,
+        each: impl FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<End, RestoreError> {
         self.walk(segments, segments.len(), from, &mut 0, each).await
     }
 
@@ -190,44 +178,6 @@ impl Log<'_> {
             }
             back *= 2;
         }
-    }
-
-    /// The last record that ends at or before `end`, and the latest end of a transaction up to there. The index is asked first; of
-    /// the log only the end is read, unless it takes more to see a record, and, with `wants_end`, the end of a transaction.
-    pub(crate) async fn tail(
-        &self,
-        segments: &[SegmentName],
-        index: &WalIndex,
-        backup_start: Lsn,
-        end: Lsn,
-        wants_end: bool,
-    ) -> Result<Tail, RestoreError> {
-        let near = segments.partition_point(|name| name.start(self.size) < end).max(1).min(segments.len());
-        let mut back = 1;
-        loop {
-            let first = near.saturating_sub(back);
-            let begin = (first == 0).then_some(backup_start);
-            let known = segments[..first].iter().filter_map(|name| index.entry(*name)).filter_map(|entry| entry.max_end).max();
-            let mut tail = Tail { last_record: None, last_end: known };
-            let walked = self.walk_all(&segments[first..near], begin, |record| {
-                if record.end > end {
-                    return ControlFlow::Break(());
-                }
-                tail.last_record = Some(record.start);
-                tail.last_end = tail.last_end.max(record.kind.ended_at());
-                ControlFlow::Continue(())
-            });
-            walked.await?;
-            if (tail.last_record.is_some() && (tail.last_end.is_some() || !wants_end)) || first == 0 {
-                return Ok(tail);
-            }
-            back *= 2;
-        }
-    }
-
-    /// Where the log in `segments` truly ends, by reading all of it from `from` on.
-    pub(crate) async fn end_by_reading(&self, segments: &[SegmentName], from: Lsn) -> Result<Lsn, RestoreError> {
-        Ok(self.walk_all(segments, Some(from), |_| ControlFlow::Continue(())).await?.at)
     }
 
     /// Where the log breaks off before `end`, as far as the index gives reason to look: where it knows of damage, and where what it

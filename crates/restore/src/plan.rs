@@ -12,7 +12,7 @@ use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
 use repo::{BackupDocument, Coverage, Epoch, Reader, WalIndex};
 use serde::Serialize;
-use terms::{BackupId, Lsn, RecoveryTarget, SegmentName, SystemId, Timeline, Timestamp};
+use terms::{BackupId, Class, Explain, Lsn, RecoveryTarget, SegmentName, SystemId, Timeline, Timestamp};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -203,13 +203,13 @@ impl<'a> Planner<'a> {
             // A restore point may lie before the newest backup; what lies after the stored WAL lies after it for all.
             if !matches!(target, RecoveryTarget::Name(_)) && !self.to_the_break {
                 if let Some(missing) = stretch.hole {
-                    return Err(RestoreError::Hole { target: target.to_string(), missing, reachable: stretch.end });
+                    return Err(self.hole(missing, stretch.end).await);
                 }
                 break;
             }
         }
         match (holed, target) {
-            (Some((missing, reachable)), _) => Err(RestoreError::Hole { target: target.to_string(), missing, reachable }),
+            (Some((missing, reachable)), _) => Err(self.hole(missing, reachable).await),
             (None, RecoveryTarget::Name(name)) => Err(self.unreachable(format!("No restore point named {name} is in the stored WAL.")).await?),
             (None, _) => Err(self.unreachable("It lies beyond what is known to be stored.".into()).await?),
         }
@@ -228,6 +228,14 @@ impl<'a> Planner<'a> {
         let next = self.history.segment(next, size);
         stretch.hole = known.missing(next).or(stretch.hole);
         stretch
+    }
+
+    /// The error that says that the log goes no further: something of it may be there and not open, which then is to blame.
+    async fn hole(&self, missing: SegmentName, reachable: Lsn) -> RestoreError {
+        match self.log.reader.fetch_segment(self.log.system_id, missing, self.log.size).await {
+            Err(e) if e.class() == Class::Damaged && !self.known.spoiled.is_segment(missing) => e.into(),
+            _ => RestoreError::Hole { target: self.wish.target.to_string(), missing, reachable },
+        }
     }
 
     fn asked_backup(&self) -> String {

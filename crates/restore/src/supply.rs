@@ -12,8 +12,8 @@
 use crate::RestoreError;
 use crate::ahead::Window;
 use crate::fetch::write_durably;
-use crate::log::refuse_foreign;
 use crate::plan::RestorePlan;
+use crate::tail::refuse_foreign;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
 use std::fs;

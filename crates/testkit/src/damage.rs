@@ -47,10 +47,15 @@ impl Drop for Broken {
     }
 }
 
-/// No server runs on this restored data directory, and none ever ended recovery there on a timeline after `timeline`: that would have
-/// left its history behind.
-pub fn never_promoted(data: &Path, timeline: u32, what: &str) {
+/// No server is left on this data directory, and none was ever promoted there ([`never_promoted`]).
+pub fn left_alone(data: &Path, timeline: u32, what: &str) {
     assert!(!data.join("postmaster.pid").exists(), "{what}: a server is left on {}", data.display());
+    never_promoted(data, timeline, what);
+}
+
+/// No server, which may still run, ended recovery on this data directory on the timeline after `timeline`: that would have left its
+/// history and segments behind.
+pub fn never_promoted(data: &Path, timeline: u32, what: &str) {
     let newer = format!("{:08X}", timeline + 1);
     let files = fs::read_dir(data.join("pg_wal")).into_iter().flatten().flatten();
     let grown: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).filter(|name| name.starts_with(&newer)).collect();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 use testkit::bowline::{FINGERPRINT, flip_a_bit, wait};
-use testkit::damage::never_promoted;
+use testkit::damage::left_alone;
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
 /// A backup, then three finished segments with one row each; returns the position after each row's commit.
@@ -62,7 +62,7 @@ fn a_flipped_bit_in_the_log_ends_the_restore_and_leaves_no_server() {
     flip_a_bit(&object);
     let (code, text, data) = restore_that_fails(&bowline, &["--to", "latest"]);
     assert!(code != 0 && text.contains(&damaged), "exit {code}: {text}");
-    never_promoted(&data, 1, "damaged");
+    left_alone(&data, 1, "damaged");
     std::fs::write(&object, good).expect("write");
     let restored = bowline.restore(&["--to", "latest"]);
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "3");
@@ -87,7 +87,7 @@ fn a_flipped_bit_in_a_pack_or_manifest_ends_the_restore_and_is_named() {
         let outcome = bowline.run(&["restore", "--yes", "--target", data.to_str().expect("a plain path")]);
         let (found, text) = outcome.error();
         assert!(outcome.code == code && (slug.is_empty() || found == slug) && text.contains(named), "{ending}: {outcome:#?}");
-        never_promoted(&data, 1, "damaged");
+        left_alone(&data, 1, "damaged");
         std::fs::write(&object, good).expect("write");
     }
     let wanted = cluster.psql(FINGERPRINT);

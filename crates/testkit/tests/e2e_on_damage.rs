@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use terms::Timestamp;
 use testkit::bowline::{Receiver, wait};
-use testkit::damage::{Broken, Kind, never_promoted};
+use testkit::damage::{Broken, Kind, left_alone};
 use testkit::{Bowline, Cluster, RepositoryKind, Restored, full, newest_major};
 
 const QUICK: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n";
@@ -123,7 +123,7 @@ impl<'a> Scene<'a> {
         let (slug, text) = outcome.error();
         assert_eq!(outcome.code, code, "{words:?}: {outcome:#?}");
         assert!(text.contains(named), "{words:?} [{slug}]: no {named} in\n{text}");
-        never_promoted(&data, 1, &format!("{words:?}"));
+        left_alone(&data, 1, &format!("{words:?}"));
         let error = outcome.lines.iter().rev().find_map(|line| line.get("error")).expect("an error");
         let ways = error["alternatives"].as_array().cloned().unwrap_or_default();
         if let Some(first) = ways.first() {
@@ -245,17 +245,16 @@ fn a_damaged_backup_is_named_to_the_block_and_an_older_one_with_more_wal_loses_n
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     let scene = Scene::new(&cluster, &bowline);
     let newest = &scene.backups[1];
-    for (object, kind, named) in [
-        ("data/000001", Kind::Flipped, "block"),
-        ("data/000001", Kind::Truncated, "data/000001"),
-        ("data/000001", Kind::Deleted, "data/000001"),
-        ("manifest", Kind::Flipped, "manifest"),
-        ("manifest", Kind::Deleted, "manifest"),
-        ("backup.json", Kind::Flipped, "backup.json"),
+    for (object, kind, code, named) in [
+        ("data/000001", Kind::Flipped, 6, "block"),
+        ("data/000001", Kind::Truncated, 6, "data/000001"),
+        ("data/000001", Kind::Deleted, 3, "data/000001"),
+        ("manifest", Kind::Flipped, 6, "manifest"),
+        ("manifest", Kind::Deleted, 6, "manifest"),
+        ("backup.json", Kind::Flipped, 6, "backup.json"),
     ] {
         let what = format!("{kind:?} {object}");
         let _broken = Broken::new(&bowline.object(&format!("{newest}/{object}")), kind, Path::new(""));
-        let code = if kind == Kind::Deleted { 3 } else { 6 };
         let offered = scene.refused(&[], code, named);
         assert_eq!(offered[0]["way"], "another-backup", "{what}");
         let (rows, restored) = scene.restore(&["--on-damage", "nearest-backup"]);
