@@ -117,6 +117,10 @@ fn burn(cluster: &Cluster) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the postmaster");
     wait("its processes' end", Duration::from_secs(20), || pg::survivors_in(cluster.data_dir()).is_empty());
     fs::remove_dir_all(cluster.data_dir()).expect("lose the data");
+    // A new machine has none of the old one's sockets.
+    for entry in fs::read_dir(cluster.socket_dir()).expect("list").flatten() {
+        fs::remove_file(entry.path()).expect("remove a socket");
+    }
 }
 
 /// Waits until all that the server has written is in the repository.

@@ -85,7 +85,8 @@ impl<'a> Course<'a> {
     /// The way around this error that the policy or a person chooses. `left` says how things are for whoever chooses none.
     async fn choose(&self, error: RestoreError, left: &str) -> Result<RestorePlan, Fault> {
         let Self { reader, wish, asked, printer, .. } = self;
-        let (mut spoiled, earlier) = (self.state().spoiled.clone(), self.taken());
+        let earlier = self.taken();
+        let mut spoiled = self.state().spoiled.clone();
         if !spoiled.learn(&error) {
             return Err(error.into());
         }

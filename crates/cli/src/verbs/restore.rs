@@ -242,7 +242,11 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
     steps.push("restored, replayed and promoted".into());
     match asked.validate {
         ValidationMode::None => {}
-        ValidationMode::Questions => steps.push(format!("validated: every database opens, {} of [drill] answered", counted(options.questions.len()))),
+        ValidationMode::Questions => steps.push(match options.questions.len() {
+            0 => "validated: every database opens ([drill] checks asks nothing)".into(),
+            1 => "validated: every database opens, the one question of [drill] checks is answered".into(),
+            number => format!("validated: every database opens, the {number} questions of [drill] checks are answered"),
+        }),
         ValidationMode::Full => steps.push("validated as by a drill: every index, table and row".into()),
     }
     if asked.no_start {
@@ -268,8 +272,4 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
         }
     }
     steps
-}
-
-fn counted(number: usize) -> String {
-    if number == 1 { "the one question".into() } else { format!("the {number} questions") }
 }
