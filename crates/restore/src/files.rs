@@ -67,7 +67,7 @@ pub(crate) fn restore_files(
     let digester = runtime.block_on(reader.digester())?;
     let open = || runtime.block_on(ManifestReader::open_for(reader, backup)).map_err(RestoreError::of_backup(backup.id));
     let place = || Place { reader, backup, target, options, now, runtime, events };
-    if options.occupied == Occupied::MoveAside || !target.is_occupied() {
+    if options.occupied == Occupied::MoveAside || target.is_empty() {
         return place().fill(open()?, digester, Ground::default());
     }
     // The whole manifest is read, and proved, before anything of the old copy is destroyed.

@@ -155,7 +155,7 @@ fn a_delta_restore_ends_as_a_full_one_and_writes_only_what_differs() {
         flip_unseen(&flipped);
         let found = differences(&full, data);
         assert!(found.len() == 1 && data.join(found[0].split(':').next().expect("a path")) == flipped, "{found:?}");
-        let result = bowline.ok(&["restore", "--delta", "--yes"]);
+        let result = bowline.ok(&["restore", "--delta", "--yes", "--no-protect"]);
         assert_eq!(cluster.psql("SHOW work_mem; SELECT pg_is_in_recovery()"), "4MB\nf");
         assert_eq!(cluster.psql(FINGERPRINT), wanted, "PostgreSQL {major}: {result}");
         let output = cluster.bin("pg_ctl").args(["stop", "-w", "-m", "fast"]).output().expect("run pg_ctl");
@@ -208,7 +208,7 @@ fn what_is_not_this_clusters_own_and_what_is_in_use_is_refused_untouched() {
     let (cluster, other) = (Cluster::start(major), Cluster::start(major));
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     bowline.ok(&["backup"]);
-    let refusal = bowline.fails(&["restore", "--delta", "--yes"], 4, "target-unusable");
+    let refusal = bowline.fails(&["restore", "--delta", "--files-only", "--yes"], 4, "target-unusable");
     assert!(refusal.contains("is running there"), "{refusal}");
     assert_eq!(cluster.psql("SELECT 1"), "1");
     cluster.pg_ctl_stop(true);

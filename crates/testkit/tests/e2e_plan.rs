@@ -127,7 +127,7 @@ fn what_this_host_lacks_is_listed_and_refuses_only_a_server_that_would_not_start
         place
     };
     let (preload, own) = (library("preload.so", "auto_explain.so"), library("own.so", "fuzzystrmatch.so"));
-    let cluster = Cluster::builder(major).setting("shared_preload_libraries", format!("'{}'", preload.display())).start();
+    let cluster = Cluster::builder(major).setting("shared_preload_libraries", preload.display()).start();
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     cluster.psql("CREATE DATABASE shop; CREATE DATABASE far");
     let shop = |sql: &str| cluster.try_psql_in("shop", sql).expect("psql");
@@ -236,7 +236,7 @@ fn a_deep_plan_finds_what_a_quick_one_leaves_unread() {
         bowline.ok(&["restore", "--plan=deep", "--to", to, "--target", target.to_str().expect("a plain path")])["proven"].clone()
     };
     let good = proven("latest");
-    assert!(good["segments"].as_u64() >= Some(4) && good["records"].as_u64() > Some(100) && good["bytes"].as_u64() > Some(20 << 20), "{good:#}");
+    assert!(good["segments"].as_u64() >= Some(4) && good["records"].as_u64() > Some(15) && good["bytes"].as_u64() > Some(20 << 20), "{good:#}");
 
     let spoiled = |path: &Path, spoil: &dyn Fn(&Path), check: &dyn Fn()| {
         let bytes = fs::read(path).expect("read");

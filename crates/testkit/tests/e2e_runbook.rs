@@ -216,8 +216,10 @@ fn play(major: u32) {
     cluster.psql(&format!("\\! mv {} {}", bowline.dir().join("key").display(), spare.display()));
     stage.play(&chapters[7], &[("SPARE", spare.to_str().expect("a plain path"))]);
 
+    let good = now();
+    cluster.psql("INSERT INTO orders VALUES (-3, 'after it')");
     until_stored(&cluster, &repository);
-    stage.play(&chapters[8], &[("T", &now())]);
+    stage.play(&chapters[8], &[("T", &good)]);
 
     end_receivers(&cluster);
     fs::remove_dir_all(&replica).expect("lose the repository");

@@ -94,12 +94,6 @@ fn verify_passes(cluster: &Cluster, bowline: &Bowline<'_>) {
     assert_eq!(report["report"]["outcome"], "passed", "{report:#}");
 }
 
-/// Stops a server that a restore started, which is no child of this process.
-fn stop(cluster: &Cluster) {
-    let output = cluster.bin("pg_ctl").args(["stop", "-w", "-m", "fast"]).output().expect("run pg_ctl");
-    assert!(output.status.success(), "{output:?}");
-}
-
 /// Backup, commits, the disaster, what shows it, the restore in place; then exactly what was there is there, the cluster is
 /// protected again and a drill passes.
 fn prove(case: &Case) {
@@ -129,13 +123,13 @@ fn prove(case: &Case) {
         assert_eq!(contents(|sql| cluster.psql(sql)), expected, "PostgreSQL {major}: {result:#}");
         assert_eq!(ledger_of(|sql| cluster.psql(sql)), ids(&ledger), "PostgreSQL {major}: exactly the acknowledged commits");
 
-        let receiver = bowline.receive();
-        bowline.ok(&["backup"]);
+        // The one command has made a backup of the new timeline, and has a receiver at work.
+        assert_eq!(result["protected"], true, "{result:#}");
         go_on(&cluster, 10);
         in_step(&cluster);
         verify_passes(&cluster, &bowline);
-        assert_eq!(receiver.stop(), Some(0));
-        stop(&cluster);
+        drop(bowline);
+        cluster.stop_adopted();
     }
 }
 
@@ -330,10 +324,10 @@ fn another_minor_release_restores_what_the_first_one_backed_up() {
     let (at, then) = (instant(&cluster), contents(|sql| cluster.psql(sql)));
     cluster.psql("DROP TABLE orders");
     in_step(&cluster);
-    stop(&cluster);
+    cluster.stop_adopted();
     assert_eq!(receiver.stop(), Some(0));
     with_programs_of(&cluster.bin_dir());
-    let result = bowline.ok(&["restore", "--yes", "--to", &at]);
+    let result = bowline.ok(&["restore", "--yes", "--no-protect", "--to", &at]);
     assert_eq!((&result["plan"]["backup"], notes(&result).contains("lacks")), (&backup["id"], false), "{result:#}");
     assert_eq!(cluster.psql("SHOW server_version"), newer);
     assert_eq!(contents(|sql| cluster.psql(sql)), then);
@@ -341,5 +335,5 @@ fn another_minor_release_restores_what_the_first_one_backed_up() {
     let stamp: i64 = stamp.parse().expect("an id");
     assert_eq!(found.range(stamp + 1..).copied().collect::<BTreeSet<_>>(), ids(&later));
     verify_passes(&cluster, &bowline);
-    stop(&cluster);
+    cluster.stop_adopted();
 }

@@ -228,7 +228,7 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
         steps.push("what the old pg_wal holds beyond the repository is stored first".into());
     }
     if destroys(target, journal) {
-        steps.push("what is there is overwritten where it differs: the OLD COPY IS DESTROYED".into());
+        steps.push("what is there is overwritten where it differs: the old copy is destroyed".into());
     } else if journal.stage < Stage::SetAside
         && let Some(aside) = journal.aside.clone().or_else(|| target.place_aside(SystemClock.now()))
     {
