@@ -33,8 +33,8 @@ pub use error::CaptureError;
 pub use ingest::{IndexBatch, Survey, entry_of, survey_segment, survey_stored};
 pub use notes::{Lead, Notes};
 pub use push::{LookAhead, push, push_ahead};
-pub use salvage::{Salvaged, salvage};
 pub use receive::{BACKUP, Flush, Progress, RECEIVER, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
+pub use salvage::{Salvaged, salvage};
 
 use pg::ConnInfo;
 use repo::{BackupDocument, Writer};

@@ -107,12 +107,7 @@ impl Old<'_> {
 
     /// Where the valid log ends that begins in this segment.
     fn valid_to(&self, first: u64, numbers: &[u64]) -> Result<Lsn, CaptureError> {
-        let source = WalSource {
-            major: self.epoch.major,
-            system_id: self.epoch.system_id,
-            timeline: self.timeline,
-            segment_size: self.size,
-        };
+        let source = WalSource { major: self.epoch.major, system_id: self.epoch.system_id, timeline: self.timeline, segment_size: self.size };
         let mut walker = RecordWalker::in_segment(source, SegmentName::numbered(first, self.timeline, self.size).start(self.size));
         for number in (first..).take_while(|number| numbers.contains(number)) {
             if walker.feed(&self.read(SegmentName::numbered(number, self.timeline, self.size))?, |_| {}).is_some() {
@@ -131,7 +126,10 @@ impl Old<'_> {
         if here.get(..length) == Some(&stored[..length]) {
             return Ok(());
         }
-        Err(CaptureError::BadWal { path: self.wal_dir.join(name.to_string()), why: "It is not what is stored of it: another server wrote one of them".into() })
+        Err(CaptureError::BadWal {
+            path: self.wal_dir.join(name.to_string()),
+            why: "It is not what is stored of it: another server wrote one of them".into(),
+        })
     }
 
     async fn keep_piece(&self, segment: SegmentName, start: Lsn, end: Lsn, compression: Compression) -> Result<(), CaptureError> {

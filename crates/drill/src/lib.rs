@@ -23,8 +23,7 @@ use counts::Against;
 use pages::Pages;
 use past::Past;
 use pg::{
-    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, StopMode, find_bin_dir,
-    settings_of_a_copy,
+    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, StopMode, find_bin_dir, settings_of_a_copy,
 };
 use production::Production;
 use repo::Reader;

@@ -1,10 +1,10 @@
 //! A server that only this process can reach: no network, its own socket directory, its own rules; it ends with its owner.
 
+use crate::conninfo::ConnInfo;
 use crate::control::ControlFile;
+use crate::error::PgError;
 use crate::instance_error::InstanceError;
 use crate::programs::{Owner, command};
-use crate::conninfo::ConnInfo;
-use crate::error::PgError;
 use crate::running::{last_lines, read_pid_file, server_running_in};
 use crate::sql::Sql;
 use nix::sys::signal::{Signal, kill};

@@ -1,7 +1,7 @@
 //! The configuration in force, kept beside what it protects: a bare machine begins with it. It names secrets and holds none.
 
-use crate::{RepoError, Writer, layout};
 use crate::{Reader, document::sha256};
+use crate::{RepoError, Writer, layout};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use store::ObjectPath;

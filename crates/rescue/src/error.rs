@@ -131,7 +131,9 @@ impl Explain for RescueError {
             Self::Pg(e) => e.hint(),
             Self::Lent(advice) => advice.hint.clone(),
             Self::File { .. } => "Run as root or as the owner of the target.".into(),
-            Self::Hook { .. } => "Look at what it says, or do that part by hand and leave it out with --no-service; then run the same restore again.".into(),
+            Self::Hook { .. } => {
+                "Look at what it says, or do that part by hand and leave it out with --no-service; then run the same restore again.".into()
+            }
             Self::Journal { path, .. } => format!("Look at what is there, then remove {} to begin anew.", path.display()),
             Self::Locked { .. } => "Wait for its end: two restores of one target would destroy each other's work.".into(),
             Self::Unfinished { .. } => "Go on with it by --continue, or give it up and restore as you say now by --anew.".into(),

@@ -42,7 +42,10 @@ pub(crate) fn loss(journal: &Journal, target: &RecoveryTarget) -> Loss {
         }
         (RecoveryTarget::Latest, Some(at)) => {
             let seconds = journal.began.seconds_since(at).max(0.0);
-            Loss { seconds_max: Some(seconds), why: format!("what the old server wrote after {at}, the last time everything was known to be stored, if it wrote anything") }
+            Loss {
+                seconds_max: Some(seconds),
+                why: format!("what the old server wrote after {at}, the last time everything was known to be stored, if it wrote anything"),
+            }
         }
         (RecoveryTarget::Latest, None) => Loss { seconds_max: None, why: "unknown: no mark says until when the stored log is complete".into() },
         _ => Loss { seconds_max: Some(0.0), why: "nothing that was asked for; what came after it is in the repository and in the old data".into() },

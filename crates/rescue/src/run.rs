@@ -229,9 +229,7 @@ impl<L: Lent> Rescue<'_, L> {
             if self.options.validation != Validation::None {
                 self.until_left().await;
                 let proof = self
-                    .step(Step::Validate, async |rescue| {
-                        validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await
-                    })
+                    .step(Step::Validate, async |rescue| validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await)
                     .await?;
                 let faults = faults(&proof);
                 if !faults.is_empty() {
@@ -253,9 +251,7 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.reach(self.journal.stage.max(Stage::ServerStarted))?;
             return Ok(Started::Normally);
         }
-        let started = self
-            .step(Step::StartServer, async |rescue| start(rescue.target, rescue.options, &rescue.journal).await)
-            .await?;
+        let started = self.step(Step::StartServer, async |rescue| start(rescue.target, rescue.options, &rescue.journal).await).await?;
         self.journal.reach(Stage::ServerStarted)?;
         Ok(started)
     }

@@ -59,9 +59,7 @@ pub(crate) fn faults(proof: &Proof) -> Vec<String> {
         database => format!("{} in {database}: {}", fault.object, fault.what),
     };
     let wrong = |answer: &&checks::Answer| answer.outcome == Outcome::Failed;
-    let answered = |answer: &checks::Answer| {
-        format!("{}: {}, expected {}", answer.sql, answer.got.as_deref().unwrap_or("no row"), answer.expect)
-    };
+    let answered = |answer: &checks::Answer| format!("{}: {}, expected {}", answer.sql, answer.got.as_deref().unwrap_or("no row"), answer.expect);
     proof.faults.iter().map(told).chain(proof.answers.iter().filter(wrong).map(answered)).collect()
 }
 

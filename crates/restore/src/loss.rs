@@ -28,17 +28,17 @@ impl Loss {
     pub fn words(&self, stop: &Stop) -> String {
         let newest = self.last_stored.map_or_else(|| "the end of what is stored".into(), |at| format!("{at}, the newest that is stored"));
         let bytes = self.bytes.map_or_else(String::new, |bytes| format!("{} of log: ", size(bytes)));
-        let behind = match stop {
+        match stop {
             Stop::EndOfWal { .. } => {
                 let newest = self.last_stored.map_or_else(String::new, |at| format!("; its newest transaction ended at {at}"));
                 let covered = self.covered_until.map_or_else(
                     || "; nothing proves until when that is all there was".into(),
                     |at| format!("; all until {at} is proven to be stored"),
                 );
-                return format!("nothing that is stored{newest}{covered}");
+                format!("nothing that is stored{newest}{covered}")
             }
             // Nothing ended behind the place, as far as was looked.
-            Stop::Before(_) | Stop::Consistent if self.bytes == Some(0) => return "nothing that is stored".into(),
+            Stop::Before(_) | Stop::Consistent if self.bytes == Some(0) => "nothing that is stored".into(),
             Stop::Time(at) => format!("transactions that ended after {at}, until {newest}"),
             Stop::Name(name) => format!("{bytes}transactions that ended after restore point {name}, until {newest}"),
             Stop::Before(lsn) => {
@@ -46,8 +46,7 @@ impl Loss {
                 format!("{bytes}transactions that ended {from}, until {newest}")
             }
             Stop::Consistent => format!("{bytes}transactions that ended after the backup was consistent, until {newest}"),
-        };
-        behind
+        }
     }
 }
 

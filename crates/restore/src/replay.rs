@@ -58,7 +58,8 @@ pub(crate) async fn replay(
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
     let control = read_control(&target.data_dir)?;
-    let supply = Supply::start(reader, plan, control.segment_size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, events)?;
+    let supply =
+        Supply::start(reader, plan, control.segment_size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, events)?;
     let mut settings = recovery_settings(plan, plan.last_record);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
     settings.extend(minima(&control));

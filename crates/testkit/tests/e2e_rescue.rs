@@ -72,8 +72,16 @@ fn one_command_stops_restores_starts_and_protects_again() {
         assert_eq!(service.said(), "stop start well", "PostgreSQL {major}");
         assert_eq!(cluster.psql(FINGERPRINT), wanted, "PostgreSQL {major}");
         let expected = [
-            "stop the service", "stop PostgreSQL", "move the old data aside", "restore files", "replay WAL", "validate", "start PostgreSQL",
-            "stream WAL again", "start the service", "back up",
+            "stop the service",
+            "stop PostgreSQL",
+            "move the old data aside",
+            "restore files",
+            "replay WAL",
+            "validate",
+            "start PostgreSQL",
+            "stream WAL again",
+            "start the service",
+            "back up",
         ];
         assert_eq!(steps(&result), expected);
         assert_eq!(result["protected"], true, "{result}");
@@ -142,8 +150,17 @@ fn kill_at(bowline: &Bowline<'_>, words: &[&str], is_then: impl Fn(&Value) -> bo
 #[test]
 fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
     let steps = [
-        "stop the service", "stop PostgreSQL", "save the old pg_wal", "move the old data aside", "restore files", "replay WAL", "validate",
-        "start PostgreSQL", "stream WAL again", "start the service", "back up",
+        "stop the service",
+        "stop PostgreSQL",
+        "save the old pg_wal",
+        "move the old data aside",
+        "restore files",
+        "replay WAL",
+        "validate",
+        "start PostgreSQL",
+        "stream WAL again",
+        "start the service",
+        "back up",
     ];
     let cluster = Cluster::builder(newest_major()).tablespace("fast").start();
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
@@ -154,7 +171,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
     let mut kept: Vec<PathBuf> = Vec::new();
     let seed = testkit::seed("killed restores");
     // All of them take a while: each run takes some, chosen by its seed.
-    let is_chosen = |number: usize| testkit::full() || (number as u64 + seed) % 4 == 0;
+    let is_chosen = |number: usize| testkit::full() || seed.wrapping_add(number as u64).is_multiple_of(4);
     let mut points = 0;
     for (number, step) in steps.iter().enumerate() {
         for (at, ending) in ["step-begun", "step-ended"].into_iter().enumerate() {
@@ -237,7 +254,8 @@ fn a_target_that_changed_hands_is_not_touched() {
     cluster.pg_ctl_stop(true);
     assert!(kill_at(&bowline, &["restore", "--yes", "--no-protect"], |line| line.to_string().contains("replay WAL")));
     // Somebody puts the old data back, which the interrupted restore must not take for its own.
-    let aside = fs::read_dir(cluster.home()).expect("list").flatten().find(|e| e.file_name().to_string_lossy().contains(".before-")).expect("old data");
+    let aside =
+        fs::read_dir(cluster.home()).expect("list").flatten().find(|e| e.file_name().to_string_lossy().contains(".before-")).expect("old data");
     let half = cluster.home().join("half");
     fs::rename(cluster.data_dir(), &half).expect("away");
     fs::rename(aside.path(), cluster.data_dir()).expect("back");
@@ -349,7 +367,9 @@ fn a_bare_machine_needs_the_repository_and_the_key_alone() {
         let started = format!("--config\0{}\0", kept.display());
         for entry in fs::read_dir("/proc").expect("list").flatten() {
             let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if let (true, Some(pid)) = (String::from_utf8_lossy(&words).contains(&started), entry.file_name().to_str().and_then(|name| name.parse().ok())) {
+            if let (true, Some(pid)) =
+                (String::from_utf8_lossy(&words).contains(&started), entry.file_name().to_str().and_then(|name| name.parse().ok()))
+            {
                 kill(Pid::from_raw(pid), Signal::SIGTERM).expect("end the receiver");
             }
         }

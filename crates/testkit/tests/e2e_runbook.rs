@@ -136,13 +136,17 @@ fn play(major: u32) {
     let cluster = Cluster::builder(major).checksums(true).start();
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     let config = |bowline: &Bowline<'_>| {
-        let lines = format!("[wal]\nflush_interval = \"300ms\"\n[drill]\ndir = {:?}\n[runbook]\ncontacts = [\"Ada, 555\"]\n", cluster.home().display().to_string());
+        let lines = format!(
+            "[wal]\nflush_interval = \"300ms\"\n[drill]\ndir = {:?}\n[runbook]\ncontacts = [\"Ada, 555\"]\n",
+            cluster.home().display().to_string()
+        );
         bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
     };
     config(&bowline);
     let bin = cluster.home().join("bin");
     cluster.psql(&format!("\\! mkdir {0} && ln -s {1} {0}/bowline", bin.display(), program().display()));
-    cluster.psql("CREATE TABLE orders AS SELECT i AS id, md5(i::text) AS what FROM generate_series(1, 5000) i; ALTER TABLE orders ADD PRIMARY KEY (id)");
+    cluster
+        .psql("CREATE TABLE orders AS SELECT i AS id, md5(i::text) AS what FROM generate_series(1, 5000) i; ALTER TABLE orders ADD PRIMARY KEY (id)");
     let first_receiver = bowline.receive();
     bowline.ok(&["backup"]);
 

@@ -39,7 +39,9 @@ fn first_minute(names: &Names) -> Vec<Part> {
     let bowline = names.bowline();
     vec![
         Part::Title(format!("Disaster recovery of {}", names.org)),
-        text("Run everything as root or as the owner of the data directory. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first."),
+        text(
+            "Run everything as root or as the owner of the data directory. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first.",
+        ),
         Part::Facts(vec![
             fact("Call", names.contacts.join("; ")),
             fact("Objectives", format!("lose at most {} (RPO), be back within {} (RTO)", duration(names.rpo), duration(names.rto))),
@@ -185,7 +187,9 @@ fn key_lost(names: &Names) -> Vec<Part> {
     let (bowline, key) = (names.bowline(), names.key.display());
     vec![
         chapter("7. The key is lost"),
-        text("Without any copy of the key nobody can read these backups, and no one can help. With one, put it back and prove that it opens the repository."),
+        text(
+            "Without any copy of the key nobody can read these backups, and no one can help. With one, put it back and prove that it opens the repository.",
+        ),
         Part::Ask(vec![("SPARE", "/media/safe/key", "the copy of the key")]),
         run(&[format!("{bowline} --key \"$SPARE\" list"), format!("install -m 600 \"$SPARE\" {key}"), format!("{bowline} list")]),
         text("If no copy is left and the database lives: chapter 9, with a new key."),
@@ -214,9 +218,17 @@ fn bucket_gone(names: &Names) -> Vec<Part> {
     let receiver = names.receiver.clone().unwrap_or_else(|| format!("nohup {bowline} wal receive > /var/tmp/bowline-receive.log 2>&1 &"));
     vec![
         chapter("9. The repository is gone, and the database lives"),
-        text("Until a new full backup is listed nothing is protected. Stop the receiver that writes to the lost place; then make a repository elsewhere."),
+        text(
+            "Until a new full backup is listed nothing is protected. Stop the receiver that writes to the lost place; then make a repository elsewhere.",
+        ),
         Part::Ask(vec![("NEW", "s3://acme-backups-2", "where the new repository will be, without the organization")]),
-        run(&[format!("sed -i \"s|^url = .*|url = \\\"$NEW\\\"|\" {config}"), format!("{bowline} init"), receiver, format!("{bowline} backup"), format!("{bowline} list")]),
+        run(&[
+            format!("sed -i \"s|^url = .*|url = \\\"$NEW\\\"|\" {config}"),
+            format!("{bowline} init"),
+            receiver,
+            format!("{bowline} backup"),
+            format!("{bowline} list"),
+        ]),
         Part::Expect(vec!["repository … made in …", "backup …"]),
     ]
 }
@@ -225,7 +237,9 @@ fn afterwards(names: &Names) -> Vec<Part> {
     let bowline = names.bowline();
     vec![
         chapter("Afterwards"),
-        text("Prove that what is there now can be restored, and say what happened. The old data that a restore set aside are removed by hand, once nothing of them is missed."),
+        text(
+            "Prove that what is there now can be restored, and say what happened. The old data that a restore set aside are removed by hand, once nothing of them is missed.",
+        ),
         run(&[format!("{bowline} verify"), format!("{bowline} status")]),
         Part::Expect(vec!["verdict      passed", "verdict      protected"]),
     ]

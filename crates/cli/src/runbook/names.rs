@@ -45,7 +45,8 @@ impl Names {
         let missing = |what: &str, hint: &str| Fault::misuse("config-wrong", format!("the configuration does not say {what}"), "", hint);
         let data_dir = config.postgres.data_dir.clone();
         let address = info.addresses().first().map(|address| address.libpq_words()).unwrap_or_default();
-        let bin_dir = find_bin_dir(major, config.postgres.bin_dir.as_deref()).unwrap_or_else(|_| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
+        let bin_dir =
+            find_bin_dir(major, config.postgres.bin_dir.as_deref()).unwrap_or_else(|_| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
         Ok(Self {
             org: config.org.clone(),
             repository: config.repository.url.clone(),
@@ -83,7 +84,8 @@ impl Names {
             server: "-h /var/run/postgresql -p 5432 -d postgres".into(),
             dbname: "postgres".into(),
             slot: "bowline".into(),
-            service: [Some("systemctl stop kb"), Some("systemctl start kb"), Some("curl -fsS http://127.0.0.1:8080/health")].map(|word| word.map(str::to_owned)),
+            service: [Some("systemctl stop kb"), Some("systemctl start kb"), Some("curl -fsS http://127.0.0.1:8080/health")]
+                .map(|word| word.map(str::to_owned)),
             receiver: Some("systemctl start bowline-receive".into()),
             rpo: Duration::from_secs(3600),
             rto: Duration::from_secs(4 * 3600),

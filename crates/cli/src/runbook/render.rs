@@ -52,15 +52,22 @@ pub fn html(parts: &[Part]) -> String {
             Part::Chapter(title) => out.push_str(&format!("<h2>{}</h2>\n", escaped(title))),
             Part::Text(text) => out.push_str(&format!("<p>{}</p>\n", escaped(text))),
             Part::Facts(facts) => {
-                let rows: String = facts.iter().map(|(name, value)| format!("<tr><th>{}</th><td>{}</td></tr>", escaped(name), escaped(value))).collect();
+                let rows: String =
+                    facts.iter().map(|(name, value)| format!("<tr><th>{}</th><td>{}</td></tr>", escaped(name), escaped(value))).collect();
                 out.push_str(&format!("<table>{rows}</table>\n"));
             }
             Part::Ask(asked) => {
-                out.push_str(&format!("<p class=\"soft\">Set these first:</p><pre>{}</pre>\n", escaped(&asked.iter().map(assignment).collect::<String>())));
+                out.push_str(&format!(
+                    "<p class=\"soft\">Set these first:</p><pre>{}</pre>\n",
+                    escaped(&asked.iter().map(assignment).collect::<String>())
+                ));
             }
             Part::Run(commands) => out.push_str(&format!("<pre>{}</pre>\n", escaped(&commands.join("\n")))),
             Part::Expect(lines) => {
-                out.push_str(&format!("<p class=\"soft\">Expected, among other lines:</p><pre class=\"expect\">{}</pre>\n", escaped(&lines.join("\n"))));
+                out.push_str(&format!(
+                    "<p class=\"soft\">Expected, among other lines:</p><pre class=\"expect\">{}</pre>\n",
+                    escaped(&lines.join("\n"))
+                ));
             }
         }
     }

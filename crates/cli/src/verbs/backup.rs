@@ -70,7 +70,8 @@ async fn keep_configuration(wiring: &Wiring, writer: &Writer) -> Result<(), Faul
         let hint = "Let conninfo name a passfile instead.";
         return Err(Fault::misuse("secret-in-configuration", "[postgres] conninfo holds a password, which no repository may hold", "", hint));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| Fault::misuse("config-unreadable", format!("cannot read {}", path.display()), e.to_string(), ""))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Fault::misuse("config-unreadable", format!("cannot read {}", path.display()), e.to_string(), ""))?;
     writer.keep_configuration(SystemClock.now(), &text).await?;
     Ok(())
 }

@@ -137,7 +137,8 @@ impl Protector<'_> {
             (_, true) => format!("A receiver is connected to the slot, but after {} s nothing has arrived in the repository.", waited.as_secs()),
             (_, false) => format!("Nobody was connected to the slot {:?} for {} s.", self.wiring.config.wal.slot, waited.as_secs()),
         };
-        let hint = "Start bowline wal receive under its supervisor, look at what it says, and run the same restore again: only protection is missing.";
+        let hint =
+            "Start bowline wal receive under its supervisor, look at what it says, and run the same restore again: only protection is missing.";
         Fault::of("not-flowing", Class::Transient, "WAL of the restored server does not arrive in the repository", detail, hint)
     }
 
@@ -156,7 +157,8 @@ impl Protector<'_> {
     /// A receiver that outlives this command, until somebody puts one under a supervisor.
     fn start_receiver(&self) -> Result<Child, Fault> {
         let path = self.side_dir.join("receiver.log");
-        let cannot = |e: std::io::Error| Fault::of("no-receiver", Class::Refused, "cannot start a WAL receiver", format!("{}: {e}.", path.display()), "");
+        let cannot =
+            |e: std::io::Error| Fault::of("no-receiver", Class::Refused, "cannot start a WAL receiver", format!("{}: {e}.", path.display()), "");
         let log = File::options().create(true).append(true).open(&path).map_err(cannot)?;
         let child = beside::receiver(self.common, log).map_err(cannot)?;
         self.printer.tell(Event::Noticed {

@@ -10,7 +10,15 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, target: &Target, report: &RescueReport, taken: Option<&Alternative>, asked: &RestoreArgs) {
+pub fn show(
+    printer: &Printer,
+    wiring: &Wiring,
+    plan: Option<PlanSummary>,
+    target: &Target,
+    report: &RescueReport,
+    taken: Option<&Alternative>,
+    asked: &RestoreArgs,
+) {
     let journal = &report.journal;
     let took = |name: &str| journal.steps.iter().filter(|(step, _)| step == name).map(|(_, seconds)| seconds).sum::<f64>();
     let copy = Duration::from_secs_f64(took(terms::Step::CopyFiles.name()));
@@ -64,7 +72,9 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         printer.say("             bowline init, bowline backup; this repository takes nothing more of it");
     } else if is_in_place {
         match &journal.full {
-            Some((backup, since)) if is_protected => printer.say(format!("protected    again at {since}, by backup {backup} and WAL on the new timeline")),
+            Some((backup, since)) if is_protected => {
+                printer.say(format!("protected    again at {since}, by backup {backup} and WAL on the new timeline"))
+            }
             _ if asked.no_protect => printer.say("protected    NO: start bowline wal receive, then make a full backup (bowline backup)"),
             _ => printer.say("protected    NO: see below; the same command goes on where this one ended"),
         }

@@ -55,7 +55,9 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         printer.say(format!("goes on      with the restore to {} begun at {}, after {}", journal.target, journal.began, journal.stage.name()));
     }
     let outlook = match &plan {
-        Some(plan) => Some(Outlook::of(&reader, plan, &target, &options, asked, &journal, steps(plan, &target, &options, asked, &journal), printer).await?),
+        Some(plan) => {
+            Some(Outlook::of(&reader, plan, &target, &options, asked, &journal, steps(plan, &target, &options, asked, &journal), printer).await?)
+        }
         None => None,
     };
     outlook.iter().for_each(|outlook| outlook.show(printer));
