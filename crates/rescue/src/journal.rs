@@ -56,11 +56,13 @@ impl Stage {
 }
 
 /// Where recovery ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecoveredTo {
     pub timeline: Timeline,
     pub lsn: Lsn,
     pub last_transaction: Option<String>,
+    /// How long replay waited for segments that were on their way.
+    pub waited_seconds: f64,
 }
 
 /// What a restore has to remember.

@@ -8,6 +8,7 @@ use crate::log::{Found, Log, PAGE_HEADER_MAX};
 use crate::loss::Loss;
 use crate::names::Places;
 use crate::proof::replayed;
+use crate::spoiled::is_spoiled;
 use pg::TimelineHistory;
 use repo::reach::{self, Path as History, Stretch};
 use repo::{BackupDocument, Coverage, Epoch, Reader, WalIndex};
@@ -371,7 +372,11 @@ impl<'a> Planner<'a> {
         let (stops_at, around) = match stop {
             Stop::EndOfWal { at } => (Some(*at), (last_stored, None)),
             Stop::Time(_) | Stop::Name(_) => (None, (None, None)),
-            Stop::Before(lsn) => (Some(*lsn), self.log.ends_around(segments, *lsn).await?),
+            // It is told for people to know; what does not open behind the place keeps nobody from restoring to it.
+            Stop::Before(lsn) => match self.log.ends_around(segments, *lsn).await {
+                Err(e) if is_spoiled(&e) => (Some(*lsn), (None, None)),
+                around => (Some(*lsn), around?),
+            },
             Stop::Consistent => (Some(backup.stop.lsn), (None, None)),
         };
         let covered = self.known.coverage.as_ref().filter(|c| c.timeline == self.history.timeline() && c.lsn <= end.plus(PAGE_HEADER_MAX));

@@ -20,6 +20,8 @@ pub enum Kind {
     Coverage,
     Lease,
     Report,
+    Configuration,
+    Runbook,
 }
 
 /// The kind of the object at this path; `None` when nobody thought of it, which a test should notice.
@@ -31,6 +33,8 @@ pub fn kind_of(repository: &Path, object: &Path) -> Option<Kind> {
         ["keys", _] => Kind::Key,
         ["leases", ..] => Kind::Lease,
         ["drills", ..] => Kind::Report,
+        ["config", _] => Kind::Configuration,
+        ["runbook", ..] => Kind::Runbook,
         ["full", _, "backup.json"] => Kind::BackupDocument,
         ["full", _, "manifest"] => Kind::Manifest,
         ["full", _, "data", _] => Kind::Pack,

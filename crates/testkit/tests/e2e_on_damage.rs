@@ -248,7 +248,7 @@ fn a_damaged_backup_is_named_to_the_block_and_an_older_one_with_more_wal_loses_n
     for (object, kind, code, named) in [
         ("data/000001", Kind::Flipped, 6, "block"),
         ("data/000001", Kind::Truncated, 6, "data/000001"),
-        ("data/000001", Kind::Deleted, 3, "data/000001"),
+        ("data/000001", Kind::Deleted, 6, "data/000001"),
         ("manifest", Kind::Flipped, 6, "manifest"),
         ("manifest", Kind::Deleted, 6, "manifest"),
         ("backup.json", Kind::Flipped, 6, "backup.json"),

@@ -327,7 +327,7 @@ fn another_minor_release_restores_what_the_first_one_backed_up() {
     cluster.stop_adopted();
     assert_eq!(receiver.stop(), Some(0));
     with_programs_of(&cluster.bin_dir());
-    let result = bowline.ok(&["restore", "--yes", "--no-protect", "--to", &at]);
+    let result = bowline.ok(&["restore", "--yes", "--to", &at]);
     assert_eq!((&result["plan"]["backup"], notes(&result).contains("lacks")), (&backup["id"], false), "{result:#}");
     assert_eq!(cluster.psql("SHOW server_version"), newer);
     assert_eq!(contents(|sql| cluster.psql(sql)), then);
@@ -335,5 +335,6 @@ fn another_minor_release_restores_what_the_first_one_backed_up() {
     let stamp: i64 = stamp.parse().expect("an id");
     assert_eq!(found.range(stamp + 1..).copied().collect::<BTreeSet<_>>(), ids(&later));
     verify_passes(&cluster, &bowline);
+    drop(bowline);
     cluster.stop_adopted();
 }

@@ -17,6 +17,8 @@ pub struct Course<'a> {
     reader: &'a Reader,
     wish: Wish,
     asked: &'a RestoreArgs,
+    /// Where PostgreSQL's programs are, when the configuration says so.
+    bin_dir: Option<&'a Path>,
     printer: &'a Arc<Printer>,
     state: Mutex<State>,
 }
@@ -30,8 +32,8 @@ struct State {
 }
 
 impl<'a> Course<'a> {
-    pub fn new(reader: &'a Reader, wish: Wish, asked: &'a RestoreArgs, printer: &'a Arc<Printer>) -> Self {
-        Self { reader, wish, asked, printer, state: Mutex::default() }
+    pub fn new(reader: &'a Reader, wish: Wish, asked: &'a RestoreArgs, bin_dir: Option<&'a Path>, printer: &'a Arc<Printer>) -> Self {
+        Self { reader, wish, asked, bin_dir, printer, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -64,9 +66,8 @@ impl<'a> Course<'a> {
         self.state().spoiled = Spoiled::default();
         match restore::plan(self.reader, &self.wish).await {
             Ok(plan) => {
-                let mut state = self.state();
-                (state.taken, state.plan) = (None, Some(plan.clone()));
-                Ok(plan)
+                self.state().taken = None;
+                Ok(self.remember(plan))
             }
             Err(error) => self.choose(error, "").await,
         }
@@ -106,8 +107,17 @@ impl<'a> Course<'a> {
             policy => restore::choose(&alternatives, policy, asked.allow_after),
         };
         let Some(chosen) = chosen else { return Err(refusal(&error, &alternatives, left)) };
-        *self.state() = State { plan: Some(chosen.plan.clone()), taken: Some(chosen.clone()), spoiled };
-        Ok(chosen.plan.clone())
+        *self.state() = State { plan: None, taken: Some(chosen.clone()), spoiled };
+        Ok(self.remember(chosen.plan.clone()))
+    }
+
+    /// The plan with what this host's programs make of it.
+    fn remember(&self, mut plan: RestorePlan) -> RestorePlan {
+        if let Ok(bin_dir) = pg::find_bin_dir(plan.backup.major, self.bin_dir) {
+            plan.note_programs(&bin_dir);
+        }
+        self.state().plan = Some(plan.clone());
+        plan
     }
 }
 

@@ -39,16 +39,11 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let target = Target::inspect(&data_dir)?;
     let mut journal = journal(asked, &target)?;
     // Once the new cluster is there, no plan would be the one that made it.
-    let course = Course::new(&reader, journal.wish()?, asked, printer);
+    let course = Course::new(&reader, journal.wish()?, asked, wiring.config.postgres.bin_dir.as_deref(), printer);
     let mut plan = if journal.stage < Stage::Recovered { Some(course.plan().await?) } else { None };
     let options = options(&wiring, asked, &target, is_side)?;
-    if let Some(plan) = &mut plan {
-        if let Ok(bin_dir) = pg::find_bin_dir(plan.backup.major, options.restoring.bin_dir.as_deref()) {
-            plan.note_programs(&bin_dir);
-        }
-        if journal.stage == Stage::Begun {
-            restore::recognise(&target, options.restoring.occupied, plan.backup.system_id)?;
-        }
+    if let Some(plan) = plan.as_ref().filter(|_| journal.stage == Stage::Begun) {
+        restore::recognise(&target, options.restoring.occupied, plan.backup.system_id)?;
     }
     let destroys = destroys(&target, &journal);
     if journal.stage > Stage::Begun {
