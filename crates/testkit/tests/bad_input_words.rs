@@ -67,7 +67,7 @@ fn targets_that_mean_nothing_or_lie_outside_are_refused_before_anything_is_touch
     assert_eq!(fs::read_to_string(full.join("chapter-1")).ok().as_deref(), Some("precious"));
     // The running server's own directory.
     let data = ground.cluster.data_dir().display().to_string();
-    ground.bowline(&["--json", "restore", "--yes"]).refused(4, "target-unusable", &[&data, "running"]);
+    ground.bowline(&["--json", "restore", "--files-only", "--yes"]).refused(4, "target-unusable", &[&data, "running"]);
     assert!(ground.cluster.is_running());
 }
 
