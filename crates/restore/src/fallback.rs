@@ -133,7 +133,9 @@ pub async fn alternatives(reader: &Reader, wish: &Wish, spoiled: &mut Spoiled, e
     for (way, plan) in plans {
         let words = match (way, error) {
             // A backup that is named is not compared with others: nothing of the damaged one is read.
-            (Way::AnotherBackup, RestoreError::Chunk { .. } | RestoreError::Pack { .. } | RestoreError::Backup { .. }) => format!("--backup {}", plan.backup.id),
+            (Way::AnotherBackup, RestoreError::Chunk { .. } | RestoreError::Pack { .. } | RestoreError::Backup { .. }) => {
+                format!("--backup {}", plan.backup.id)
+            }
             (Way::AnotherBackup | Way::StopBefore, _) => "--on-damage stop-before".into(),
             (Way::NearestBackup, _) => "--on-damage nearest-backup".into(),
             (Way::LaterBackup, _) => "--on-damage later-backup --allow-after".into(),

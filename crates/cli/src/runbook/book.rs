@@ -40,7 +40,7 @@ fn first_minute(names: &Names) -> Vec<Part> {
     vec![
         Part::Title(format!("Disaster recovery of {}", names.org)),
         text(
-            "Run everything as root or as the owner of the data directory. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first.",
+            "Run everything as the user that owns the data directory, usually postgres; the commands of the service may need sudo. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first.",
         ),
         Part::Facts(vec![
             fact("Call", names.contacts.join("; ")),

@@ -83,7 +83,10 @@ pub fn show(
         printer.say(format!("OPEN         {}: {}", advice.summary, advice.detail));
     }
     let steps: Vec<Value> = journal.steps.iter().map(|(step, seconds)| json!({"step": step, "seconds": seconds})).collect();
-    let recovered = journal.recovered.as_ref().map(|r| json!({"lsn": r.lsn, "timeline": r.timeline, "last_transaction": r.last_transaction, "waited_seconds": r.waited_seconds}));
+    let recovered = journal
+        .recovered
+        .as_ref()
+        .map(|r| json!({"lsn": r.lsn, "timeline": r.timeline, "last_transaction": r.last_transaction, "waited_seconds": r.waited_seconds}));
     printer.result(json!({
         "plan": plan, "target": target.data_dir, "moved_aside": journal.aside, "files": journal.files, "bytes": journal.bytes,
         "bytes_kept": journal.bytes_kept, "bytes_written": journal.bytes_written,
