@@ -73,10 +73,13 @@ impl Sql {
     pub async fn host_needs(&self, info: &ConnInfo, facts: &ServerFacts) -> Result<HostNeeds, PgError> {
         let mut databases = self.database_needs().await?;
         for database in databases.iter_mut().filter(|database| facts.databases.iter().any(|d| d.name == database.name && d.allows_connections)) {
-            if let Ok(session) = Self::connect(&info.clone().with_dbname(&database.name)).await {
-                database.extensions = session.extensions().await.ok();
-                database.libraries = session.libraries().await.ok();
-                database.collations = session.collations().await.unwrap_or_default();
+            // Seen in part would read as seen: then it counts as not looked into.
+            let seen = async {
+                let session = Self::connect(&info.clone().with_dbname(&database.name)).await?;
+                Ok::<_, PgError>((session.extensions().await?, session.libraries().await?, session.collations().await?))
+            };
+            if let Ok((extensions, libraries, collations)) = seen.await {
+                (database.extensions, database.libraries, database.collations) = (Some(extensions), Some(libraries), collations);
             }
         }
         let owner = facts.data_directory.as_ref().and_then(|path| crate::owner_of(path).ok());

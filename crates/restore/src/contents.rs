@@ -41,7 +41,7 @@ pub struct TablespaceContents {
 
 /// Reads the manifest to its end, in bounded memory, and holds the packs that it names against a listing.
 pub(crate) async fn read(reader: &Reader, backup: &BackupDocument) -> Result<Contents, RestoreError> {
-    let mut manifest = ManifestReader::open_for(reader, backup).await?;
+    let mut manifest = ManifestReader::open_for(reader, backup).await.map_err(RestoreError::of_backup(backup.id))?;
     let header = manifest.header();
     let host: Option<HostNeeds> = serde_json::from_value(header.host.clone()).ok();
     let is_host_known = host.is_some() && header.host.get("databases").is_some();

@@ -8,6 +8,7 @@ use crate::plan::{RestorePlan, Stop, Wish};
 use crate::spoiled::Spoiled;
 use repo::{BackupDocument, Reader};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -126,7 +127,7 @@ pub async fn alternatives(reader: &Reader, wish: &Wish, spoiled: &mut Spoiled, e
     search.run().await?;
     let plans = search.found;
     let asked = match plans.first() {
-        Some((_, plan)) => asked_at(reader, wish, plan.backup.system_id).await?,
+        Some((_, plan)) => asked_at(reader, wish, plan.backup.system_id, spoiled.backups()).await?,
         None => None,
     };
     let mut alternatives = Vec::new();
@@ -267,12 +268,12 @@ fn why(error: &RestoreError) -> String {
 
 /// The instant that was asked for, as far as anything that can be read tells it: of the latest state the newest that is known of, of a
 /// position or a name the latest that it can be.
-async fn asked_at(reader: &Reader, wish: &Wish, system_id: SystemId) -> Result<Option<Timestamp>, RestoreError> {
+async fn asked_at(reader: &Reader, wish: &Wish, system_id: SystemId, unreadable: &BTreeSet<BackupId>) -> Result<Option<Timestamp>, RestoreError> {
     if let RecoveryTarget::Time(at) = wish.target {
         return Ok(Some(at));
     }
     let Some((epoch, ended)) = reader.document().epoch_of(system_id) else { return Ok(None) };
-    let backups = reader.backups().await.unwrap_or_default().into_iter().filter(|b| b.system_id == system_id).collect();
+    let backups = reader.backups_without(unreadable).await?.into_iter().filter(|b| b.system_id == system_id).collect();
     let known = Known::gather(reader, epoch, ended, backups, &Spoiled::default()).await?;
     let timeline = wish.timeline.unwrap_or_else(|| known.newest_timeline());
     let size = known.view.segment_bytes;

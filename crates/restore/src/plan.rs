@@ -194,10 +194,9 @@ impl<'a> Planner<'a> {
                 continue;
             }
             if let Some((mut plan, index)) = self.try_backup(backup, &stretch, &places).await? {
-                repo::ManifestReader::open_for(self.log.reader, backup).await.map_err(RestoreError::of_backup(backup.id))?;
                 plan.notes.extend(ended.map(|end| end.note(target)));
-                self.check_unambiguous(&plan).await?;
                 plan.contents = contents::read(self.log.reader, backup).await?;
+                self.check_unambiguous(&plan).await?;
                 self.prove(&plan, &index).await?;
                 return Ok(plan);
             }

@@ -326,12 +326,9 @@ impl Drop for Bowline<'_> {
     /// Ends what commands left at work: a receiver that a restore started outlives it.
     fn drop(&mut self) {
         let config = self.config.display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if words.split(|byte| *byte == 0).any(|word| word == config.as_bytes()) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+        for pid in launch::processes_that(|words| words.split('\0').any(|word| word == config)) {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }

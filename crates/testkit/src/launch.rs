@@ -198,6 +198,13 @@ fn children_of(parent: i32) -> Vec<i32> {
     pids.filter(|pid| stat_fields(*pid).is_some_and(|(_, ppid)| ppid == parent)).collect()
 }
 
+/// The processes whose command line satisfies this, its words with a zero byte behind each.
+pub fn processes_that(are_wanted: impl Fn(&str) -> bool) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").expect("read /proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let words = |pid: &i32| String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned();
+    pids.filter(|pid| are_wanted(&words(pid))).collect()
+}
+
 /// Whether the process exists and is more than a zombie.
 fn is_alive(pid: i32) -> bool {
     stat_fields(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')

@@ -22,6 +22,7 @@ pub mod workload;
 pub use bare::BareMachine;
 pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use cluster::{Builder, Cluster};
+pub use launch::processes_that;
 pub use patroni::PatroniCluster;
 pub use toxiproxy::{Proxy, Toxic, Toxiproxy};
 pub use workload::{Acknowledged, Workload};

@@ -101,12 +101,8 @@ fn is_among(line: &str, said: &str) -> bool {
 /// Ends every receiver of this configuration, and those that restores of this cluster started.
 fn end_receivers(cluster: &Cluster) {
     let home = cluster.home().display().to_string();
-    for entry in fs::read_dir("/proc").expect("list").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let words = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).unwrap_or_default()).into_owned();
-        if words.contains(&home) && words.contains("wal\0receive") {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("end a receiver");
-        }
+    for pid in testkit::processes_that(|words| words.contains(&home) && words.contains("wal\0receive")) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("end a receiver");
     }
 }
 

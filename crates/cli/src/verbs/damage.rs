@@ -55,11 +55,6 @@ impl<'a> Course<'a> {
         self.state().plan.clone()
     }
 
-    /// Whether other files are needed than for the plan before.
-    pub fn is_other_backup(&self, before: &Option<RestorePlan>, now: &RestorePlan) -> bool {
-        before.as_ref().is_none_or(|before| before.backup.id != now.backup.id)
-    }
-
     /// Plans what is asked for, or what is chosen in its place; called again, with all that is stored by then.
     pub async fn plan(&self) -> Result<RestorePlan, Fault> {
         // What was in the way may have been stored since, and whatever is still in the way is found again.

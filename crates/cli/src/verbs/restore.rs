@@ -86,7 +86,9 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
             Err(RescueError::Restore(error)) => {
                 let around = course.around(error, &target.data_dir).await?;
                 journal = Journal::unfinished(&target)?.ok_or_else(|| Fault::of("bug", Class::Bug, "the journal is gone", "", ""))?;
-                journal = if course.is_other_backup(&plan, &around) { journal.from_the_files() } else { journal };
+                if plan.as_ref().is_none_or(|before| before.backup.id != around.backup.id) {
+                    journal = journal.from_the_files();
+                }
                 plan = Some(around);
             }
             Err(error) => return Err(error.into()),
