@@ -3,22 +3,23 @@
 use crate::push::push;
 use crate::{CaptureError, uploads::session_number};
 use bytes::Bytes;
-use pg::wal::{RecordWalker, WalSource};
+use pg::wal::{PageHeader, RecordWalker, WAL_PAGE_SIZE, WalSource};
 use pg::{CONTROL_FILE, ControlFile, TimelineHistory};
 use repo::reach::Path as History;
 use repo::{Epoch, Form, Piece, Stored, Writer};
 use seal::Compression;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use terms::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 
 /// What became of an old pg_wal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvaged {
-    /// It ends where the stored log does, or before.
-    Nothing { timeline: Timeline },
-    /// The log from `from` to `to` was stored from it.
-    Stored { timeline: Timeline, from: Lsn, to: Lsn },
+    /// It holds nothing beyond what is stored. `is_end`: and was read to where the server ended.
+    Nothing { is_end: bool },
+    /// The log from `from` to `to` was stored from it. `is_end`: that is where the server ended.
+    Stored { from: Lsn, to: Lsn, is_end: bool },
     /// It holds more, but not what comes before it: that is lost, and so is this.
     Unconnected { timeline: Timeline, begins: Lsn },
 }
@@ -30,6 +31,8 @@ struct Old<'a> {
     wal_dir: PathBuf,
     size: SegmentSize,
     timeline: Timeline,
+    /// Where the server's latest checkpoint was recorded: its log went at least so far.
+    checkpoint: Lsn,
 }
 
 /// Stores the valid log that `data_dir`, whose server is stopped, holds beyond what is stored of its timeline. Nothing that is stored is
@@ -42,7 +45,7 @@ pub async fn salvage(writer: &Writer, epoch: &Epoch, data_dir: &Path, compressio
         return Err(CaptureError::BadWal { path, why: format!("It is of cluster {}, not of {}", control.system_id, epoch.system_id) });
     }
     let timeline = control.timeline.max(control.min_recovery_timeline.unwrap_or(control.timeline));
-    let old = Old { writer, epoch, wal_dir: data_dir.join("pg_wal"), size: control.segment_size, timeline };
+    let old = Old { writer, epoch, wal_dir: data_dir.join("pg_wal"), size: control.segment_size, timeline, checkpoint: control.checkpoint };
     old.store(compression).await
 }
 
@@ -53,16 +56,21 @@ impl Old<'_> {
         let view = self.writer.reader().wal_view(self.epoch.system_id, size).await?;
         let numbers = self.numbers()?;
         let is_whole = |number: u64| view.has(history.segment(number, size));
-        let Some(first) = numbers.iter().copied().find(|number| !is_whole(*number)) else { return Ok(Salvaged::Nothing { timeline }) };
+        let Some(first) = numbers.iter().copied().find(|number| !is_whole(*number)) else {
+            let last = numbers.last().map(|number| history.segment(*number, size).end(size));
+            return Ok(Salvaged::Nothing { is_end: last.is_some_and(|end| self.checkpoint < end) });
+        };
         let from = view.reach(history.segment(first, size));
         // A segment alone, with nothing stored before it, would be a hole in the log for every restore after.
         if first > 0 && from == history.segment(first, size).start(size) && !is_whole(first - 1) {
             let to = self.valid_to(first, &numbers)?;
-            return Ok(if to > from { Salvaged::Unconnected { timeline, begins: from } } else { Salvaged::Nothing { timeline } });
+            return Ok(if to > from { Salvaged::Unconnected { timeline, begins: from } } else { Salvaged::Nothing { is_end: false } });
         }
         let to = self.valid_to(first, &numbers)?;
+        let is_end = self.is_end(to, &numbers)?;
         if to <= from {
-            return Ok(Salvaged::Nothing { timeline });
+            // What is stored ends in the midst of a record at most, which nobody was promised.
+            return Ok(Salvaged::Nothing { is_end });
         }
         self.check_continues(first, from).await?;
         if timeline != Timeline::FIRST && view.timeline(timeline).is_none_or(|known| !known.has_history) {
@@ -79,7 +87,7 @@ impl Old<'_> {
             }
             push(self.writer, self.epoch, &self.wal_dir.join(name.to_string()), compression).await?;
         }
-        Ok(Salvaged::Stored { timeline, from, to })
+        Ok(Salvaged::Stored { from, to, is_end })
     }
 
     /// How this timeline came to be, by its own file.
@@ -115,6 +123,37 @@ impl Old<'_> {
             }
         }
         Ok(walker.end().at)
+    }
+
+    /// Whether the server ended where the valid log does: not before its own latest checkpoint, and nothing is written behind it. A page that
+    /// bears its own place was written there; one that was made ready for later bears that of its former use, or nothing.
+    fn is_end(&self, to: Lsn, numbers: &[u64]) -> Result<bool, CaptureError> {
+        let own = to.bytes() / self.size.bytes();
+        if to <= self.checkpoint || !(numbers.contains(&own) || to.bytes().is_multiple_of(self.size.bytes())) {
+            return Ok(false);
+        }
+        for number in numbers.iter().copied().filter(|number| *number >= own) {
+            let name = SegmentName::numbered(number, self.timeline, self.size);
+            let pages = if number == own { self.size.bytes() / WAL_PAGE_SIZE as u64 } else { 1 };
+            let bytes = if number == own { self.read(name)? } else { self.first_page(name)? };
+            let is_written = |page: u64| {
+                let at = name.start(self.size).plus(page * WAL_PAGE_SIZE as u64);
+                let header = bytes.get((page as usize * WAL_PAGE_SIZE)..).and_then(|rest| rest.first_chunk()).map(PageHeader::read);
+                at > to && header.is_some_and(|header| header.address == at && header.timeline == self.timeline.id())
+            };
+            if (0..pages).any(is_written) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn first_page(&self, name: SegmentName) -> Result<Vec<u8>, CaptureError> {
+        let path = self.wal_dir.join(name.to_string());
+        let mut bytes = Vec::new();
+        let read = fs::File::open(&path).and_then(|file| file.take(WAL_PAGE_SIZE as u64).read_to_end(&mut bytes));
+        read.map_err(|source| CaptureError::File { operation: "read", path, source })?;
+        Ok(bytes)
     }
 
     /// Both logs must be one: what is stored of the segment is what lies there.

@@ -138,7 +138,7 @@ impl Explain for RescueError {
             Self::Locked { .. } => "Wait for its end: two restores of one target would destroy each other's work.".into(),
             Self::Unfinished { .. } => "Go on with it by --continue, or give it up and restore as you say now by --anew.".into(),
             Self::NotOurs { .. } => "Restore with --anew: what is there is then kept aside.".into(),
-            Self::Survivors { .. } => "End them (kill), then run the restore again; nothing was touched.".into(),
+            Self::Survivors { .. } => "End them (kill), then run the same restore again; the data are untouched.".into(),
             Self::Restarted { .. } => {
                 "Let [postgres] stop and start name the commands of its supervisor, such as \"systemctl stop postgresql@18-main\".".into()
             }

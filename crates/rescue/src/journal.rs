@@ -93,6 +93,8 @@ pub struct Journal {
     pub salvaged: Option<(Lsn, Lsn)>,
     /// The old log was read to its end: nothing that the old server wrote is unknown.
     pub old_log_ended: bool,
+    /// The recovered cluster passed what it was asked; false also when it was asked nothing.
+    pub validated: bool,
     /// What was there is overwritten, not kept.
     pub rewrites: bool,
     pub files: u64,
@@ -131,6 +133,7 @@ impl Journal {
             unit: None,
             salvaged: None,
             old_log_ended: false,
+            validated: false,
             rewrites: false,
             files: 0,
             bytes: 0,

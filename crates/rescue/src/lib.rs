@@ -64,10 +64,10 @@ pub struct RescueOptions {
 /// What was found in the old pg_wal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvage {
-    /// Nothing beyond what is stored.
-    Nothing,
-    /// The log between these positions is stored now.
-    Stored { from: Lsn, to: Lsn },
+    /// Nothing beyond what is stored. `is_end`: and it was read to where the server ended.
+    Nothing { is_end: bool },
+    /// The log between these positions is stored now. `is_end`: the server ended there.
+    Stored { from: Lsn, to: Lsn, is_end: bool },
     /// It cannot be used, for this reason.
     Useless(String),
 }

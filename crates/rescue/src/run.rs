@@ -4,6 +4,7 @@ use crate::journal::{Journal, Lock, RecoveredTo, Stage};
 use crate::report::{RescueReport, loss};
 use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
+use checks::Outcome;
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
 use repo::Reader;
 use restore::{Occupied, RestoreOptions, RestorePlan, Target};
@@ -164,10 +165,10 @@ impl<L: Lent> Rescue<'_, L> {
     /// What cannot be read is told and given up; what cannot be stored is not given up.
     async fn salvage(&mut self) -> Result<(), RescueError> {
         match self.lent.salvage(&self.target.data_dir).await {
-            Ok(Salvage::Nothing) => self.journal.old_log_ended = true,
-            Ok(Salvage::Stored { from, to }) => {
+            Ok(Salvage::Nothing { is_end }) => self.end_of_old_log(is_end),
+            Ok(Salvage::Stored { from, to, is_end }) => {
                 self.journal.salvaged = Some((from, to));
-                self.journal.old_log_ended = true;
+                self.end_of_old_log(is_end);
                 self.notice(format!("the old pg_wal held the log from {from} to {to} beyond the repository: it is stored now"));
             }
             Ok(Salvage::Useless(why)) => self.notice(format!("nothing could be saved from the old pg_wal: {why}")),
@@ -180,6 +181,13 @@ impl<L: Lent> Rescue<'_, L> {
             }
         }
         Ok(())
+    }
+
+    fn end_of_old_log(&mut self, is_end: bool) {
+        self.journal.old_log_ended = is_end;
+        if !is_end {
+            self.notice("the old pg_wal is not whole: what the old server wrote last may be missing from it".into());
+        }
     }
 
     async fn restore(&mut self) -> Result<(), RescueError> {
@@ -233,10 +241,11 @@ impl<L: Lent> Rescue<'_, L> {
                     .step(Step::Validate, async |rescue| validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await)
                     .await?;
                 let faults = faults(&proof);
+                self.journal.validated = proof.outcome() == Outcome::Passed;
                 // A copy to look at serves nobody: what cannot be looked at in it is told, the rest can.
                 match self.options.is_side {
                     true => faults.into_iter().for_each(|fault| self.notice(format!("not as it should be: {fault}"))),
-                    false if !faults.is_empty() => return Err(RescueError::Unproven { faults }),
+                    false if !self.journal.validated => return Err(RescueError::Unproven { faults }),
                     false => {}
                 }
             }

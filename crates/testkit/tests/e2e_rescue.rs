@@ -365,13 +365,8 @@ fn a_bare_machine_needs_the_repository_and_the_key_alone() {
         cluster.psql(&format!("\\! cp {} {}", kept.display(), bowline.config().display()));
         bowline.ok(&["status"]);
         let started = format!("--config\0{}\0", kept.display());
-        for entry in fs::read_dir("/proc").expect("list").flatten() {
-            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if let (true, Some(pid)) =
-                (String::from_utf8_lossy(&words).contains(&started), entry.file_name().to_str().and_then(|name| name.parse().ok()))
-            {
-                kill(Pid::from_raw(pid), Signal::SIGTERM).expect("end the receiver");
-            }
+        for pid in testkit::processes_that(|words| words.contains(&started)) {
+            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("end the receiver");
         }
         cluster.stop_adopted();
     }
@@ -391,4 +386,52 @@ fn a_password_in_the_configuration_is_not_kept() {
     bowline.ok(&["backup"]);
     let kept = fs::read_dir(bowline.repository().join("config")).expect("kept").count();
     assert_eq!(kept, 1, "the same configuration is kept once");
+}
+
+/// What happened to the old pg_wal, and how: it is given the directory, and the names of the segments that only it holds.
+type Spoil<'s> = (&'s str, &'s dyn Fn(&Path, &[String]));
+
+/// A host that died with commits that only its pg_wal holds, and what became of that.
+fn after_a_loss(spoil: impl Fn(&Path, &[String])) -> (Value, String) {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t (a int)");
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    assert_eq!(receiver.stop(), Some(0));
+    let segments: Vec<String> = (1..=3)
+        .map(|number| {
+            cluster.psql(&format!("INSERT INTO t VALUES ({number}); SELECT pg_walfile_name(pg_switch_wal())")).lines().last().unwrap().to_owned()
+        })
+        .collect();
+    cluster.psql("INSERT INTO t VALUES (4)");
+    cluster.kill9();
+    spoil(&cluster.data_dir().join("pg_wal"), &segments);
+    let result = bowline.ok(&["restore", "--yes", "--no-protect"]);
+    let rows = cluster.psql("SELECT count(*) FROM t");
+    cluster.stop_adopted();
+    (result, rows)
+}
+
+#[test]
+fn nothing_is_called_lost_only_when_the_old_log_was_read_to_its_end() {
+    let (whole, rows) = after_a_loss(|_, _| {});
+    assert_eq!((&whole["lost"]["seconds_max"], rows.as_str()), (&Value::from(0.0), "4"), "{whole}");
+    let emptied = |pg_wal: &Path, _: &[String]| {
+        let files = fs::read_dir(pg_wal).expect("list").flatten().filter(|entry| entry.path().is_file());
+        files.for_each(|entry| fs::remove_file(entry.path()).expect("remove"));
+    };
+    let one_gone = |pg_wal: &Path, segments: &[String]| fs::remove_file(pg_wal.join(&segments[1])).expect("remove");
+    // The record of the second commit, with two more segments behind it.
+    let damaged = |pg_wal: &Path, segments: &[String]| {
+        let path = pg_wal.join(&segments[1]);
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[60] ^= 1;
+        fs::write(&path, bytes).expect("write");
+    };
+    let spoilt: [Spoil<'_>; 3] = [("emptied", &emptied), ("one gone", &one_gone), ("damaged", &damaged)];
+    for (what, spoil) in spoilt {
+        let (result, rows) = after_a_loss(spoil);
+        assert!(rows != "4" && result["lost"]["seconds_max"] != 0.0, "{what}: {rows} rows, {}", result["lost"]);
+    }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Advice, BackupId, Class, Event, Events, Lsn, Timeline};
+use terms::{Advice, BackupId, Class, Event, Events, SegmentSize, Timeline};
 
 /// A server that was just started may not let anybody in yet.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
@@ -73,8 +73,8 @@ impl Protector<'_> {
         };
         let compression = self.wiring.config.wal.compression.unwrap_or_default();
         Ok(match capture::salvage(&writer, &epoch, data_dir, compression).await? {
-            Salvaged::Nothing { .. } => Salvage::Nothing,
-            Salvaged::Stored { from, to, .. } => Salvage::Stored { from, to },
+            Salvaged::Nothing { is_end } => Salvage::Nothing { is_end },
+            Salvaged::Stored { from, to, is_end } => Salvage::Stored { from, to, is_end },
             Salvaged::Unconnected { timeline, begins } => {
                 Salvage::Useless(format!("it begins at {begins} on timeline {timeline}, and what comes before that is not stored"))
             }
@@ -106,11 +106,13 @@ impl Protector<'_> {
         // A receiver that gave its lease back went for good.
         let is_expected = reader.lease(repo::RECEIVER_LEASE).await?.is_some_and(|lease| !lease.released);
         let patience = if is_expected { RETURN_LIMIT } else { Duration::ZERO };
+        let size = reader.backups().await?.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
         let mut own = None;
         let begun = Instant::now();
         let limit = ARRIVAL_LIMIT + wal.lease_ttl.unwrap_or(LEASE_TTL);
         loop {
-            if self.has_arrived(&reader, &epoch, timeline, wanted).await? {
+            let stored = reader.wal_view(epoch.system_id, size).await?.newest();
+            if stored.is_some_and(|(newest, end)| newest == timeline && end >= wanted) {
                 return Ok(());
             }
             let is_active = sql.slot(slot).await?.is_some_and(|slot| slot.active);
@@ -123,11 +125,6 @@ impl Protector<'_> {
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
-    }
-
-    async fn has_arrived(&self, reader: &repo::Reader, epoch: &repo::Epoch, timeline: Timeline, wanted: Lsn) -> Result<bool, Fault> {
-        let view = reader.wal_view(epoch.system_id, epoch_segment_size(reader).await?).await?;
-        Ok(view.newest().is_some_and(|(newest, end)| newest == timeline && end >= wanted))
     }
 
     fn not_flowing(&self, is_active: bool, has_ended: bool, waited: Duration) -> Fault {
@@ -170,8 +167,4 @@ impl Protector<'_> {
         });
         Ok(child)
     }
-}
-
-async fn epoch_segment_size(reader: &repo::Reader) -> Result<terms::SegmentSize, Fault> {
-    Ok(reader.backups().await?.last().map_or(terms::SegmentSize::DEFAULT, |newest| newest.segment_bytes))
 }

@@ -36,6 +36,9 @@ pub fn show(
             printer.say(format!("last change  {at}"));
         }
     }
+    if !journal.validated {
+        printer.say("validated    NO: it was not asked, or did not answer as it should");
+    }
     let objectives = &wiring.config.objectives;
     let (rpo, rto) = (objectives.rpo(), objectives.rto());
     match taken {
@@ -90,7 +93,7 @@ pub fn show(
     printer.result(json!({
         "plan": plan, "target": target.data_dir, "moved_aside": journal.aside, "files": journal.files, "bytes": journal.bytes,
         "bytes_kept": journal.bytes_kept, "bytes_written": journal.bytes_written,
-        "recovered": recovered, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
+        "recovered": recovered, "validated": journal.validated, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
         "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
         "lost": lost, "loss": taken.map(damage::loss_json),
         "serving_seconds": report.seconds_to_serve(), "rto_seconds": rto.as_secs_f64(), "protected": is_protected,
