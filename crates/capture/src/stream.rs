@@ -196,7 +196,10 @@ impl<'a> Session<'a> {
         status.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let stored = flow.uploads.stored();
-            if until.borrow_and_update().is_reached(stored) {
+            let until_now = *until.borrow_and_update();
+            let is_stopping = until_now == Until::Now;
+            // What is on its way may land: the index tells of it then, and the next receiver need not send it again.
+            if until_now.is_reached(stored) && !(is_stopping && flow.uploads.is_busy()) {
                 self.tell_server(flow).await?;
                 return Ok(Ended::Stopped);
             }
@@ -207,7 +210,7 @@ impl<'a> Session<'a> {
                 self.events.tell(Event::TimelineSwitched { to: next, at });
                 return Ok(Ended::Switched);
             }
-            let flush_at = flow.flush_at(self.options.flush);
+            let flush_at = flow.flush_at(self.options.flush).filter(|_| !is_stopping);
             // At once means now: a timer that is made anew each time round would never fire while the stream is busy.
             if flush_at.is_some_and(|at| at <= Instant::now()) {
                 flow.flush()?;
@@ -216,7 +219,7 @@ impl<'a> Session<'a> {
             let held_up = flow.waiting.look(stored, flow.filling.received());
             flow.lookout.hurry(!flow.uploads.has_room(flow.filling.start()) || held_up);
             let is_resting = flow.rest_until.is_some_and(|until| Instant::now() < until);
-            let is_reading = flow.next.is_none() && flow.uploads.has_room(flow.filling.start());
+            let is_reading = !is_stopping && flow.next.is_none() && flow.uploads.has_room(flow.filling.start());
             if !is_reading {
                 flow.heard_at = Instant::now();
             }

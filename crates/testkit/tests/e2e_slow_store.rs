@@ -83,6 +83,27 @@ fn through(more: &str, trouble: impl FnOnce(&Cluster, &Proxy, &Receiver)) {
 }
 
 #[test]
+fn a_receiver_that_is_told_to_stop_lets_land_what_is_on_its_way() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    let proxy = toxiproxy::s3();
+    let bowline = Bowline::new(&cluster, RepositoryKind::S3Through(&proxy));
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), QUICK);
+    bowline.ok(&["backup"]);
+    let receiver = bowline.receive();
+    caught_up(&cluster, Duration::from_secs(60));
+    proxy.add(Toxic::Latency(Duration::from_millis(500)), Direction::Downstream);
+    cluster.psql("SELECT pg_logical_emit_message(false, 'e2e', 'switch')");
+    let segment = cluster.psql("SELECT pg_walfile_name(pg_switch_wal())");
+    let sent = || cluster.psql("SELECT sent_lsn >= pg_current_wal_lsn() FROM pg_stat_replication WHERE application_name = 'bowline'") == "t";
+    wait("the segment to be sent", Duration::from_secs(20), sent);
+    assert_eq!(receiver.stop(), Some(0));
+    proxy.heal();
+    let audit = &bowline.ok(&["wal", "audit", "--no-read"])["audit"];
+    let end = cluster.psql(&format!("SELECT ('0/0'::pg_lsn + (('x' || substr('{segment}', 17))::bit(32)::int + 1)::numeric * 1048576)::text"));
+    assert_eq!(audit["to"]["lsn"], end, "{audit:#}");
+}
+
+#[test]
 fn a_store_that_answers_after_two_seconds_is_kept_up_with() {
     through("", |cluster, proxy, receiver| {
         proxy.add(Toxic::Latency(Duration::from_secs(2)), Direction::Downstream);
