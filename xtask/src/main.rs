@@ -3,6 +3,7 @@
 mod bench;
 mod dataset;
 mod drill;
+mod sabotage;
 mod tidy;
 
 use std::process::ExitCode;
@@ -11,7 +12,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   tidy       checks the shape of the project
   dataset    loads data shaped like a knowledge service's into a running server
   bench      measures bowline against its peers and against the machine
-  drill      backs up, destroys and restores a real cluster with bowline's own commands";
+  drill      backs up, destroys and restores a real cluster with bowline's own commands
+  sabotage   makes one line wrong at a time and demands that the test which proves it fails";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run().map_err(Into::into),
         Some("dataset") => dataset::run(arguments).map_err(Into::into),
         Some("drill") => drill::run(arguments).map_err(Into::into),
+        Some("sabotage") => sabotage::run(arguments),
         Some("bench") => bench::run(arguments),
         _ => Err(USAGE.into()),
     };
