@@ -1,6 +1,7 @@
 //! Sees to it that the WAL of a backup reaches the repository: by the receiver that runs already, or by one of its own.
 
 use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until, receive};
+use crate::uploads::session_number;
 use crate::{BackupOptions, CaptureError};
 use pg::{ConnInfo, Sql};
 use repo::{Epoch, Writer};
@@ -98,7 +99,8 @@ impl OwnReceiver {
     async fn start(info: &ConnInfo, writer: &Writer, epoch: &Epoch, options: &BackupOptions, events: Arc<dyn Events>) -> Result<Self, CaptureError> {
         let (until, told) = watch::channel(Until::Forever);
         let (progress, mut streaming) = watch::channel(None::<Progress>);
-        let slot = Slot::Temporary(format!("bowline_backup_{}", std::process::id()));
+        // Not by the process's number alone: in a container each run has the same, and the slot of one that was killed may linger.
+        let slot = Slot::Temporary(format!("bowline_backup_{:08x}", session_number()));
         let receive_options = ReceiveOptions { compression: options.compression, flush: Flush::Whole, ..ReceiveOptions::with_slot(slot) };
         let (info, writer, epoch) = (info.clone(), writer.clone(), epoch.clone());
         let mut task = tokio::spawn(async move { receive(&info, &writer, &epoch, &receive_options, events, told, &progress).await });
