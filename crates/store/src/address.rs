@@ -112,7 +112,7 @@ fn bucket(rest: &str) -> Result<BucketAddress, String> {
 }
 
 /// Undoes %-codes; `None` when one is broken or the result is not UTF-8.
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -7,8 +7,10 @@ mod address;
 mod disk;
 mod error;
 mod fault;
+mod lock;
 mod memory;
 mod open;
+mod past;
 mod path;
 mod pending;
 mod probe;
@@ -17,8 +19,10 @@ mod token;
 
 pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};
+pub use lock::{LockMode, ObjectLock};
 pub use memory::Memory;
-pub use open::{Store, StoreOptions, create_root, open, open_remover};
+pub use open::{Store, StoreOptions, create_root, open, open_past, open_remover, open_versions};
+pub use past::{Past, Sight};
 pub use path::ObjectPath;
 pub use probe::{Capabilities, probe};
 pub use s3::S3;
@@ -74,6 +78,35 @@ pub trait Fetch: Send + Sync {
     fn address(&self) -> String;
     /// Whether many requests should be under way at once because each has a long way to go (S3: yes; a folder: no).
     fn is_remote(&self) -> bool;
+}
+
+/// One version of an object, or its removal, as a bucket keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectVersion {
+    pub path: ObjectPath,
+    /// As the store names it; `null` for what is older than versioning.
+    pub id: String,
+    pub bytes: u64,
+    /// When it was written or removed, by the store's clock, in whole seconds on some servers.
+    pub modified: Timestamp,
+    pub is_latest: bool,
+    /// From then on the object was not there (a delete marker).
+    pub is_removal: bool,
+}
+
+/// The door to what was there before: only buckets with versioning have it.
+#[async_trait]
+pub trait Versions: Send + Sync {
+    /// Every version of every object whose path begins with `prefix`: by the bytes of paths, of each object the newest first.
+    fn versions(&self, prefix: String) -> BoxStream<'_, Result<ObjectVersion, StoreError>>;
+    /// The folders directly below `folder` in which there is or was something, sorted.
+    async fn version_folders(&self, folder: &str) -> Result<Vec<String>, StoreError>;
+    /// One version whole, or exactly these bytes of it.
+    async fn get_version(&self, path: &ObjectPath, id: &str, range: Option<Range<u64>>) -> Result<Bytes, StoreError>;
+    /// Locks one version until then; a lock only ever grows longer.
+    async fn lock_version(&self, path: &ObjectPath, id: &str, mode: LockMode, until: Timestamp) -> Result<(), StoreError>;
+    /// Until when this version is locked.
+    async fn locked_until(&self, path: &ObjectPath, id: &str) -> Result<Option<(LockMode, Timestamp)>, StoreError>;
 }
 
 /// The door for adding. Whatever returns `Ok` is durable, except where [`Put::settle`] says otherwise.

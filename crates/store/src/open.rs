@@ -1,7 +1,7 @@
 //! Opens the store an address names.
 
 use crate::address::Address;
-use crate::{Disk, Put, Remove, S3, StoreError};
+use crate::{Disk, ObjectLock, Past, Put, Remove, S3, Sight, StoreError, Versions};
 use std::path::PathBuf;
 use std::sync::Arc;
 use terms::Secret;
@@ -34,6 +34,8 @@ pub struct StoreOptions {
     pub checksum: Option<String>,
     /// How many bytes of finished objects may be on their way before writers wait; 64 MiB when not given.
     pub in_flight_bytes: Option<u64>,
+    /// The object lock that new objects get; the bucket must have been made with it.
+    pub lock: Option<ObjectLock>,
 }
 
 /// Opens the store at `file:///abs/path` or `s3://bucket/prefix?region=…&endpoint=…`. Nothing is asked of it yet: whether it
@@ -43,6 +45,26 @@ pub fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreEr
         Address::Folder(root) => Arc::new(Disk::new(root)),
         Address::Bucket(bucket) => Arc::new(S3::open(&bucket, options)?),
     })
+}
+
+/// Opens the store at `url`, a bucket with versioning, as [`Sight`] says.
+pub fn open_past(url: &str, options: &StoreOptions, sight: Sight) -> Result<Arc<dyn Store>, StoreError> {
+    match Address::parse(url)? {
+        Address::Folder(_) => Err(no_versions(url)),
+        Address::Bucket(bucket) => Ok(Arc::new(Past::new(Arc::new(S3::open(&bucket, options)?), sight))),
+    }
+}
+
+/// Opens the versions of the objects in a bucket.
+pub fn open_versions(url: &str, options: &StoreOptions) -> Result<Arc<dyn Versions>, StoreError> {
+    match Address::parse(url)? {
+        Address::Folder(_) => Err(no_versions(url)),
+        Address::Bucket(bucket) => Ok(Arc::new(S3::open(&bucket, options)?)),
+    }
+}
+
+fn no_versions(url: &str) -> StoreError {
+    StoreError::BadAddress { url: url.to_owned(), why: "only a bucket keeps versions and locks; a folder keeps what was there last".into() }
 }
 
 /// Opens the same store with the right to remove. Only upkeep calls this.

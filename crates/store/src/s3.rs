@@ -2,11 +2,14 @@
 
 mod connect;
 mod container;
+mod control;
 mod credentials;
 mod list;
+mod locking;
 mod put;
 mod sink;
 mod trouble;
+mod versions;
 
 use crate::pending::Pending;
 use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
@@ -41,6 +44,8 @@ struct Inner {
     steady: AmazonS3,
     /// Never repeats: with hidden repetitions a refusal could not be told from one's own first attempt having succeeded.
     once: AmazonS3,
+    /// For what object_store has no words for.
+    control: control::Control,
     /// Whether the server promises to list in the order of whole keys' bytes.
     lists_by_bytes: bool,
     prefix: String,
@@ -74,6 +79,7 @@ impl S3 {
             inner: Arc::new(Inner {
                 steady: connection.steady,
                 once: connection.once,
+                control: connection.control,
                 lists_by_bytes: connection.is_aws,
                 prefix: address.prefix.clone(),
                 address: shown,

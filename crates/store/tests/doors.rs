@@ -19,6 +19,8 @@ mod s3;
 mod server;
 #[path = "doors/trust.rs"]
 mod trust;
+#[path = "doors/versions.rs"]
+mod versions;
 
 fn path(text: &str) -> store::ObjectPath {
     store::ObjectPath::new(text).unwrap()

@@ -38,6 +38,10 @@ impl Timestamp {
     pub fn seconds_since(self, earlier: Self) -> f64 {
         (self.0 - earlier.0) as f64 / 1e6
     }
+    /// As RFC 3339 writes it: `2026-11-22T14:05:00Z`.
+    pub fn rfc3339(self) -> String {
+        format!("{}Z", self.to_string().trim_end_matches(" UTC").replacen(' ', "T", 1))
+    }
     /// `20261122T020000Z`: the form of backup names; parts of a second are left out.
     pub fn compact(self) -> String {
         self.zoned().strftime("%Y%m%dT%H%M%SZ").to_string()
@@ -123,8 +127,7 @@ impl FromStr for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let text = self.to_string();
-        to.serialize_str(&format!("{}Z", text.trim_end_matches(" UTC").replacen(' ', "T", 1)))
+        to.serialize_str(&self.rfc3339())
     }
 }
 

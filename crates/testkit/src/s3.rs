@@ -20,6 +20,8 @@ const FOLDER_PREFIX: &str = "bowline-s3-";
 pub struct S3Server {
     endpoint: String,
     filer_port: u16,
+    /// `host:port.grpc-port`, as the server's own shell wants it.
+    master: String,
     folder: PathBuf,
     child: Arc<Mutex<Child>>,
 }
@@ -61,6 +63,20 @@ impl S3Server {
     pub fn create_bucket(&self, name: &str) {
         let answer = http(self.filer_port, &format!("POST /buckets/{name}/"), b"");
         assert!(answer.as_deref().is_some_and(|text| text.contains(" 201 ") || text.contains(" 200 ")), "cannot make the bucket: {answer:?}");
+    }
+
+    /// Makes a bucket that keeps versions, and in which objects can be locked.
+    pub fn create_locked_bucket(&self, name: &str) {
+        self.create_bucket(name);
+        let mut shell = Command::new(find_weed());
+        shell.current_dir(&self.folder).args(["shell", &format!("-master={}", self.master)]);
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut shell = shell.spawn().expect("the server's shell starts");
+        let asked = format!("s3.bucket.versioning -name {name} -enable\ns3.bucket.lock -name {name} -enable\nexit\n");
+        std::io::Write::write_all(&mut shell.stdin.take().expect("its input"), asked.as_bytes()).expect("the shell listens");
+        let said = shell.wait_with_output().expect("the shell ends");
+        let text = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+        assert!(!text.contains("error"), "cannot lock the bucket {name}: {text}");
     }
 
     /// The url of a place in a bucket; open it with [`S3Server::options`].
@@ -121,6 +137,7 @@ impl S3Server {
         let server = Self {
             endpoint: format!("{scheme}://127.0.0.1:{}", ports[6]),
             filer_port: ports[4],
+            master: format!("127.0.0.1:{}.{}", ports[0], ports[1]),
             child: Arc::new(Mutex::new(spawn_for_life(command))),
             folder,
         };

@@ -1,19 +1,23 @@
 //! Turns an address and options into object_store clients with every time limit and repetition chosen by us.
 
 use super::container::{Container, NoCredentials};
+use super::control::Control;
 use super::credentials::{self, Lookup};
+use super::locking::{Connector, Locking};
 use crate::address::BucketAddress;
 use crate::{StoreError, StoreOptions};
 use async_trait::async_trait;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut};
+use object_store::client::{HttpConnector, ReqwestConnector};
 use object_store::{BackoffConfig, Certificate, ClientOptions, CredentialProvider, RetryConfig};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// See the fields of [`super::Inner`].
 pub(super) struct Connection {
     pub(super) steady: AmazonS3,
     pub(super) once: AmazonS3,
+    pub(super) control: Control,
     /// Whether the server is Amazon's own.
     pub(super) is_aws: bool,
 }
@@ -90,6 +94,12 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         max_retries: 6,
         retry_timeout: Duration::from_secs(60),
     };
+    let bucket_url = bucket_url(address, &settings);
+    let prefix = if address.prefix.is_empty() { String::new() } else { format!("{}/", address.prefix) };
+    let root = format!("{}/{prefix}", bucket_url.split_once("://").map_or("", |(_, place)| place));
+    let (region, credentials) = (settings.region.clone(), OnceLock::new());
+    let locking = Arc::new(Locking { lock: options.lock, region: region.clone(), signs_payload: is_http, root, credentials });
+    let builder = builder.with_http_connector(Connector(locking.clone()));
     let impatient = RetryConfig { max_retries: 0, ..patient.clone() };
     let failed = |error: object_store::Error| bad(error.to_string());
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
@@ -100,7 +110,20 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         .with_client_options(client(UPLOAD_SECONDS_MAX))
         .build()
         .map_err(failed)?;
-    Ok(Connection { steady, once, is_aws: settings.is_aws })
+    let credentials = steady.credentials().clone();
+    // Set once, and here alone.
+    drop(locking.credentials.set(credentials.clone()));
+    let client = ReqwestConnector::default().connect(&client(STALL_SECONDS_MAX)).map_err(failed)?;
+    Ok(Connection { steady, once, control: Control { client, credentials, region, bucket_url }, is_aws: settings.is_aws })
+}
+
+/// Where the bucket is: what object_store makes of the same settings.
+fn bucket_url(address: &BucketAddress, settings: &Settings) -> String {
+    let endpoint = settings.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", settings.region));
+    match (settings.is_path_style, endpoint.split_once("://")) {
+        (false, Some((scheme, host))) => format!("{scheme}://{}.{host}", address.bucket),
+        _ => format!("{endpoint}/{}", address.bucket),
+    }
 }
 
 /// The options, completed by what the address carries.

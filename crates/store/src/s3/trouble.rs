@@ -59,17 +59,49 @@ impl Trouble {
             _ if text.contains("Server returned error response: ") => Some(500),
             _ => None,
         });
-        let code = element(&text, "Code").unwrap_or_default();
         if let Some(status) = status {
-            let message = element(&text, "Message").unwrap_or_default();
-            let why = match (code.is_empty(), message.is_empty()) {
-                (true, _) => format!("the server answered {status} {}", reason(status)),
-                (_, true) => format!("the server answered {status} {code}"),
-                _ => format!("the server answered {status} {code}: {message}"),
-            };
-            return Self { status: Some(status), code, transport: None, why };
+            return Self::answered(status, &text);
         }
         let (kind, why) = deepest(error);
+        Self::of_transport(kind, why)
+    }
+
+    /// An answer that is no success, by its status and body.
+    pub(super) fn answered(status: u16, text: &str) -> Self {
+        let code = element(text, "Code").unwrap_or_default();
+        let message = element(text, "Message").unwrap_or_default();
+        let why = match (code.is_empty(), message.is_empty()) {
+            (true, _) => format!("the server answered {status} {}", reason(status)),
+            (_, true) => format!("the server answered {status} {code}"),
+            _ => format!("the server answered {status} {code}: {message}"),
+        };
+        Self { status: Some(status), code, transport: None, why }
+    }
+
+    /// A request that was sent without object_store and not answered.
+    pub(super) fn unanswered(error: &HttpError) -> Self {
+        let mut innermost: &dyn std::error::Error = error;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+        }
+        Self::of_transport(Some(error.kind()), innermost.to_string())
+    }
+
+    pub(super) fn silent(patience: std::time::Duration) -> Self {
+        let why = format!("no answer within {} s", patience.as_secs());
+        Self { status: None, code: String::new(), transport: Some(Transport::Unknown), why }
+    }
+
+    pub(super) fn of_ours(why: String) -> Self {
+        Self { status: None, code: String::new(), transport: None, why }
+    }
+
+    /// The answer for an object, or a bucket, that has no lock.
+    pub(super) fn says_no_lock(&self) -> bool {
+        ["NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"].contains(&self.code.as_str())
+    }
+
+    fn of_transport(kind: Option<HttpErrorKind>, why: String) -> Self {
         // What rustls calls every certificate it does not accept: no attempt will change that.
         if let Some((_, fault)) = why.split_once("invalid peer certificate: ") {
             return Self { status: None, code: UNTRUSTED.to_owned(), transport: None, why: fault.to_owned() };
@@ -78,7 +110,7 @@ impl Trouble {
             HttpErrorKind::Connect => Transport::NotSent,
             _ => Transport::Unknown,
         });
-        Self { status: None, code, transport, why }
+        Self { status: None, code: String::new(), transport, why }
     }
 
     /// A condition of the request did not hold: somebody else's object is there.

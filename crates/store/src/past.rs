@@ -1,0 +1,192 @@
+//! A bucket that keeps versions, as it was at an instant, or as if nothing in it had ever been overwritten.
+
+use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, ObjectVersion, Put, StoreError, Version, Versions};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use terms::Timestamp;
+
+/// How many objects' versions are remembered: what was listed is mostly read next.
+const REMEMBERED_MAX: usize = 1 << 16;
+
+/// Which version of an object is seen.
+#[derive(Debug, Clone, Copy)]
+pub enum Sight {
+    /// The one that was there at this instant, by the store's clock. Nothing can be written.
+    AsOf(Timestamp),
+    /// The oldest one of what is written once, unless it was removed: what was put over it later is an attack or a mistake. Of
+    /// everything else, which this tells, the present one.
+    Oldest { is_replaced: fn(&str) -> bool },
+}
+
+/// See [`Sight`].
+pub struct Past<S> {
+    store: Arc<S>,
+    sight: Sight,
+    known: Mutex<HashMap<ObjectPath, Seen>>,
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    id: String,
+    bytes: u64,
+    modified: Timestamp,
+}
+
+impl<S: Put + Versions> Past<S> {
+    pub fn new(store: Arc<S>, sight: Sight) -> Self {
+        Self { store, sight, known: Mutex::default() }
+    }
+
+    /// Of one object's versions, the newest first, the one that is seen.
+    fn choose(&self, versions: &[ObjectVersion]) -> Option<Seen> {
+        let newest = versions.first()?;
+        let chosen = match self.sight {
+            Sight::AsOf(at) => versions.iter().find(|version| version.modified <= at)?,
+            Sight::Oldest { is_replaced } if is_replaced(newest.path.as_str()) => newest,
+            Sight::Oldest { .. } if newest.is_removal => return None,
+            Sight::Oldest { .. } => versions.iter().rfind(|version| !version.is_removal)?,
+        };
+        (!chosen.is_removal).then(|| Seen { id: chosen.id.clone(), bytes: chosen.bytes, modified: chosen.modified })
+    }
+
+    fn remember(&self, path: &ObjectPath, seen: &Seen) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED_MAX {
+            known.clear();
+        }
+        known.insert(path.clone(), seen.clone());
+    }
+
+    async fn look(&self, path: &ObjectPath) -> Result<Option<Seen>, StoreError> {
+        let is_steady = match self.sight {
+            Sight::AsOf(_) => true,
+            Sight::Oldest { is_replaced } => !is_replaced(path.as_str()),
+        };
+        if is_steady && let Some(seen) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(path) {
+            return Ok(Some(seen.clone()));
+        }
+        // Other objects' names may begin with this one.
+        let own = self.store.versions(path.to_string()).try_take_while(|version| {
+            let is_own = version.path == *path;
+            async move { Ok(is_own) }
+        });
+        let seen = self.choose(&own.try_collect::<Vec<_>>().await?);
+        if let Some(seen) = seen.as_ref().filter(|_| is_steady) {
+            self.remember(path, seen);
+        }
+        Ok(seen)
+    }
+
+    async fn seen(&self, path: &ObjectPath) -> Result<Seen, StoreError> {
+        let missing = || StoreError::Missing { store: self.address(), path: path.to_string() };
+        self.look(path).await?.ok_or_else(missing)
+    }
+
+    fn described(&self, path: ObjectPath, seen: Seen) -> ObjectInfo {
+        ObjectInfo { path, bytes: seen.bytes, modified: seen.modified, version: Version(seen.id) }
+    }
+
+    fn writes(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        match self.sight {
+            Sight::Oldest { .. } => Ok(()),
+            Sight::AsOf(at) => Err(StoreError::Denied {
+                store: self.address(),
+                operation: "write",
+                path: path.to_string(),
+                why: format!("it is looked at as it was at {at}, which nothing can change"),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl<S: Put + Versions> Fetch for Past<S> {
+    async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError> {
+        let seen = self.seen(path).await?;
+        self.store.get_version(path, &seen.id, None).await
+    }
+
+    async fn get_range(&self, path: &ObjectPath, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let seen = self.seen(path).await?;
+        if seen.bytes < range.end {
+            return Err(StoreError::Truncated { store: self.address(), path: path.to_string(), wanted: range.end, found: seen.bytes });
+        }
+        self.store.get_version(path, &seen.id, Some(range)).await
+    }
+
+    async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectInfo>, StoreError> {
+        if let Sight::Oldest { is_replaced } = self.sight
+            && is_replaced(path.as_str())
+        {
+            // Whoever replaces it needs the version as the store compares it.
+            return self.store.info(path).await;
+        }
+        Ok(self.look(path).await?.map(|seen| self.described(path.clone(), seen)))
+    }
+
+    fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+        let versions = self.store.versions(crate::address::folder_prefix(folder));
+        // One object's versions come together: each round takes those of the next object that is seen.
+        stream::try_unfold((versions, None::<ObjectVersion>), move |(mut versions, mut first)| async move {
+            loop {
+                let mut group: Vec<ObjectVersion> = first.take().into_iter().collect();
+                while let Some(version) = versions.try_next().await? {
+                    if group.first().is_some_and(|head| head.path != version.path) {
+                        first = Some(version);
+                        break;
+                    }
+                    group.push(version);
+                }
+                let Some(path) = group.first().map(|head| head.path.clone()) else { return Ok(None) };
+                let seen = self.choose(&group).filter(|_| after.is_none_or(|after| path > *after));
+                if let Some(seen) = seen {
+                    self.remember(&path, &seen);
+                    return Ok(Some((self.described(path, seen), (versions, first))));
+                }
+            }
+        })
+        .boxed()
+    }
+
+    async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        self.store.version_folders(folder.trim_matches('/')).await
+    }
+
+    fn address(&self) -> String {
+        self.store.address()
+    }
+
+    fn is_remote(&self) -> bool {
+        self.store.is_remote()
+    }
+}
+
+#[async_trait]
+impl<S: Put + Versions> Put for Past<S> {
+    async fn put_new(&self, path: &ObjectPath, body: Bytes) -> Result<Created, StoreError> {
+        self.writes(path)?;
+        self.store.put_new(path, body).await
+    }
+
+    async fn harden(&self, path: &ObjectPath) -> Result<(), StoreError> {
+        self.store.harden(path).await
+    }
+
+    async fn replace(&self, path: &ObjectPath, body: Bytes, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
+        self.writes(path)?;
+        self.store.replace(path, body, expected).await
+    }
+
+    fn begin(&self, path: &ObjectPath) -> Result<Arc<dyn ObjectSink>, StoreError> {
+        self.writes(path)?;
+        self.store.begin(path)
+    }
+
+    async fn settle(&self) -> Result<(), StoreError> {
+        self.store.settle().await
+    }
+}

@@ -1,0 +1,226 @@
+//! The versions that a bucket keeps of its objects (`ListObjectVersions`, Amazon S3 API Reference).
+
+use super::S3;
+use super::trouble::LIST;
+use crate::{LockMode, ObjectPath, ObjectVersion, StoreError, Versions};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use object_store::{GetOptions, GetRange, ObjectStore};
+use serde::Deserialize;
+use std::ops::Range;
+use terms::Timestamp;
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    #[serde(rename = "NextKeyMarker", default)]
+    next_key: Option<String>,
+    #[serde(rename = "NextVersionIdMarker", default)]
+    next_version: Option<String>,
+    #[serde(rename = "IsTruncated", default)]
+    is_truncated: bool,
+    #[serde(rename = "$value", default)]
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+enum Entry {
+    Version(Listed),
+    DeleteMarker(Listed),
+    CommonPrefixes(Folder),
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Debug, Deserialize)]
+struct Folder {
+    #[serde(rename = "Prefix")]
+    prefix: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    #[serde(rename = "Key")]
+    key: String,
+    #[serde(rename = "VersionId")]
+    id: String,
+    #[serde(rename = "IsLatest", default)]
+    is_latest: bool,
+    #[serde(rename = "LastModified")]
+    modified: String,
+    #[serde(rename = "Size", default)]
+    bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Retention {
+    #[serde(rename = "Mode", default)]
+    mode: Option<String>,
+    #[serde(rename = "RetainUntilDate", default)]
+    until: Option<String>,
+}
+
+/// Where the next page begins.
+type Next = Option<(String, String)>;
+
+impl S3 {
+    /// One page of what the bucket keeps below a prefix, as the server orders it: by key, the newest first; folders by their full prefix.
+    async fn page(&self, raw_prefix: &str, by_level: bool, from: &Next) -> Result<(Vec<Entry>, Next), StoreError> {
+        let inner = &*self.inner;
+        let mut query = vec![("versions", ""), ("prefix", raw_prefix)];
+        if by_level {
+            query.push(("delimiter", "/"));
+        }
+        if let Some((key, version)) = from {
+            query.push(("key-marker", key));
+            if !version.is_empty() {
+                query.push(("version-id-marker", version));
+            }
+        }
+        let answer = inner.control.send("GET", "", &query, "").await.map_err(|trouble| inner.fail(LIST, raw_prefix, &trouble))?;
+        let wrong = |e: &dyn std::fmt::Display| StoreError::Failed {
+            store: inner.address.clone(),
+            operation: LIST,
+            path: raw_prefix.to_owned(),
+            why: format!("the answer makes no sense: {e}"),
+        };
+        let text = std::str::from_utf8(&answer).map_err(|e| wrong(&e))?;
+        let page: Page = quick_xml::de::from_str(text).map_err(|e| wrong(&e))?;
+        let next = match (page.is_truncated, page.next_key) {
+            (true, Some(key)) => Some((key, page.next_version.unwrap_or_default())),
+            (true, None) => return Err(wrong(&"it is cut off and names no place to go on")),
+            (false, _) => None,
+        };
+        Ok((page.entries, next))
+    }
+
+    /// A version or a removal, unless it is no object's that Bowline wrote.
+    fn version(&self, entry: Entry) -> Option<Result<ObjectVersion, StoreError>> {
+        let (listed, is_removal) = match entry {
+            Entry::Version(listed) => (listed, false),
+            Entry::DeleteMarker(listed) => (listed, true),
+            Entry::CommonPrefixes(_) | Entry::Other => return None,
+        };
+        let path = self.below(&listed.key)?;
+        Some(match listed.modified.parse::<Timestamp>() {
+            Ok(modified) => Ok(ObjectVersion { path, id: listed.id, bytes: listed.bytes, modified, is_latest: listed.is_latest, is_removal }),
+            Err(_) => Err(StoreError::Failed {
+                store: self.inner.address.clone(),
+                operation: LIST,
+                path: path.to_string(),
+                why: format!("its time is {:?}", listed.modified),
+            }),
+        })
+    }
+
+    /// The path below this store; `None` for what Bowline did not write.
+    fn below(&self, key: &str) -> Option<ObjectPath> {
+        let below = match self.inner.prefix.as_str() {
+            "" => key,
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/')?,
+        };
+        ObjectPath::new(below).ok()
+    }
+}
+
+#[async_trait]
+impl Versions for S3 {
+    fn versions(&self, prefix: String) -> BoxStream<'_, Result<ObjectVersion, StoreError>> {
+        let raw = self.inner.raw_key(&prefix);
+        let pages: BoxStream<'_, Result<ObjectVersion, StoreError>> = stream::try_unfold(Some(None), move |state: Option<Next>| {
+            let raw = raw.clone();
+            async move {
+                let Some(from) = state else { return Ok::<_, StoreError>(None) };
+                let (entries, next) = self.page(&raw, false, &from).await?;
+                // A server that does not move on would be asked for ever.
+                let next = next.filter(|next| from.as_ref() != Some(next)).map(Some);
+                let found: Vec<_> = entries.into_iter().filter_map(|entry| self.version(entry)).collect();
+                Ok(Some((stream::iter(found), next)))
+            }
+        })
+        .try_flatten()
+        .boxed();
+        if self.inner.lists_by_bytes {
+            return pages;
+        }
+        // A server that walks folders is sorted here, at the price of holding what was asked for.
+        let sorted = async move {
+            let mut found: Vec<ObjectVersion> = pages.try_collect().await?;
+            // Stable: the order of versions of one object stays the server's.
+            found.sort_by(|a, b| a.path.cmp(&b.path));
+            Ok(stream::iter(found.into_iter().map(Ok)))
+        };
+        stream::once(sorted).try_flatten().boxed()
+    }
+
+    async fn version_folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let raw = match folder {
+            "" => self.inner.raw_key(""),
+            folder => self.inner.raw_key(&format!("{folder}/")),
+        };
+        let (mut names, mut from) = (Vec::new(), None);
+        loop {
+            let (entries, next) = self.page(&raw, true, &from).await?;
+            for entry in entries {
+                if let Entry::CommonPrefixes(Folder { prefix }) = entry
+                    && let Some(name) = prefix.strip_prefix(raw.as_str()).map(|rest| rest.trim_end_matches('/'))
+                    && ObjectPath::new(name).is_ok()
+                {
+                    names.push(name.to_owned());
+                }
+            }
+            match next {
+                Some(next) if from.as_ref() == Some(&next) => break,
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    async fn get_version(&self, path: &ObjectPath, id: &str, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let inner = &*self.inner;
+        let key = inner.key(path.as_str())?;
+        let wanted = range.as_ref().map(|range| range.end.saturating_sub(range.start));
+        if wanted == Some(0) {
+            return Ok(Bytes::new());
+        }
+        let options = GetOptions { range: range.map(GetRange::Bounded), version: Some(id.to_owned()), ..GetOptions::default() };
+        let answer = inner.bounded("read", path.as_str(), 0, inner.steady.get_opts(&key, options)).await?;
+        let (whole, length) = (answer.meta.size, answer.range.end - answer.range.start);
+        let body = inner.bounded("read", path.as_str(), length, answer.bytes()).await?;
+        match wanted {
+            Some(wanted) if body.len() as u64 != wanted => Err(inner.truncated(path, wanted, whole)),
+            None if body.len() as u64 != length => Err(inner.truncated(path, whole, body.len() as u64)),
+            _ => Ok(body),
+        }
+    }
+
+    async fn lock_version(&self, path: &ObjectPath, id: &str, mode: LockMode, until: Timestamp) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let body = format!(
+            "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>{}</Mode><RetainUntilDate>{}</RetainUntilDate></Retention>",
+            mode.wire(),
+            until.rfc3339()
+        );
+        let query = [("retention", ""), ("versionId", id)];
+        let locked = inner.control.send("PUT", &inner.raw_key(path.as_str()), &query, &body).await;
+        locked.map(drop).map_err(|trouble| inner.fail("lock", path.as_str(), &trouble))
+    }
+
+    async fn locked_until(&self, path: &ObjectPath, id: &str) -> Result<Option<(LockMode, Timestamp)>, StoreError> {
+        let inner = &*self.inner;
+        let answer = match inner.control.send("GET", &inner.raw_key(path.as_str()), &[("retention", ""), ("versionId", id)], "").await {
+            Ok(answer) => answer,
+            Err(trouble) if trouble.says_no_lock() => return Ok(None),
+            Err(trouble) => return Err(inner.fail("read", path.as_str(), &trouble)),
+        };
+        let wrong = |why: String| StoreError::Failed { store: inner.address.clone(), operation: "read", path: path.to_string(), why };
+        let found: Retention = quick_xml::de::from_str(&String::from_utf8_lossy(&answer)).map_err(|e| wrong(e.to_string()))?;
+        let (Some(mode), Some(until)) = (found.mode, found.until) else { return Ok(None) };
+        let mode = mode.to_ascii_lowercase().parse().map_err(wrong)?;
+        Ok(Some((mode, until.parse().map_err(|_| wrong(format!("a lock ends at {until:?}")))?)))
+    }
+}

@@ -1,0 +1,162 @@
+//! Object lock and versions on a real server: what is locked stays, what was overwritten is read as it was, and an instant is seen as it was.
+
+use crate::{path, s3::S3Server};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Created, Fetch, LockMode, ObjectLock, ObjectVersion, Sight, Store, StoreError, StoreOptions, Versions};
+use terms::{Clock, SystemClock, Timestamp};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn is_free(path: &str) -> bool {
+    path.starts_with("free/")
+}
+
+fn lock() -> ObjectLock {
+    ObjectLock { mode: LockMode::Compliance, keep: 3 * DAY, is_free }
+}
+
+/// A bucket of its own, and its options with and without a lock.
+async fn bucket(name: &'static str) -> (String, StoreOptions, StoreOptions) {
+    let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
+    tokio::task::spawn_blocking(move || server.create_locked_bucket(name)).await.unwrap();
+    (server.url(name, "org/kb"), StoreOptions { lock: Some(lock()), ..server.options() }, server.options())
+}
+
+async fn versions(door: &dyn Versions, prefix: &str) -> Vec<ObjectVersion> {
+    door.versions(prefix.to_owned()).try_collect().await.unwrap()
+}
+
+async fn listed(store: &dyn Fetch, folder: &str) -> Vec<(String, u64)> {
+    store.list(folder, None).map_ok(|object| (object.path.to_string(), object.bytes)).try_collect().await.unwrap()
+}
+
+/// The server's clock has whole seconds.
+async fn a_second_later() -> Timestamp {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let now = SystemClock.now();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    now
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_locked_whole_objects_and_those_of_parts_and_only_what_shall_be() {
+    let (url, locking, plain) = bucket("locks").await;
+    let (store, door) = (store::open(&url, &locking).unwrap(), store::open_versions(&url, &plain).unwrap());
+    let before = SystemClock.now();
+    assert_eq!(store.put_new(&path("full/a=b+c"), Bytes::from_static(b"x")).await.unwrap(), Created::New);
+    store.put_new(&path("free/a"), Bytes::from_static(b"x")).await.unwrap();
+    let replaced = store.replace(&path("full/replaced"), Bytes::from_static(b"1"), None).await.unwrap().unwrap();
+    store.replace(&path("full/replaced"), Bytes::from_static(b"2"), Some(&replaced)).await.unwrap().unwrap();
+    let sink = store.begin(&path("full/large")).unwrap();
+    tokio::task::spawn_blocking(move || {
+        sink.append(&vec![7; 45 << 20]).unwrap();
+        sink.finish().unwrap();
+    })
+    .await
+    .unwrap();
+    store.settle().await.unwrap();
+    let mut seen = 0;
+    for version in versions(&*door, "").await {
+        let lock = door.locked_until(&version.path, &version.id).await.unwrap();
+        if is_free(version.path.as_str()) {
+            assert_eq!(lock, None, "{version:?}");
+            continue;
+        }
+        seen += 1;
+        let (mode, until) = lock.unwrap_or_else(|| panic!("{version:?} is not locked"));
+        assert_eq!(mode, LockMode::Compliance);
+        let seconds = until.seconds_since(before);
+        assert!((3.0 * 86_400.0 - 2.0..3.0 * 86_400.0 + 60.0).contains(&seconds), "{version:?} is locked for {seconds} s");
+    }
+    assert_eq!(seen, 4, "two objects, and two versions of one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_grows_and_never_shrinks() {
+    let (url, locking, plain) = bucket("grows").await;
+    let (store, door) = (store::open(&url, &locking).unwrap(), store::open_versions(&url, &plain).unwrap());
+    store.put_new(&path("full/a"), Bytes::from_static(b"x")).await.unwrap();
+    let [version] = &versions(&*door, "full/").await[..] else { panic!("one version") };
+    let until = door.locked_until(&version.path, &version.id).await.unwrap().unwrap().1;
+    let later = until.plus_micros(5 * 86_400_000_000);
+    door.lock_version(&version.path, &version.id, LockMode::Compliance, later).await.unwrap();
+    assert_eq!(door.locked_until(&version.path, &version.id).await.unwrap(), Some((LockMode::Compliance, later)));
+    let shorter = door.lock_version(&version.path, &version.id, LockMode::Compliance, until).await;
+    assert!(shorter.is_err(), "{shorter:?}");
+    assert_eq!(door.locked_until(&version.path, &version.id).await.unwrap(), Some((LockMode::Compliance, later)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_without_lock_refuses_what_is_to_be_locked() {
+    let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
+    server.create_bucket("unlocked");
+    let store = store::open(&server.url("unlocked", "x"), &StoreOptions { lock: Some(lock()), ..server.options() }).unwrap();
+    let refused = store.put_new(&path("full/a"), Bytes::from_static(b"x")).await;
+    assert!(refused.is_err(), "an object that was to be locked is stored unlocked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_overwritten_is_read_as_it_was_first_but_what_is_replaced_as_it_is() {
+    let (url, _, plain) = bucket("overwritten").await;
+    let store = store::open(&url, &plain).unwrap();
+    let sight = Sight::Oldest { is_replaced: is_free };
+    let seen = || store::open_past(&url, &plain, sight).unwrap();
+    for name in ["free/a", "full/a", "full/a-b", "full/a/b", "full/gone"] {
+        let first = store.replace(&path(name), Bytes::from_static(b"first"), None).await.unwrap().unwrap();
+        store.replace(&path(name), Bytes::from_static(b"overwritten"), Some(&first)).await.unwrap().unwrap();
+    }
+    let remover = store::open_remover(&url, &plain).unwrap();
+    remover.remove(&path("full/gone")).await.unwrap();
+    for known in [true, false] {
+        let past = seen();
+        if known {
+            let wanted = [("free/a", 11), ("full/a", 5), ("full/a-b", 5), ("full/a/b", 5)].map(|(name, bytes)| (name.to_owned(), bytes));
+            assert_eq!(listed(&*past, "").await, wanted);
+        }
+        for name in ["full/a", "full/a-b", "full/a/b"] {
+            assert_eq!(past.get(&path(name)).await.unwrap(), "first", "{name}");
+            assert_eq!(past.get_range(&path(name), 1..3).await.unwrap(), "ir", "{name}");
+            assert!(matches!(past.get_range(&path(name), 3..9).await, Err(StoreError::Truncated { .. })), "{name}");
+        }
+        assert_eq!(past.get(&path("free/a")).await.unwrap(), "overwritten");
+        assert!(matches!(past.get(&path("full/gone")).await, Err(StoreError::Missing { .. })));
+        assert_eq!(past.info(&path("full/gone")).await.unwrap(), None);
+    }
+    // What is replaced is replaced still.
+    let past = seen();
+    let version = past.info(&path("free/a")).await.unwrap().unwrap().version;
+    past.replace(&path("free/a"), Bytes::from_static(b"third"), Some(&version)).await.unwrap().expect("nobody was faster");
+    assert_eq!(past.get(&path("free/a")).await.unwrap(), "third");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instant_is_seen_as_it_was_and_nothing_can_be_written_in_it() {
+    let (url, _, plain) = bucket("instants").await;
+    let store: Arc<dyn Store> = store::open(&url, &plain).unwrap();
+    let remover = store::open_remover(&url, &plain).unwrap();
+    let names = ["full/kept", "full/overwritten", "full/removed"];
+    let mut first = Vec::new();
+    for name in names {
+        first.push(store.replace(&path(name), Bytes::from_static(b"good"), None).await.unwrap().unwrap());
+    }
+    let before = a_second_later().await;
+    store.replace(&path(names[1]), Bytes::from_static(b"garbage"), Some(&first[1])).await.unwrap().unwrap();
+    remover.remove(&path(names[2])).await.unwrap();
+    store.put_new(&path("late/a"), Bytes::from_static(b"x")).await.unwrap();
+    let after = a_second_later().await;
+
+    let past = store::open_past(&url, &plain, Sight::AsOf(before)).unwrap();
+    assert_eq!(listed(&*past, "").await, names.map(|name| (name.to_owned(), 4)));
+    for name in names {
+        assert_eq!(past.get(&path(name)).await.unwrap(), "good", "{name}");
+    }
+    assert!(past.folders("").await.unwrap().contains(&"full".to_owned()));
+    assert!(matches!(past.get(&path("late/a")).await, Err(StoreError::Missing { .. })));
+    assert!(matches!(past.put_new(&path("new"), Bytes::new()).await, Err(StoreError::Denied { .. })));
+    let now = store::open_past(&url, &plain, Sight::AsOf(after)).unwrap();
+    assert_eq!(listed(&*now, "full").await, [("full/kept".to_owned(), 4), ("full/overwritten".to_owned(), 7)]);
+    assert!(store::open_past("file:///srv/backups", &plain, Sight::AsOf(after)).is_err());
+}
