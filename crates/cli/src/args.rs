@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use restore::Wish;
 use std::path::PathBuf;
-use terms::{BackupId, Clock, ParseError, RecoveryTarget, SystemClock, Timeline};
+use terms::{BackupId, Clock, ParseError, RecoveryTarget, SystemClock, Timeline, Timestamp};
 
 /// Backs up a PostgreSQL cluster to a bucket or folder, encrypted, and brings it back to any instant.
 #[derive(Debug, Parser)]
@@ -30,6 +30,10 @@ pub struct Common {
     /// The organization, instead of the configuration's
     #[arg(long, global = true, value_name = "NAME")]
     pub org: Option<String>,
+    /// Look at a bucket that keeps versions as it was at this time, such as before an attack: list, restore, verify,
+    /// status, wal audit --no-read
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_time)]
+    pub repository_as_of: Option<Timestamp>,
     /// A key file that opens the repository, instead of the configured recipients
     #[arg(long, global = true, value_name = "FILE")]
     pub key: Option<PathBuf>,
@@ -343,6 +347,11 @@ impl Goal {
     pub fn wish(&self) -> Wish {
         Wish { target: self.to.clone(), timeline: self.timeline, backup: self.backup }
     }
+}
+
+/// A time, or a distance before now.
+fn parse_time(text: &str) -> Result<Timestamp, ParseError> {
+    Timestamp::parse_at(text, SystemClock.now())
 }
 
 fn target(text: &str) -> Result<RecoveryTarget, ParseError> {

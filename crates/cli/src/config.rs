@@ -8,6 +8,7 @@ use seal::Compression;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use store::LockMode;
 use terms::Secret;
 
 /// Where the configuration is looked for when nobody says.
@@ -104,6 +105,11 @@ pub struct Repository {
     pub session_token: Option<SecretRef>,
     pub profile: Option<String>,
     pub checksum: Option<String>,
+    /// Locks each new object in the bucket, `governance` or `compliance`, for so many days.
+    #[serde(deserialize_with = "lock_mode")]
+    #[serde(default)]
+    pub object_lock: Option<LockMode>,
+    pub object_lock_days: Option<u32>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -269,6 +275,10 @@ fn share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
     percent.map(|percent| Some(percent / 100.0)).ok_or_else(|| serde::de::Error::custom("a share is written as \"10%\", from 0% to 100%"))
 }
 
+fn lock_mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LockMode>, D::Error> {
+    Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
 fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>, D::Error> {
     Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
@@ -350,7 +360,19 @@ impl Config {
             let hint = "For no loss at all set wal.synchronous = true.";
             return Err(Fault::misuse("config-wrong", "wal.flush_interval is below 200ms", "", hint));
         }
-        Ok(())
+        let Repository { url, object_lock, object_lock_days, .. } = &self.repository;
+        let wrong = match (object_lock, object_lock_days) {
+            (None, None) => None,
+            (Some(_), Some(1..)) if url.starts_with("s3:") => None,
+            (Some(_), Some(1..)) => Some("repository.object_lock is set, and the repository is no S3 bucket"),
+            _ => Some("repository.object_lock and object_lock_days belong together, and a day is the least"),
+        };
+        match wrong {
+            Some(wrong) => {
+                Err(Fault::misuse("config-wrong", wrong, "", "Set object_lock = \"governance\" or \"compliance\", and object_lock_days = 35."))
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Opens what the configuration names: the store, the repository with its keys, the server.
 
 use crate::args::Common;
-use crate::config::{Config, EncryptionMode};
+use crate::config::{Config, EncryptionMode, Repository};
 use crate::fault::Fault;
 use keys::KeyFile;
 use pg::ConnInfo;
@@ -9,19 +9,21 @@ use repo::{Reader, Writer};
 use seal::Recipient;
 use std::path::PathBuf;
 use std::sync::Arc;
-use store::{Put, StoreOptions};
-use terms::Class;
+use std::time::Duration;
+use store::{ObjectLock, Put, Sight, StoreOptions};
+use terms::{Class, Timestamp};
 
 /// A configuration with what the command line adds to it.
 pub struct Wiring {
     pub config: Config,
     key: Option<PathBuf>,
+    as_of: Option<Timestamp>,
 }
 
 impl Wiring {
     /// Reads the configuration.
     pub fn new(common: &Common) -> Result<Self, Fault> {
-        Ok(Self { config: Config::load(common)?, key: common.key.clone() })
+        Ok(Self { config: Config::load(common)?, key: common.key.clone(), as_of: common.repository_as_of })
     }
 
     /// The repository's root: the organization's folder below the configured address.
@@ -45,13 +47,38 @@ impl Wiring {
             session_token: resolve(&repository.session_token, "repository.session_token")?,
             profile: repository.profile.clone(),
             checksum: repository.checksum.clone(),
+            lock: self.object_lock(),
             ..StoreOptions::default()
         })
     }
 
-    /// The store at the repository's root.
+    /// The lock that objects get in the bucket.
+    pub fn object_lock(&self) -> Option<ObjectLock> {
+        let Repository { object_lock, object_lock_days, .. } = &self.config.repository;
+        let keep = Duration::from_secs(u64::from((*object_lock_days)?) * 86_400);
+        Some(ObjectLock { mode: (*object_lock)?, keep, is_free: repo::is_unlocked })
+    }
+
+    /// The store at the repository's root. Where objects are locked, nothing that was put over one of them is believed.
     pub fn store(&self) -> Result<Arc<dyn Put>, Fault> {
-        Ok(store::open(&self.address(), &self.store_options()?)?)
+        let (address, options) = (self.address(), self.store_options()?);
+        Ok(match options.lock {
+            Some(_) => store::open_past(&address, &options, Sight::Oldest { is_replaced: repo::is_replaced })?,
+            None => store::open(&address, &options)?,
+        })
+    }
+
+    /// Whether the repository is looked at as it was at an earlier time.
+    pub fn looks_back(&self) -> bool {
+        self.as_of.is_some()
+    }
+
+    /// The same as it was at the asked time.
+    fn store_to_read(&self) -> Result<Arc<dyn Put>, Fault> {
+        match self.as_of {
+            Some(at) => Ok(store::open_past(&self.address(), &self.store_options()?, Sight::AsOf(at))?),
+            None => self.store(),
+        }
     }
 
     /// Where the key files are that the recipients name.
@@ -80,7 +107,7 @@ impl Wiring {
     }
 
     pub async fn reader(&self) -> Result<Reader, Fault> {
-        Ok(Reader::open(self.store()?, self.recipients()?).await?)
+        Ok(Reader::open(self.store_to_read()?, self.recipients()?).await?)
     }
 
     pub async fn writer(&self) -> Result<Writer, Fault> {

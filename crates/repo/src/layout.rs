@@ -21,6 +21,18 @@ pub(crate) fn key(id: KeyId) -> ObjectPath {
     path(format!("keys/{id}.json"))
 }
 
+/// Whether the object at this path is replaced in the course of things; every other is written once.
+pub fn is_replaced(path: &str) -> bool {
+    let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
+    path == "repository.json" || is_coverage || ["keys/", "leases/", "probe/"].iter().any(|folder| path.starts_with(folder))
+}
+
+/// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
+pub fn is_unlocked(path: &str) -> bool {
+    let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
+    is_coverage || ["leases/", "probe/", "runs/"].iter().any(|folder| path.starts_with(folder))
+}
+
 /// The folder of a backup.
 pub fn backup_folder(kind: BackupKind, id: BackupId) -> String {
     format!("{kind}/{id}")

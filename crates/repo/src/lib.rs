@@ -25,7 +25,7 @@ pub use epoch::Epoch;
 pub use error::RepoError;
 pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::KeyPurpose;
-pub use layout::{backup_folder, pack_path, wal_object};
+pub use layout::{backup_folder, is_replaced, is_unlocked, pack_path, wal_object};
 pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, RECEIVER_LEASE, Standing};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;

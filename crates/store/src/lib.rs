@@ -19,7 +19,7 @@ mod token;
 
 pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};
-pub use lock::{LockMode, ObjectLock};
+pub use lock::{Extended, LockMode, ObjectLock, extend_locks};
 pub use memory::Memory;
 pub use open::{Store, StoreOptions, create_root, open, open_past, open_remover, open_versions};
 pub use past::{Past, Sight};
@@ -156,8 +156,13 @@ pub trait Growing: Send {
 /// The door for removing; only upkeep holds it.
 #[async_trait]
 pub trait Remove: Fetch {
-    /// Removes the object; it is no error when there is none.
+    /// Removes the object; it is no error when there is none. Where versions are kept, they stay.
     async fn remove(&self, path: &ObjectPath) -> Result<(), StoreError>;
+    /// Removes one version for good; a lock on it refuses that with [`StoreError::Denied`] or [`StoreError::Failed`].
+    async fn remove_version(&self, path: &ObjectPath, id: &str) -> Result<(), StoreError> {
+        let why = format!("this store keeps no versions such as {id}");
+        Err(StoreError::Failed { store: self.address(), operation: "remove", path: path.to_string(), why })
+    }
 }
 
 /// What a store could not do, and with which object.

@@ -1,6 +1,8 @@
 //! Object lock: until when a stored version may not be removed or replaced by anybody, whatever credential is stolen.
 
-use crate::ObjectPath;
+use crate::past::by_object;
+use crate::{ObjectPath, Sight, StoreError, Versions};
+use futures::stream::TryStreamExt;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -65,4 +67,40 @@ impl ObjectLock {
     pub(crate) fn covers(&self, path: &str) -> bool {
         ObjectPath::new(path).is_ok() && !(self.is_free)(path)
     }
+}
+
+/// Requests under way at once.
+const AT_ONCE: usize = 16;
+
+/// What a look at the locks below a prefix found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extended {
+    pub objects: u64,
+    /// Those whose lock was to end within half its time.
+    pub extended: u64,
+}
+
+/// Extends each lock below `prefix` that ends within half of the lock's time, to all of it from now on. Of each object the version is
+/// locked that `sight` sees: it is the one that must stay.
+pub async fn extend_locks(door: &dyn Versions, prefix: &str, sight: Sight, lock: &ObjectLock, now: Timestamp) -> Result<Extended, StoreError> {
+    let half = lock.keep.as_secs_f64() / 2.0;
+    let (until, found) = (lock.until(now), std::sync::Mutex::new(Extended::default()));
+    let note = |change: fn(&mut Extended)| change(&mut found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    by_object(door.versions(prefix.to_owned()))
+        .try_for_each_concurrent(AT_ONCE, |(path, versions)| async move {
+            let Some(version) = sight.choose(&versions).filter(|_| lock.covers(path.as_str())) else { return Ok(()) };
+            note(|found| found.objects += 1);
+            // What is young was locked when it was stored.
+            if now.seconds_since(version.modified) < half {
+                return Ok(());
+            }
+            let is_long = door.locked_until(&path, &version.id).await?.is_some_and(|(_, end)| end.seconds_since(now) >= half);
+            if !is_long {
+                door.lock_version(&path, &version.id, lock.mode, until).await?;
+                note(|found| found.extended += 1);
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }

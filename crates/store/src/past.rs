@@ -22,6 +22,20 @@ pub enum Sight {
     Oldest { is_replaced: fn(&str) -> bool },
 }
 
+impl Sight {
+    /// Of one object's versions, the newest first, the one that is seen.
+    pub(crate) fn choose(self, versions: &[ObjectVersion]) -> Option<&ObjectVersion> {
+        let newest = versions.first()?;
+        let chosen = match self {
+            Self::AsOf(at) => versions.iter().find(|version| version.modified <= at)?,
+            Self::Oldest { is_replaced } if is_replaced(newest.path.as_str()) => newest,
+            Self::Oldest { .. } if newest.is_removal => return None,
+            Self::Oldest { .. } => versions.iter().rfind(|version| !version.is_removal)?,
+        };
+        (!chosen.is_removal).then_some(chosen)
+    }
+}
+
 /// See [`Sight`].
 pub struct Past<S> {
     store: Arc<S>,
@@ -41,16 +55,9 @@ impl<S: Put + Versions> Past<S> {
         Self { store, sight, known: Mutex::default() }
     }
 
-    /// Of one object's versions, the newest first, the one that is seen.
     fn choose(&self, versions: &[ObjectVersion]) -> Option<Seen> {
-        let newest = versions.first()?;
-        let chosen = match self.sight {
-            Sight::AsOf(at) => versions.iter().find(|version| version.modified <= at)?,
-            Sight::Oldest { is_replaced } if is_replaced(newest.path.as_str()) => newest,
-            Sight::Oldest { .. } if newest.is_removal => return None,
-            Sight::Oldest { .. } => versions.iter().rfind(|version| !version.is_removal)?,
-        };
-        (!chosen.is_removal).then(|| Seen { id: chosen.id.clone(), bytes: chosen.bytes, modified: chosen.modified })
+        let chosen = self.sight.choose(versions)?;
+        Some(Seen { id: chosen.id.clone(), bytes: chosen.bytes, modified: chosen.modified })
     }
 
     fn remember(&self, path: &ObjectPath, seen: &Seen) {
@@ -103,6 +110,26 @@ impl<S: Put + Versions> Past<S> {
     }
 }
 
+/// The versions of one object after the other, each object's together.
+pub(crate) fn by_object<'a>(
+    versions: BoxStream<'a, Result<ObjectVersion, StoreError>>,
+) -> BoxStream<'a, Result<(ObjectPath, Vec<ObjectVersion>), StoreError>> {
+    stream::try_unfold((versions, None::<ObjectVersion>), |(mut versions, first)| async move {
+        let mut group: Vec<ObjectVersion> = first.into_iter().collect();
+        let mut next = None;
+        while let Some(version) = versions.try_next().await? {
+            if group.first().is_some_and(|head| head.path != version.path) {
+                next = Some(version);
+                break;
+            }
+            group.push(version);
+        }
+        let path = group.first().map(|head| head.path.clone());
+        Ok(path.map(|path| ((path, group), (versions, next))))
+    })
+    .boxed()
+}
+
 #[async_trait]
 impl<S: Put + Versions> Fetch for Past<S> {
     async fn get(&self, path: &ObjectPath) -> Result<Bytes, StoreError> {
@@ -129,27 +156,16 @@ impl<S: Put + Versions> Fetch for Past<S> {
     }
 
     fn list<'a>(&'a self, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-        let versions = self.store.versions(crate::address::folder_prefix(folder));
-        // One object's versions come together: each round takes those of the next object that is seen.
-        stream::try_unfold((versions, None::<ObjectVersion>), move |(mut versions, mut first)| async move {
-            loop {
-                let mut group: Vec<ObjectVersion> = first.take().into_iter().collect();
-                while let Some(version) = versions.try_next().await? {
-                    if group.first().is_some_and(|head| head.path != version.path) {
-                        first = Some(version);
-                        break;
-                    }
-                    group.push(version);
-                }
-                let Some(path) = group.first().map(|head| head.path.clone()) else { return Ok(None) };
-                let seen = self.choose(&group).filter(|_| after.is_none_or(|after| path > *after));
-                if let Some(seen) = seen {
+        let groups = by_object(self.store.versions(crate::address::folder_prefix(folder)));
+        groups
+            .try_filter_map(move |(path, versions)| async move {
+                let seen = self.choose(&versions).filter(|_| after.is_none_or(|after| path > *after));
+                Ok(seen.map(|seen| {
                     self.remember(&path, &seen);
-                    return Ok(Some((self.described(path, seen), (versions, first))));
-                }
-            }
-        })
-        .boxed()
+                    self.described(path, seen)
+                }))
+            })
+            .boxed()
     }
 
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {

@@ -315,4 +315,9 @@ impl Remove for S3 {
             result => result,
         }
     }
+
+    async fn remove_version(&self, path: &ObjectPath, id: &str) -> Result<(), StoreError> {
+        let removed = self.inner.control.send("DELETE", &self.inner.raw_key(path.as_str()), &[("versionId", id)], "").await;
+        removed.map(drop).map_err(|trouble| self.inner.fail("remove", path.as_str(), &trouble))
+    }
 }

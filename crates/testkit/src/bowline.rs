@@ -23,7 +23,9 @@ pub enum RepositoryKind<'p> {
     Folder,
     /// A bucket of its own on the shared S3 server.
     S3,
-    /// The same, reached through this proxy, whose upstream must be [`S3Server::shared`] (see [`crate::toxiproxy::s3`]).
+    /// The same, but it keeps versions, and every object is locked for two days.
+    S3Locked,
+    /// A bucket reached through this proxy, whose upstream must be [`S3Server::shared`] (see [`crate::toxiproxy::s3`]).
     S3Through(&'p Proxy),
 }
 
@@ -118,12 +120,21 @@ impl<'a> Bowline<'a> {
         launch::make_dir(&dir, 0o700);
         let (repository, environment) = match kind {
             RepositoryKind::Folder => ((format!("file://{}/repository", dir.display()), String::new()), Vec::new()),
-            RepositoryKind::S3 | RepositoryKind::S3Through(_) => {
+            RepositoryKind::S3 | RepositoryKind::S3Locked | RepositoryKind::S3Through(_) => {
                 let server = S3Server::shared();
                 let bucket = format!("e2e-{}-{number}", std::process::id());
-                server.create_bucket(&bucket);
+                let locked = match kind {
+                    RepositoryKind::S3Locked => {
+                        server.create_locked_bucket(&bucket);
+                        "object_lock = \"compliance\"\nobject_lock_days = 2\n"
+                    }
+                    _ => {
+                        server.create_bucket(&bucket);
+                        ""
+                    }
+                };
                 let lines = format!(
-                    "endpoint = \"{}\"\nregion = \"us-east-1\"\npath_style = true\naccess_key_id = \"env:E2E_ID\"\nsecret_access_key = \"env:E2E_SECRET\"\n",
+                    "endpoint = \"{}\"\nregion = \"us-east-1\"\npath_style = true\naccess_key_id = \"env:E2E_ID\"\nsecret_access_key = \"env:E2E_SECRET\"\n{locked}",
                     match kind {
                         RepositoryKind::S3Through(proxy) => proxy.endpoint(),
                         _ => server.endpoint().to_owned(),

@@ -48,6 +48,10 @@ pub fn run(args: Args) -> ExitCode {
         refuse_huge_pages();
     }
     let printer = Printer::new(&common);
+    if common.repository_as_of.is_some() && !looks_only(&verb) {
+        let hint = "list, restore (but not --files-only), verify, status and wal audit --no-read take it; what writes to the repository writes to it as it is now.";
+        return finish(Err(Fault::misuse("usage", "this command does not take --repository-as-of", "", hint)), &printer);
+    }
     // A receiver mostly waits, and a commit may wait for it: the thread that hears the server is the one that acts.
     let threads = match verb {
         Verb::Wal { verb: WalVerb::Receive(_) } => Threads::One,
@@ -69,6 +73,18 @@ pub fn run(args: Args) -> ExitCode {
         }
     });
     finish(outcome, &printer)
+}
+
+/// Whether a verb can do with a repository that nothing can be written to.
+fn looks_only(verb: &Verb) -> bool {
+    match verb {
+        Verb::List | Verb::Status | Verb::Verify(_) => true,
+        // What it reads it would index.
+        Verb::Wal { verb: WalVerb::Audit(asked) } => asked.no_read,
+        // Files alone would have to be recovered by a command that looks at the repository as it is now.
+        Verb::Restore(asked) => !asked.files_only,
+        _ => false,
+    }
 }
 
 /// Buffers of a megabyte on pages of two megabytes double the memory in use and cost time to clear. Only for verbs

@@ -166,7 +166,8 @@ fn options(wiring: &Wiring, asked: &RestoreArgs, target: &Target, is_side: bool)
         is_side,
         starts: !asked.no_start,
         protects: !asked.no_protect,
-        salvages: !asked.no_salvage,
+        // What is saved goes to the repository as it is now, where a look at an earlier one does not see it.
+        salvages: !asked.no_salvage && !wiring.looks_back(),
     })
 }
 

@@ -5,24 +5,20 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Created, Fetch, LockMode, ObjectLock, ObjectVersion, Sight, Store, StoreError, StoreOptions, Versions};
+use store::{Created, Extended, Fetch, LockMode, ObjectLock, ObjectVersion, Sight, Store, StoreError, StoreOptions, Versions};
 use terms::{Clock, SystemClock, Timestamp};
-
-const DAY: Duration = Duration::from_secs(86_400);
 
 fn is_free(path: &str) -> bool {
     path.starts_with("free/")
 }
 
-fn lock() -> ObjectLock {
-    ObjectLock { mode: LockMode::Compliance, keep: 3 * DAY, is_free }
-}
+const LOCK: ObjectLock = ObjectLock { mode: LockMode::Compliance, keep: Duration::from_secs(3 * 86_400), is_free };
 
 /// A bucket of its own, and its options with and without a lock.
 async fn bucket(name: &'static str) -> (String, StoreOptions, StoreOptions) {
     let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
     tokio::task::spawn_blocking(move || server.create_locked_bucket(name)).await.unwrap();
-    (server.url(name, "org/kb"), StoreOptions { lock: Some(lock()), ..server.options() }, server.options())
+    (server.url(name, "org/kb"), StoreOptions { lock: Some(LOCK), ..server.options() }, server.options())
 }
 
 async fn versions(door: &dyn Versions, prefix: &str) -> Vec<ObjectVersion> {
@@ -72,6 +68,13 @@ async fn what_is_stored_is_locked_whole_objects_and_those_of_parts_and_only_what
         assert!((3.0 * 86_400.0 - 2.0..3.0 * 86_400.0 + 60.0).contains(&seconds), "{version:?} is locked for {seconds} s");
     }
     assert_eq!(seen, 4, "two objects, and two versions of one");
+    // Whoever may remove may remove what is not locked.
+    let remover = store::open_remover(&url, &plain).unwrap();
+    for version in versions(&*door, "").await {
+        let removed = remover.remove_version(&version.path, &version.id).await;
+        assert_eq!(removed.is_ok(), is_free(version.path.as_str()), "{version:?}: {removed:?}");
+    }
+    assert_eq!(versions(&*door, "").await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,10 +93,34 @@ async fn a_lock_grows_and_never_shrinks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn locks_that_end_soon_are_extended_of_the_versions_that_must_stay() {
+    let (url, locking, plain) = bucket("extends").await;
+    let (store, door) = (store::open(&url, &locking).unwrap(), store::open_versions(&url, &plain).unwrap());
+    let sight = Sight::Oldest { is_replaced: is_free };
+    for name in ["full/a", "full/b", "free/c"] {
+        store.put_new(&path(name), Bytes::from_static(b"x")).await.unwrap();
+    }
+    // Put over the first: it is not what must stay.
+    let first = store.info(&path("full/b")).await.unwrap().unwrap().version;
+    store.replace(&path("full/b"), Bytes::from_static(b"garbage"), Some(&first)).await.unwrap().unwrap();
+    let extend = |at: Timestamp| store::extend_locks(&*door, "", sight, &LOCK, at);
+    let now = SystemClock.now();
+    assert_eq!(extend(now).await.unwrap(), Extended { objects: 2, extended: 0 }, "they are young");
+    let later = now.plus_micros(2 * 86_400_000_000);
+    assert_eq!(extend(later).await.unwrap(), Extended { objects: 2, extended: 2 });
+    assert_eq!(extend(later).await.unwrap(), Extended { objects: 2, extended: 0 }, "they are long again");
+    for version in versions(&*door, "full/").await {
+        let until = door.locked_until(&version.path, &version.id).await.unwrap().unwrap().1;
+        let is_garbage = version.path == path("full/b") && version.is_latest;
+        assert_eq!(until == LOCK.until(later), !is_garbage, "{version:?}: {until}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_without_lock_refuses_what_is_to_be_locked() {
     let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
     server.create_bucket("unlocked");
-    let store = store::open(&server.url("unlocked", "x"), &StoreOptions { lock: Some(lock()), ..server.options() }).unwrap();
+    let store = store::open(&server.url("unlocked", "x"), &StoreOptions { lock: Some(LOCK), ..server.options() }).unwrap();
     let refused = store.put_new(&path("full/a"), Bytes::from_static(b"x")).await;
     assert!(refused.is_err(), "an object that was to be locked is stored unlocked");
 }
