@@ -3,11 +3,18 @@
 
 mod twins;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::error::Error;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use twins::{TWINS, Twin};
+
+/// How long a build or a test may take.
+const LIMIT: Duration = Duration::from_secs(900);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -89,7 +96,19 @@ impl Ground {
         command.args(arguments).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target).env_remove("BOWLINE_BIN");
         // What is made wrong need not be pretty.
         command.env("RUSTFLAGS", "--cap-lints=allow").stdout(output.try_clone()?).stderr(output);
-        Ok(command.status()?.success())
+        let mut child = command.process_group(0).spawn()?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.success());
+            }
+            // What was made wrong may make a test wait for ever, which is no pass either.
+            if begun.elapsed() > LIMIT {
+                let group = Pid::from_raw(-i32::try_from(child.id())?);
+                kill(group, Signal::SIGKILL)?;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 

@@ -72,6 +72,12 @@ pub enum Verb {
     Verify(VerifyArgs),
     /// List the backups
     List,
+    /// Extend the locks of what is still needed before they end
+    ///
+    /// Where [repository] object_lock is set, each object is locked in the bucket for object_lock_days. What a listed backup needs must stay
+    /// locked longer: whatever is locked for less than half of that time is locked for all of it from now on. Every backup does this when it is
+    /// done.
+    Relock,
     /// One screen: what is protected, and up to when
     Status,
     /// The write-ahead log: receive, push, fetch, audit

@@ -12,6 +12,7 @@ mod index;
 mod keyring;
 mod layout;
 mod lease;
+mod locks;
 mod manifest;
 mod pack;
 mod pieces;

@@ -31,11 +31,11 @@ pub const TWINS: &[Twin] = &[
         ("e2e_on_damage", "a_segment_whose_content_is_damaged"),
     ),
     twin(
-        "a file that could not be had is answered as absent",
-        "crates/restore/src/supply.rs",
-        r#"            format!("failed {why}\n")"#,
-        r#"            drop(why); "absent\n".to_owned()"#,
-        ("e2e_region", "what_a_replica_lacks_is_told"),
+        "a file that could not be had is absent to the server",
+        "crates/cli/src/verbs/fetch.rs",
+        "pub const FAILED: u8 = 200;",
+        "pub const FAILED: u8 = 1;",
+        ("e2e_recovery_codes", "a_recovering_server_ends_at_every_failure"),
     ),
     twin(
         "a hole in the log is not seen",
@@ -101,10 +101,10 @@ pub const TWINS: &[Twin] = &[
         ("e2e_drill_counts", "fewer_rows_than_production_has"),
     ),
     twin(
-        "fewer rows than at the last drill are no fault",
+        "a file that is shorter and older than at the last drill is no fault",
         "crates/drill/src/counts.rs",
-        "if before.rows != table.rows {",
-        "if before.rows != table.rows && false {",
+        "if is_cut_without_vacuum(before, now, table) {",
+        "if is_cut_without_vacuum(before, now, table) && false {",
         ("e2e_drill_counts", "rows_that_vanished"),
     ),
     twin(
@@ -127,5 +127,26 @@ pub const TWINS: &[Twin] = &[
         r#"    ("archive_mode", "off"),"#,
         r#"    ("archive_mode", "always"),"#,
         ("e2e_isolation", "a_side_restore_is_deaf"),
+    ),
+    twin(
+        "what was put over an object is believed",
+        "crates/store/src/past.rs",
+        "Self::Oldest { .. } => versions.iter().rfind(|version| !version.is_removal)?,",
+        "Self::Oldest { .. } => newest,",
+        ("e2e_stolen_key", "a_stolen_credential"),
+    ),
+    twin(
+        "no object is locked",
+        "crates/store/src/s3/locking.rs",
+        "(is_put || is_begin) && path",
+        "(is_put || is_begin) && self.root.is_empty() && path",
+        ("e2e_stolen_key", "a_stolen_credential"),
+    ),
+    twin(
+        "a receiver that is told to stop drops what is on its way",
+        "crates/capture/src/stream.rs",
+        "if until_now.is_reached(stored) && !(is_stopping && flow.uploads.is_busy()) {",
+        "if until_now.is_reached(stored) {",
+        ("e2e_slow_store", "a_receiver_that_is_told_to_stop"),
     ),
 ];

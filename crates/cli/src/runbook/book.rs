@@ -204,7 +204,7 @@ fn intruder(names: &Names) -> Vec<Part> {
         chapter("8. Somebody was inside"),
         text(
             "Take the machines off the network; change every credential, the store's first. Work on a clean machine, with a copy of the repository that the intruder could not write to: \
-             an older version of its objects, or a replica. Prove it by a drill to an instant before the intrusion, then restore beside the old one and look before anything is served from it.",
+             the bucket as it was before the intrusion, where it keeps versions (add --repository-as-of TIME to each command), or a replica. Prove it by a drill to an instant before the intrusion, then restore beside the old one and look before anything is served from it.",
         ),
         Part::Ask(vec![LAST_GOOD]),
         run(&commands),

@@ -1,5 +1,6 @@
 //! `bowline backup`.
 
+use super::relock::relock;
 use crate::args::{BackupArgs, ChecksumMode, Common};
 use crate::config::ChecksumsKey;
 use crate::fault::Fault;
@@ -14,7 +15,8 @@ use std::time::Duration;
 use terms::{Clock, Event, Events, SystemClock};
 
 pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let made = make(&Wiring::new(common)?, asked, printer).await?;
+    let wiring = Wiring::new(common)?;
+    let made = make(&wiring, asked, printer).await?;
     printer.finish();
     let took = Duration::from_secs_f64(made.took_seconds);
     printer.say(format!(
@@ -29,6 +31,10 @@ pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) ->
     ));
     if made.pages_damaged > 0 {
         printer.say(format!("warning: {} damaged page(s) are in this backup; see above", made.pages_damaged));
+    }
+    // Older backups, and the log, must outlive their first lock. What fails there is as loud as a backup that failed.
+    if let Some((found, days)) = relock(&wiring).await?.filter(|(found, _)| found.extended > 0) {
+        printer.say(format!("locks of {} objects were extended to {days} days from now", found.extended));
     }
     printer.result(json!(made));
     Ok(ExitCode::SUCCESS)

@@ -15,6 +15,7 @@ mod measured;
 mod outlook;
 mod protect;
 mod push;
+mod relock;
 mod rescue_report;
 mod restore;
 mod runbook;
@@ -66,6 +67,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
             Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
+            Verb::Relock => relock::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
             Verb::Wal { verb: WalVerb::Audit(asked) } => audit::run(&common, &asked, &printer).await,

@@ -1,0 +1,22 @@
+//! Which objects must stay locked: all that a listed backup needs, and the log.
+
+use crate::layout::{CONFIGURATIONS, backup_folder, is_replaced, repository};
+use crate::{Reader, RepoError};
+use store::{Extended, ObjectLock, Sight, Versions, extend_locks};
+use terms::Timestamp;
+
+impl Reader {
+    /// Extends the locks that end within half of their time, of everything that a listed backup needs to be restored to any instant:
+    /// itself, the keys, the log, the configurations. What is no longer listed is left to become free.
+    pub async fn extend_locks(&self, door: &dyn Versions, lock: &ObjectLock, now: Timestamp) -> Result<Extended, RepoError> {
+        let mut prefixes = vec![repository().to_string(), "keys/".into(), format!("{CONFIGURATIONS}/"), "wal/".into()];
+        prefixes.extend(self.backups().await?.iter().map(|backup| format!("{}/", backup_folder(backup.kind, backup.id))));
+        let mut all = Extended::default();
+        for prefix in prefixes {
+            let found = extend_locks(door, &prefix, Sight::Oldest { is_replaced }, lock, now).await?;
+            all.objects += found.objects;
+            all.extended += found.extended;
+        }
+        Ok(all)
+    }
+}
