@@ -3,6 +3,7 @@
 use crate::cluster::SUPERUSER;
 use crate::launch;
 use crate::place::write_private;
+use crate::planted::refuse_secrets;
 pub use crate::receiver::Receiver;
 use crate::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 use crate::{Cluster, PatroniCluster, Proxy};
@@ -389,6 +390,7 @@ impl Drop for Restored<'_> {
 /// Runs this command with `--json` to its end.
 pub(crate) fn outcome_of(mut command: Command, words: &[&str]) -> Outcome {
     let output = command.arg("--json").output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+    refuse_secrets(&format!("{words:?}"), &[&output.stdout[..], &output.stderr].concat());
     let (mut lines, mut said) = (Vec::new(), String::from_utf8_lossy(&output.stderr).into_owned());
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         match serde_json::from_str(line) {

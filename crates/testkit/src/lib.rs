@@ -13,6 +13,7 @@ mod launch;
 mod loopback;
 pub mod patroni;
 mod place;
+mod planted;
 mod receiver;
 pub mod s3;
 pub mod tamper;

@@ -1,6 +1,7 @@
 //! A `bowline wal receive` that a test runs, listens to and ends.
 
 use crate::launch;
+use crate::planted::refuse_secrets;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -65,6 +66,8 @@ impl Drop for Receiver {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the receiver said:\n{}", launch::tail(&self.log));
+        } else {
+            refuse_secrets("wal receive", self.log().as_bytes());
         }
     }
 }
