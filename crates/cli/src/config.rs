@@ -110,6 +110,8 @@ pub struct Repository {
     #[serde(default)]
     pub object_lock: Option<LockMode>,
     pub object_lock_days: Option<u32>,
+    /// A second copy of this repository, elsewhere, which a replication of the bucket keeps.
+    pub replica: Option<String>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]

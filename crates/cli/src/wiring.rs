@@ -28,8 +28,11 @@ impl Wiring {
 
     /// The repository's root: the organization's folder below the configured address.
     pub fn address(&self) -> String {
-        let url = &self.config.repository.url;
-        let (base, query) = url.split_once('?').map_or((url.as_str(), None), |(b, q)| (b, Some(q)));
+        self.root_of(&self.config.repository.url)
+    }
+
+    fn root_of(&self, url: &str) -> String {
+        let (base, query) = url.split_once('?').map_or((url, None), |(b, q)| (b, Some(q)));
         let root = format!("{}/{}", base.trim_end_matches('/'), self.config.org);
         query.map_or(root.clone(), |q| format!("{root}?{q}"))
     }
@@ -108,6 +111,17 @@ impl Wiring {
 
     pub async fn reader(&self) -> Result<Reader, Fault> {
         Ok(Reader::open(self.store_to_read()?, self.recipients()?).await?)
+    }
+
+    /// The configured second copy of the repository, kept by a replication; its address says what differs from the first one's settings.
+    pub async fn replica(&self) -> Option<Result<Reader, Fault>> {
+        let url = self.config.repository.replica.as_ref()?;
+        let open = async {
+            // Another region, another endpoint: only the credentials may be the same ones.
+            let options = StoreOptions { region: None, endpoint: None, lock: None, ..self.store_options()? };
+            Ok(Reader::open(store::open(&self.root_of(url), &options)?, self.recipients()?).await?)
+        };
+        Some(open.await)
     }
 
     pub async fn writer(&self) -> Result<Writer, Fault> {

@@ -4,6 +4,7 @@ use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::verbs::guard;
+use crate::verbs::second_copy::SecondCopy;
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
 use repo::{Encryption, Reader};
@@ -137,7 +138,29 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
         ),
         Err(fault) => findings.fail("store", &fault),
     }
+    look_at_second_copy(wiring, &reader, findings).await;
     Some(reader)
+}
+
+async fn look_at_second_copy(wiring: &Wiring, reader: &Reader, findings: &mut Findings) {
+    match SecondCopy::look(wiring, reader).await {
+        Some(Ok(copy)) => {
+            findings.judge(
+                "second copy",
+                !copy.is_late(),
+                Verdict::Fail,
+                copy.words(),
+                "Look at the bucket's replication: what failed it does not try again.",
+            );
+        }
+        Some(Err(fault)) => findings.fail("second copy", &fault),
+        None => findings.add(
+            "second copy",
+            Verdict::Warn,
+            "none is configured: whoever loses this repository's region loses the backups",
+            "Replicate the bucket to another region, and name that bucket in [repository] replica.",
+        ),
+    }
 }
 
 async fn server_facts(wiring: &Wiring) -> Result<(Sql, ServerFacts), Fault> {

@@ -19,6 +19,7 @@ mod relock;
 mod rescue_report;
 mod restore;
 mod runbook;
+mod second_copy;
 mod status;
 mod verify;
 mod wal;

@@ -5,6 +5,7 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
 use crate::verbs::guard::{self, Guarded};
 use crate::verbs::outlook;
+use crate::verbs::second_copy::SecondCopy;
 use crate::wiring::Wiring;
 use pg::{Severity, Sql};
 use repo::{BackupDocument, Epoch, Reader, RepoError};
@@ -75,6 +76,20 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             "restorable_from": own.first().map(|b| b.stop.time), "covered_until": covered.map(|c| c.time),
         }));
     }
+    let copy = SecondCopy::look(&wiring, &reader).await;
+    match &copy {
+        Some(Ok(copy)) => {
+            printer.say(format!("second copy  {}", copy.words()));
+            if copy.is_late() {
+                red.push("the second copy is behind".into());
+            }
+        }
+        Some(Err(fault)) => {
+            printer.say(format!("second copy  cannot be looked at: {}", fault.0.summary));
+            red.push("the second copy cannot be looked at".into());
+        }
+        None => {}
+    }
     let mut restore_seconds = None;
     if let (Some(backup), Some(end)) = (newest, stored) {
         let (words, seconds) = outlook::expected(&reader, backup, end.lsn).await?;
@@ -137,7 +152,7 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
     printer.result(json!({
         "repository": reader.address(), "backups": backups.len(), "epochs": spans, "newest": newest, "wal_stored_to": stored.map(|end| end.lsn),
-        "wal_lag_bytes": lag, "restore_seconds": restore_seconds, "wal_lag_seconds": lag_seconds,
+        "second_copy": copy.and_then(Result::ok).map(|copy| copy.json()), "wal_lag_bytes": lag, "restore_seconds": restore_seconds, "wal_lag_seconds": lag_seconds,
         "slot": guarded.as_ref().map(|g| guard::slot(&g.slot)), "findings": guarded.as_ref().map(|g| guard::findings(&g.findings)), "protected": red.is_empty(), "reasons": red,
     }));
     Ok(if red.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
