@@ -18,6 +18,7 @@ mod pack;
 mod pieces;
 pub mod reach;
 mod repository;
+pub mod retention;
 mod wal;
 
 pub use catalog::{BackupDocument, WalPosition};

@@ -10,6 +10,8 @@ mod epochs;
 mod index;
 #[path = "laws/leases.rs"]
 mod leases;
+#[path = "laws/retention.rs"]
+mod retention;
 
 use async_trait::async_trait;
 use bytes::Bytes;

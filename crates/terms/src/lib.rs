@@ -1,6 +1,7 @@
 //! Words that every room shares: positions, names, times, events and the shape of an explanation. No I/O.
 
 mod advice;
+mod calendar;
 mod event;
 mod lsn;
 mod names;
@@ -9,6 +10,7 @@ mod target;
 mod time;
 
 pub use advice::{Advice, Class, Explain};
+pub use calendar::{Day, Month, Zone};
 pub use event::{Envelope, Event, Events, Silent, SnapshotOfProgress, Step};
 pub use lsn::{Lsn, SegmentSize, SystemId, Timeline};
 pub use names::{BackupId, BackupKind, SegmentName, WalName};

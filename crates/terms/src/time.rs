@@ -69,9 +69,12 @@ impl Timestamp {
     }
 
     fn zoned(self) -> jiff::Zoned {
+        self.to_jiff().to_zoned(TimeZone::UTC)
+    }
+
+    pub(crate) fn to_jiff(self) -> jiff::Timestamp {
         let (low, high) = (jiff::Timestamp::MIN.as_microsecond(), jiff::Timestamp::MAX.as_microsecond());
-        let instant = jiff::Timestamp::from_microsecond(self.0.clamp(low, high)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        instant.to_zoned(TimeZone::UTC)
+        jiff::Timestamp::from_microsecond(self.0.clamp(low, high)).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
     }
 }
 

@@ -1,0 +1,190 @@
+//! Laws of retention, over years of nights that go well, fail, or lie about the time.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use repo::retention::{Candidate, Reason, RetentionPlan, RetentionPolicy};
+use repo::{BackupDocument, Encryption, WalPosition};
+use seal::RepositoryId;
+use std::collections::{BTreeMap, BTreeSet};
+use terms::{BackupId, BackupKind, Lsn, Month, SegmentSize, SystemId, Timeline, Timestamp};
+
+const DAY: i64 = 86_400_000_000;
+const BEGIN: Timestamp = Timestamp::from_unix_micros(1_795_000_000_000_000);
+
+fn backup(at: Timestamp, lsn: u64, system: u64) -> BackupDocument {
+    let (format, written_by) = BackupDocument::stamp();
+    let position = |plus: u64| WalPosition { lsn: Lsn::from_bytes(lsn + plus), time: at };
+    BackupDocument {
+        format,
+        id: BackupId::begun(at),
+        kind: BackupKind::Full,
+        repository: RepositoryId::random(),
+        system_id: SystemId::new(system),
+        major: 18,
+        server_version: "18.6".into(),
+        timeline: Timeline::FIRST,
+        start: position(0),
+        stop: position(0x1000),
+        segment_bytes: SegmentSize::DEFAULT,
+        source: "local".into(),
+        compression: "zstd:1".into(),
+        encryption: Encryption::Aes256Gcm,
+        key: None,
+        files: 0,
+        bytes: 0,
+        bytes_stored: 0,
+        packs: 0,
+        manifest_bytes: 0,
+        page_checksums: true,
+        pages_damaged: 0,
+        took_seconds: 1.5,
+        written_by,
+    }
+}
+
+/// What happens in one night.
+#[derive(Debug, Clone)]
+struct Night {
+    /// Backups made, and when in the day each is.
+    hours: Vec<i64>,
+    /// A drill of the newest backup passes or fails.
+    drill: Option<bool>,
+    /// Somebody holds the newest backup, and lets go of all.
+    holds: bool,
+    lets_go: bool,
+    /// The cluster is upgraded.
+    upgrade: bool,
+    /// The server's clock is wrong by so many days.
+    off: i64,
+}
+
+fn night() -> impl Strategy<Value = Night> {
+    let hours = prop_oneof![1 => Just(vec![]), 6 => vec(0i64..24, 1..2), 1 => vec(0i64..24, 2..4)];
+    let drill = prop_oneof![8 => Just(None), 1 => Just(Some(true)), 1 => Just(Some(false))];
+    let off = prop_oneof![40 => Just(0i64), 1 => -400i64..400];
+    (hours, drill, prop::bool::weighted(0.03), prop::bool::weighted(0.03), prop::bool::weighted(0.005), off)
+        .prop_map(|(hours, drill, holds, lets_go, upgrade, off)| Night { hours, drill, holds, lets_go, upgrade, off })
+}
+
+/// A repository whose nights pass, one retention after each.
+struct Years {
+    policy: RetentionPolicy,
+    present: Vec<Candidate>,
+    chosen: BTreeMap<Month, BackupId>,
+    lsn: u64,
+    system: u64,
+}
+
+impl Years {
+    fn pass(&mut self, number: i64, night: &Night) -> RetentionPlan {
+        self.system += u64::from(night.upgrade);
+        for hour in &night.hours {
+            let at = BEGIN.plus_micros((number + night.off) * DAY + hour * DAY / 24);
+            self.lsn += 0x1_0000;
+            if self.present.iter().all(|known| known.backup.id != BackupId::begun(at)) {
+                self.present.push(Candidate { backup: backup(at, self.lsn, self.system), drilled: None, held: None, in_use: None });
+            }
+        }
+        if let Some(newest) = self.present.iter_mut().max_by_key(|candidate| candidate.backup.stop.time) {
+            newest.drilled = night.drill.map(|passed| (BEGIN.plus_micros(number * DAY), passed)).or(newest.drilled);
+            newest.held = night.holds.then(|| "an audit".to_owned()).or(newest.held.take());
+        }
+        if night.lets_go {
+            self.present.iter_mut().for_each(|candidate| candidate.held = None);
+        }
+        RetentionPlan::new(&self.policy, &self.present, Some(SystemId::new(self.system)), &self.chosen)
+    }
+
+    fn carry_out(&mut self, plan: &RetentionPlan) {
+        let expired: BTreeSet<BackupId> = plan.expired().collect();
+        self.present.retain(|candidate| !expired.contains(&candidate.backup.id));
+        self.chosen.clone_from(&plan.monthlies);
+    }
+
+    fn days(&self) -> BTreeSet<terms::Day> {
+        self.present.iter().map(|candidate| self.policy.zone.day(candidate.backup.stop.time)).collect()
+    }
+}
+
+fn holds_after(years: &Years, plan: &RetentionPlan) {
+    let kept: BTreeMap<BackupId, &Vec<Reason>> =
+        plan.verdicts.iter().filter(|verdict| !verdict.kept.is_empty()).map(|verdict| (verdict.backup, &verdict.kept)).collect();
+    let all = &years.present;
+    let newest = all.iter().max_by_key(|candidate| (candidate.backup.stop.time, candidate.backup.id));
+    let own = all.iter().filter(|candidate| candidate.backup.system_id == SystemId::new(years.system));
+    for newest in newest.into_iter().chain(own.max_by_key(|candidate| candidate.backup.start.lsn)) {
+        assert!(kept.contains_key(&newest.backup.id), "the newest goes");
+    }
+    assert!(kept.len() >= all.len().min(years.policy.minimum), "fewer than the minimum stay");
+    let proven =
+        all.iter().filter(|candidate| candidate.drilled.is_some_and(|(_, passed)| passed)).max_by_key(|candidate| candidate.backup.stop.time);
+    assert!(proven.is_none_or(|proven| kept.contains_key(&proven.backup.id)), "the newest that was proven goes");
+    for candidate in all.iter().filter(|candidate| candidate.held.is_some()) {
+        assert!(kept.contains_key(&candidate.backup.id), "a held one goes");
+    }
+    // Each of the most recent days, and months, that have a backup keeps one.
+    for day in years.days().iter().rev().take(years.policy.daily) {
+        assert!(kept.values().any(|reasons| reasons.contains(&Reason::Daily(*day))), "{day} keeps none");
+    }
+    let months: BTreeSet<Month> = years.days().iter().map(|day| day.month()).collect();
+    for month in months.iter().rev().take(years.policy.monthly) {
+        assert!(plan.monthlies.get(month).is_some_and(|id| kept.contains_key(id)), "{month} keeps none");
+    }
+    // What was chosen stays chosen while its month counts.
+    for (month, id) in years.chosen.iter().filter(|(_, id)| all.iter().any(|candidate| candidate.backup.id == **id)) {
+        assert!(plan.monthlies.get(month).is_none_or(|now| now == id), "{month} changed its choice");
+    }
+    // Whatever stays has its own log, and all log stays from the oldest daily of its cluster on.
+    for candidate in all.iter().filter(|candidate| kept.contains_key(&candidate.backup.id)) {
+        let BackupDocument { system_id, timeline, start, stop, .. } = candidate.backup;
+        for (from, to) in [(start.lsn, start.lsn.plus(1)), (stop.lsn, stop.lsn.plus(1))] {
+            assert!(plan.keeps_wal(system_id, timeline, from, to), "{} loses its log", candidate.backup.id);
+        }
+        let is_daily = kept[&candidate.backup.id].iter().any(|reason| matches!(reason, Reason::Daily(_)));
+        let later = stop.lsn.plus(1 << 40);
+        let on_another = Timeline::new(7).expect("a timeline");
+        assert!(!is_daily || plan.keeps_wal(system_id, on_another, later, later.plus(1)), "what follows a daily goes");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_loses_what_must_stay(nights in vec(night(), 1..500), daily in 1usize..40, monthly in 0usize..14, minimum in 0usize..9, zone in 0usize..3) {
+        let zone = ["UTC", "Europe/Berlin", "Pacific/Auckland"][zone].parse().unwrap();
+        let policy = RetentionPolicy { daily, monthly, minimum, zone };
+        let mut years = Years { policy, present: Vec::new(), chosen: BTreeMap::new(), lsn: 0x100_0000, system: 1 };
+        for (number, night) in (0i64..).zip(&nights) {
+            let plan = years.pass(number, night);
+            holds_after(&years, &plan);
+            years.carry_out(&plan);
+            let again = RetentionPlan::new(&years.policy, &years.present, Some(SystemId::new(years.system)), &years.chosen);
+            prop_assert_eq!(again.expired().count(), 0, "what stays after one retention stays after two");
+        }
+    }
+}
+
+#[test]
+fn a_year_and_a_half_of_good_nights_keeps_thirty_dailies_and_twelve_monthlies() {
+    let mut years = Years { policy: RetentionPolicy::default(), present: Vec::new(), chosen: BTreeMap::new(), lsn: 0x100_0000, system: 1 };
+    let night = Night { hours: vec![2], drill: None, holds: false, lets_go: false, upgrade: false, off: 0 };
+    for number in 0..550 {
+        let plan = years.pass(number, &night);
+        years.carry_out(&plan);
+    }
+    let plan = RetentionPlan::new(&years.policy, &years.present, Some(SystemId::new(years.system)), &years.chosen);
+    let count = |is: fn(&Reason) -> bool| plan.verdicts.iter().filter(|verdict| verdict.kept.iter().any(is)).count();
+    assert_eq!(count(|reason| matches!(reason, Reason::Daily(_))), 30);
+    assert_eq!(count(|reason| matches!(reason, Reason::Monthly(_))), 12);
+    assert!(years.present.len() <= 42, "{} stay", years.present.len());
+    // Each monthly is the first of its month.
+    let firsts = plan.monthlies.iter().filter(|(month, id)| id.to_string().starts_with(&format!("{}01T", month.to_string().replace('-', ""))));
+    assert_eq!(firsts.count(), 12, "{:?}", plan.monthlies);
+}
+
+#[test]
+fn an_empty_repository_lets_no_log_go() {
+    let plan = RetentionPlan::new(&RetentionPolicy::default(), &[], None, &BTreeMap::new());
+    assert!(plan.keeps_wal(SystemId::new(1), Timeline::FIRST, Lsn::from_bytes(0), Lsn::from_bytes(1 << 24)));
+}
