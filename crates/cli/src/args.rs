@@ -78,6 +78,19 @@ pub enum Verb {
     /// locked longer: whatever is locked for less than half of that time is locked for all of it from now on. Every backup does this when it is
     /// done.
     Relock,
+    /// Unlist the backups that retention lets go, and remove what was unlisted long enough ago
+    ///
+    /// Kept are: of each of the 30 most recent days that have a backup the newest, of each of the 12 most recent months the first, the 7 newest, the
+    /// newest that passed a drill, and whatever is held; all WAL from the oldest daily on, and of older backups their own. Each backup's reasons
+    /// are shown first. Objects go a day after their backup was unlisted.
+    Expire(ExpireArgs),
+    /// Keep a backup, whatever retention says
+    Hold(HoldArgs),
+    /// Let a held backup go
+    Unhold {
+        /// The backup's name, as list shows it
+        backup: BackupId,
+    },
     /// One screen: what is protected, and up to when
     Status,
     /// The write-ahead log: receive, push, fetch, audit
@@ -92,6 +105,25 @@ pub enum Verb {
     Runbook(RunbookArgs),
     /// Print a completion script for your shell
     Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ExpireArgs {
+    /// Show what would be kept and what would go, and why; change nothing
+    #[arg(long, visible_alias = "plan")]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct HoldArgs {
+    /// The backup's name, as list shows it
+    pub backup: BackupId,
+    /// Why it is kept, for whoever wonders later
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
 }
 
 #[derive(Debug, ClapArgs)]

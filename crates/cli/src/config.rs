@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::LockMode;
-use terms::Secret;
+use terms::{Secret, Zone};
 
 /// Where the configuration is looked for when nobody says.
 pub const DEFAULT_PLACE: &str = "/etc/bowline/bowline.toml";
@@ -27,6 +27,8 @@ pub struct Config {
     pub backup: Backup,
     #[serde(default)]
     pub wal: Wal,
+    #[serde(default)]
+    pub retention: Retention,
     #[serde(default)]
     pub drill: Drill,
     #[serde(default)]
@@ -201,6 +203,21 @@ impl Default for Wal {
     }
 }
 
+/// What is kept (see docs/retention.md); 30 dailies, 12 monthlies and the 7 newest unless said otherwise.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    pub daily: Option<usize>,
+    pub monthly: Option<usize>,
+    pub minimum: Option<usize>,
+    /// Whose days and months count; UTC unless said otherwise.
+    #[serde(deserialize_with = "zone")]
+    pub timezone: Option<Zone>,
+    /// How long the objects of what was unlisted stay; 24 hours unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub grace: Option<Duration>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drill {
@@ -275,6 +292,10 @@ fn share<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
     let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok()).filter(|percent: &f64| (0.0..=100.0).contains(percent));
     percent.map(|percent| Some(percent / 100.0)).ok_or_else(|| serde::de::Error::custom("a share is written as \"10%\", from 0% to 100%"))
+}
+
+fn zone<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zone>, D::Error> {
+    Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 fn lock_mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<LockMode>, D::Error> {

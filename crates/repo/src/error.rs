@@ -61,6 +61,9 @@ pub enum RepoError {
     /// The manifest does not say what it must.
     #[error("the manifest of backup {backup} is damaged")]
     Manifest { backup: String, why: String },
+    /// No backup of this name is listed.
+    #[error("no backup {backup} is listed")]
+    NoBackup { backup: String },
     /// The backup's name is taken.
     #[error("backup {backup} exists already")]
     BackupExists { backup: String },
@@ -104,6 +107,7 @@ impl Explain for RepoError {
             Self::MajorDiffers { .. } => "major-differs",
             Self::Conflict { .. } => "wal-conflict",
             Self::BackupExists { .. } => "backup-exists",
+            Self::NoBackup { .. } => "backup-missing",
             Self::Contended { .. } => "repository-contended",
             Self::LeaseHeld { .. } => "lease-held",
             Self::LeaseLost { .. } => "lease-lost",
@@ -121,6 +125,7 @@ impl Explain for RepoError {
             Self::Document { .. } | Self::Manifest { .. } => Class::Damaged,
             Self::NobodyToWrapFor => Class::Misuse,
             Self::BackupExists { .. } | Self::LeaseHeld { .. } | Self::LeaseLost { .. } => Class::Held,
+            Self::NoBackup { .. } => Class::Missing,
             Self::Contended { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -173,6 +178,7 @@ impl Explain for RepoError {
             Self::MajorDiffers { .. } => "Look at [postgres] conninfo; give this cluster a repository of its own (another url or org).".into(),
             Self::NotEncrypted { .. } => "If encryption was switched off on purpose, leave out [encryption] recipients. Else somebody replaced repository.json: restore it from a copy of the bucket.".into(),
             Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
+            Self::NoBackup { .. } => "See bowline list.".into(),
             Self::LeaseHeld { .. } => "Let it act, or stop it: a lease that is not renewed is free after its time.".into(),
             Self::LeaseLost { .. } => "Nothing needs to be done if the other one is meant to act; otherwise stop it and start this one again.".into(),
             Self::Document { path, .. } if path.starts_with("leases/") => format!("Stop every Bowline that uses this repository, remove {path}, and start them again."),

@@ -24,13 +24,15 @@ pub(crate) fn key(id: KeyId) -> ObjectPath {
 /// Whether the object at this path is replaced in the course of things; every other is written once.
 pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    path == "repository.json" || is_coverage || ["keys/", "leases/", "probe/"].iter().any(|folder| path.starts_with(folder))
+    ["repository.json", "retention.json"].contains(&path)
+        || is_coverage
+        || ["keys/", "leases/", "probe/", "holds/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
 pub fn is_unlocked(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    is_coverage || ["leases/", "probe/", "runs/"].iter().any(|folder| path.starts_with(folder))
+    is_coverage || path == "retention.json" || ["leases/", "probe/", "runs/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The folder of a backup.
@@ -132,6 +134,49 @@ pub(crate) fn configuration(at: Timestamp) -> ObjectPath {
 /// The runbook as of this time, `md` or `html`.
 pub(crate) fn runbook(at: Timestamp, form: &str) -> ObjectPath {
     path(format!("runbook/{}/runbook.{form}", at.compact()))
+}
+
+pub(crate) fn expiry() -> ObjectPath {
+    path("retention.json".into())
+}
+
+/// The folder of holds.
+pub(crate) const HOLDS: &str = "holds";
+
+pub(crate) fn hold(id: BackupId) -> ObjectPath {
+    path(format!("{HOLDS}/{id}.json"))
+}
+
+/// The folder of what was unlisted and waits to be removed.
+pub(crate) const EXPIRED: &str = "expired";
+
+/// What tells that a backup was unlisted on purpose.
+pub fn tombstone(id: BackupId) -> ObjectPath {
+    path(format!("{EXPIRED}/{id}.json"))
+}
+
+/// The object whose presence lists a backup.
+pub fn listing_of(kind: BackupKind, id: BackupId) -> ObjectPath {
+    backup_document(kind, id)
+}
+
+/// The data key with this id.
+pub fn key_path(id: KeyId) -> ObjectPath {
+    key(id)
+}
+
+/// The segment whose log an object below a cluster's folder holds, whole or in part; `None` for what is no log: histories, the index, marks.
+pub fn segment_of(path: &ObjectPath) -> Option<SegmentName> {
+    if let Some(piece) = parse_piece(path) {
+        return Some(piece.segment);
+    }
+    if path.as_str().split('/').count() != 4 {
+        return None;
+    }
+    match path.name().parse().ok()? {
+        WalName::Segment(segment) | WalName::Partial(segment) | WalName::BackupLabel(segment, _) => Some(segment),
+        WalName::History(_) => None,
+    }
 }
 
 pub(crate) fn coverage() -> ObjectPath {

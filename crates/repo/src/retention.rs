@@ -1,7 +1,7 @@
 //! What is kept and what may go, and why. Pure: what is known of the backups in, a plan with a reason for each out.
 
 use crate::BackupDocument;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use terms::{BackupId, Day, Lsn, Month, SystemId, Timeline, Timestamp, Zone};
@@ -92,7 +92,7 @@ pub struct Verdict {
 }
 
 /// A stretch of the log that is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalKept {
     pub system_id: SystemId,
     /// `None`: on every timeline.
@@ -163,10 +163,14 @@ impl RetentionPlan {
     /// Whether the log of this timeline from `from` to `to`, as a segment or a piece holds it, is kept. Where no backup is, nothing may go:
     /// a repository that looks empty is no reason to remove anything.
     pub fn keeps_wal(&self, system_id: SystemId, timeline: Timeline, from: Lsn, to: Lsn) -> bool {
-        let is_kept = |kept: &WalKept| {
-            kept.system_id == system_id && kept.timeline.is_none_or(|own| own == timeline) && to > kept.from && kept.to.is_none_or(|end| from < end)
-        };
-        self.verdicts.is_empty() || self.wal.iter().any(is_kept)
+        self.verdicts.is_empty() || self.wal.iter().any(|kept| kept.covers(system_id, timeline, from, to))
+    }
+}
+
+impl WalKept {
+    /// Whether some of this stretch is kept.
+    pub fn covers(&self, system_id: SystemId, timeline: Timeline, from: Lsn, to: Lsn) -> bool {
+        self.system_id == system_id && self.timeline.is_none_or(|own| own == timeline) && to > self.from && self.to.is_none_or(|end| from < end)
     }
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod confirm;
 mod damage;
 mod epoch;
+mod expire;
 pub mod fetch;
 mod guard;
 mod init;
@@ -68,6 +69,9 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
             Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
+            Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
+            Verb::Hold(asked) => expire::hold(&common, &asked, &printer).await,
+            Verb::Unhold { backup } => expire::unhold(&common, backup, &printer).await,
             Verb::Relock => relock::run(&common, &printer).await,
             Verb::Status => status::run(&common, &printer).await,
             Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
@@ -88,6 +92,11 @@ fn looks_only(verb: &Verb) -> bool {
         Verb::Restore(asked) => !asked.files_only,
         _ => false,
     }
+}
+
+/// This host's name, for people.
+fn host() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "a host without a name".into())
 }
 
 /// Buffers of a megabyte on pages of two megabytes double the memory in use and cost time to clear. Only for verbs

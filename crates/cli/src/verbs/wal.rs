@@ -25,8 +25,7 @@ pub async fn receive(common: &Common, asked: ReceiveArgs, printer: &Arc<Printer>
     }
     let epoch = writer.admit(facts.system_id, facts.major, SystemClock.now()).await?;
     let slot = asked.slot.unwrap_or_else(|| wal.slot.clone());
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "a host without a name".into());
-    let holder = Some(format!("slot {slot} on {host}"));
+    let holder = Some(format!("slot {slot} on {}", super::host()));
     let usual = ReceiveOptions::with_slot(Slot::Permanent(slot));
     let options = ReceiveOptions {
         compression: wal.compression.unwrap_or_default(),

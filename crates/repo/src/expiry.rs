@@ -1,0 +1,142 @@
+//! What expiry remembers between its runs: choices, holds, and what was unlisted and waits to be removed.
+
+use crate::retention::WalKept;
+use crate::{BackupDocument, Reader, RepoError, Writer, document, layout};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use store::{Created, Version};
+use terms::{BackupId, Month, SegmentSize, SystemId, Timestamp};
+
+/// How often a document that others write at the same moment is read again.
+const TRIES: u32 = 10;
+
+/// `retention.json`: what one run of expiry leaves to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpiryState {
+    pub format: u32,
+    /// When the last run was, by the earlier of its own clock and the store's.
+    pub last_run: Timestamp,
+    /// The backup that each month keeps.
+    pub monthlies: BTreeMap<Month, BackupId>,
+    /// Whether a backup ever expired. Until then no log goes: an archive that is older than its first backup is nobody's mistake.
+    pub has_expired: bool,
+    /// The log that an earlier run let go, waiting for its grace to pass.
+    pub wal: Option<WalWaiting>,
+}
+
+impl ExpiryState {
+    /// Before the first run.
+    pub fn new(now: Timestamp) -> Self {
+        Self { format: document::FORMAT, last_run: now, monthlies: BTreeMap::new(), has_expired: false, wal: None }
+    }
+}
+
+/// Which log was kept when the grace began: everything else may go when it has passed, if it is not kept then either.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalWaiting {
+    /// By the store's clock.
+    pub since: Timestamp,
+    pub kept: Vec<WalKept>,
+    /// The size of segments of each cluster whose backups were known.
+    pub sizes: Vec<(SystemId, SegmentSize)>,
+}
+
+/// `holds/{backup}.json`: somebody wants this backup kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct HoldDocument {
+    format: u32,
+    backup: BackupId,
+    why: String,
+    since: Timestamp,
+    released: bool,
+}
+
+/// `expired/{backup}.json`: this backup was unlisted, and its objects go when the grace has passed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tombstone {
+    pub format: u32,
+    pub expired: Timestamp,
+    /// As it was listed.
+    pub backup: BackupDocument,
+}
+
+impl Reader {
+    /// What the last run of expiry left, with its version.
+    pub async fn expiry(&self) -> Result<Option<(ExpiryState, Version)>, RepoError> {
+        self.versioned(layout::expiry()).await
+    }
+
+    /// The backups that somebody holds, and why.
+    pub async fn holds(&self) -> Result<BTreeMap<BackupId, String>, RepoError> {
+        let mut found = BTreeMap::new();
+        let mut objects = self.store.list(layout::HOLDS, None);
+        while let Some(object) = objects.try_next().await? {
+            let hold: HoldDocument = document::read(&object.path, &self.store.get(&object.path).await?)?;
+            if !hold.released {
+                found.insert(hold.backup, hold.why);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What waits to be removed, each with when that was written by the store's clock.
+    pub async fn tombstones(&self) -> Result<Vec<(Tombstone, Timestamp)>, RepoError> {
+        let mut found = Vec::new();
+        let mut objects = self.store.list(layout::EXPIRED, None);
+        while let Some(object) = objects.try_next().await? {
+            found.push((document::read(&object.path, &self.store.get(&object.path).await?)?, object.modified));
+        }
+        Ok(found)
+    }
+
+    async fn versioned<T: serde::de::DeserializeOwned>(&self, path: store::ObjectPath) -> Result<Option<(T, Version)>, RepoError> {
+        // The version first: what is read then is that or newer, and a newer one makes the write fail.
+        let Some(info) = self.store.info(&path).await? else { return Ok(None) };
+        Ok(Some((document::read(&path, &self.store.get(&path).await?)?, info.version)))
+    }
+}
+
+impl Writer {
+    /// Leaves this to the next run of expiry, unless another run was faster.
+    pub async fn save_expiry(&self, state: &ExpiryState, expected: Option<&Version>) -> Result<Version, RepoError> {
+        let path = layout::expiry();
+        let saved = self.store.replace(&path, document::write(state)?, expected).await?;
+        saved.ok_or_else(|| RepoError::Contended { path: path.to_string() })
+    }
+
+    /// Keeps a listed backup until [`Writer::unhold`].
+    pub async fn hold(&self, backup: BackupId, why: &str, now: Timestamp) -> Result<(), RepoError> {
+        if !self.reader().backups().await?.iter().any(|known| known.id == backup) {
+            return Err(RepoError::NoBackup { backup: backup.to_string() });
+        }
+        self.set_hold(HoldDocument { format: document::FORMAT, backup, why: why.to_owned(), since: now, released: false }).await
+    }
+
+    /// Lets a held backup go; whether it was held.
+    pub async fn unhold(&self, backup: BackupId, now: Timestamp) -> Result<bool, RepoError> {
+        let Some(why) = self.reader().holds().await?.remove(&backup) else { return Ok(false) };
+        self.set_hold(HoldDocument { format: document::FORMAT, backup, why, since: now, released: true }).await?;
+        Ok(true)
+    }
+
+    async fn set_hold(&self, hold: HoldDocument) -> Result<(), RepoError> {
+        let path = layout::hold(hold.backup);
+        for _ in 0..TRIES {
+            let before = self.store.info(&path).await?.map(|info| info.version);
+            if self.store.replace(&path, document::write(&hold)?, before.as_ref()).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(RepoError::Contended { path: path.to_string() })
+    }
+
+    /// Writes down that a backup is about to be unlisted.
+    pub async fn bury(&self, backup: &BackupDocument, now: Timestamp) -> Result<(), RepoError> {
+        let tombstone = Tombstone { format: document::FORMAT, expired: now, backup: backup.clone() };
+        match self.store.put_new(&layout::tombstone(backup.id), document::write(&tombstone)?).await? {
+            // An earlier run was interrupted between this and the unlisting.
+            Created::New | Created::AlreadyThere => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What retention lets go goes late, in order, and leaves what stays whole: with real backups and their log.
+
+use std::time::Duration;
+use testkit::bowline::{files_below, wait};
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
+
+const POLICY: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n\
+                      [retention]\ndaily = 1\nmonthly = 1\nminimum = 1\ngrace = \"2s\"\n";
+
+/// A backup, a second after the last one, and what was in the table when it ended.
+fn backup(bowline: &Bowline, cluster: &Cluster, rows: u32) -> String {
+    std::thread::sleep(Duration::from_millis(1100));
+    cluster.psql(&format!("INSERT INTO t SELECT generate_series(1, {rows})"));
+    let id = bowline.ok(&["backup"])["id"].as_str().expect("an id").to_owned();
+    bowline.archive_now();
+    id
+}
+
+#[test]
+fn what_expires_goes_after_its_grace_and_what_stays_restores() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), POLICY);
+    cluster.psql("CREATE TABLE t (a int)");
+    let receiver = bowline.receive();
+    let ids: Vec<String> = (0..5).map(|_| backup(&bowline, &cluster, 1000)).collect();
+    bowline.ok(&["hold", &ids[2], "--why", "an audit"]);
+    let folder = |id: &str| bowline.repository().join("full").join(id);
+
+    // Looking changes nothing.
+    let plan = bowline.ok(&["expire", "--dry-run"])["plan"].clone();
+    let verdict =
+        |id: &str| plan["verdicts"].as_array().expect("verdicts").iter().find(|v| v["backup"] == id).expect("a verdict")["kept"].to_string();
+    assert!(verdict(&ids[0]).contains("monthly of"), "{plan:#}");
+    assert_eq!((verdict(&ids[1]).as_str(), verdict(&ids[3]).as_str()), ("[]", "[]"), "{plan:#}");
+    assert!(verdict(&ids[2]).contains("held: an audit"), "{plan:#}");
+    assert!(verdict(&ids[4]).contains("the newest") && verdict(&ids[4]).contains("daily of"), "{plan:#}");
+    bowline.fails(&["expire"], 2, "not-confirmed");
+    let listed = || -> Vec<String> {
+        let listed = bowline.ok(&["list"])["backups"].clone();
+        listed.as_array().expect("backups").iter().map(|b| b["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    assert_eq!(listed(), ids);
+
+    // Unlisted at once, removed after the grace.
+    let wal_before = bowline.wal_files().len();
+    let done = bowline.ok(&["expire", "--yes"]);
+    assert_eq!(done["unlisted"].as_array().map(Vec::len), Some(2), "{done:#}");
+    assert_eq!(listed(), [ids[0].clone(), ids[2].clone(), ids[4].clone()]);
+    assert!(!files_below(&folder(&ids[1])).is_empty(), "its objects stay for the grace");
+    assert_eq!(bowline.wal_files().len(), wal_before, "and so does the log");
+    std::thread::sleep(Duration::from_millis(2500));
+    let done = bowline.ok(&["expire", "--yes"]);
+    assert!(done["backups"]["objects"].as_u64().is_some_and(|n| n >= 6) && done["wal"]["objects"].as_u64().is_some_and(|n| n >= 2), "{done:#}");
+    for id in [&ids[1], &ids[3]] {
+        assert!(files_below(&folder(id)).is_empty(), "{id} is still there");
+    }
+    assert!(bowline.wal_files().len() < wal_before);
+
+    // Whatever is listed restores, and the log is whole where it is to be.
+    for (index, id) in [(0, &ids[0]), (2, &ids[2]), (4, &ids[4])] {
+        let restored = bowline.restore(&["--to", "immediate", "--backup", id]);
+        assert_eq!(restored.psql("SELECT count(*) FROM t"), format!("{}", (index + 1) * 1000), "{id}");
+    }
+    cluster.psql("INSERT INTO t VALUES (0)");
+    bowline.archive_now();
+    let restored = bowline.restore(&["--to", "latest"]);
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "5001");
+    drop(restored);
+    let audit = bowline.run(&["wal", "audit"]);
+    assert_eq!(audit.code, 0, "{audit:#?}");
+    let status = || bowline.run(&["status"]);
+    wait("status to be green", Duration::from_secs(20), || status().code == 0);
+
+    // Held no more, it goes as well.
+    bowline.ok(&["unhold", &ids[2]]);
+    let done = bowline.ok(&["expire", "--yes"]);
+    assert_eq!(done["unlisted"].as_array().map(Vec::len), Some(1), "{done:#}");
+    assert_eq!(receiver.stop(), Some(0));
+}
