@@ -2,7 +2,7 @@
 //! index in, a verdict out.
 
 use crate::reach::Path;
-use crate::{BackupDocument, Coverage, WalIndex};
+use crate::{BackupDocument, Coverage, ExpiryState, WalIndex};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use terms::{BackupId, Lsn, SegmentName, SegmentSize, Timeline, Timestamp};
@@ -18,12 +18,22 @@ pub struct Evidence<'a> {
     pub paths: &'a [Path],
     pub index: &'a WalIndex,
     pub coverage: Option<&'a Coverage>,
+    /// What retention let go; absent when it never ran.
+    pub expiry: Option<&'a ExpiryState>,
+}
+
+impl Evidence<'_> {
+    fn is_let_go(&self, segment: SegmentName) -> bool {
+        let system_id = self.backups.first().map(|backup| backup.system_id);
+        self.expiry.zip(system_id).is_some_and(|(state, system_id)| state.lets_go(system_id, segment, self.segment_bytes))
+    }
 }
 
 /// What an audit found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Audit {
-    /// The oldest kept backup: continuity is asked for from its start on. Absent when there is no backup.
+    /// The oldest backup from which every instant is wanted: continuity is asked for from its start on. Absent when there is no backup.
+    /// Of older ones that retention keeps only what they need themselves is asked for.
     pub from: Option<From>,
     /// How far the newest timeline is stored.
     pub to: Option<To>,
@@ -115,7 +125,8 @@ impl Audit {
 
 /// Follows each path from the oldest backup on it to the end of what is stored, or must be.
 pub fn audit(evidence: &Evidence<'_>) -> Audit {
-    let oldest = evidence.backups.iter().min_by_key(|b| (b.stop.time, b.id));
+    let reaches_on = |b: &&BackupDocument| evidence.expiry.is_none_or(|state| state.reaches_on_from(b));
+    let oldest = evidence.backups.iter().filter(reaches_on).min_by_key(|b| (b.stop.time, b.id));
     let from = oldest.map(|b| From { backup: b.id, timeline: b.timeline, lsn: b.start.lsn, time: b.stop.time });
     let mut audit = Audit { from, ..Audit::default() };
     let mut paths: Vec<&Path> = evidence.paths.iter().collect();
@@ -184,7 +195,9 @@ impl<'a> Walk<'a> {
     }
 
     fn segments(&self) -> impl Iterator<Item = SegmentName> + '_ {
-        (self.first..=self.last).map(|number| self.path.segment(number, self.evidence.segment_bytes))
+        let all = (self.first..=self.last).map(|number| self.path.segment(number, self.evidence.segment_bytes));
+        // What is there is looked at, wanted or not.
+        all.filter(|segment| self.evidence.stored.contains_key(segment) || !self.evidence.is_let_go(*segment))
     }
 
     fn judge(&self, audit: &mut Audit, seen: &mut BTreeSet<SegmentName>) {

@@ -5,8 +5,8 @@ use crate::{BackupDocument, Reader, RepoError, Writer, document, layout};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use store::{Created, Version};
-use terms::{BackupId, Month, SegmentSize, SystemId, Timestamp};
+use store::Version;
+use terms::{BackupId, Month, SegmentName, SegmentSize, SystemId, Timestamp};
 
 /// How often a document that others write at the same moment is read again.
 const TRIES: u32 = 10;
@@ -29,6 +29,24 @@ impl ExpiryState {
     /// Before the first run.
     pub fn new(now: Timestamp) -> Self {
         Self { format: document::FORMAT, last_run: now, monthlies: BTreeMap::new(), has_expired: false, wal: None }
+    }
+
+    /// Whether the log that this segment holds was let go by retention: its absence is no gap.
+    pub fn lets_go(&self, system_id: SystemId, segment: SegmentName, size: SegmentSize) -> bool {
+        let (timeline, from, to) = (segment.timeline(), segment.start(size), segment.end(size));
+        self.kept_of(system_id).is_some_and(|mut kept| !kept.any(|kept| kept.covers(system_id, timeline, from, to)))
+    }
+
+    /// Whether every instant after this backup is still wanted, rather than the backup's own end alone.
+    pub fn reaches_on_from(&self, backup: &BackupDocument) -> bool {
+        let is_window = |kept: &WalKept| kept.timeline.is_none() && kept.from <= backup.start.lsn;
+        self.kept_of(backup.system_id).is_none_or(|mut kept| kept.any(is_window))
+    }
+
+    /// What is kept of this cluster's log, once anything was let go. A cluster that came later has lost nothing.
+    fn kept_of(&self, system_id: SystemId) -> Option<impl Iterator<Item = &WalKept>> {
+        let waiting = self.wal.as_ref().filter(|waiting| waiting.kept.iter().any(|kept| kept.system_id == system_id))?;
+        Some(waiting.kept.iter().filter(move |kept| kept.system_id == system_id))
     }
 }
 
@@ -121,22 +139,23 @@ impl Writer {
     }
 
     async fn set_hold(&self, hold: HoldDocument) -> Result<(), RepoError> {
-        let path = layout::hold(hold.backup);
+        self.put_over(&layout::hold(hold.backup), document::write(&hold)?).await
+    }
+
+    /// Writes down that a backup is about to be unlisted. One that an interrupted run left is written anew: the grace begins now.
+    pub async fn bury(&self, backup: &BackupDocument, now: Timestamp) -> Result<(), RepoError> {
+        let tombstone = Tombstone { format: document::FORMAT, expired: now, backup: backup.clone() };
+        self.put_over(&layout::tombstone(backup.id), document::write(&tombstone)?).await
+    }
+
+    /// Replaces a document whatever it says now.
+    async fn put_over(&self, path: &store::ObjectPath, body: bytes::Bytes) -> Result<(), RepoError> {
         for _ in 0..TRIES {
-            let before = self.store.info(&path).await?.map(|info| info.version);
-            if self.store.replace(&path, document::write(&hold)?, before.as_ref()).await?.is_some() {
+            let before = self.store.info(path).await?.map(|info| info.version);
+            if self.store.replace(path, body.clone(), before.as_ref()).await?.is_some() {
                 return Ok(());
             }
         }
         Err(RepoError::Contended { path: path.to_string() })
-    }
-
-    /// Writes down that a backup is about to be unlisted.
-    pub async fn bury(&self, backup: &BackupDocument, now: Timestamp) -> Result<(), RepoError> {
-        let tombstone = Tombstone { format: document::FORMAT, expired: now, backup: backup.clone() };
-        match self.store.put_new(&layout::tombstone(backup.id), document::write(&tombstone)?).await? {
-            // An earlier run was interrupted between this and the unlisting.
-            Created::New | Created::AlreadyThere => Ok(()),
-        }
     }
 }

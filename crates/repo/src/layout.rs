@@ -26,7 +26,7 @@ pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
     ["repository.json", "retention.json"].contains(&path)
         || is_coverage
-        || ["keys/", "leases/", "probe/", "holds/"].iter().any(|folder| path.starts_with(folder))
+        || ["keys/", "leases/", "probe/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.

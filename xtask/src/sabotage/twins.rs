@@ -149,4 +149,25 @@ pub const TWINS: &[Twin] = &[
         "if until_now.is_reached(stored) {",
         ("e2e_slow_store", "a_receiver_that_is_told_to_stop"),
     ),
+    twin(
+        "what was unlisted goes at once",
+        "crates/upkeep/src/expire.rs",
+        "self.now.seconds_since(written) >= self.length.as_secs_f64()",
+        "self.now.seconds_since(written) >= -1e9",
+        ("e2e_expire", "what_expires_goes_after_its_grace"),
+    ),
+    twin(
+        "an older backup's own log is let go",
+        "crates/repo/src/retention.rs",
+        "        kept.push(WalKept {",
+        "        if true {\n            continue;\n        }\n        kept.push(WalKept {",
+        ("e2e_expire", "what_expires_goes_after_its_grace"),
+    ),
+    twin(
+        "what retention let go is called a gap",
+        "crates/repo/src/audit.rs",
+        "self.evidence.stored.contains_key(segment) || !self.evidence.is_let_go(*segment)",
+        "self.evidence.stored.contains_key(segment) || !self.evidence.is_let_go(*segment) || true",
+        ("e2e_expire", "what_expires_goes_after_its_grace"),
+    ),
 ];

@@ -9,7 +9,7 @@ use pg::TimelineHistory;
 use pg::wal::WalSource;
 use repo::audit::{Audit, Evidence, Unreachable, audit};
 use repo::reach::Path;
-use repo::{BackupDocument, Coverage, Epoch, IndexedDamage, Reader, WalIndex, WalView, Writer};
+use repo::{BackupDocument, Coverage, Epoch, ExpiryState, IndexedDamage, Reader, WalIndex, WalView, Writer};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -158,6 +158,7 @@ struct Known {
     paths: Vec<Path>,
     without_history: Vec<Timeline>,
     coverage: Option<Coverage>,
+    expiry: Option<ExpiryState>,
 }
 
 impl Known {
@@ -167,6 +168,7 @@ impl Known {
         let (system_id, major, size) = (newest.system_id, newest.major, newest.segment_bytes);
         // The mark before the listing: a receiver at work moves it on.
         let coverage = reader.coverage(system_id).await?;
+        let expiry = reader.expiry().await?.map(|(state, _)| state);
         let (view, sizes) = reader.wal_sizes(system_id, size).await?;
         let mut histories = Vec::new();
         for timeline in view.timelines.iter().filter(|t| t.has_history).map(|t| t.timeline) {
@@ -190,7 +192,7 @@ impl Known {
                 None => without_history.push(timeline),
             }
         }
-        Ok(Self { system_id, major, size, backups, view, sizes, histories, paths, without_history, coverage })
+        Ok(Self { system_id, major, size, backups, view, sizes, histories, paths, without_history, coverage, expiry })
     }
 
     fn timelines(&self) -> Vec<Timeline> {
@@ -198,8 +200,8 @@ impl Known {
     }
 
     fn audit(&self, index: &WalIndex) -> Audit {
-        let Self { backups, sizes, paths, coverage, .. } = self;
-        audit(&Evidence { backups, segment_bytes: self.size, stored: sizes, paths, index, coverage: coverage.as_ref() })
+        let Self { backups, sizes, paths, coverage, expiry, .. } = self;
+        audit(&Evidence { backups, segment_bytes: self.size, stored: sizes, paths, index, coverage: coverage.as_ref(), expiry: expiry.as_ref() })
     }
 
     /// The segment that recovery reads after this one, along the newest timeline that has both.

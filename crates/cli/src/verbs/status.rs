@@ -48,6 +48,9 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             });
         }
     }
+    let expiry = reader.expiry().await?.map(|(state, _)| state);
+    // Of older ones that retention keeps there is their own end alone.
+    let reaches_on = |b: &&&BackupDocument| expiry.as_ref().is_none_or(|state| state.reaches_on_from(b));
     let mut stored = None;
     let mut spans = Vec::new();
     for epoch in epochs {
@@ -55,7 +58,7 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
         let is_present = reader.epoch() == Some(epoch);
         let whose = if is_present { String::new() } else { format!(", PostgreSQL {} (cluster {})", epoch.major, epoch.system_id) };
         let covered = reader.coverage(epoch.system_id).await?;
-        if let Some(oldest) = own.first() {
+        if let Some(oldest) = own.iter().find(reaches_on) {
             if is_present {
                 let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await?;
                 stored = restore::stored_end(&reader, epoch).await?;
@@ -70,10 +73,14 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             }
             let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
             printer.say(format!("restorable   from {} ({}){until}{whose}", oldest.stop.time, oldest.stop.lsn));
+            let alone = own.iter().filter(|b| !reaches_on(b)).count();
+            if alone > 0 {
+                printer.say(format!("{:12} and {alone} older backups, each to its own end", ""));
+            }
         }
         spans.push(json!({
             "system_id": epoch.system_id, "major": epoch.major, "since": epoch.since, "present": is_present, "backups": own.len(),
-            "restorable_from": own.first().map(|b| b.stop.time), "covered_until": covered.map(|c| c.time),
+            "restorable_from": own.iter().find(reaches_on).map(|b| b.stop.time), "covered_until": covered.map(|c| c.time),
         }));
     }
     let copy = SecondCopy::look(&wiring, &reader).await;

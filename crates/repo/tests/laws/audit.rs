@@ -55,7 +55,7 @@ impl Archive {
     }
     fn evidence(&self) -> Evidence<'_> {
         let Self { backups, stored, paths, index } = self;
-        Evidence { backups, segment_bytes: SIZE, stored, paths, index, coverage: None }
+        Evidence { backups, segment_bytes: SIZE, stored, paths, index, coverage: None, expiry: None }
     }
     fn audit(&self) -> Audit {
         audit(&self.evidence())
