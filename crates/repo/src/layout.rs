@@ -165,6 +165,11 @@ pub fn key_path(id: KeyId) -> ObjectPath {
     key(id)
 }
 
+/// Whether the object at this path is a piece of a segment, or a log of pieces.
+pub fn is_piece(path: &ObjectPath) -> bool {
+    parse_piece(path).is_some()
+}
+
 /// The segment whose log an object below a cluster's folder holds, whole or in part; `None` for what is no log: histories, the index, marks.
 pub fn segment_of(path: &ObjectPath) -> Option<SegmentName> {
     if let Some(piece) = parse_piece(path) {

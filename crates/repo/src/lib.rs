@@ -29,7 +29,7 @@ pub use error::RepoError;
 pub use expiry::{ExpiryState, Tombstone, WalWaiting};
 pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::KeyPurpose;
-pub use layout::{backup_folder, is_replaced, is_unlocked, key_path, listing_of, pack_path, segment_of, tombstone, wal_object};
+pub use layout::{backup_folder, is_piece, is_replaced, is_unlocked, key_path, listing_of, pack_path, segment_of, tombstone, wal_object};
 pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, RECEIVER_LEASE, Standing};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;

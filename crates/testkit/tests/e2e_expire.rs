@@ -44,19 +44,26 @@ fn what_expires_goes_after_its_grace_and_what_stays_restores() {
 
     // Unlisted at once, removed after the grace.
     let wal_before = bowline.wal_files().len();
+    let pieces = || files_below(&bowline.repository().join("wal")).iter().filter(|path| path.to_string_lossy().contains(".pieces/")).count();
+    assert!(pieces() > 0, "no piece was stored");
     let done = bowline.ok(&["expire", "--yes"]);
     assert_eq!(done["unlisted"].as_array().map(Vec::len), Some(2), "{done:#}");
     assert_eq!(listed(), [ids[0].clone(), ids[2].clone(), ids[4].clone()]);
     assert!(!files_below(&folder(&ids[1])).is_empty(), "its objects stay for the grace");
     assert_eq!(bowline.wal_files().len(), wal_before, "and so does the log");
+    // A receiver that ends writes what it knows of the last segments to the index.
+    assert_eq!(receiver.stop(), Some(0));
     std::thread::sleep(Duration::from_millis(2500));
     let done = bowline.ok(&["expire", "--yes"]);
     assert!(done["backups"]["objects"].as_u64().is_some_and(|n| n >= 6) && done["wal"]["objects"].as_u64().is_some_and(|n| n >= 2), "{done:#}");
+    assert!(done["pieces"]["objects"].as_u64().is_some_and(|n| n > 0), "{done:#}");
+    assert!(pieces() <= 1, "{} pieces of segments that are stored whole are left", pieces());
     for id in [&ids[1], &ids[3]] {
         assert!(files_below(&folder(id)).is_empty(), "{id} is still there");
     }
     assert!(bowline.wal_files().len() < wal_before);
 
+    let receiver = bowline.receive();
     // Whatever is listed restores, and the log is whole where it is to be.
     for (index, id) in [(0, &ids[0]), (2, &ids[2]), (4, &ids[4])] {
         let restored = bowline.restore(&["--to", "immediate", "--backup", id]);

@@ -36,6 +36,8 @@ pub struct Expired {
     pub backups: Swept,
     pub attempts: Swept,
     pub wal: Swept,
+    /// Pieces whose segment is stored whole.
+    pub pieces: Swept,
 }
 
 /// How old something must be, by the store's clock.
@@ -119,6 +121,7 @@ async fn run(
     state.has_expired |= !unlisted.is_empty() || !reader.tombstones().await?.is_empty();
     let backups = sweep::backups(reader, remover, grace).await?;
     let attempts = sweep::attempts(reader, remover, grace).await?;
+    let pieces = sweep::pieces(reader, remover, grace).await?;
     let mut wal = Swept::default();
     if state.has_expired && still_mine().await? {
         match &state.wal {
@@ -131,7 +134,7 @@ async fn run(
         }
     }
     writer.save_expiry(&state, version.as_ref()).await?;
-    Ok(Expired { plan, unlisted, backups, attempts, wal })
+    Ok(Expired { plan, unlisted, backups, attempts, wal, pieces })
 }
 
 /// The grace of what this plan does not keep begins. Clusters that were known once stay known: their log is to go, too.

@@ -4,11 +4,11 @@ use crate::UpkeepError;
 use crate::expire::Grace;
 use futures::TryStreamExt;
 use repo::retention::RetentionPlan;
-use repo::{Reader, Tombstone, WalWaiting, backup_folder, key_path, listing_of, segment_of, tombstone};
+use repo::{Reader, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{ObjectInfo, Remove};
-use terms::{BackupId, BackupKind};
+use terms::{BackupId, BackupKind, SegmentName};
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -105,6 +105,34 @@ pub(crate) async fn wal(remover: &dyn Remove, plan: &RetentionPlan, waiting: &Wa
         }
         drop(objects);
         for object in &going {
+            swept.take(remover, object).await?;
+        }
+    }
+    Ok(swept)
+}
+
+/// The pieces of segments that are stored whole, that the index knows to make sense, and whose object is the one that was indexed.
+pub(crate) async fn pieces(reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
+    let mut swept = Swept::default();
+    for epoch in &reader.document().epochs {
+        let (mut whole, mut old) = (BTreeMap::new(), Vec::new());
+        let folder = format!("wal/{}", epoch.system_id);
+        let mut objects = remover.list(&folder, None);
+        while let Some(object) = objects.try_next().await? {
+            match segment_of(&object.path) {
+                Some(segment) if is_piece(&object.path) && grace.is_over(object.modified) => old.push((segment, object)),
+                Some(segment) if object.path.name() == segment.to_string() => drop(whole.insert(segment, object.bytes)),
+                _ => {}
+            }
+        }
+        drop(objects);
+        old.retain(|(segment, _)| whole.contains_key(segment));
+        let segments: Vec<SegmentName> = old.iter().map(|(segment, _)| *segment).collect();
+        let index = reader.index_of(epoch.system_id, &segments).await?;
+        let is_proven = |segment: &SegmentName| {
+            index.entry(*segment).is_some_and(|entry| entry.damaged.is_none() && whole.get(segment) == Some(&entry.bytes_stored))
+        };
+        for (_, object) in old.iter().filter(|(segment, _)| is_proven(segment)) {
             swept.take(remover, object).await?;
         }
     }

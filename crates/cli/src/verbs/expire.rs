@@ -41,14 +41,17 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     let options = ExpireOptions { policy, grace: configured.grace.unwrap_or(GRACE), holder, lease_ttl: LEASE_TTL };
     let remover = store::open_remover(&wiring.address(), &wiring.store_options()?)?;
     let done = upkeep::expire(&wiring.writer().await?, &*remover, &options, &SystemClock).await?;
-    let Expired { unlisted, backups, attempts, wal, .. } = &done;
+    let Expired { unlisted, backups, attempts, wal, pieces, .. } = &done;
     printer.say(match unlisted.len() {
         0 => "no backup was unlisted".to_owned(),
         count => format!("{count} unlisted: {}; their objects go in a later run", list(unlisted)),
     });
-    for (what, Swept { objects, bytes: size }) in
-        [("backups that were unlisted earlier", backups), ("attempts that never became a backup", attempts), ("WAL", wal)]
-    {
+    for (what, Swept { objects, bytes: size }) in [
+        ("backups that were unlisted earlier", backups),
+        ("attempts that never became a backup", attempts),
+        ("WAL", wal),
+        ("pieces whose segment is stored whole", pieces),
+    ] {
         if *objects > 0 {
             printer.say(format!("removed {objects} objects ({}) of {what}", bytes(*size)));
         }
