@@ -13,6 +13,7 @@ use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub struct Bowline<'a> {
     /// `file:///…` or `s3://…`, with the lines of `[repository]` that belong to it.
     repository: (String, String),
     environment: Vec<(String, String)>,
+    /// Whom its data keys are wrapped for.
+    recipients: Mutex<Vec<String>>,
     restores: AtomicU32,
 }
 
@@ -103,6 +106,23 @@ impl<'a> Bowline<'a> {
         bowline
     }
 
+    /// A new repository whose data keys are wrapped for these recipients; `{key}` in one is a key file's place. Commands get this
+    /// environment.
+    pub fn sealed_for(cluster: &'a Cluster, kind: RepositoryKind<'_>, recipients: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut bowline = Self::on(Ground::Own(cluster), kind);
+        bowline.environment.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        bowline.set_recipients(cluster, recipients);
+        bowline.ok(&["init"]);
+        bowline
+    }
+
+    /// Configures other recipients from now on.
+    pub fn set_recipients(&self, cluster: &Cluster, recipients: &[&str]) {
+        let key = self.dir.join("key").display().to_string();
+        *self.recipients.lock().expect("no holder panics") = recipients.iter().map(|text| text.replace("{key}", &key)).collect();
+        self.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
+    }
+
     /// A new repository for a cluster under Patroni, reached over all its nodes; backups are read over the replication protocol.
     pub fn of_patroni(cluster: &'a PatroniCluster, kind: RepositoryKind<'_>) -> Self {
         let bowline = Self::on(Ground::Patroni(cluster), kind);
@@ -134,7 +154,8 @@ impl<'a> Bowline<'a> {
             }
         };
         let config = dir.join("bowline.toml");
-        Self { ground, dir, config, repository, environment, restores: AtomicU32::new(0) }
+        let recipients = Mutex::new(vec![format!("file:{}", dir.join("key").display())]);
+        Self { ground, dir, config, repository, environment, recipients, restores: AtomicU32::new(0) }
     }
 
     /// Writes the configuration anew: how the server is reached, whether its data directory is read, and further lines.
@@ -142,9 +163,9 @@ impl<'a> Bowline<'a> {
         let (url, lines) = &self.repository;
         let data_dir = data_dir.map_or_else(String::new, |dir| format!("data_dir = {:?}\n", dir.display().to_string()));
         let text = format!(
-            "org = \"acme\"\n[postgres]\nconninfo = {conninfo:?}\n{data_dir}bin_dir = {:?}\n[repository]\nurl = {url:?}\n{lines}[encryption]\nrecipients = [\"file:{}\"]\n{more}",
+            "org = \"acme\"\n[postgres]\nconninfo = {conninfo:?}\n{data_dir}bin_dir = {:?}\n[repository]\nurl = {url:?}\n{lines}[encryption]\nrecipients = {:?}\n{more}",
             launch::bin_dir(self.ground.major()).display().to_string(),
-            self.dir.join("key").display(),
+            self.recipients.lock().expect("no holder panics"),
         );
         write_private(&self.config, &text);
     }

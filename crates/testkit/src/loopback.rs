@@ -35,12 +35,40 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 
 /// One request on one connection; the whole answer, or `None` when there is none.
 pub fn http(port: u16, request: &str, body: &[u8]) -> Option<String> {
+    http_with(port, request, "", body)
+}
+
+/// The same with further header lines, each of which ends its line.
+pub fn http_with(port: u16, request: &str, headers: &str, body: &[u8]) -> Option<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
     connection.write_all(head.as_bytes()).ok()?;
     connection.write_all(body).ok()?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A request for JSON that must be granted; its answer, `null` when it is empty.
+pub fn ask_json(port: u16, request: &str, headers: &str, body: &serde_json::Value) -> serde_json::Value {
+    let answer = http_with(port, request, headers, body.to_string().as_bytes()).unwrap_or_else(|| panic!("{request}: no answer from port {port}"));
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    assert!(head.split(' ').nth(1).is_some_and(|status| status.starts_with('2')), "{request} {body}: {answer}");
+    match (text.find('{'), text.rfind('}')) {
+        (Some(begin), Some(end)) => serde_json::from_str(&text[begin..=end]).unwrap_or_else(|e| panic!("{request}: {e} in {answer:?}")),
+        _ => serde_json::Value::Null,
+    }
+}
+
+/// A program for tests: what this variable names, or this name on the PATH.
+pub fn find_program(variable: &str, name: &str, word: &str) -> std::path::PathBuf {
+    if let Some(given) = std::env::var_os(variable) {
+        let given = std::path::PathBuf::from(given);
+        assert!(given.is_file(), "{variable} is {}, which is no file", given.display());
+        return given;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file());
+    found.unwrap_or_else(|| panic!("this test needs {name}: run ./test, or eval \"$(scripts/prepare {word})\", which sets {variable}"))
 }

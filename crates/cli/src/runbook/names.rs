@@ -54,7 +54,10 @@ impl Names {
             config: place,
             data_dir: data_dir.ok_or_else(|| missing("where the data directory is", "Set [postgres] data_dir: a restore in place needs it."))?,
             side_dir: config.drill.dir.clone().unwrap_or_else(|| "/var/tmp".into()).join("bowline-side"),
-            key: wiring.key_files()?.into_iter().next().unwrap_or_else(|| "/etc/bowline/key".into()),
+            key: match (wiring.key(), wiring.specs()?.iter().find_map(keys::Spec::file)) {
+                (Some(key), _) | (None, Some(key)) => key.to_owned(),
+                (None, None) => "/etc/bowline/key".into(),
+            },
             major,
             bin_dir,
             server: format!("{address} -d {}", info.dbname()),
