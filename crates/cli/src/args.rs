@@ -30,8 +30,9 @@ pub struct Common {
     /// The organization, instead of the configuration's
     #[arg(long, global = true, value_name = "NAME")]
     pub org: Option<String>,
-    /// A key file, or an age identity file (a recovery key), that opens the repository instead of the configured recipients
-    #[arg(long, global = true, value_name = "FILE")]
+    /// What opens the repository instead of the configured recipients: a key file, an age identity file (a recovery key), or a recipient such
+    /// as aws-kms:KEY
+    #[arg(long, global = true, value_name = "FILE|RECIPIENT")]
     pub key: Option<PathBuf>,
     /// Print JSON, one object a line: events while it runs, the result last
     #[arg(long, global = true)]
@@ -372,7 +373,7 @@ pub struct KeysRewrapArgs {
 pub struct KeysExportArgs {
     /// The data key's id, as `keys list` shows it
     #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "KEY")]
-    pub key: Option<seal::KeyId>,
+    pub data_key: Option<seal::KeyId>,
     /// Every data key
     #[arg(long)]
     pub all: bool,

@@ -62,7 +62,7 @@ impl Wiring {
         Ok(self.config.encryption.recipients.iter().map(|text| text.parse()).collect::<Result<_, keys::KeyError>>()?)
     }
 
-    /// The key file that stands for all recipients, where one was given.
+    /// The key file or recipient that stands for all of the configuration's, where one was given.
     pub fn key(&self) -> Option<&Path> {
         self.key.as_deref()
     }
@@ -70,7 +70,7 @@ impl Wiring {
     /// Whoever opens the repository, and for whom new keys are wrapped: those of the configuration, or the key that was given instead.
     fn recipients(&self) -> Result<Vec<Arc<dyn Recipient>>, Fault> {
         match &self.key {
-            Some(key) => Ok(keys::from_file(key)?),
+            Some(key) => Ok(keys::opened_by(key)?),
             None => self.configured(false),
         }
     }
@@ -88,7 +88,7 @@ impl Wiring {
     /// Each of those who open the repository, whatever is wrong with it.
     pub fn each_recipient(&self) -> Result<Vec<Arc<dyn Recipient>>, Fault> {
         match &self.key {
-            Some(key) => Ok(keys::from_file(key)?),
+            Some(key) => Ok(keys::opened_by(key)?),
             None => self.configured(true),
         }
     }
@@ -97,7 +97,7 @@ impl Wiring {
     /// opened by them, by the key that was given besides, and by `others`.
     pub async fn key_keeper(&self, mut others: Vec<Arc<dyn Recipient>>) -> Result<Writer, Fault> {
         if let Some(key) = &self.key {
-            others.extend(keys::from_file(key)?);
+            others.extend(keys::opened_by(key)?);
         }
         let configured = self.configured(!others.is_empty())?;
         Ok(Writer::open_also(self.store()?, configured, others).await?)

@@ -51,6 +51,12 @@ impl AwsKms {
         Ok(Self { key: key.to_owned(), region, endpoint, profile: settings.get("profile"), client: OnceCell::new() })
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_client(key: &str, endpoint: &str, client: Client) -> Self {
+        let client = OnceCell::new_with(Some(client));
+        Self { key: key.to_owned(), region: None, endpoint: Some(endpoint.to_owned()), profile: None, client }
+    }
+
     async fn client(&self) -> &Client {
         self.client
             .get_or_init(|| async {

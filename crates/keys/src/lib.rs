@@ -1,6 +1,8 @@
 //! Wraps data keys so that only those who may can open a repository: key files, AWS KMS, Vault or OpenBao transit, recovery keys (age).
 
 mod aws;
+#[cfg(test)]
+mod aws_tests;
 mod aws_trouble;
 mod bound;
 mod error;
@@ -15,4 +17,4 @@ pub use error::KeyError;
 pub use export::{seal_for, suits};
 pub use keyfile::KeyFile;
 pub use recovery::{RecoveryIdentity, RecoveryKey};
-pub use spec::{Spec, from_file};
+pub use spec::{Spec, named, opened_by};

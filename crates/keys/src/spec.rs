@@ -222,13 +222,22 @@ fn decoded(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("{text:?} is not text"))
 }
 
-/// Whatever opens with this file: a Bowline key file, or the identities of an age file.
-pub fn from_file(path: &Path) -> Result<Vec<Arc<dyn Recipient>>, KeyError> {
-    if is_identity_file(path) {
-        let identities = RecoveryIdentity::load(path)?;
+/// The recipient that was given where a file may be given, too, if it is one.
+pub fn named(given: &Path) -> Option<Result<Spec, KeyError>> {
+    let text = given.to_str()?;
+    ["file:", "aws-kms:", "vault-transit:", "age:"].iter().any(|kind| text.starts_with(kind)).then(|| text.parse())
+}
+
+/// Whatever opens with what was given: a recipient, a Bowline key file, or the identities of an age file.
+pub fn opened_by(given: &Path) -> Result<Vec<Arc<dyn Recipient>>, KeyError> {
+    if let Some(spec) = named(given) {
+        return Ok(vec![spec?.open()?]);
+    }
+    if is_identity_file(given) {
+        let identities = RecoveryIdentity::load(given)?;
         return Ok(identities.into_iter().map(|identity| Arc::new(identity) as Arc<dyn Recipient>).collect());
     }
-    Ok(vec![Arc::new(KeyFile::load(path)?)])
+    Ok(vec![Arc::new(KeyFile::load(given)?)])
 }
 
 #[cfg(test)]

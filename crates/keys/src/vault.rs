@@ -62,7 +62,11 @@ impl VaultTransit {
             return Err(settings.wrong("the address of Vault must begin with https:// or http://"));
         }
         let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b)) && !text.contains("..");
-        let mount = settings.get("mount").unwrap_or_else(|| "transit".into());
+        // As slots name it, too: the mount before the key.
+        let (mount, key) = match (settings.get("mount"), key.rsplit_once('/')) {
+            (None, Some((mount, key))) => (mount.to_owned(), key),
+            (mount, _) => (mount.unwrap_or_else(|| "transit".into()), key),
+        };
         let namespace = settings.get_or("namespace", &["BAO_NAMESPACE", "VAULT_NAMESPACE"]);
         if !plain(key) || key.contains('/') || !plain(&mount) || namespace.as_deref().is_some_and(|namespace| !plain(namespace)) {
             return Err(settings.wrong("the names of key, mount and namespace are letters, digits, dots, dashes and underscores, with slashes between the parts of the latter two"));
@@ -111,7 +115,16 @@ impl VaultTransit {
         match &*held {
             Some(token) => Ok(token.clone()),
             None => {
-                let token = self.login.token(&|path, body| self.send(self.request(Method::POST, path).json(body))).await?;
+                let token = self.login.token(&|path, body| self.send(self.request(Method::POST, path).json(body))).await;
+                let token = token.map_err(|refused| match refused.class {
+                    // Vault does not say what is wrong with a login.
+                    Class::Refused => Refusal {
+                        cause: format!("the login is refused: {}", refused.cause),
+                        hint: "Look at auth, auth_mount, role and the credentials themselves: they may have expired or been used up.".into(),
+                        ..refused
+                    },
+                    _ => refused,
+                })?;
                 *held = Some(token.clone());
                 Ok(token)
             }

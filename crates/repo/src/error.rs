@@ -225,6 +225,10 @@ fn next_step(wrapped_for: &[String], attempts: &[Attempt]) -> String {
     let mut steps: Vec<String> = foremost(attempts).map(|attempt| attempt.hint.clone()).filter(|hint| !hint.is_empty()).into_iter().collect();
     if steps.is_empty() {
         steps.push("Put the key that the repository was initialised with where [encryption] recipients points, or pass it with --key.".into());
+        // The names of these are what --key takes.
+        if let Some(kept) = wrapped_for.iter().find(|name| name.starts_with("aws-kms:") || name.starts_with("vault-transit:")) {
+            steps.push(format!("Where this host may use it: --key {kept}"));
+        }
     }
     if let Some(recovery) = wrapped_for.iter().find(|name| name.starts_with("age:")) {
         steps.push(format!("Or fetch the private half of {recovery} from where it is kept, and give it with --key FILE."));

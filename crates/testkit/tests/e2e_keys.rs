@@ -2,6 +2,8 @@
 
 #[path = "keys/ground.rs"]
 mod ground;
+#[path = "keys/pod.rs"]
+mod pod;
 
 use ground::{KEPT, aws, cluster, environment, private_file, recovery, vault};
 use serde_json::json;
@@ -73,13 +75,20 @@ fn a_backup_for_vault_comes_back_with_every_kind_of_key_and_login() {
     let bowline = bowline.with_environment("SECRET", "planted-wrong-secret");
     let text = bowline.fails(&["backup"], 4, "key-refused");
     assert!(text.contains("vault-transit:transit/plain") && text.contains(&bao.address()) && !text.contains("planted-wrong"), "{text}");
+
+    // A pod of Kubernetes, by its service account.
+    let jwt = pod::let_pods_in(&bao, "bowline");
+    let file = private_file(&bowline, "jwt", &jwt);
+    let recipient = format!("{}&auth=kubernetes&role=bowline&jwt_file={}", vault(&bao, "plain"), file.display());
+    let bowline = Bowline::sealed_for(&cluster, RepositoryKind::Folder, &[&recipient], &[]);
+    there_and_back(&cluster, &bowline, "Kubernetes");
 }
 
 #[test]
 fn vault_is_trusted_by_its_own_authority_only() {
     let (cluster, bao) = (cluster(), OpenBao::start_tls());
     let recipient = format!("vault-transit:none?address={}", bao.address());
-    let bowline = Bowline::of(&cluster, RepositoryKind::Folder);
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     let place = private_file(&bowline, "ca.pem", &std::fs::read_to_string(bao.ca_file()).expect("the certificate"));
     let bowline = bowline.with_environment("VAULT_TOKEN", ROOT_TOKEN);
     bowline.set_recipients(&cluster, &["file:{key}", &recipient]);
@@ -105,7 +114,7 @@ fn any_one_of_several_opens_and_the_next_is_asked_when_one_is_silent() {
     let opens = |words: &[&str]| {
         let target = bowline.new_target();
         let words: Vec<&str> = words.iter().copied().chain(["restore", "--plan=deep", "--target", target.to_str().unwrap()]).collect();
-        assert_eq!(bowline.ok(&words)["backup"], made["id"], "{words:?}");
+        assert_eq!(bowline.ok(&words)["plan"]["backup"], made["id"], "{words:?}");
     };
     for one in [&aws, &vault, "file:{key}"] {
         bowline.set_recipients(&cluster, &[one]);
@@ -113,6 +122,10 @@ fn any_one_of_several_opens_and_the_next_is_asked_when_one_is_silent() {
     }
     let file = private_file(&bowline, "recovery", &private);
     opens(&["--key", file.to_str().unwrap()]);
+    // As on a bare machine: a recipient by the name that slots have.
+    bowline.set_recipients(&cluster, &["file:/nowhere"]);
+    opens(&["--key", &vault.replace("kb?", "transit/kb?")]);
+    opens(&["--key", &aws]);
     // Its public half alone opens nothing, and says what would.
     bowline.set_recipients(&cluster, &[&public]);
     let text = bowline.fails(&["restore", "--plan", "--target", bowline.new_target().to_str().unwrap()], 3, "key-missing");
@@ -148,12 +161,74 @@ fn another_key_of_the_same_kind_opens_nothing_and_is_told_apart() {
     bao.make_key("right", "aes256-gcm96");
     bowline.set_recipients(&cluster, &[&vault(&bao, "right")]);
     plan(4, "key-refused");
-    // A key that is there no more, one that is switched off, and one whose end is near.
+    // A key that is there no more, in Vault and in AWS.
     bao.ask("POST /v1/transit/keys/right/config", &json!({ "deletion_allowed": true }));
     bao.ask("DELETE /v1/transit/keys/right", &json!({}));
-    plan(3, "key-missing");
-    bowline.set_recipients(&cluster, &[&aws(&moto, &right)]);
-    moto.ask("DisableKey", &json!({ "KeyId": right }));
-    let text = bowline.fails(&["backup"], 4, "key-refused");
-    assert!(text.contains("enable-key") || text.contains("describe-key"), "{text}");
+    let text = plan(3, "key-missing");
+    assert!(text.contains("bao read transit/keys/right"), "{text}");
+    bowline.set_recipients(&cluster, &[&aws(&moto, &right), &aws(&moto, "00000000-0000-0000-0000-000000000000")]);
+    let text = bowline.fails(&["backup"], 3, "key-missing");
+    assert!(text.contains("NotFoundException") && text.contains("00000000-0000"), "{text}");
+}
+
+#[test]
+fn a_version_of_a_vault_key_that_may_not_decrypt_any_more_is_refused_and_rewrapping_in_time_helps() {
+    let (cluster, bao) = (cluster(), OpenBao::start());
+    bao.make_key("kb", "aes256-gcm96");
+    let bowline = Bowline::sealed_for(&cluster, RepositoryKind::Folder, &[&vault(&bao, "kb")], &environment());
+    bao.ask("POST /v1/transit/keys/kb/rotate", &json!({}));
+    bao.ask("POST /v1/transit/keys/kb/config", &json!({ "min_decryption_version": 2 }));
+    let text = bowline.fails(&["keys", "rewrap", "--yes"], 4, "key-refused");
+    assert!(text.contains("vault-transit:transit/kb") && text.contains("version"), "{text}");
+    bao.ask("POST /v1/transit/keys/kb/config", &json!({ "min_decryption_version": 1 }));
+    bowline.ok(&["keys", "rewrap", "--yes"]);
+    bao.ask("POST /v1/transit/keys/kb/config", &json!({ "min_decryption_version": 2 }));
+    there_and_back(&cluster, &bowline, "under the key's newest version");
+}
+
+#[test]
+fn no_secret_of_any_keeper_is_told_or_stored() {
+    let (cluster, moto, bao) = (cluster(), Moto::start(), OpenBao::start());
+    moto.make_key("kb");
+    bao.make_key("kb", "aes256-gcm96");
+    let (public, private) = recovery();
+    let all = [&aws(&moto, "alias/kb"), &vault(&bao, "kb"), "file:{key}", &public];
+    let bowline = Bowline::sealed_for(&cluster, RepositoryKind::Folder, &all, &environment()).with_environment("RUST_LOG", "trace");
+    let identity = private_file(&bowline, "recovery", &private);
+    let mut told = String::new();
+    let mut note = |words: &[&str], variables: &[(&str, &str)]| {
+        for json in [&[][..], &["--json"]] {
+            let output = bowline.command(words).args(json).envs(variables.iter().copied()).output().expect("run bowline");
+            told.push_str(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+        }
+    };
+    let key = identity.to_str().expect("a plain path");
+    for words in [&["check"][..], &["backup"], &["keys", "list"], &["keys", "rewrap", "--yes"], &["keys", "rotate", "--yes"], &["keys", "add", &public]] {
+        note(words, &[]);
+        note(words, &[("VAULT_TOKEN", "planted-wrong-token"), ("AWS_SECRET_ACCESS_KEY", "planted-wrong-aws-secret")]);
+    }
+    note(&["--key", key, "check"], &[]);
+    note(&["--key", key, "keys", "list"], &[]);
+    bao.ask("POST /v1/transit/keys/kb/config", &json!({ "deletion_allowed": true }));
+    bao.ask("DELETE /v1/transit/keys/kb", &json!({}));
+    note(&["backup"], &[]);
+    assert!(told.contains("vault-transit:transit/kb") && told.contains("key-missing"), "{told}");
+
+    let file = std::fs::read_to_string(bowline.dir().join("key")).expect("the key file");
+    let line = file.lines().find(|line| line.starts_with("bowline-key-1:")).expect("the key's line").split(':').nth(1).expect("base64").to_owned();
+    let mut secrets = vec![line, ROOT_TOKEN.to_owned(), "planted-aws-secret-0001".into(), "planted-wrong-token".into(), "planted-wrong-aws-secret".into()];
+    secrets.push(private.lines().nth(1).expect("the identity").to_owned());
+    let plain = bowline.ok(&["--key", key, "keys", "export", "--all", "--dangerously-plain"]);
+    let export: serde_json::Value = serde_json::from_str(plain["export"].as_str().expect("text")).expect("JSON");
+    let keys = export["data_keys"].as_array().expect("keys");
+    assert!(keys.len() > 3, "{} keys", keys.len());
+    secrets.extend(keys.iter().map(|key| key["key"].as_str().expect("hexadecimal").to_owned()));
+    for secret in &secrets {
+        assert!(!told.contains(secret.as_str()), "a secret was told: {secret}");
+    }
+    for path in testkit::bowline::files_below(&bowline.repository()) {
+        let bytes = std::fs::read(&path).expect("an object");
+        let found = secrets.iter().find(|secret| bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        assert!(found.is_none(), "{} holds {found:?}", path.display());
+    }
 }

@@ -3,7 +3,7 @@
 #[path = "keys/ground.rs"]
 mod ground;
 
-use ground::{KEPT, cluster, environment, private_file, recovery};
+use ground::{KEPT, cluster, environment, private_file, recovery, stored};
 use std::time::{Duration, Instant};
 use testkit::bowline::wait;
 use testkit::moto::REGION;
@@ -73,7 +73,8 @@ fn a_recovery_key_restores_on_a_bare_machine_when_the_kms_is_gone() {
     let bowline = Bowline::sealed_for(&cluster, RepositoryKind::S3, &[&kms, &public], &environment());
     let receiver = bowline.receive();
     bowline.ok(&["backup"]);
-    cluster.psql("INSERT INTO kept SELECT i, 'after the backup' FROM generate_series(1, 500) i; SELECT pg_switch_wal()");
+    cluster.psql("INSERT INTO kept SELECT i, 'after the backup' FROM generate_series(1, 500) i");
+    stored(&cluster);
     let wanted = cluster.psql(KEPT);
     assert_eq!(receiver.stop(), Some(0));
     drop(moto);

@@ -29,10 +29,13 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     // A key that was given stands for all recipients, and is made if it is not there.
     let wanted = match (encryption, wiring.key()) {
         (Encryption::Off, _) => Vec::new(),
-        (Encryption::Aes256Gcm, Some(key)) => {
-            let key = std::path::absolute(key).unwrap_or_else(|_| key.to_owned());
-            vec![format!("file:{}", key.display()).parse::<Spec>()?]
-        }
+        (Encryption::Aes256Gcm, Some(key)) => match keys::named(key) {
+            Some(spec) => vec![spec?],
+            None => {
+                let key = std::path::absolute(key).unwrap_or_else(|_| key.to_owned());
+                vec![format!("file:{}", key.display()).parse::<Spec>()?]
+            }
+        },
         (Encryption::Aes256Gcm, None) => wiring.specs()?,
     };
     if encryption == Encryption::Aes256Gcm && wanted.is_empty() {

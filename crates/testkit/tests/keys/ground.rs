@@ -23,10 +23,12 @@ pub fn environment() -> Vec<(&'static str, &'static str)> {
     all
 }
 
+#[allow(dead_code, reason = "the tests with proxies name their own")]
 pub fn aws(moto: &Moto, key: &str) -> String {
     format!("aws-kms:{key}?region={REGION}&endpoint={}", moto.endpoint())
 }
 
+#[allow(dead_code, reason = "the tests with proxies name their own")]
 pub fn vault(bao: &OpenBao, key: &str) -> String {
     format!("vault-transit:{key}?address={}", bao.address())
 }
@@ -44,6 +46,14 @@ pub fn private_file(bowline: &Bowline<'_>, name: &str, text: &str) -> PathBuf {
     let path = bowline.dir().join(name);
     testkit::write_private(&path, text);
     path
+}
+
+/// Waits until the receiver has told the server that all of now is stored.
+#[allow(dead_code, reason = "not every test binary streams")]
+pub fn stored(cluster: &Cluster) {
+    let now = cluster.psql("SELECT pg_current_wal_flush_lsn()");
+    let is_stored = format!("SELECT bool_and(restart_lsn >= '{now}') FROM pg_replication_slots");
+    testkit::bowline::wait("all of it to be stored", std::time::Duration::from_secs(60), || cluster.psql(&is_stored) == "t");
 }
 
 /// What every restore must bring back.

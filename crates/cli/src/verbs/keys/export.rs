@@ -19,9 +19,9 @@ pub async fn run(wiring: &Wiring, asked: &KeysExportArgs, printer: &Arc<Printer>
     let writer = wiring.key_keeper(Vec::new()).await?;
     let reader = writer.reader();
     let known = reader.keys().await?;
-    let ids: Vec<_> = known.iter().filter(|key| asked.key.is_none_or(|wanted| wanted == key.id)).map(|key| key.id).collect();
+    let ids: Vec<_> = known.iter().filter(|key| asked.data_key.is_none_or(|wanted| wanted == key.id)).map(|key| key.id).collect();
     if ids.is_empty() {
-        let what = asked.key.map_or_else(|| "no data key".to_owned(), |id| format!("no data key {id}"));
+        let what = asked.data_key.map_or_else(|| "no data key".to_owned(), |id| format!("no data key {id}"));
         return Err(Fault::of("key-missing", Class::Missing, format!("there is {what} in {}", reader.address()), "", "bowline keys list"));
     }
     let plain = document(wiring, reader, &known, &ids).await?;
