@@ -230,13 +230,7 @@ mod tests {
         let there = "aws-kms:arn:aws:kms:eu-central-1:111122223333:key/mrk-1";
         assert!(owns(there, here) && owns("aws-kms:mrk-1?region=eu-central-1", here));
         assert!(!owns("aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234", SLOT), "another region's key of the same id is another key");
-        let key = AwsKms {
-            key: there.trim_start_matches(PREFIX).into(),
-            region: None,
-            endpoint: None,
-            profile: None,
-            client: OnceCell::new(),
-        };
+        let key = AwsKms { key: there.trim_start_matches(PREFIX).into(), region: None, endpoint: None, profile: None, client: OnceCell::new() };
         assert_eq!(key.unwrapping(here), key.key);
         assert_eq!(key.unwrapping(SLOT), SLOT.trim_start_matches(PREFIX));
     }

@@ -22,7 +22,10 @@ fn server(status: &'static str, body: &'static str) -> (String, Arc<AtomicU32>) 
             counter.fetch_add(1, Ordering::Relaxed);
             let mut request = [0; 8192];
             let _ = connection.read(&mut request);
-            let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body.as_bytes()));
         }
     });
@@ -50,7 +53,13 @@ fn unwrapped_at(endpoint: &str) -> SealError {
 #[test]
 fn each_error_of_the_kms_is_told_with_its_class_key_and_place() {
     for (status, body, class, word, asks) in [
-        ("400 Bad Request", r#"{"__type":"AccessDeniedException","Message":"not authorized to perform: kms:Decrypt"}"#, Class::Refused, "kms:Decrypt on arn:", 1),
+        (
+            "400 Bad Request",
+            r#"{"__type":"AccessDeniedException","Message":"not authorized to perform: kms:Decrypt"}"#,
+            Class::Refused,
+            "kms:Decrypt on arn:",
+            1,
+        ),
         ("400 Bad Request", r#"{"__type":"DisabledException","message":"it is disabled"}"#, Class::Refused, "enable-key", 1),
         ("400 Bad Request", r#"{"__type":"KMSInvalidStateException","message":"is pending deletion"}"#, Class::Refused, "cancel-key-deletion", 1),
         ("400 Bad Request", r#"{"__type":"NotFoundException","message":"no such key"}"#, Class::Missing, "region", 1),

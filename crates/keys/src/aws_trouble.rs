@@ -34,28 +34,43 @@ where
             of_code(code, message, answer.raw().status().as_u16(), key, action)
         }
         SdkError::TimeoutError(_) => transient("no answer in time.".into()),
-        _ => match no_credentials(&error) {
-            Some(cause) => Told {
-                class: Class::Missing,
-                cause,
-                hint: "Give this host credentials: a role of its instance, task or pod, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.".into(),
-            },
-            None => transient(chain(&error)),
-        },
+        _ => before_asking(&chain(&error)).unwrap_or_else(|| transient(chain(&error))),
     }
+}
+
+/// What kept the SDK from asking at all, by the words of its errors (aws-credential-types, `CredentialsError`). Credentials that could
+/// not be fetched just now are no such thing: that may pass.
+fn before_asking(chain: &str) -> Option<Told> {
+    let told = |class, cause: String, hint: &str| Some(Told { class, cause, hint: hint.to_owned() });
+    let credentials = "Give this host credentials: a role of its instance, task or pod, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.";
+    if chain.contains("provider was not enabled") {
+        return told(Class::Missing, "there are no AWS credentials on this host.".into(), credentials);
+    }
+    if chain.contains("not properly configured") {
+        return told(Class::Misuse, chain.to_owned(), credentials);
+    }
+    if chain.to_ascii_lowercase().contains("region") {
+        return told(Class::Misuse, chain.to_owned(), "Say in which region the key is: name it by its ARN, add ?region=…, or set AWS_REGION.");
+    }
+    None
 }
 
 /// AWS KMS API Reference, "Common Errors" and the errors of Encrypt and Decrypt.
 fn of_code(code: &str, message: &str, status: u16, key: &str, action: &str) -> Told {
     let cause = if message.is_empty() { format!("{code}.") } else { format!("{code}: {}.", message.trim_end_matches('.')) };
     let (class, hint) = match code {
-        "AccessDeniedException" => {
-            (Class::Refused, format!("Allow {action} on {key} to the identity of this host (aws sts get-caller-identity names it), in the key's policy or by a grant."))
-        }
+        "AccessDeniedException" => (
+            Class::Refused,
+            format!(
+                "Allow {action} on {key} to the identity of this host (aws sts get-caller-identity names it), in the key's policy or by a grant."
+            ),
+        ),
         "DisabledException" => (Class::Refused, format!("aws kms enable-key --key-id {key}")),
         "KMSInvalidStateException" | "KMSInvalidState" => (
             Class::Refused,
-            format!("aws kms describe-key --key-id {key} names its state. If it is pending deletion, aws kms cancel-key-deletion at once: once it is deleted, what it alone opens is lost."),
+            format!(
+                "aws kms describe-key --key-id {key} names its state. If it is pending deletion, aws kms cancel-key-deletion at once: once it is deleted, what it alone opens is lost."
+            ),
         ),
         "NotFoundException" => (Class::Missing, format!("Look at the key's name and region: aws kms describe-key --key-id {key}.")),
         "InvalidCiphertextException" | "IncorrectKeyException" => {
@@ -72,19 +87,6 @@ fn of_code(code: &str, message: &str, status: u16, key: &str, action: &str) -> T
         _ => (Class::Refused, format!("aws kms describe-key --key-id {key}")),
     };
     Told { class, cause, hint }
-}
-
-/// Why nobody could sign, if that is what stopped it.
-fn no_credentials(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let text = error.to_string();
-        if text.contains("credential") && !text.contains("timed out") && !text.contains("error trying to connect") {
-            return Some("there are no AWS credentials on this host.".into());
-        }
-        next = error.source();
-    }
-    None
 }
 
 /// The whole chain in a line, each part once.
@@ -104,6 +106,16 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_kept_anybody_from_asking_is_told_apart_from_trouble_that_may_pass() {
+        let class = |chain| before_asking(chain).map(|told| told.class);
+        assert_eq!(class("dispatch failure: other: the credential provider was not enabled."), Some(Class::Missing));
+        assert_eq!(class("dispatch failure: other: the credentials provider was not properly configured: no such profile."), Some(Class::Misuse));
+        assert_eq!(class("failed to construct request: Invalid Configuration: Missing Region."), Some(Class::Misuse));
+        assert_eq!(class("dispatch failure: other: an error occurred while loading credentials: dns error."), None);
+        assert_eq!(class("dispatch failure: io error: client error (Connect): Connection refused."), None);
+    }
 
     #[test]
     fn each_answer_has_its_class_and_says_what_to_do() {

@@ -1,7 +1,7 @@
 //! The offline recovery recipient: an age key pair (age-encryption.org/v1, X25519) of which only the public half is here.
 
-use crate::bound::{bind, unbind};
 use crate::KeyError;
+use crate::bound::{bind, unbind};
 use async_trait::async_trait;
 use seal::{DataKey, Recipient, SealError, WrapContext, Wrapped};
 use std::fs::File;
@@ -136,7 +136,8 @@ impl Recipient for RecoveryIdentity {
         let plain = age::decrypt(&self.identity, &wrapped.bytes)
             .map(Zeroizing::new)
             .map_err(|_| refused("It is not the key that wrapped it, or the wrapped key was altered."))?;
-        unbind(&plain, context).ok_or_else(|| refused("What it wrapped is another data key, or one of another repository: it was put there by somebody."))
+        unbind(&plain, context)
+            .ok_or_else(|| refused("What it wrapped is another data key, or one of another repository: it was put there by somebody."))
     }
 }
 

@@ -106,7 +106,8 @@ impl FromStr for Spec {
     fn from_str(text: &str) -> Result<Self, KeyError> {
         // A private key written by mistake into a configuration must not come back in an error.
         if text.to_ascii_uppercase().contains("AGE-SECRET-KEY") {
-            let why = "it is the private half of a recovery key, which belongs on no host and in no configuration; name the public half, age1…".into();
+            let why =
+                "it is the private half of a recovery key, which belongs on no host and in no configuration; name the public half, age1…".into();
             return Err(KeyError::NotARecipient { text: "age:…".into(), why });
         }
         let wrong = |why: &str| KeyError::NotARecipient { text: text.to_owned(), why: why.to_owned() };

@@ -177,16 +177,22 @@ impl VaultTransit {
             errors: Vec<String>,
         }
         let told = serde_json::from_slice::<Errors>(body).unwrap_or_default().errors.join("; ");
-        let cause = if told.is_empty() { format!("HTTP status {status}.") } else { format!("{} (HTTP status {status}).", told.trim().trim_end_matches('.')) };
+        let cause =
+            if told.is_empty() { format!("HTTP status {status}.") } else { format!("{} (HTTP status {status}).", told.trim().trim_end_matches('.')) };
         let (class, hint) = match status {
             403 => (
                 Class::Refused,
-                format!("Give a token whose policy has \"update\" on {0}/encrypt/{1} and {0}/decrypt/{1}; it may have expired.", self.mount, self.key),
+                format!(
+                    "Give a token whose policy has \"update\" on {0}/encrypt/{1} and {0}/decrypt/{1}; it may have expired.",
+                    self.mount, self.key
+                ),
             ),
             404 => (Class::Missing, format!("Look at mount, namespace and key: bao read {}/keys/{}.", self.mount, self.key)),
             400 if told.contains("key not found") => (Class::Missing, format!("Look at the key's name: bao read {}/keys/{}.", self.mount, self.key)),
             412 | 429 | 472 | 473 | 500.. => (Class::Transient, WAIT.to_owned()),
-            _ => (Class::Refused, format!("bao read {}/keys/{} shows what the key can do and which versions of it may decrypt.", self.mount, self.key)),
+            _ => {
+                (Class::Refused, format!("bao read {}/keys/{} shows what the key can do and which versions of it may decrypt.", self.mount, self.key))
+            }
         };
         Refusal { class, cause, hint, is_login: status == 403 }
     }
@@ -228,7 +234,8 @@ impl VaultTransit {
             ciphertext: Option<String>,
             plaintext: Option<String>,
         }
-        let malformed = || Refusal::new(Class::Refused, "its answer is not that of a transit engine.", "Look at what answers there, and at the mount.");
+        let malformed =
+            || Refusal::new(Class::Refused, "its answer is not that of a transit engine.", "Look at what answers there, and at the mount.");
         let data = serde_json::from_slice::<Answer>(&answer?).map_err(|_| malformed())?.data;
         data.ciphertext.or(data.plaintext).map(Zeroizing::new).ok_or_else(malformed)
     }
@@ -238,7 +245,9 @@ impl VaultTransit {
         match self.call(Method::GET, &format!("{}/keys/{}", self.mount, self.key), None).await {
             // A token that may not look may not make one either, or its policy is its owner's choice.
             Err(refused) if refused.is_login => Ok(()),
-            Err(refused) if refused.class == Class::Missing => Err(Refusal { cause: format!("there is no transit key {} in {}.", self.key, self.mount), ..refused }),
+            Err(refused) if refused.class == Class::Missing => {
+                Err(Refusal { cause: format!("there is no transit key {} in {}.", self.key, self.mount), ..refused })
+            }
             answer => answer.map(drop),
         }
     }
@@ -275,7 +284,13 @@ impl Recipient for VaultTransit {
     }
 
     async fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Zeroizing<[u8; 32]>, SealError> {
-        let foreign = || Refusal::new(Class::Refused, "what it wrapped is another data key, or one of another repository.", "It was put there by somebody, or was altered.");
+        let foreign = || {
+            Refusal::new(
+                Class::Refused,
+                "what it wrapped is another data key, or one of another repository.",
+                "It was put there by somebody, or was altered.",
+            )
+        };
         self.bounded("unwrap", async {
             let ciphertext = std::str::from_utf8(&wrapped.bytes).map_err(|_| foreign())?;
             let plain = self.transit("decrypt", "ciphertext", ciphertext, context).await?;

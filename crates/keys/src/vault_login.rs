@@ -37,7 +37,9 @@ impl Source {
     fn read(&self) -> Result<Secret, Refusal> {
         let missing = |what: String| Refusal::new(Class::Missing, what, "Put it there, or name another place.");
         match self {
-            Self::Environment(name) => environment(name).map(Secret::new).ok_or_else(|| missing(format!("the environment variable {name} is not set."))),
+            Self::Environment(name) => {
+                environment(name).map(Secret::new).ok_or_else(|| missing(format!("the environment variable {name} is not set.")))
+            }
             Self::File(path) => {
                 let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|e| missing(format!("cannot read {}: {e}.", path.display())))?;
                 Ok(Secret::new(text.trim().to_owned()))

@@ -51,11 +51,7 @@ impl Reader {
         Self::open_also(store, recipients, Vec::new()).await
     }
 
-    async fn open_also(
-        store: Arc<dyn Fetch>,
-        recipients: Vec<Arc<dyn Recipient>>,
-        openers: Vec<Arc<dyn Recipient>>,
-    ) -> Result<Self, RepoError> {
+    async fn open_also(store: Arc<dyn Fetch>, recipients: Vec<Arc<dyn Recipient>>, openers: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
         let document = match store.get(&layout::repository()).await {
             Ok(bytes) => document::read::<RepositoryDocument>(&layout::repository(), &bytes)?,
             Err(store::StoreError::Missing { .. }) => return Err(RepoError::NoRepository { address: store.address() }),
@@ -168,11 +164,7 @@ impl Writer {
     }
 
     /// The same; what is there may be opened by `openers`, too, for whom nothing new is wrapped.
-    pub async fn open_also(
-        store: Arc<dyn Put>,
-        recipients: Vec<Arc<dyn Recipient>>,
-        openers: Vec<Arc<dyn Recipient>>,
-    ) -> Result<Self, RepoError> {
+    pub async fn open_also(store: Arc<dyn Put>, recipients: Vec<Arc<dyn Recipient>>, openers: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
         let reader = Reader::open_also(store.clone(), recipients, openers).await?;
         if reader.sealed_only() && reader.keyring.is_empty() {
             return Err(RepoError::NobodyToWrapFor);

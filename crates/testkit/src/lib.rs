@@ -2,6 +2,7 @@
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
+mod asking;
 mod bare;
 pub mod bowline;
 pub mod certificates;

@@ -1,6 +1,7 @@
 //! A mock of the AWS KMS (moto's server) on a free loopback port, gone with the test process. It checks no signature and no policy.
 
-use crate::loopback::{ask_json, find_program, free_ports, http, spawn_for_life};
+use crate::asking::{ask_json, find_program};
+use crate::loopback::{free_ports, http, spawn_for_life};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

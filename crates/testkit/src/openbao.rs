@@ -1,6 +1,7 @@
 //! A real OpenBao for tests: a development server on a free loopback port, with a transit engine, gone with the test process.
 
-use crate::loopback::{ask_json, find_program, free_ports, http, spawn_for_life};
+use crate::asking::{ask_json, find_program};
+use crate::loopback::{free_ports, http, spawn_for_life};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

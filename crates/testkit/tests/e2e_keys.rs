@@ -203,7 +203,9 @@ fn no_secret_of_any_keeper_is_told_or_stored() {
         }
     };
     let key = identity.to_str().expect("a plain path");
-    for words in [&["check"][..], &["backup"], &["keys", "list"], &["keys", "rewrap", "--yes"], &["keys", "rotate", "--yes"], &["keys", "add", &public]] {
+    for words in
+        [&["check"][..], &["backup"], &["keys", "list"], &["keys", "rewrap", "--yes"], &["keys", "rotate", "--yes"], &["keys", "add", &public]]
+    {
         note(words, &[]);
         note(words, &[("VAULT_TOKEN", "planted-wrong-token"), ("AWS_SECRET_ACCESS_KEY", "planted-wrong-aws-secret")]);
     }
@@ -216,7 +218,8 @@ fn no_secret_of_any_keeper_is_told_or_stored() {
 
     let file = std::fs::read_to_string(bowline.dir().join("key")).expect("the key file");
     let line = file.lines().find(|line| line.starts_with("bowline-key-1:")).expect("the key's line").split(':').nth(1).expect("base64").to_owned();
-    let mut secrets = vec![line, ROOT_TOKEN.to_owned(), "planted-aws-secret-0001".into(), "planted-wrong-token".into(), "planted-wrong-aws-secret".into()];
+    let mut secrets =
+        vec![line, ROOT_TOKEN.to_owned(), "planted-aws-secret-0001".into(), "planted-wrong-token".into(), "planted-wrong-aws-secret".into()];
     secrets.push(private.lines().nth(1).expect("the identity").to_owned());
     let plain = bowline.ok(&["--key", key, "keys", "export", "--all", "--dangerously-plain"]);
     let export: serde_json::Value = serde_json::from_str(plain["export"].as_str().expect("text")).expect("JSON");

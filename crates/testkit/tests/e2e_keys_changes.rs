@@ -21,7 +21,8 @@ fn sealed_objects(bowline: &Bowline<'_>) -> BTreeMap<PathBuf, (std::time::System
 /// The recipients of every data key.
 fn slots(bowline: &Bowline<'_>) -> Vec<Vec<String>> {
     let listed = bowline.ok(&["keys", "list"]);
-    let names = |key: &Value| key["slots"].as_array().expect("slots").iter().map(|slot| slot["recipient"].as_str().expect("a name").to_owned()).collect();
+    let names =
+        |key: &Value| key["slots"].as_array().expect("slots").iter().map(|slot| slot["recipient"].as_str().expect("a name").to_owned()).collect();
     listed["keys"].as_array().expect("keys").iter().map(names).collect()
 }
 
@@ -54,7 +55,10 @@ fn a_replaced_kms_key_is_rewrapped_for_while_a_receiver_streams() {
     cluster.psql("INSERT INTO kept SELECT i, 'after the rewrap' FROM generate_series(1, 500) i");
     bowline.archive_now();
     let after = sealed_objects(&bowline);
-    assert!(before.iter().filter(|(path, _)| !path.to_string_lossy().contains(".pieces")).all(|(path, was)| after.get(path) == Some(was)), "stored again");
+    assert!(
+        before.iter().filter(|(path, _)| !path.to_string_lossy().contains(".pieces")).all(|(path, was)| after.get(path) == Some(was)),
+        "stored again"
+    );
     assert_eq!(receiver.stop(), Some(0));
     let restored = bowline.restore(&[]);
     assert_eq!(restored.psql(KEPT), cluster.psql(KEPT));

@@ -197,7 +197,9 @@ fn key_lost(names: &Names) -> Vec<Part> {
             )),
             Part::Ask(vec![("RECOVERY", "/media/safe/recovery", "the private half of a recovery key")]),
             run(&[format!("{bowline} keys list"), format!("{bowline} --key \"$RECOVERY\" list")]),
-            text("Then name recipients that are there in [encryption], and bowline --key \"$RECOVERY\" keys rewrap. If none is left and the database lives: chapter 9, with a new key."),
+            text(
+                "Then name recipients that are there in [encryption], and bowline --key \"$RECOVERY\" keys rewrap. If none is left and the database lives: chapter 9, with a new key.",
+            ),
         ];
     }
     vec![

@@ -14,7 +14,8 @@ pub fn let_pods_in(bao: &OpenBao, policy: &str) -> String {
     let vouches = vouching_server();
     let authority = std::fs::read_to_string(House::new().file("ca.pem")).expect("a certificate");
     bao.ask("POST /v1/sys/auth/kubernetes", &json!({ "type": "kubernetes" }));
-    let config = json!({ "kubernetes_host": vouches, "token_reviewer_jwt": "reviewer", "disable_local_ca_jwt": true, "kubernetes_ca_cert": authority });
+    let config =
+        json!({ "kubernetes_host": vouches, "token_reviewer_jwt": "reviewer", "disable_local_ca_jwt": true, "kubernetes_ca_cert": authority });
     bao.ask("POST /v1/auth/kubernetes/config", &config);
     let role = json!({ "bound_service_account_names": "bowline", "bound_service_account_namespaces": "db", "token_policies": policy });
     bao.ask("POST /v1/auth/kubernetes/role/bowline", &role);
@@ -46,7 +47,8 @@ fn vouching_server() -> String {
             let status = json!({ "authenticated": true, "user": user, "audiences": ["https://kubernetes"] });
             let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status });
             let body = body.to_string();
-            let head = format!("HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head =
+                format!("HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
             let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body.as_bytes()));
         }
     });

@@ -95,7 +95,11 @@ pub async fn rewrap(wiring: &Wiring, asked: &KeysRewrapArgs, printer: &Arc<Print
     let drops: BTreeSet<String> = keys.iter().flat_map(|key| &key.slots).map(|slot| slot.recipient.clone()).collect();
     printer.say(format!("{} data keys, each wrapped anew for:", keys.len()));
     for proof in &proofs {
-        printer.say(format!("  {}{}", proof.recipient, if proof.is_proven { "" } else { "  (only its private half, kept elsewhere, can prove that it opens)" }));
+        printer.say(format!(
+            "  {}{}",
+            proof.recipient,
+            if proof.is_proven { "" } else { "  (only its private half, kept elsewhere, can prove that it opens)" }
+        ));
     }
     for gone in drops.iter().filter(|name| !proofs.iter().any(|proof| proof.recipient == **name)) {
         printer.say(format!("and no longer for:\n  {gone}"));
@@ -142,7 +146,8 @@ async fn change_all(writer: &Writer, change: &Change, printer: &Arc<Printer>) ->
             let slots = writer.change_slots(key.id, change, SystemClock.now()).await.map_err(|e| {
                 let mut fault = Fault::from(e);
                 if !changed.is_empty() {
-                    fault.0.detail = format!("{} {} data keys were changed before; every key still opens. Run it again.", fault.0.detail, changed.len());
+                    fault.0.detail =
+                        format!("{} {} data keys were changed before; every key still opens. Run it again.", fault.0.detail, changed.len());
                 }
                 fault
             })?;

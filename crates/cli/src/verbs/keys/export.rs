@@ -67,7 +67,13 @@ async fn document(wiring: &Wiring, reader: &repo::Reader, known: &[repo::KeyView
 /// Mode 0600, durable, never over what is there.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
     let wrong = |e: std::io::Error| {
-        Fault::of("export-unwritable", Class::Refused, format!("cannot write {}", path.display()), format!("{e}."), "Name a new file in a folder that you may write to.")
+        Fault::of(
+            "export-unwritable",
+            Class::Refused,
+            format!("cannot write {}", path.display()),
+            format!("{e}."),
+            "Name a new file in a folder that you may write to.",
+        )
     };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(wrong)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(wrong)
