@@ -406,8 +406,10 @@ class Repository:
         self.sealed_only = self.document["encryption"] == "aes-256-gcm"
         require(self.document["encryption"] in ("aes-256-gcm", "off"), f"unknown encryption {self.document['encryption']!r}")
         given = key_path or data_keys_path
-        require(given or looks_only or not self.sealed_only, "this repository is encrypted: give a key file with --key, or data keys with "
-                f"--data-keys. Any one of these opens it: {', '.join(self.recipients())}")
+        if self.sealed_only and not given and not looks_only:
+            # Of one key as an example of all.
+            raise Refused("this repository is encrypted: give a key file with --key, or data keys with --data-keys. Any one of these opens it: "
+                          + ", ".join(self.slots(self.document["digest_key"])))
         require(self.sealed_only or not given, "repository.json says that nothing is encrypted, yet there is a key: "
                 "somebody may have replaced it. If encryption was switched off on purpose, leave out --key")
         self.recipient = read_key_file(pathlib.Path(key_path)) if key_path else None
@@ -420,10 +422,6 @@ class Repository:
 
     def key_ids(self):
         return sorted(path.stem for path in (self.root / "keys").glob("*.json"))
-
-    def recipients(self):
-        """Who opens the digests' key, as an example of all."""
-        return list(self.slots(self.document["digest_key"]))
 
     def data_key(self, key_id):
         if key_id not in self.data_keys:
