@@ -49,7 +49,8 @@ fn before_asking(chain: &str) -> Option<Told> {
     if chain.contains("not properly configured") {
         return told(Class::Misuse, chain.to_owned(), credentials);
     }
-    if chain.to_ascii_lowercase().contains("region") {
+    let lower = chain.to_ascii_lowercase();
+    if lower.contains("missing region") || lower.contains("missing signing region") {
         return told(Class::Misuse, chain.to_owned(), "Say in which region the key is: name it by its ARN, add ?region=…, or set AWS_REGION.");
     }
     None
