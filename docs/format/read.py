@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
 """Reads a Bowline repository without Bowline: docs/format.md as a program, section by section.
 
-    read.py [--key KEYFILE] REPOSITORY list
-    read.py [--key KEYFILE] REPOSITORY extract BACKUP DEST [--tablespaces DIR]
-    read.py [--key KEYFILE] REPOSITORY wal SYSTEM_ID SEGMENT|HISTORY DEST
-    read.py [--key KEYFILE] REPOSITORY verify BACKUP
+    read.py [KEYS] REPOSITORY list
+    read.py [KEYS] REPOSITORY extract BACKUP DEST [--tablespaces DIR]
+    read.py [KEYS] REPOSITORY wal SYSTEM_ID SEGMENT|HISTORY DEST
+    read.py [KEYS] REPOSITORY verify BACKUP
+    read.py REPOSITORY slots
+    read.py REPOSITORY slot KEY_ID RECIPIENT DEST
     read.py vectors VECTORS_JSON
+
+KEYS is --key KEYFILE, a Bowline key file, or --data-keys FILE, data keys themselves: what `bowline keys export` sealed, once it is opened,
+or lines of a key id, a blank and the key in hexadecimal digits, as a KMS, a Vault or age gives it ("slot" writes what they must open;
+keys that are bound to their repository are taken so, too).
 
 REPOSITORY is a folder: the repository itself or a copy of its bucket prefix. Tablespaces go below DIR (default: DEST.tablespaces),
 configuration that lay outside the data directory to DEST.config. Needs Python 3.11 or newer, the package `cryptography`
@@ -92,6 +98,40 @@ def read_key_file(path):
 
 def unwrap(file_key, wrapped, repository_id, key_id):
     return aes_gcm_open(file_key, wrapped[:12], wrapped[12:], b"bowline wrap 1" + repository_id + key_id, f"data key {key_id.hex()}")
+
+
+def unbind(bound, repository_id, key_id):
+    """The data key inside a bound one."""
+    mark = b"bowline bound 1" + repository_id + key_id
+    require(bound[:47] == mark and len(bound) == 79, f"data key {key_id.hex()}: what was opened is another key, or of another repository")
+    return bound[47:]
+
+
+def read_data_keys(path, repository_id):
+    """Data keys as they are, by id."""
+    text, found = path.read_text(), {}
+    if text.lstrip().startswith("{"):
+        said = json.loads(text)
+        require(said["repository"] == repository_id.hex(), f"{path}: these are the keys of repository {said['repository']}")
+        pairs = [(one["id"], one["key"]) for one in said["data_keys"]]
+    else:
+        pairs = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    for pair in pairs:
+        require(len(pair) == 2, f"{path}: each line is a key id, a blank and the key")
+        key = bytes.fromhex(pair[1])
+        found[pair[0]] = key if len(key) == 32 else unbind(key, repository_id, bytes.fromhex(pair[0]))
+    return found
+
+
+def how_to_open(recipient):
+    """What whoever holds this recipient does with what the verb "slot" writes."""
+    kind = recipient.partition(":")[0]
+    return {
+        "file": "give that key file with --key",
+        "aws-kms": "aws kms decrypt --ciphertext-blob fileb://DEST --encryption-context bowline:repository=…,bowline:key=…",
+        "vault-transit": "bao write …/decrypt/… ciphertext=@DEST with context and associated_data as docs/format.md says",
+        "age": "age --decrypt -i IDENTITY DEST",
+    }.get(kind, "this reader does not know how")
 
 
 # ---- Objects ---------------------------------------------------------------------------------------------------------
@@ -358,28 +398,38 @@ def unlanes(number, count):
 
 
 class Repository:
-    def __init__(self, root, key_path):
+    def __init__(self, root, key_path, data_keys_path=None, looks_only=False):
         self.root = pathlib.Path(root)
         require((self.root / "repository.json").is_file(), f"{root}: there is no repository.json here")
         self.document = read_document(self.root / "repository.json")
         self.id = bytes.fromhex(self.document["id"])
         self.sealed_only = self.document["encryption"] == "aes-256-gcm"
         require(self.document["encryption"] in ("aes-256-gcm", "off"), f"unknown encryption {self.document['encryption']!r}")
-        require(key_path or not self.sealed_only, "this repository is encrypted: give the key file with --key")
-        require(self.sealed_only or not key_path, "repository.json says that nothing is encrypted, yet there is a key: "
+        given = key_path or data_keys_path
+        if self.sealed_only and not given and not looks_only:
+            # Of one key as an example of all.
+            raise Refused("this repository is encrypted: give a key file with --key, or data keys with --data-keys. Any one of these opens it: "
+                          + ", ".join(self.slots(self.document["digest_key"])))
+        require(self.sealed_only or not given, "repository.json says that nothing is encrypted, yet there is a key: "
                 "somebody may have replaced it. If encryption was switched off on purpose, leave out --key")
         self.recipient = read_key_file(pathlib.Path(key_path)) if key_path else None
-        self.data_keys = {}
+        self.data_keys = read_data_keys(pathlib.Path(data_keys_path), self.id) if data_keys_path else {}
+
+    def slots(self, key_id):
+        path = self.root / "keys" / f"{key_id}.json"
+        require(path.is_file(), f"data key {key_id} is not in the repository")
+        return {slot["recipient"]: base64.b64decode(slot["wrapped"], validate=True) for slot in read_document(path)["slots"]}
+
+    def key_ids(self):
+        return sorted(path.stem for path in (self.root / "keys").glob("*.json"))
 
     def data_key(self, key_id):
         if key_id not in self.data_keys:
-            path = self.root / "keys" / f"{key_id}.json"
-            require(path.is_file(), f"data key {key_id} is not in the repository")
+            slots = self.slots(key_id)
+            require(self.recipient, f"data key {key_id} is not among those of --data-keys; any one of these opens it: {', '.join(slots)}")
             file_key, name = self.recipient
-            slots = read_document(path)["slots"]
-            mine = [slot for slot in slots if slot["recipient"] == name]
-            require(mine, f"data key {key_id} is wrapped for {', '.join(s['recipient'] for s in slots)}, not for {name}")
-            self.data_keys[key_id] = unwrap(file_key, base64.b64decode(mine[0]["wrapped"], validate=True), self.id, bytes.fromhex(key_id))
+            require(name in slots, f"data key {key_id} is wrapped for {', '.join(slots)}, not for {name}")
+            self.data_keys[key_id] = unwrap(file_key, slots[name], self.id, bytes.fromhex(key_id))
         return self.data_keys[key_id]
 
     def digest_key(self):
@@ -750,6 +800,7 @@ def check_vectors(path):
     wrapped = said["wrapped"]
     opened = unwrap(bytes.fromhex(wrapped["file_key"]), bytes.fromhex(wrapped["wrapped"]), repository_id, key_id)
     require(opened == data_key, "the wrapped key differs")
+    require(unbind(bytes.fromhex(said["bound"]["bound"]), repository_id, key_id) == data_key, "the bound key differs")
     print("every vector is read as the format says")
 
 
@@ -758,6 +809,7 @@ def main():
         return check_vectors(pathlib.Path(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--key", metavar="KEYFILE")
+    parser.add_argument("--data-keys", metavar="FILE")
     parser.add_argument("repository")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list")
@@ -771,12 +823,26 @@ def main():
     verb.add_argument("dest", type=pathlib.Path)
     verb = verbs.add_parser("verify")
     verb.add_argument("backup")
+    verbs.add_parser("slots")
+    verb = verbs.add_parser("slot")
+    verb.add_argument("key_id")
+    verb.add_argument("recipient")
+    verb.add_argument("dest", type=pathlib.Path)
     try:
         asked = parser.parse_args()
     except SystemExit as leaving:
         sys.exit(200 if leaving.code else 0)
-    repository = Repository(asked.repository, asked.key)
-    if asked.verb == "list":
+    repository = Repository(asked.repository, asked.key, asked.data_keys, asked.verb in ("slots", "slot"))
+    if asked.verb == "slots":
+        for key_id in repository.key_ids():
+            for recipient in repository.slots(key_id):
+                print(f"{key_id}  {recipient}  ({how_to_open(recipient)})")
+    elif asked.verb == "slot":
+        slots = repository.slots(asked.key_id)
+        require(asked.recipient in slots, f"data key {asked.key_id} is wrapped for {', '.join(slots)}")
+        with open(asked.dest, "xb") as file:
+            file.write(slots[asked.recipient])
+    elif asked.verb == "list":
         list_all(repository)
     elif asked.verb == "extract":
         extract(repository, asked.backup, asked.dest, asked.tablespaces)

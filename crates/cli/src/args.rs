@@ -34,8 +34,9 @@ pub struct Common {
     /// status, wal audit --no-read
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_time)]
     pub repository_as_of: Option<Timestamp>,
-    /// A key file that opens the repository, instead of the configured recipients
-    #[arg(long, global = true, value_name = "FILE")]
+    /// What opens the repository instead of the configured recipients: a key file, an age identity file (a recovery key), or a recipient such
+    /// as aws-kms:KEY
+    #[arg(long, global = true, value_name = "FILE|RECIPIENT")]
     pub key: Option<PathBuf>,
     /// Print JSON, one object a line: events while it runs, the result last
     #[arg(long, global = true)]
@@ -97,6 +98,11 @@ pub enum Verb {
     Wal {
         #[command(subcommand)]
         verb: WalVerb,
+    },
+    /// Whom the repository's data keys open for: list, add, remove, rotate, rewrap, export
+    Keys {
+        #[command(subcommand)]
+        verb: KeysVerb,
     },
     /// Print the disaster recovery runbook of this installation
     ///
@@ -335,6 +341,93 @@ pub enum WalVerb {
     Fetch(FetchArgs),
     /// Prove that the stored WAL is whole from the oldest backup on, and say what each gap makes unreachable
     Audit(AuditArgs),
+}
+
+/// What to do with data keys. Nothing of this reads or writes again what they seal.
+#[derive(Debug, Subcommand)]
+pub enum KeysVerb {
+    /// Show every data key and whom it opens for; needs no key
+    List,
+    /// Wrap every data key for one more recipient
+    ///
+    /// Name it in [encryption] recipients as well, or the data keys of later backups are not wrapped for it.
+    Add(KeysAddArgs),
+    /// Take every data key away from one recipient
+    ///
+    /// Refused when nobody who is left can prove that the keys open. Who has read a data key knows it for ever: what was sealed with it stays
+    /// readable to whoever kept a copy of both.
+    Remove(KeysRemoveArgs),
+    /// Begin a new data key for the WAL from here on
+    ///
+    /// What is stored stays under the former key, which is kept. Each backup has a key of its own anyway, and the key of the digests stays,
+    /// because chunks are compared by it. A receiver that runs goes on with the former key until it is started again.
+    Rotate(KeysSureArgs),
+    /// Wrap every data key anew, for just the recipients of the configuration: after the KMS key was rotated or replaced
+    ///
+    /// Every new slot is opened as a proof before an old one goes. No data is stored again.
+    Rewrap(KeysRewrapArgs),
+    /// Hand out data keys, sealed for somebody's age key
+    ///
+    /// Whoever has a data key reads what it seals, without any recipient: docs/format/read.py takes them with --data-keys.
+    Export(KeysExportArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KeysSureArgs {
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KeysAddArgs {
+    /// file:/PATH, aws-kms:KEY, vault-transit:KEY or age:age1…
+    pub recipient: keys::Spec,
+    /// Make the key file first
+    #[arg(long)]
+    pub new: bool,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub plan: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KeysRemoveArgs {
+    /// The name that `keys list` shows, or the key file as file:/PATH
+    pub recipient: String,
+    #[command(flatten)]
+    pub sure: KeysSureArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KeysRewrapArgs {
+    /// A recipient that opens what is there and is not in the configuration any more (may be given several times)
+    #[arg(long, value_name = "RECIPIENT")]
+    pub open_with: Vec<keys::Spec>,
+    #[command(flatten)]
+    pub sure: KeysSureArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct KeysExportArgs {
+    /// The data key's id, as `keys list` shows it
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "KEY")]
+    pub data_key: Option<seal::KeyId>,
+    /// Every data key
+    #[arg(long)]
+    pub all: bool,
+    /// Seal it for this public key of age (age1…)
+    #[arg(long, value_name = "AGE", required_unless_present = "dangerously_plain", conflicts_with = "dangerously_plain")]
+    pub to: Option<String>,
+    /// Print the keys as they are: whoever sees them reads the backups
+    #[arg(long)]
+    pub dangerously_plain: bool,
+    /// Write it to this new file instead of printing it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,11 +3,11 @@
 use crate::args::Common;
 use crate::config::{Config, EncryptionMode, Repository};
 use crate::fault::Fault;
-use keys::KeyFile;
+use keys::Spec;
 use pg::ConnInfo;
 use repo::{Reader, Writer};
 use seal::Recipient;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{ObjectLock, Put, Sight, StoreOptions};
@@ -84,29 +84,58 @@ impl Wiring {
         }
     }
 
-    /// Where the key files are that the recipients name.
-    pub fn key_files(&self) -> Result<Vec<PathBuf>, Fault> {
-        if let Some(key) = &self.key {
-            return Ok(vec![key.clone()]);
-        }
+    /// The recipients of the configuration; none where encryption is off.
+    pub fn specs(&self) -> Result<Vec<Spec>, Fault> {
         if self.config.encryption.mode == EncryptionMode::Off {
             return Ok(Vec::new());
         }
-        let place = |recipient: &String| match recipient.split_once(':') {
-            Some(("file", path)) if path.starts_with('/') => Ok(PathBuf::from(path)),
-            _ => Err(Fault::misuse(
-                "recipient-unknown",
-                format!("{recipient:?} is not a recipient that this version knows"),
-                "",
-                "Use file:/absolute/path; KMS and Vault come with a later version.",
-            )),
-        };
-        self.config.encryption.recipients.iter().map(place).collect()
+        Ok(self.config.encryption.recipients.iter().map(|text| text.parse()).collect::<Result<_, keys::KeyError>>()?)
     }
 
+    /// The key file or recipient that stands for all of the configuration's, where one was given.
+    pub fn key(&self) -> Option<&Path> {
+        self.key.as_deref()
+    }
+
+    /// Whoever opens the repository, and for whom new keys are wrapped: those of the configuration, or the key that was given instead.
     fn recipients(&self) -> Result<Vec<Arc<dyn Recipient>>, Fault> {
-        let load = |path: PathBuf| KeyFile::load(&path).map(|key| Arc::new(key) as Arc<dyn Recipient>).map_err(Fault::from);
-        self.key_files()?.into_iter().map(load).collect()
+        match &self.key {
+            Some(key) => Ok(keys::opened_by(key)?),
+            None => self.configured(false),
+        }
+    }
+
+    /// The recipients of the configuration. A single one that cannot be used ends the command at once; of several, or beside
+    /// another key, it says so only when nobody else opens what is needed.
+    fn configured(&self, is_beside_another: bool) -> Result<Vec<Arc<dyn Recipient>>, Fault> {
+        let specs = self.specs()?;
+        if specs.len() > 1 || is_beside_another {
+            return Ok(specs.iter().map(Spec::open_among_others).collect());
+        }
+        Ok(specs.iter().map(Spec::open).collect::<Result<_, _>>()?)
+    }
+
+    /// Each of those who open the repository, whatever is wrong with it.
+    pub fn each_recipient(&self) -> Result<Vec<Arc<dyn Recipient>>, Fault> {
+        match &self.key {
+            Some(key) => Ok(keys::opened_by(key)?),
+            None => self.configured(true),
+        }
+    }
+
+    /// For changing whom data keys open for: new ones are wrapped for the configuration's recipients, and those that are there are
+    /// opened by them, by the key that was given besides, and by `others`.
+    pub async fn key_keeper(&self, mut others: Vec<Arc<dyn Recipient>>) -> Result<Writer, Fault> {
+        if let Some(key) = &self.key {
+            others.extend(keys::opened_by(key)?);
+        }
+        let configured = self.configured(!others.is_empty())?;
+        Ok(Writer::open_also(self.store()?, configured, others).await?)
+    }
+
+    /// For looking at what anybody may see: nothing can be opened.
+    pub async fn onlooker(&self) -> Result<Reader, Fault> {
+        Ok(Reader::open(self.store()?, Vec::new()).await?)
     }
 
     pub async fn reader(&self) -> Result<Reader, Fault> {

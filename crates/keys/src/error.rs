@@ -21,6 +21,12 @@ pub enum KeyError {
     /// Not a key, or a damaged one.
     #[error("{} is not a Bowline key file", path.display())]
     NotAKey { path: PathBuf, why: &'static str },
+    /// Nobody of this kind can be a recipient, or not with these settings.
+    #[error("{text:?} is not a recipient")]
+    NotARecipient { text: String, why: String },
+    /// What a recipient needs before anybody is asked could not be had.
+    #[error("recipient {recipient} cannot be used")]
+    Unusable { recipient: String, why: String, hint: String, class: Class },
 }
 
 impl Explain for KeyError {
@@ -31,6 +37,8 @@ impl Explain for KeyError {
             Self::Io { .. } => "key-unreadable",
             Self::TooOpen { .. } => "key-too-open",
             Self::NotAKey { .. } => "key-damaged",
+            Self::NotARecipient { .. } => "recipient-unknown",
+            Self::Unusable { .. } => "recipient-unusable",
         }
     }
     fn class(&self) -> Class {
@@ -38,6 +46,8 @@ impl Explain for KeyError {
             Self::Missing { .. } => Class::Missing,
             Self::Exists { .. } | Self::Io { .. } | Self::TooOpen { .. } => Class::Refused,
             Self::NotAKey { .. } => Class::Damaged,
+            Self::NotARecipient { .. } => Class::Misuse,
+            Self::Unusable { class, .. } => *class,
         }
     }
     fn detail(&self) -> String {
@@ -45,6 +55,7 @@ impl Explain for KeyError {
             Self::Io { source, .. } => source.to_string(),
             Self::TooOpen { mode, .. } => format!("Its mode is {mode:04o}."),
             Self::NotAKey { why, .. } => format!("{why}."),
+            Self::NotARecipient { why, .. } | Self::Unusable { why, .. } => format!("{why}."),
             _ => String::new(),
         }
     }
@@ -57,6 +68,10 @@ impl Explain for KeyError {
             Self::Io { .. } => "Run as the user that owns it, or give that user's group read access.".into(),
             Self::TooOpen { path, .. } => format!("chmod 0600 {}", path.display()),
             Self::NotAKey { .. } => "Use the copy that you kept elsewhere.".into(),
+            Self::NotARecipient { .. } => {
+                "Use file:/absolute/path, aws-kms:KEY (an id, ARN or alias), vault-transit:KEY or age:age1…; docs/security.md describes each.".into()
+            }
+            Self::Unusable { hint, .. } => hint.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use seal::{DataKey, Recipient, SealError, WrapContext, random_bytes};
+use seal::{DataKey, Recipient, SealError, WrapContext, Wrapped, random_bytes};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -99,24 +99,25 @@ impl Recipient for KeyFile {
     }
 
     /// Nonce 12, wrapped key 32, tag 16.
-    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<Vec<u8>, SealError> {
+    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<Wrapped, SealError> {
         let nonce: [u8; NONCE_BYTES] = random_bytes();
         let mut wrapped = Zeroizing::new(key.reveal().to_vec());
         let tag = self
             .cipher()
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated(context)), &mut wrapped)
             .map_err(|_| SealError::Library { what: "AES-256-GCM" })?;
-        Ok([&nonce[..], &wrapped, tag.as_ref()].concat())
+        Ok(Wrapped { recipient: self.name(), bytes: [&nonce[..], &wrapped, tag.as_ref()].concat() })
     }
 
-    async fn unwrap(&self, wrapped: &[u8], context: &WrapContext) -> Result<Zeroizing<[u8; 32]>, SealError> {
+    async fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Zeroizing<[u8; 32]>, SealError> {
         let refused = || SealError::Recipient {
             recipient: self.name(),
             operation: "unwrap",
             why: "It is not the key that wrapped it, or the wrapped key was altered.".into(),
             class: Class::Refused,
+            hint: String::new(),
         };
-        let (nonce, sealed) = wrapped.split_at_checked(NONCE_BYTES).ok_or_else(refused)?;
+        let (nonce, sealed) = wrapped.bytes.split_at_checked(NONCE_BYTES).ok_or_else(refused)?;
         let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| refused())?;
         let mut sealed = Zeroizing::new(sealed.to_vec());
         let plain =
@@ -152,9 +153,10 @@ mod tests {
         assert!(ready(loaded.unwrap(&wrapped, &elsewhere)).is_err());
         let other = KeyFile::create(&folder.path().join("other")).unwrap();
         assert!(ready(other.unwrap(&wrapped, &context)).is_err());
-        wrapped[20] ^= 1;
+        wrapped.bytes[20] ^= 1;
         assert!(ready(loaded.unwrap(&wrapped, &context)).is_err());
-        assert!(ready(loaded.unwrap(&wrapped[..5], &context)).is_err());
+        wrapped.bytes.truncate(5);
+        assert!(ready(loaded.unwrap(&wrapped, &context)).is_err());
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Writer {
     }
 
     /// Replaces repository.json if it is still of this version.
-    async fn replace_repository(&mut self, document: RepositoryDocument, version: &store::Version) -> Result<(), RepoError> {
+    pub(crate) async fn replace_repository(&mut self, document: RepositoryDocument, version: &store::Version) -> Result<(), RepoError> {
         if self.store.replace(&layout::repository(), document::write(&document)?, Some(version)).await?.is_some() {
             self.reader.document = document;
         }

@@ -1,5 +1,6 @@
 //! What can be wrong with a repository.
 
+use crate::Attempt;
 use seal::SealError;
 use store::StoreError;
 use terms::{Class, Explain, SystemId, Timestamp};
@@ -30,10 +31,16 @@ pub enum RepoError {
     Newer { path: String, found: u32, known: u32 },
     /// A data key is wrapped for others only.
     #[error("no configured key opens data key {key}")]
-    NoRecipient { key: String, wrapped_for: String, tried: String },
+    NoRecipient { key: String, wrapped_for: Vec<String>, asked: Vec<String>, attempts: Vec<Attempt> },
     /// Encryption is on, and nobody was named who could open the backups again.
     #[error("encryption needs at least one recipient")]
     NobodyToWrapFor,
+    /// Nobody here could open it again.
+    #[error("no recipient can prove here that it opens what it wraps")]
+    NobodyToProve,
+    /// What would be left of a data key's slots opens for nobody who is here.
+    #[error("data key {key} would open for nobody who can prove it")]
+    LastRecipient { key: String, left: Vec<String>, attempts: Vec<Attempt> },
     /// Keys are configured, and the repository says that it is not encrypted.
     #[error("the repository in {address} is not encrypted although keys are configured for it")]
     NotEncrypted { address: String },
@@ -96,8 +103,15 @@ impl Explain for RepoError {
             Self::Exists { .. } => "repository-exists",
             Self::Document { .. } | Self::Manifest { .. } => "repository-damaged",
             Self::Newer { .. } => "format-newer",
-            Self::NoRecipient { .. } => "key-wrong",
+            Self::NoRecipient { attempts, .. } => match foremost(attempts).map(|attempt| attempt.class) {
+                None => "key-wrong",
+                Some(Class::Transient) => "key-unreachable",
+                Some(Class::Missing) => "key-missing",
+                Some(_) => "key-refused",
+            },
             Self::NobodyToWrapFor => "key-missing",
+            Self::NobodyToProve => "key-unproven",
+            Self::LastRecipient { .. } => "key-last",
             Self::NotEncrypted { .. } => "not-encrypted",
             Self::ForeignCluster { .. } => "system-id-foreign",
             Self::EpochEnded { .. } => "epoch-ended",
@@ -119,11 +133,13 @@ impl Explain for RepoError {
             Self::Store(e) => e.class(),
             Self::Object { source: e, .. } | Self::Seal(e) => e.class(),
             Self::NoRepository { .. } | Self::NoCluster => Class::Missing,
-            Self::Exists { .. } | Self::Newer { .. } | Self::NoRecipient { .. } => Class::Refused,
+            Self::NoRecipient { attempts, .. } => foremost(attempts).map_or(Class::Refused, |attempt| attempt.class),
+            Self::LastRecipient { attempts, .. } if attempts.iter().any(|attempt| attempt.class == Class::Transient) => Class::Transient,
+            Self::Exists { .. } | Self::Newer { .. } | Self::LastRecipient { .. } => Class::Refused,
             Self::EpochEnded { .. } | Self::EpochPresent { .. } | Self::EpochOvertaken { .. } | Self::MajorDiffers { .. } => Class::Refused,
             Self::ForeignCluster { .. } | Self::Conflict { .. } | Self::NotEncrypted { .. } => Class::Refused,
             Self::Document { .. } | Self::Manifest { .. } => Class::Damaged,
-            Self::NobodyToWrapFor => Class::Misuse,
+            Self::NobodyToWrapFor | Self::NobodyToProve => Class::Misuse,
             Self::BackupExists { .. } | Self::LeaseHeld { .. } | Self::LeaseLost { .. } => Class::Held,
             Self::NoBackup { .. } => Class::Missing,
             Self::Contended { .. } => Class::Transient,
@@ -137,7 +153,13 @@ impl Explain for RepoError {
             Self::Object { source, .. } => [source.to_string(), source.detail()].join(". ").trim_end_matches(". ").to_owned() + ".",
             Self::Document { why, .. } | Self::Manifest { why, .. } => format!("{why}."),
             Self::Newer { known, .. } => format!("This Bowline reads formats up to {known}."),
-            Self::NoRecipient { wrapped_for, tried, .. } => format!("It is wrapped for {wrapped_for}; tried: {tried}."),
+            Self::NoRecipient { wrapped_for, asked, attempts, .. } if attempts.is_empty() => {
+                format!("Any one of these opens it: {}; tried: {}, which is none of them.", listed(wrapped_for), listed(asked))
+            }
+            Self::NoRecipient { wrapped_for, attempts, .. } => format!("Any one of these opens it: {}. {}", listed(wrapped_for), told(attempts)),
+            Self::LastRecipient { left, attempts, .. } if attempts.is_empty() => format!("Left would be: {}. Nothing was changed.", listed(left)),
+            Self::LastRecipient { left, attempts, .. } => format!("Left would be: {}. {} Nothing was changed.", listed(left), told(attempts)),
+            Self::NobodyToProve => "All that are named can only wrap: their private halves are kept elsewhere.".into(),
             Self::ForeignCluster { ours, found } => {
                 format!("The repository holds the cluster with system identifier {ours}; this one is {found}.")
             }
@@ -168,7 +190,9 @@ impl Explain for RepoError {
             Self::NoRepository { .. } => "Check [repository] url and org; bowline init makes a new repository.".into(),
             Self::Exists { .. } => "Use it as it is, or choose another url or org. Bowline never overwrites a repository.".into(),
             Self::Newer { .. } => "Use a Bowline at least as new as the one that wrote this repository.".into(),
-            Self::NoRecipient { .. } => "Put the key that the repository was initialised with where [encryption] recipients points, or pass it with --key.".into(),
+            Self::NoRecipient { wrapped_for, attempts, .. } => next_step(wrapped_for, attempts),
+            Self::NobodyToProve => "Name a recipient beside them that this host can use: a key file, aws-kms: or vault-transit:.".into(),
+            Self::LastRecipient { .. } => "Add another recipient first (bowline keys add), or prove one that is left with --key FILE.".into(),
             Self::NobodyToWrapFor => "Name one with [encryption] recipients = [\"file:/etc/bowline/key\"], or switch encryption off by name with [encryption] mode = \"off\".".into(),
             Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org). After pg_upgrade or a new initdb, bowline init --new-epoch goes on in this one.".into(),
             Self::EpochEnded { .. } => "If this server was started by mistake, stop it and its archiver. To go on with it, as after a restore to before the upgrade, give it a repository of its own: another url or org, bowline init, bowline backup.".into(),
@@ -186,4 +210,34 @@ impl Explain for RepoError {
             _ => String::new(),
         }
     }
+}
+
+/// The attempt that decides: trouble that may pass, else the first.
+fn foremost(attempts: &[Attempt]) -> Option<&Attempt> {
+    attempts.iter().find(|attempt| attempt.class == Class::Transient).or(attempts.first())
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// Who was asked, and what each said.
+fn told(attempts: &[Attempt]) -> String {
+    attempts.iter().map(|attempt| format!("{} was asked: {}.", attempt.recipient, attempt.why.trim_end_matches('.'))).collect::<Vec<_>>().join(" ")
+}
+
+/// What to do about a data key that stayed shut.
+fn next_step(wrapped_for: &[String], attempts: &[Attempt]) -> String {
+    let mut steps: Vec<String> = foremost(attempts).map(|attempt| attempt.hint.clone()).filter(|hint| !hint.is_empty()).into_iter().collect();
+    if steps.is_empty() {
+        steps.push("Put the key that the repository was initialised with where [encryption] recipients points, or pass it with --key.".into());
+        // The names of these are what --key takes.
+        if let Some(kept) = wrapped_for.iter().find(|name| name.starts_with("aws-kms:") || name.starts_with("vault-transit:")) {
+            steps.push(format!("Where this host may use it: --key {kept}"));
+        }
+    }
+    if let Some(recovery) = wrapped_for.iter().find(|name| name.starts_with("age:")) {
+        steps.push(format!("Or fetch the private half of {recovery} from where it is kept, and give it with --key FILE."));
+    }
+    steps.join(" ")
 }

@@ -17,8 +17,11 @@ pub(crate) fn repository() -> ObjectPath {
     path("repository.json".into())
 }
 
+/// The folder of all data keys.
+pub(crate) const KEYS: &str = "keys";
+
 pub(crate) fn key(id: KeyId) -> ObjectPath {
-    path(format!("keys/{id}.json"))
+    path(format!("{KEYS}/{id}.json"))
 }
 
 /// Whether the object at this path is replaced in the course of things; every other is written once.

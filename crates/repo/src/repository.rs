@@ -48,16 +48,20 @@ pub struct Reader {
 impl Reader {
     /// Opens the repository at the root of `store`.
     pub async fn open(store: Arc<dyn Fetch>, recipients: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
+        Self::open_also(store, recipients, Vec::new()).await
+    }
+
+    async fn open_also(store: Arc<dyn Fetch>, recipients: Vec<Arc<dyn Recipient>>, openers: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
         let document = match store.get(&layout::repository()).await {
             Ok(bytes) => document::read::<RepositoryDocument>(&layout::repository(), &bytes)?,
             Err(store::StoreError::Missing { .. }) => return Err(RepoError::NoRepository { address: store.address() }),
             Err(e) => return Err(e.into()),
         };
         // repository.json is not sealed: whoever can write to the store can make it say "off". Who names keys wants encryption.
-        if document.encryption == Encryption::Off && !recipients.is_empty() {
+        if document.encryption == Encryption::Off && !(recipients.is_empty() && openers.is_empty()) {
             return Err(RepoError::NotEncrypted { address: store.address() });
         }
-        let keyring = Arc::new(Keyring::new(document.id, recipients));
+        let keyring = Arc::new(Keyring::new(document.id, recipients, openers));
         Ok(Self { store, keyring, document })
     }
 
@@ -131,7 +135,7 @@ impl Writer {
             return Err(exists());
         }
         let id = RepositoryId::random();
-        let keyring = Arc::new(Keyring::new(id, recipients));
+        let keyring = Arc::new(Keyring::new(id, recipients, Vec::new()));
         let digest_key = match encryption {
             Encryption::Aes256Gcm => Some(keyring.create(&*store, KeyPurpose::Digest, now).await?.id()),
             Encryption::Off => None,
@@ -156,7 +160,12 @@ impl Writer {
 
     /// Opens a repository for adding.
     pub async fn open(store: Arc<dyn Put>, recipients: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
-        let reader = Reader::open(store.clone(), recipients).await?;
+        Self::open_also(store, recipients, Vec::new()).await
+    }
+
+    /// The same; what is there may be opened by `openers`, too, for whom nothing new is wrapped.
+    pub async fn open_also(store: Arc<dyn Put>, recipients: Vec<Arc<dyn Recipient>>, openers: Vec<Arc<dyn Recipient>>) -> Result<Self, RepoError> {
+        let reader = Reader::open_also(store.clone(), recipients, openers).await?;
         if reader.sealed_only() && reader.keyring.is_empty() {
             return Err(RepoError::NobodyToWrapFor);
         }

@@ -12,6 +12,8 @@ mod index;
 mod leases;
 #[path = "laws/retention.rs"]
 mod retention;
+#[path = "laws/slots.rs"]
+mod slots;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +22,7 @@ use proptest::prelude::*;
 use repo::{
     ChunkRef, Encryption, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter, Reader, RepoError, WalPosition, Writer,
 };
-use seal::{Compression, DataKey, Digester, Protection, Recipient, SealError, WrapContext};
+use seal::{Compression, DataKey, Digester, Protection, Recipient, SealError, WrapContext, Wrapped};
 use std::sync::Arc;
 use store::{Fetch, Memory, ObjectPath, Put};
 use terms::{BackupId, BackupKind, Class, Explain, Lsn, SegmentSize, SystemId, Timeline, Timestamp, WalName};
@@ -39,17 +41,18 @@ impl Recipient for Friend {
     fn name(&self) -> String {
         self.0.to_owned()
     }
-    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<Vec<u8>, SealError> {
+    async fn wrap(&self, key: &DataKey, context: &WrapContext) -> Result<Wrapped, SealError> {
         tokio::task::yield_now().await;
         let sealed = key.reveal().iter().map(|b| b ^ self.1);
-        Ok(context.repository.bytes().iter().chain(context.key.bytes()).copied().chain(sealed).chain([self.1]).collect())
+        let bytes = context.repository.bytes().iter().chain(context.key.bytes()).copied().chain(sealed).chain([self.1]).collect();
+        Ok(Wrapped { recipient: self.name(), bytes })
     }
-    async fn unwrap(&self, wrapped: &[u8], context: &WrapContext) -> Result<Zeroizing<[u8; 32]>, SealError> {
+    async fn unwrap(&self, wrapped: &Wrapped, context: &WrapContext) -> Result<Zeroizing<[u8; 32]>, SealError> {
         tokio::task::yield_now().await;
-        let (head, rest) = wrapped.split_at(32);
+        let (head, rest) = wrapped.bytes.split_at(32);
         if head != [&context.repository.bytes()[..], context.key.bytes()].concat() || rest[32] != self.1 {
             let (recipient, operation) = (self.name(), "unwrap");
-            return Err(SealError::Recipient { recipient, operation, why: "not mine".into(), class: Class::Refused });
+            return Err(SealError::Recipient { recipient, operation, why: "not mine".into(), class: Class::Refused, hint: String::new() });
         }
         Ok(Zeroizing::new(std::array::from_fn(|at| rest[at] ^ self.1)))
     }
@@ -238,9 +241,10 @@ fn only_those_for_whom_a_key_was_wrapped_open_anything() {
         };
         assert!(with(friends(7)).await.is_ok());
         let stranger: Vec<Arc<dyn Recipient>> = vec![Arc::new(Friend("stranger", 7))];
-        assert!(matches!(with(stranger).await, Err(RepoError::NoRecipient { .. })), "another name");
+        assert!(matches!(with(stranger).await, Err(RepoError::NoRecipient { attempts, .. }) if attempts.is_empty()), "another name");
         let wrong = with(friends(8)).await.unwrap_err();
-        assert!(matches!(wrong, RepoError::Object { source: SealError::Recipient { .. }, .. }), "another secret: {wrong:?}");
+        assert!(matches!(&wrong, RepoError::NoRecipient { attempts, .. } if attempts.len() == 1), "another secret: {wrong:?}");
+        assert_eq!((wrong.slug(), wrong.class()), ("key-refused", Class::Refused));
         assert!(matches!(with(Vec::new()).await, Err(RepoError::NoRecipient { .. })), "nobody");
         assert!(matches!(Writer::open(Arc::new(memory.clone()), Vec::new()).await, Err(RepoError::NobodyToWrapFor)));
     });

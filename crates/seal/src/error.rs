@@ -44,7 +44,7 @@ pub enum SealError {
     Library { what: &'static str },
     /// A recipient could not wrap or unwrap.
     #[error("recipient {recipient} cannot {operation} the data key")]
-    Recipient { recipient: String, operation: &'static str, why: String, class: Class },
+    Recipient { recipient: String, operation: &'static str, why: String, class: Class, hint: String },
 }
 
 impl Explain for SealError {
@@ -55,6 +55,8 @@ impl Explain for SealError {
             Self::NoKey { .. } => "key-missing",
             Self::Unsealed => "not-encrypted",
             Self::Library { .. } => "bug",
+            Self::Recipient { class: Class::Transient, .. } => "key-unreachable",
+            Self::Recipient { class: Class::Missing, .. } => "key-missing",
             Self::Recipient { .. } => "key-refused",
             _ => "data-damaged",
         }
@@ -78,6 +80,7 @@ impl Explain for SealError {
         match self {
             Self::NewerFormat { .. } => "Use a Bowline at least as new as the one that wrote this repository.".into(),
             Self::UnknownKey { key } => format!("Unless it came here from elsewhere: look for keys/{key}.json in a copy of the bucket."),
+            Self::Recipient { hint, .. } if !hint.is_empty() => hint.clone(),
             Self::NoKey { .. } | Self::Recipient { .. } => {
                 "Put the key that this repository was initialised with where [encryption] recipients points, or pass it with --key.".into()
             }

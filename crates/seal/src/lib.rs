@@ -22,4 +22,4 @@ pub use growing::{GrowingSealer, Grown, open_growing};
 pub use key::{DataKey, KeyId, RepositoryId, random_bytes};
 pub use object::{HEADER_BYTES, ObjectKind, OpenObject, Protection, SealedObject};
 pub use stream::{CHUNK_BYTES, StreamOpener, StreamSealer, open_whole, seal_whole};
-pub use wrap::{Recipient, WrapContext};
+pub use wrap::{Recipient, WrapContext, Wrapped};

@@ -120,6 +120,7 @@ fn make() -> Value {
         "plain_log": log(&Protection::Plain),
         "digests": { "note": "byte i of the input is i mod 251; the key is data_key", "of": digests },
         "wrapped": wrapped(),
+        "bound": bound(),
     })
 }
 
@@ -155,6 +156,12 @@ fn wrapped() -> Value {
         "recipient": format!("file:{check}"),
         "wrapped": hex(&[&nonce[..], &sealed].concat()),
     })
+}
+
+/// The data key as recipients without associated data get it; the room `keys` makes it, and holds itself to the same vector.
+fn bound() -> Value {
+    let Known { repository, key, .. } = known();
+    json!({ "bound": hex(&[&b"bowline bound 1"[..], repository.bytes(), key.id().bytes(), key.reveal()].concat()) })
 }
 
 /// Not a check: writes the file anew, after a format that has a new number.

@@ -14,6 +14,7 @@ use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,8 @@ pub struct Bowline<'a> {
     /// `file:///…` or `s3://…`, with the lines of `[repository]` that belong to it.
     repository: (String, String),
     environment: Vec<(String, String)>,
+    /// Whom its data keys are wrapped for.
+    recipients: Mutex<Vec<String>>,
     restores: AtomicU32,
 }
 
@@ -104,6 +107,23 @@ impl<'a> Bowline<'a> {
         bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
         bowline.ok(&["init"]);
         bowline
+    }
+
+    /// A new repository whose data keys are wrapped for these recipients; `{key}` in one is a key file's place. Commands get this
+    /// environment.
+    pub fn sealed_for(cluster: &'a Cluster, kind: RepositoryKind<'_>, recipients: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut bowline = Self::on(Ground::Own(cluster), kind);
+        bowline.environment.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        bowline.set_recipients(cluster, recipients);
+        bowline.ok(&["init"]);
+        bowline
+    }
+
+    /// Configures other recipients from now on.
+    pub fn set_recipients(&self, cluster: &Cluster, recipients: &[&str]) {
+        let key = self.dir.join("key").display().to_string();
+        *self.recipients.lock().expect("no holder panics") = recipients.iter().map(|text| text.replace("{key}", &key)).collect();
+        self.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
     }
 
     /// A new repository for a cluster under Patroni, reached over all its nodes; backups are read over the replication protocol.
@@ -146,7 +166,8 @@ impl<'a> Bowline<'a> {
             }
         };
         let config = dir.join("bowline.toml");
-        Self { ground, dir, config, repository, environment, restores: AtomicU32::new(0) }
+        let recipients = Mutex::new(vec![format!("file:{}", dir.join("key").display())]);
+        Self { ground, dir, config, repository, environment, recipients, restores: AtomicU32::new(0) }
     }
 
     /// Writes the configuration anew: how the server is reached, whether its data directory is read, and further lines.
@@ -154,9 +175,9 @@ impl<'a> Bowline<'a> {
         let (url, lines) = &self.repository;
         let data_dir = data_dir.map_or_else(String::new, |dir| format!("data_dir = {:?}\n", dir.display().to_string()));
         let text = format!(
-            "org = \"acme\"\n[postgres]\nconninfo = {conninfo:?}\n{data_dir}bin_dir = {:?}\n[repository]\nurl = {url:?}\n{lines}[encryption]\nrecipients = [\"file:{}\"]\n{more}",
+            "org = \"acme\"\n[postgres]\nconninfo = {conninfo:?}\n{data_dir}bin_dir = {:?}\n[repository]\nurl = {url:?}\n{lines}[encryption]\nrecipients = {:?}\n{more}",
             launch::bin_dir(self.ground.major()).display().to_string(),
-            self.dir.join("key").display(),
+            self.recipients.lock().expect("no holder panics"),
         );
         write_private(&self.config, &text);
     }

@@ -1,7 +1,8 @@
-//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, connections that break on request and the store's conformance suite.
+//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, OpenBao and a mock of the AWS KMS, connections that break on request and the store's conformance suite.
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
+mod asking;
 mod bare;
 pub mod bowline;
 pub mod certificates;
@@ -11,6 +12,8 @@ pub mod damage;
 pub mod drill;
 mod launch;
 mod loopback;
+pub mod moto;
+pub mod openbao;
 pub mod patroni;
 mod place;
 mod planted;
@@ -24,7 +27,10 @@ pub use bare::BareMachine;
 pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use cluster::{Builder, Cluster};
 pub use launch::processes_that;
+pub use moto::Moto;
+pub use openbao::OpenBao;
 pub use patroni::PatroniCluster;
+pub use place::write_private;
 pub use toxiproxy::{Proxy, Toxic, Toxiproxy};
 pub use workload::{Acknowledged, Workload};
 

@@ -35,9 +35,14 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 
 /// One request on one connection; the whole answer, or `None` when there is none.
 pub fn http(port: u16, request: &str, body: &[u8]) -> Option<String> {
+    http_with(port, request, "", body)
+}
+
+/// The same with further header lines, each of which ends its line.
+pub fn http_with(port: u16, request: &str, headers: &str, body: &[u8]) -> Option<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     connection.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
     connection.write_all(head.as_bytes()).ok()?;
     connection.write_all(body).ok()?;
     let mut answer = Vec::new();

@@ -33,7 +33,7 @@ pub(crate) fn append_settings(data: &Path, settings: &[(String, String)]) {
 }
 
 /// A file that PostgreSQL accepts as a private key: its own user's, 0600.
-pub(crate) fn write_private(path: &Path, text: &str) {
+pub fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
     if let Some((uid, gid)) = launch::server_user() {

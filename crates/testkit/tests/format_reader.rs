@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use keys::KeyFile;
 use pg::ConnInfo;
 use repo::{BackupDocument, Encryption, Writer};
-use seal::{Compression, Recipient, WrapContext};
+use seal::{Compression, Recipient, WrapContext, Wrapped};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -235,7 +235,8 @@ fn a_key_file_opens_the_wrapped_key_of_the_test_vectors() {
     let id = |name: &str| word(&said[name]);
     let context = WrapContext { repository: id("repository_id").parse().expect("an id"), key: id("key_id").parse().expect("an id") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let key = runtime.block_on(file.unwrap(&bytes(&word(&said["wrapped"]["wrapped"])), &context)).expect("it opens");
+    let wrapped = Wrapped { recipient: file.name(), bytes: bytes(&word(&said["wrapped"]["wrapped"])) };
+    let key = runtime.block_on(file.unwrap(&wrapped, &context)).expect("it opens");
     assert_eq!(key.to_vec(), bytes(&id("data_key")));
 }
 

@@ -131,9 +131,12 @@ fn host_lost(names: &Names) -> Vec<Part> {
         chapter("4. The machine is lost"),
         text(format!(
             "On a new machine: install PostgreSQL {0} (Debian: apt-get install postgresql-{0}, then stop and disable the cluster that it makes), the bowline program, and \
-             the key at {1}, from where its copy is kept. The configuration is in the repository.",
+             {1}. The configuration is in the repository.",
             names.major,
-            names.key.display()
+            match names.has_key_file() {
+                true => format!("the key at {}, from where its copy is kept", names.key.display()),
+                false => format!("what lets it use {}; or fetch the recovery key and name its file with --key instead", names.key.display()),
+            }
         )),
         run(&[
             format!("bowline --repository {} --org {} --key {} restore --plan", names.repository, names.org, names.key.display()),
@@ -185,6 +188,20 @@ fn wal_damaged(names: &Names) -> Vec<Part> {
 
 fn key_lost(names: &Names) -> Vec<Part> {
     let (bowline, key) = (names.bowline(), names.key.display());
+    if !names.has_key_file() {
+        return vec![
+            chapter("7. The key is lost"),
+            text(format!(
+                "{key} is kept by somebody else. Away for a while: what runs goes on, with the data keys it has. Pending deletion: cancel that at once. Gone for good: \
+                 whatever else bowline keys list names opens the backups; a recovery key is given as a file. Without any of them nobody can read these backups, and no one can help."
+            )),
+            Part::Ask(vec![("RECOVERY", "/media/safe/recovery", "the private half of a recovery key")]),
+            run(&[format!("{bowline} keys list"), format!("{bowline} --key \"$RECOVERY\" list")]),
+            text(
+                "Then name recipients that are there in [encryption], and bowline --key \"$RECOVERY\" keys rewrap. If none is left and the database lives: chapter 9, with a new key.",
+            ),
+        ];
+    }
     vec![
         chapter("7. The key is lost"),
         text(

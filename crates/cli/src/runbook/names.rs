@@ -19,6 +19,7 @@ pub struct Names {
     pub data_dir: PathBuf,
     /// Where a copy beside production is restored to.
     pub side_dir: PathBuf,
+    /// A key file; where there is none, the first recipient.
     pub key: PathBuf,
     /// PostgreSQL's major version, and where its programs are.
     pub major: u32,
@@ -54,7 +55,11 @@ impl Names {
             config: place,
             data_dir: data_dir.ok_or_else(|| missing("where the data directory is", "Set [postgres] data_dir: a restore in place needs it."))?,
             side_dir: config.drill.dir.clone().unwrap_or_else(|| "/var/tmp".into()).join("bowline-side"),
-            key: wiring.key_files()?.into_iter().next().unwrap_or_else(|| "/etc/bowline/key".into()),
+            key: match (wiring.key(), wiring.specs()?.iter().find_map(keys::Spec::file), wiring.specs()?.first()) {
+                (Some(key), ..) | (None, Some(key), _) => key.to_owned(),
+                (None, None, Some(spec)) => spec.to_string().into(),
+                (None, None, None) => "/etc/bowline/key".into(),
+            },
             major,
             bin_dir,
             server: format!("{address} -d {}", info.dbname()),
@@ -92,6 +97,11 @@ impl Names {
             contacts: vec!["Name who is called first, and who decides: [runbook] contacts".into()],
             measured: vec!["bowline verify measures; its last report is named here".into()],
         }
+    }
+
+    /// Whether the key is a file, which can be copied.
+    pub fn has_key_file(&self) -> bool {
+        keys::named(&self.key).is_none()
     }
 
     /// The program with what every command of this installation says.

@@ -56,7 +56,9 @@ fn again(common: &Common, words: &[&std::ffi::OsStr]) -> std::io::Result<Command
     let mut command = Command::new(std::env::current_exe()?);
     for (flag, value) in [("--config", common.config.as_ref()), ("--key", common.key.as_ref())] {
         if let Some(value) = value {
-            command.arg(flag).arg(std::path::absolute(value)?);
+            // A recipient is no path.
+            let value = if keys::named(value).is_some() { value.clone() } else { std::path::absolute(value)? };
+            command.arg(flag).arg(value);
         }
     }
     for (flag, value) in [("--repository", &common.repository), ("--org", &common.org)] {

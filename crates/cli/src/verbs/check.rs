@@ -3,8 +3,8 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::Printer;
-use crate::verbs::guard;
 use crate::verbs::second_copy::SecondCopy;
+use crate::verbs::{check_keys, guard};
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
 use repo::{Encryption, Reader};
@@ -15,7 +15,7 @@ use terms::Explain;
 
 /// How a prerequisite stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Ok,
     /// It works, and will hurt one day.
     Warn,
@@ -32,16 +32,16 @@ struct Finding {
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, what: &'static str, verdict: Verdict, found: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn add(&mut self, what: &'static str, verdict: Verdict, found: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { what, verdict, found: found.into(), fix: fix.into() });
     }
-    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+    pub(super) fn ok(&mut self, what: &'static str, found: impl Into<String>) {
         self.add(what, Verdict::Ok, found, "");
     }
-    fn fail(&mut self, what: &'static str, fault: &Fault) {
+    pub(super) fn fail(&mut self, what: &'static str, fault: &Fault) {
         let found = [&fault.0.summary, &fault.0.detail].into_iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
         self.add(what, Verdict::Fail, found, &fault.0.hint);
     }
@@ -124,6 +124,7 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
             Err(e) => findings.fail("encryption", &e.into()),
         },
     }
+    check_keys::look(wiring, &reader, findings).await;
     let probed = match (wiring.store(), wiring.store_options().and_then(|o| Ok(store::open_remover(&wiring.address(), &o)?))) {
         (Ok(store), Ok(remover)) => store::probe(&*store, Some(&*remover), "").await.map_err(Fault::from),
         (Err(fault), _) | (_, Err(fault)) => Err(fault),

@@ -5,7 +5,7 @@ use crate::config::EncryptionMode;
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::wiring::Wiring;
-use keys::{KeyError, KeyFile};
+use keys::{KeyError, KeyFile, Spec};
 use repo::{Encryption, Writer};
 use seal::Recipient;
 use serde_json::json;
@@ -26,8 +26,19 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
         EncryptionMode::On => Encryption::Aes256Gcm,
         EncryptionMode::Off => Encryption::Off,
     };
-    let places = wiring.key_files()?;
-    if encryption == Encryption::Aes256Gcm && places.is_empty() {
+    // A key that was given stands for all recipients, and is made if it is not there.
+    let wanted = match (encryption, wiring.key()) {
+        (Encryption::Off, _) => Vec::new(),
+        (Encryption::Aes256Gcm, Some(key)) => match keys::named(key) {
+            Some(spec) => vec![spec?],
+            None => {
+                let key = std::path::absolute(key).unwrap_or_else(|_| key.to_owned());
+                vec![format!("file:{}", key.display()).parse::<Spec>()?]
+            }
+        },
+        (Encryption::Aes256Gcm, None) => wiring.specs()?,
+    };
+    if encryption == Encryption::Aes256Gcm && wanted.is_empty() {
         return Err(repo::RepoError::NobodyToWrapFor.into());
     }
     store::create_root(&config.repository.url).await?;
@@ -50,10 +61,14 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     }
     let mut recipients: Vec<Arc<dyn Recipient>> = Vec::new();
     let mut made = Vec::new();
-    for place in &places {
+    for spec in &wanted {
+        let Some(place) = spec.file() else {
+            recipients.push(spec.open()?);
+            continue;
+        };
         let key = match KeyFile::create(place) {
             Ok(key) => {
-                made.push(place.clone());
+                made.push(place.to_owned());
                 key
             }
             // One key may open several repositories.
@@ -72,7 +87,13 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     });
     for place in &made {
         printer.say(format!("key: {} was made. COPY IT NOW to a place away from this host and from the backups:", place.display()));
-        printer.say("     without it nobody can ever read these backups, and whoever holds it can.");
+        printer.say(match wanted.len() {
+            1 => "     without it nobody can ever read these backups, and whoever holds it can.",
+            _ => "     whoever holds it can read these backups.",
+        });
+    }
+    for spec in wanted.iter().filter(|spec| spec.is_recovery()) {
+        printer.say(format!("recovery: {spec} can open all of it; that its private half does was not proven here"));
     }
     printer.say("next: bowline check, then bowline backup");
     printer.result(json!({ "repository": document.id, "address": store.address(), "keys_made": made, "store": probed_json }));

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod beside;
 mod check;
+mod check_keys;
 mod confirm;
 mod damage;
 mod epoch;
@@ -11,6 +12,7 @@ mod expire;
 pub mod fetch;
 mod guard;
 mod init;
+mod keys;
 mod list;
 mod measured;
 mod outlook;
@@ -67,6 +69,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
             Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
             Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
+            Verb::Keys { verb } => keys::run(&common, &verb, &printer).await,
             Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
             Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
