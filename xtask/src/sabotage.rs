@@ -77,12 +77,12 @@ impl Ground {
     fn fails(&self, twin: &Twin) -> Outcome<bool> {
         let (binary, filter) = twin.test;
         let log = self.target.with_file_name("last.log");
-        for build in [vec!["build", "-p", "cli"], vec!["test", "-p", "testkit", "--test", binary, "--no-run"]] {
+        for build in [vec!["build", "--workspace", "--bin", "bowline"], vec!["test", "--workspace", "--test", binary, "--no-run"]] {
             if !self.cargo(&build, &log)? {
                 return Err(format!("{}: does not build; see {}", twin.name, log.display()).into());
             }
         }
-        let passed = self.cargo(&["test", "-p", "testkit", "--test", binary, "--", filter], &log)?;
+        let passed = self.cargo(&["test", "--workspace", "--test", binary, "--", filter], &log)?;
         let said = fs::read_to_string(&log)?;
         if !said.lines().any(|line| line.starts_with("test ")) {
             return Err(format!("{}: no test ran; see {}", twin.name, log.display()).into());
