@@ -45,6 +45,8 @@ impl Wiring {
             session_token: resolve(&repository.session_token, "repository.session_token")?,
             profile: repository.profile.clone(),
             checksum: repository.checksum.clone(),
+            sse: repository.sse(),
+            sse_kms_key_id: repository.sse_kms_key_id.clone(),
             ..StoreOptions::default()
         })
     }
@@ -84,7 +86,10 @@ impl Wiring {
     }
 
     pub async fn writer(&self) -> Result<Writer, Fault> {
-        Ok(Writer::open(self.store()?, self.recipients()?).await?)
+        let store = self.store()?;
+        // Before anything is written: a store that does not encrypt as it must gets nothing.
+        store.ready().await?;
+        Ok(Writer::open(store, self.recipients()?).await?)
     }
 
     /// How the server is reached.

@@ -15,6 +15,7 @@ mod lease;
 mod manifest;
 mod pack;
 mod pieces;
+mod policy;
 pub mod reach;
 mod repository;
 mod wal;
@@ -30,5 +31,6 @@ pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, REC
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;
 pub use pieces::{Form, Piece, PieceLog, Stored, chain};
+pub use policy::{Duty, Premises, policy};
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

@@ -15,6 +15,8 @@ pub mod patroni;
 mod place;
 mod receiver;
 pub mod s3;
+pub mod stand_in;
+pub mod stores;
 pub mod tamper;
 pub mod toxiproxy;
 pub mod workload;

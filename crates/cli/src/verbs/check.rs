@@ -3,7 +3,7 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::Printer;
-use crate::verbs::guard;
+use crate::verbs::{guard, store_findings};
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
 use repo::{Encryption, Reader};
@@ -14,7 +14,7 @@ use terms::Explain;
 
 /// How a prerequisite stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     Ok,
     /// It works, and will hurt one day.
     Warn,
@@ -23,7 +23,7 @@ enum Verdict {
     Unknown,
 }
 
-struct Finding {
+pub struct Finding {
     what: &'static str,
     verdict: Verdict,
     found: String,
@@ -31,16 +31,16 @@ struct Finding {
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, what: &'static str, verdict: Verdict, found: impl Into<String>, fix: impl Into<String>) {
+    pub fn add(&mut self, what: &'static str, verdict: Verdict, found: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { what, verdict, found: found.into(), fix: fix.into() });
     }
-    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+    pub fn ok(&mut self, what: &'static str, found: impl Into<String>) {
         self.add(what, Verdict::Ok, found, "");
     }
-    fn fail(&mut self, what: &'static str, fault: &Fault) {
+    pub fn fail(&mut self, what: &'static str, fault: &Fault) {
         let found = [&fault.0.summary, &fault.0.detail].into_iter().filter(|t| !t.is_empty()).cloned().collect::<Vec<_>>().join(": ");
         self.add(what, Verdict::Fail, found, &fault.0.hint);
     }
@@ -55,7 +55,7 @@ impl Findings {
         let found = [finding.what, finding.cause].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ");
         self.add(finding.slug, verdict, found, finding.remedy);
     }
-    fn judge(&mut self, what: &'static str, good: bool, otherwise: Verdict, found: impl Into<String>, fix: &str) {
+    pub fn judge(&mut self, what: &'static str, good: bool, otherwise: Verdict, found: impl Into<String>, fix: &str) {
         self.add(what, if good { Verdict::Ok } else { otherwise }, found, if good { "" } else { fix });
     }
 }
@@ -123,20 +123,7 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
             Err(e) => findings.fail("encryption", &e.into()),
         },
     }
-    let probed = match (wiring.store(), wiring.store_options().and_then(|o| Ok(store::open_remover(&wiring.address(), &o)?))) {
-        (Ok(store), Ok(remover)) => store::probe(&*store, Some(&*remover), "").await.map_err(Fault::from),
-        (Err(fault), _) | (_, Err(fault)) => Err(fault),
-    };
-    match probed {
-        Ok(probed) => findings.judge(
-            "store",
-            probed.conditional_put && probed.conditional_replace,
-            Verdict::Fail,
-            if probed.reasons.is_empty() { "conditional writes work".to_owned() } else { probed.reasons.join(" ") },
-            "Use a store with conditional writes.",
-        ),
-        Err(fault) => findings.fail("store", &fault),
-    }
+    store_findings::look_at_store(wiring, &reader, findings).await;
     Some(reader)
 }
 

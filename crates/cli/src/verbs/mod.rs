@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod beside;
+mod bucket;
 mod check;
 mod confirm;
 mod damage;
@@ -19,6 +20,7 @@ mod rescue_report;
 mod restore;
 mod runbook;
 mod status;
+mod store_findings;
 mod verify;
 mod wal;
 
