@@ -9,8 +9,35 @@ pub use steps::{BucketWish, Outcome, Step};
 
 use crate::address::Address;
 use crate::s3::{Answered, Ask, Control, S3};
-use crate::{StoreError, StoreOptions};
+use crate::{Remove, StoreError, StoreOptions};
 use std::sync::Arc;
+use terms::Timestamp;
+
+/// An upload that is younger may still be under way.
+const ABANDONED_AFTER_SECONDS: f64 = 86_400.0;
+
+/// Ends the uploads below the store's root that were begun more than a day ago and never completed; returns those that it ended.
+/// `now` is the earlier of the clocks that are to be believed.
+pub async fn end_abandoned_uploads(remover: &dyn Remove, now: Timestamp) -> Result<Vec<Unfinished>, StoreError> {
+    let found = match remover.unfinished().await? {
+        Fact::Known(found) => found,
+        // Where they cannot be seen they cannot be ended; check says so.
+        Fact::Denied(_) | Fact::Unsupported(_) | Fact::Unclear(_) => Vec::new(),
+    };
+    let mut ended = Vec::new();
+    for upload in found.into_iter().filter(|upload| upload.is_abandoned(now)) {
+        remover.abandon(&upload).await?;
+        ended.push(upload);
+    }
+    Ok(ended)
+}
+
+impl Unfinished {
+    /// Whether it was begun so long ago that nobody is at it any more.
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        now.seconds_since(self.begun) > ABANDONED_AFTER_SECONDS
+    }
+}
 
 /// The authority to look at a bucket and to set it up. It reads and writes no object.
 pub struct Bucket {

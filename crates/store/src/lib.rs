@@ -16,7 +16,7 @@ mod probe;
 mod s3;
 mod token;
 
-pub use bucket::{Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Outcome, Step, Unfinished};
+pub use bucket::{Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Outcome, Step, Unfinished, end_abandoned_uploads};
 pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};
 pub use memory::Memory;

@@ -3,7 +3,7 @@
 //! What passes here shows that Bowline's side is right, not that the store is.
 
 use crate::loopback::free_ports;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,8 @@ pub enum Likeness {
     OldCeph,
     /// Google Cloud Storage's XML API: conditions by generation in place of ETags.
     Google,
+    /// Forgetful: each write is carried out, and the first answer about each object is lost on the way.
+    Forgetful,
     /// Busy: of the requests for one object the first so many are answered with 503 SlowDown.
     Busy(u32),
 }
@@ -32,6 +34,8 @@ struct Seen {
     /// The ETag of each generation that was given out.
     generations: BTreeMap<u64, String>,
     requests: u32,
+    /// The writes whose answer was lost.
+    forgotten: BTreeSet<String>,
     /// How many requests broke the rules of this store.
     refused: u32,
 }
@@ -63,6 +67,10 @@ impl StandIn {
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+    /// How many answers were lost.
+    pub fn lost(&self) -> usize {
+        self.seen.lock().expect("no holder panics").forgotten.len()
+    }
     /// How many requests broke the rules of this store.
     pub fn refused(&self) -> u32 {
         self.seen.lock().expect("no holder panics").refused
@@ -89,6 +97,7 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     if likeness == Likeness::Google {
         to_s3(&mut request, &seen.lock().expect("no holder panics"));
     }
+    let loses_answer = likeness == Likeness::Forgetful && is_write(&request) && seen.lock().expect("no holder panics").forgotten.insert(request.first.clone());
     set(&mut request, "connection", "close");
     let server = TcpStream::connect(("127.0.0.1", backend))?;
     server.set_nodelay(true)?;
@@ -97,6 +106,11 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     std::io::copy(&mut from_client.take(length), &mut to_server)?;
     let mut from_server = BufReader::new(server);
     let mut answer = read_head(&mut from_server)?;
+    if loses_answer {
+        // All of it is read, so that the server has done it.
+        std::io::copy(&mut from_server, &mut std::io::sink())?;
+        return to_client.shutdown(Shutdown::Both);
+    }
     if likeness == Likeness::Google {
         from_s3(&mut answer, &mut seen.lock().expect("no holder panics"));
     }
@@ -104,6 +118,12 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     to_client.write_all(&written(&answer))?;
     std::io::copy(&mut from_server, &mut to_client)?;
     to_client.shutdown(Shutdown::Both)
+}
+
+/// Whether it makes or replaces an object: not one part of it, nor the beginning.
+fn is_write(request: &Message) -> bool {
+    let completes = request.first.starts_with("POST ") && request.first.contains("uploadId=");
+    completes || (request.first.starts_with("PUT ") && !request.first.contains('?') && !is_about_the_bucket(request))
 }
 
 /// What this store would not take.
@@ -135,6 +155,8 @@ fn is_about_the_bucket(request: &Message) -> bool {
 fn to_s3(request: &mut Message, seen: &Seen) {
     let wanted = header(request, "x-goog-if-generation-match").map(str::to_owned);
     request.headers.retain(|(name, _)| !name.starts_with("x-goog-") && name != "authorization");
+    // The mock behind it checks no signature, but wants to see one.
+    set(request, "authorization", "AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0");
     match wanted.as_deref() {
         Some("0") => set(request, "if-none-match", "*"),
         Some(number) => {

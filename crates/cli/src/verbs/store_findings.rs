@@ -11,8 +11,6 @@ use terms::{Clock, SystemClock};
 /// Signed requests fail at 15 minutes; leases and retention want better clocks long before.
 const SKEW_SECONDS_WARN: i64 = 60;
 const SKEW_SECONDS_FAIL: i64 = 600;
-/// What is younger may be an upload that is under way.
-const ABANDONED_AFTER_SECONDS: f64 = 86_400.0;
 
 pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Findings) {
     let opened = wiring.store().and_then(|store| Ok((store, store::open_remover(&wiring.address(), &wiring.store_options()?)?)));
@@ -54,7 +52,7 @@ pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Find
         Ok(Fact::Known(uploads)) if uploads.is_empty() => findings.ok("unfinished uploads", "none"),
         Ok(Fact::Known(uploads)) => {
             let now = SystemClock.now();
-            let (old, young): (Vec<_>, Vec<_>) = uploads.iter().partition(|upload| now.seconds_since(upload.begun) > ABANDONED_AFTER_SECONDS);
+            let (old, young): (Vec<_>, Vec<_>) = uploads.iter().partition(|upload| upload.is_abandoned(now));
             let total = |some: &[&store::Unfinished]| bytes(some.iter().filter_map(|upload| upload.bytes).sum());
             let mut found = format!("{} under way or given up ({})", young.len(), total(&young));
             if let Some(oldest) = old.iter().min_by_key(|upload| upload.begun) {

@@ -8,6 +8,7 @@ use crate::stores::{MINIO_KEY, Make, ObjectServer};
 use bytes::Bytes;
 use std::sync::Arc;
 use store::{Created, Sse, StoreError, StoreOptions};
+use terms::{Clock, SystemClock};
 
 async fn start(make: Make) -> ObjectServer {
     tokio::task::spawn_blocking(move || ObjectServer::start(make)).await.unwrap()
@@ -97,6 +98,32 @@ async fn a_busy_store_is_waited_for_and_fails_nothing() {
         }
         assert_eq!(busy.refused(), times, "{what}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_by_a_real_server_counts_as_done() {
+    let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
+    server.create_bucket("forgetful");
+    let forgetful = StandIn::start(Likeness::Forgetful, server.port());
+    let options = StoreOptions { endpoint: Some(forgetful.endpoint()), ..server.options() };
+    let store = store::open("s3://forgetful/x", &options).unwrap();
+    assert_eq!(store.put_new(&path("once"), Bytes::from_static(b"x")).await.unwrap(), Created::New);
+    let first = store.replace(&path("document"), Bytes::from_static(b"1"), None).await.unwrap().unwrap();
+    store.replace(&path("document"), Bytes::from_static(b"2"), Some(&first)).await.unwrap().unwrap();
+    let writing = tokio::task::spawn_blocking({
+        let store = Arc::clone(&store);
+        move || {
+            let sink = store.begin(&path("large")).unwrap();
+            for piece in 0..45u8 {
+                sink.append(&vec![piece; 1 << 20]).unwrap();
+            }
+            sink.finish().unwrap();
+        }
+    });
+    writing.await.unwrap();
+    store.settle().await.unwrap();
+    assert_eq!(store.info(&path("large")).await.unwrap().unwrap().bytes, 45 << 20);
+    assert_eq!(forgetful.lost(), 3, "once, document and large: each answer was lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +217,11 @@ async fn abandoned_uploads_are_seen_with_their_size_and_ended() {
         assert_eq!(found.iter().map(|upload| upload.key()).collect::<Vec<_>>(), ["org/kb/data/1"], "{found:?}");
         assert!(found[0].bytes.is_some_and(|bytes| bytes >= 32 << 20), "{found:?}");
         assert_eq!(elsewhere.unfinished().await.unwrap().known().map(Vec::len), Some(0), "others' uploads are none of ours");
-        remover.abandon(&found[0]).await.unwrap();
+        let (today, later) = (SystemClock.now(), SystemClock.now().plus_micros(25 * 3600 * 1_000_000));
+        assert_eq!(store::end_abandoned_uploads(&*remover, today).await.unwrap(), [], "a young one may be under way");
+        assert_eq!(store::end_abandoned_uploads(&*elsewhere, later).await.unwrap(), []);
+        let ended = store::end_abandoned_uploads(&*remover, later).await.unwrap();
+        assert_eq!(ended.iter().map(|upload| upload.key()).collect::<Vec<_>>(), ["org/kb/data/1"]);
         remover.abandon(&found[0]).await.expect("what is gone is no error");
         assert_eq!(store.unfinished().await.unwrap().known().map(Vec::len), Some(0));
     }
