@@ -76,8 +76,8 @@ fn where_encryption_by_the_store_is_required_a_store_that_ignores_it_gets_nothin
     assert!(verdict == "fail" && told.contains("ignores"), "{verdict}: {told}");
     assert_eq!(lax.ok(&["list"])["backups"].as_array().map(Vec::len), Some(0));
     // A key that is named without a word on how much it matters matters.
-    at(&cluster, &server, "strict2", "sse_kms_key_id = \"my-key\"\n");
-    let named = at(&cluster, &server, "strict", "sse_kms_key_id = \"my-key\"\n");
+    server.create_bucket_now("named");
+    let named = at(&cluster, &server, "named", "sse_kms_key_id = \"my-key\"\n");
     assert_eq!(named.run(&["init"]).error().0, "store-not-encrypted");
 }
 

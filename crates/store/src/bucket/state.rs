@@ -94,7 +94,12 @@ impl Bucket {
     pub async fn exists(&self) -> Result<Option<bool>, StoreError> {
         match self.ask("HEAD", "", "").await? {
             Answered::Yes(_) => Ok(Some(true)),
-            Answered::No(trouble) if trouble.status() == Some(404) => Ok(Some(false)),
+            // The 404 of a HEAD has no body, and versitygw gives it to strangers too: only a GET says what is missing.
+            Answered::No(trouble) if trouble.status() == Some(404) => match self.ask("GET", "versioning=", "").await? {
+                Answered::Yes(_) => Ok(Some(true)),
+                Answered::No(trouble) if trouble.code() == "NoSuchBucket" => Ok(Some(false)),
+                Answered::No(_) => Ok(None),
+            },
             Answered::No(trouble) if trouble.status() == Some(403) => Ok(None),
             // A bucket of another region points there.
             Answered::No(trouble) => Err(trouble.of_store(&self.address(), "look up", &self.control.bucket)),
@@ -134,7 +139,7 @@ impl Bucket {
                 return Err(StoreError::NoStore { store: self.address(), why: trouble.why().to_owned() });
             }
             Answered::No(trouble) => match trouble.status() {
-                Some(401 | 403) => Fact::Denied(trouble.why().to_owned()),
+                _ if trouble.is_denied() => Fact::Denied(trouble.why().to_owned()),
                 Some(501 | 405) => Fact::Unsupported(trouble.why().to_owned()),
                 _ if trouble.code() == "NotImplemented" || trouble.code() == "MethodNotAllowed" => Fact::Unsupported(trouble.why().to_owned()),
                 _ => Fact::Unclear(trouble.why().to_owned()),
@@ -153,7 +158,7 @@ impl Bucket {
                 Answered::Yes(body) => body,
                 Answered::No(trouble) => {
                     return Ok(match trouble.status() {
-                        Some(401 | 403) => Fact::Denied(trouble.why().to_owned()),
+                        _ if trouble.is_denied() => Fact::Denied(trouble.why().to_owned()),
                         Some(501 | 405) => Fact::Unsupported(trouble.why().to_owned()),
                         _ => Fact::Unclear(trouble.why().to_owned()),
                     });

@@ -1,6 +1,6 @@
 //! Sets a bucket up: which steps are needed, as data that can be printed, and each of them carried out by itself.
 
-use super::state::{BucketState, Fact};
+use super::state::{BucketState, DefaultEncryption, Fact};
 use super::{Bucket, xml};
 use crate::StoreError;
 use crate::s3::{Answered, Ask};
@@ -8,7 +8,7 @@ use crate::s3::{Answered, Ask};
 /// How a bucket for backups is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketWish {
-    /// Encrypt by default with this KMS key; without one, with the store's own keys.
+    /// Encrypt by default with this KMS key; without one the default is left as it is.
     pub kms_key: Option<String>,
     /// Whether the bucket is made so that objects can be locked. Only a bucket that is made anew can be.
     pub object_lock: bool,
@@ -22,7 +22,7 @@ pub enum Step {
     /// Make it.
     Create { object_lock: bool },
     /// Encrypt by default.
-    Encrypt { kms_key: Option<String> },
+    Encrypt { kms_key: String },
     /// Keep versions.
     Version,
     /// Block public access.
@@ -54,12 +54,21 @@ impl BucketWish {
         if state.is_none() {
             steps.push(Step::Create { object_lock: self.object_lock });
         }
-        let is_encrypted = state.and_then(|state| state.encryption.known()).is_some_and(|found| match &self.kms_key {
-            Some(key) => found.algorithm.as_deref() == Some("aws:kms") && found.key.as_ref() == Some(key) && found.has_bucket_key,
-            None => found.algorithm.is_some(),
-        });
-        if !is_encrypted {
-            steps.push(Step::Encrypt { kms_key: self.kms_key.clone() });
+        let default = state.and_then(|state| state.encryption.known());
+        match &self.kms_key {
+            Some(key) => {
+                let is_so = |found: &DefaultEncryption| {
+                    found.algorithm.as_deref() == Some("aws:kms") && found.key.as_ref() == Some(key) && found.has_bucket_key
+                };
+                if !default.is_some_and(is_so) {
+                    steps.push(Step::Encrypt { kms_key: key.clone() });
+                }
+            }
+            // A server without keys of its own (SeaweedFS) takes the wish and then refuses every write: nothing is wished for.
+            None if default.is_none_or(|found| found.algorithm.is_none()) => remarks.push(
+                "no default encryption is set: name production's key as [repository] sse_kms_key_id (what Bowline stores is sealed in any case)".to_owned(),
+            ),
+            None => {}
         }
         if state.and_then(|state| state.versioning.known()).map(String::as_str) != Some("Enabled") {
             steps.push(Step::Version);
@@ -106,8 +115,7 @@ impl Step {
         match self {
             Self::Create { object_lock: false } => "make the bucket".to_owned(),
             Self::Create { object_lock: true } => "make the bucket, so that objects can be locked (none is by default)".to_owned(),
-            Self::Encrypt { kms_key: Some(key) } => format!("encrypt by default with the KMS key {key}, with bucket keys"),
-            Self::Encrypt { kms_key: None } => "encrypt by default with the store's own keys (AES256)".to_owned(),
+            Self::Encrypt { kms_key } => format!("encrypt by default with the KMS key {kms_key}, with bucket keys"),
             Self::Version => "keep versions, so that nothing that is overwritten or removed is gone at once".to_owned(),
             Self::BlockPublic => "block public access".to_owned(),
             Self::Lifecycle { noncurrent_days, kept } => {
@@ -136,16 +144,12 @@ impl Step {
             Self::Create { .. } => {
                 format!("<CreateBucketConfiguration {xmlns}><LocationConstraint>{}</LocationConstraint></CreateBucketConfiguration>", bucket.region())
             }
-            Self::Encrypt { kms_key } => {
-                let how = match kms_key {
-                    Some(key) => format!(
-                        "<ApplyServerSideEncryptionByDefault><SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>{}</KMSMasterKeyID></ApplyServerSideEncryptionByDefault><BucketKeyEnabled>true</BucketKeyEnabled>",
-                        xml::escaped(key)
-                    ),
-                    None => "<ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault>".to_owned(),
-                };
-                format!("<ServerSideEncryptionConfiguration {xmlns}><Rule>{how}</Rule></ServerSideEncryptionConfiguration>")
-            }
+            Self::Encrypt { kms_key } => format!(
+                "<ServerSideEncryptionConfiguration {xmlns}><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>aws:kms</SSEAlgorithm>\
+                 <KMSMasterKeyID>{}</KMSMasterKeyID></ApplyServerSideEncryptionByDefault><BucketKeyEnabled>true</BucketKeyEnabled></Rule>\
+                 </ServerSideEncryptionConfiguration>",
+                xml::escaped(kms_key)
+            ),
             Self::Version => format!("<VersioningConfiguration {xmlns}><Status>Enabled</Status></VersioningConfiguration>"),
             Self::BlockPublic => {
                 let blocks = ["BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"];
@@ -190,11 +194,9 @@ impl Step {
                 command("create-bucket", format!("{location}{lock}"))
             }
             Self::Encrypt { kms_key } => {
-                let rule = match kms_key {
-                    Some(key) => serde_json::json!({"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}, "BucketKeyEnabled": true}]}),
-                    None => serde_json::json!({"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}),
-                };
-                command("put-bucket-encryption", format!(" --server-side-encryption-configuration '{rule}'"))
+                let default = serde_json::json!({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": kms_key});
+                let rules = serde_json::json!({"Rules": [{"ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": true}]});
+                command("put-bucket-encryption", format!(" --server-side-encryption-configuration '{rules}'"))
             }
             Self::Version => command("put-bucket-versioning", " --versioning-configuration Status=Enabled".to_owned()),
             Self::BlockPublic => command(
@@ -232,7 +234,7 @@ impl Bucket {
             // Ours already, from a run that broke off.
             Answered::No(trouble) if matches!(step, Step::Create { .. }) && trouble.code() == "BucketAlreadyOwnedByYou" => Outcome::Done,
             Answered::No(trouble) => match (trouble.status(), trouble.code()) {
-                (Some(401 | 403), _) => Outcome::Denied(trouble.why().to_owned()),
+                _ if trouble.is_denied() => Outcome::Denied(trouble.why().to_owned()),
                 (Some(501 | 405), _) | (_, "NotImplemented" | "MethodNotAllowed") => Outcome::Unsupported(trouble.why().to_owned()),
                 _ => Outcome::Failed(trouble.why().to_owned()),
             },
@@ -242,7 +244,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::DefaultEncryption;
     use super::*;
 
     fn wish() -> BucketWish {
@@ -268,7 +269,7 @@ mod tests {
         let (steps, _) = wish().steps(None, "kb");
         assert_eq!(steps.iter().map(Step::name).collect::<Vec<_>>(), ["create", "encryption", "versioning", "public-access", "lifecycle"]);
         let other_key = BucketWish { kms_key: Some("arn:other".to_owned()), ..wish() };
-        assert_eq!(other_key.steps(Some(&perfect()), "kb").0, [Step::Encrypt { kms_key: Some("arn:other".to_owned()) }]);
+        assert_eq!(other_key.steps(Some(&perfect()), "kb").0, [Step::Encrypt { kms_key: "arn:other".to_owned() }]);
     }
 
     #[test]

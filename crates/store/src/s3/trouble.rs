@@ -98,6 +98,20 @@ impl Trouble {
     pub(super) fn is_answer(&self) -> bool {
         self.status.is_some()
     }
+    /// These credentials may not, or are nobody's.
+    pub(crate) fn is_denied(&self) -> bool {
+        let denials = [
+            "ExpiredToken",
+            "InvalidToken",
+            "TokenRefreshRequired",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "AccessDenied",
+            "InvalidIdentityToken",
+            "ExpiredTokenException",
+        ];
+        matches!(self.status, Some(401 | 403)) || denials.iter().any(|denial| self.code.eq_ignore_ascii_case(denial))
+    }
     /// The answer's status.
     pub(crate) fn status(&self) -> Option<u16> {
         self.status
@@ -156,16 +170,6 @@ impl Trouble {
     /// The error for the caller.
     pub(crate) fn of_store(&self, store: &str, operation: &'static str, path: &str) -> StoreError {
         let (store, path, why) = (store.to_owned(), path.to_owned(), self.why.clone());
-        let denials = [
-            "ExpiredToken",
-            "InvalidToken",
-            "TokenRefreshRequired",
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "AccessDenied",
-            "InvalidIdentityToken",
-            "ExpiredTokenException",
-        ];
         if self.is_full() {
             return StoreError::Full { store, operation, path, why };
         }
@@ -173,8 +177,7 @@ impl Trouble {
             None if self.code == UNTRUSTED => StoreError::Untrusted { store, operation, path, why },
             Some(404) if ["NoSuchBucket", "ContainerNotFound"].contains(&self.code.as_str()) => StoreError::NoStore { store, why },
             Some(404) if self.is_missing() || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
-            Some(401 | 403) => StoreError::Denied { store, operation, path, why },
-            _ if denials.contains(&self.code.as_str()) => StoreError::Denied { store, operation, path, why },
+            _ if self.is_denied() => StoreError::Denied { store, operation, path, why },
             Some(408 | 429 | 500 | 502..=599) => StoreError::Unreachable { store, operation, path, why },
             None if self.transport.is_some() => StoreError::Unreachable { store, operation, path, why },
             _ => StoreError::Failed { store, operation, path, why },
