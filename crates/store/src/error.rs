@@ -25,9 +25,12 @@ impl Explain for StoreError {
             Self::Missing { .. } | Self::NoStore { .. } => Class::Missing,
             Self::Truncated { .. } => Class::Damaged,
             // A full store does not empty itself: whoever can must be told, not whoever can wait.
-            Self::Denied { .. } | Self::Untrusted { .. } | Self::Full { .. } | Self::NotEncrypted { .. } | Self::Failed { .. } | Self::Exists { .. } => {
-                Class::Refused
-            },
+            Self::Denied { .. }
+            | Self::Untrusted { .. }
+            | Self::Full { .. }
+            | Self::NotEncrypted { .. }
+            | Self::Failed { .. }
+            | Self::Exists { .. } => Class::Refused,
             Self::Unreachable { .. } => Class::Transient,
             Self::BadAddress { .. } => Class::Misuse,
         }

@@ -14,12 +14,14 @@ mod tap;
 mod trouble;
 
 use crate::address::Cloud as CloudKind;
-use crate::pending::Pending;
 use crate::bucket::{Fact, Unfinished};
+use crate::pending::Pending;
 use crate::probe::Nature;
 use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
 use async_trait::async_trait;
+pub use at_rest::Sse;
 use bytes::Bytes;
+pub(crate) use control::{Answered, Ask, Control};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;
@@ -27,14 +29,12 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use std::future::Future;
 use std::ops::Range;
-pub use at_rest::Sse;
-pub(crate) use control::{Answered, Ask, Control};
-pub(crate) use trouble::Trouble;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use terms::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
+pub(crate) use trouble::Trouble;
 use trouble::{LIST, LOOK_UP};
 
 /// A call without a body is over after this long, with all its repetitions.
@@ -178,13 +178,7 @@ impl Inner {
 
     /// Waits for an answer, but not for ever: `bytes` is what goes over the wire besides the headers. Only for what may be asked
     /// twice: a server that asks to slow down is asked again.
-    async fn bounded<T, F>(
-        &self,
-        operation: &'static str,
-        path: &str,
-        bytes: u64,
-        call: impl Fn() -> F,
-    ) -> Result<T, StoreError>
+    async fn bounded<T, F>(&self, operation: &'static str, path: &str, bytes: u64, call: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, object_store::Error>>,
     {

@@ -97,7 +97,8 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     if likeness == Likeness::Google {
         to_s3(&mut request, &seen.lock().expect("no holder panics"));
     }
-    let loses_answer = likeness == Likeness::Forgetful && is_write(&request) && seen.lock().expect("no holder panics").forgotten.insert(request.first.clone());
+    let loses_answer =
+        likeness == Likeness::Forgetful && is_write(&request) && seen.lock().expect("no holder panics").forgotten.insert(request.first.clone());
     set(&mut request, "connection", "close");
     let server = TcpStream::connect(("127.0.0.1", backend))?;
     server.set_nodelay(true)?;

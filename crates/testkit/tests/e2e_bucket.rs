@@ -97,7 +97,8 @@ fn a_store_without_some_settings_gets_the_others_and_the_rest_is_told() {
     let outcome = setup.run(&["init", "--bucket", "--yes"]);
     assert_eq!((outcome.code, outcome.error().0), (4, "bucket-unfinished"));
     let told = outcome.lines.iter().find_map(|line| line["error"].get("bucket")).unwrap();
-    let wanted = [("create", "done"), ("encryption", "unsupported"), ("versioning", "done"), ("public-access", "unsupported"), ("lifecycle", "unsupported")];
+    let wanted =
+        [("create", "done"), ("encryption", "unsupported"), ("versioning", "done"), ("public-access", "unsupported"), ("lifecycle", "unsupported")];
     assert_eq!(outcomes(told), wanted);
     assert_eq!(setup.nature()["versioning"], "enabled");
 
@@ -121,7 +122,10 @@ fn what_is_denied_is_told_with_the_command_for_somebody_who_may() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(4), "{said}");
     for words in [
-        format!("aws s3api put-bucket-versioning --bucket theirs --endpoint-url {} --region us-east-1 --versioning-configuration Status=Enabled", server.endpoint()),
+        format!(
+            "aws s3api put-bucket-versioning --bucket theirs --endpoint-url {} --region us-east-1 --versioning-configuration Status=Enabled",
+            server.endpoint()
+        ),
         "the lifecycle rules are left alone".to_owned(),
     ] {
         assert!(said.contains(&words), "{words} in {said}");

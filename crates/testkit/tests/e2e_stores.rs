@@ -5,7 +5,7 @@ use testkit::bowline::FINGERPRINT;
 use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 use testkit::stand_in::{Likeness, StandIn};
 use testkit::stores::{MINIO_KEY, Make, ObjectServer};
-use testkit::{Bowline, Cluster, full, newest_major};
+use testkit::{Bowline, Cluster, newest_major};
 
 const TABLES: &str = "CREATE TABLE kept AS SELECT i, repeat(md5(i::text), 8) AS p FROM generate_series(1, 20000) i; CREATE INDEX ON kept (i);";
 
@@ -38,7 +38,8 @@ fn round_trip(cluster: &Cluster, bowline: &Bowline, what: &str) {
 /// What `check` found of this.
 fn found(bowline: &Bowline, what: &str) -> (String, String) {
     let outcome = bowline.run(&["check"]);
-    let findings = outcome.lines.iter().rev().find_map(|line| line["result"]["findings"].as_array().cloned()).unwrap_or_else(|| panic!("{outcome:#?}"));
+    let findings =
+        outcome.lines.iter().rev().find_map(|line| line["result"]["findings"].as_array().cloned()).unwrap_or_else(|| panic!("{outcome:#?}"));
     let text = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
     let finding = findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("check says nothing of {what}: {findings:#?}"));
     (text(finding, "verdict"), text(finding, "found"))
@@ -96,12 +97,9 @@ fn a_backup_in_the_mock_of_aws_restores_and_is_encrypted_as_asked() {
     assert_eq!(found(&bowline, "encryption by the store"), ("ok".to_owned(), "yes".to_owned()));
 }
 
-/// Only where MinIO was installed for it: `./test --full`.
 #[test]
+#[ignore = "MinIO takes minutes to compile: ./test --full installs it and runs this"]
 fn a_backup_in_minio_is_encrypted_by_its_kms_and_restores() {
-    if !full() {
-        return;
-    }
     let (cluster, server) = (cluster(), ObjectServer::start(Make::Minio));
     server.create_bucket_now("backups");
     let bowline = at(&cluster, &server, "backups", &format!("sse = \"required\"\nsse_kms_key_id = \"{MINIO_KEY}\"\n"));

@@ -38,7 +38,13 @@ pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Find
         Ok(before) => {
             let changes = probed.changes_since(&before);
             let found = if changes.is_empty() { "as it was when the repository was made".to_owned() } else { changes.join("; ") };
-            findings.judge("store since then", changes.is_empty(), Verdict::Warn, found, "Find out who changed the bucket, and whether it was meant.");
+            findings.judge(
+                "store since then",
+                changes.is_empty(),
+                Verdict::Warn,
+                found,
+                "Find out who changed the bucket, and whether it was meant.",
+            );
         }
         Err(_) => findings.add("store since then", Verdict::Warn, "repository.json does not say what the store was like", ""),
     }
@@ -56,13 +62,7 @@ pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Find
             let total = |some: &[&store::Unfinished]| bytes(some.iter().filter_map(|upload| upload.bytes).sum());
             let mut found = format!("{} under way or given up ({})", young.len(), total(&young));
             if let Some(oldest) = old.iter().min_by_key(|upload| upload.begun) {
-                found = format!(
-                    "{} abandoned ({}), the oldest of {} from {}; {found}",
-                    old.len(),
-                    total(&old),
-                    oldest.key(),
-                    oldest.begun
-                );
+                found = format!("{} abandoned ({}), the oldest of {} from {}; {found}", old.len(), total(&old), oldest.key(), oldest.begun);
             }
             let fix = "They cost room and no listing shows them: bowline init --bucket sets the lifecycle rule that ends them after a day.";
             findings.judge("unfinished uploads", old.is_empty(), Verdict::Warn, found, fix);
@@ -80,10 +80,7 @@ fn look_at_bucket(wiring: &Wiring, probed: &Capabilities, findings: &mut Finding
         let fix = "Use a store that honours SSE-KMS, or leave sse and sse_kms_key_id out: what Bowline stores is sealed by itself as well.";
         findings.judge("encryption by the store", found == "yes", otherwise, found, fix);
     }
-    let facts = [
-        ("versions", &nature.versioning, "enabled"),
-        ("public access blocked", &nature.public_access_blocked, "yes"),
-    ];
+    let facts = [("versions", &nature.versioning, "enabled"), ("public access blocked", &nature.public_access_blocked, "yes")];
     for (what, found, wanted) in facts {
         let Some(found) = found else { continue };
         // What a store does not have, and what may not be asked, is told; it makes no repository unusable.

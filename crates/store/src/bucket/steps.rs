@@ -66,7 +66,8 @@ impl BucketWish {
             }
             // A server without keys of its own (SeaweedFS) takes the wish and then refuses every write: nothing is wished for.
             None if default.is_none_or(|found| found.algorithm.is_none()) => remarks.push(
-                "no default encryption is set: name production's key as [repository] sse_kms_key_id (what Bowline stores is sealed in any case)".to_owned(),
+                "no default encryption is set: name production's key as [repository] sse_kms_key_id (what Bowline stores is sealed in any case)"
+                    .to_owned(),
             ),
             None => {}
         }

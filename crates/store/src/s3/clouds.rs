@@ -1,13 +1,13 @@
 //! Google's and Microsoft's object stores, through the same door as S3. Tested against stand-ins only: see docs/stores.md.
 
+use super::Sse;
 use super::connect::{self, Connection, STALL_SECONDS_MAX, UPLOAD_SECONDS_MAX};
 use super::tap::{Tap, Tapped};
-use super::Sse;
 use crate::address::BucketAddress;
 use crate::{StoreError, StoreOptions};
+use object_store::StaticCredentialProvider;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
-use object_store::StaticCredentialProvider;
 use std::sync::Arc;
 
 /// Google Cloud Storage over its XML API. Credentials come from where Google's own tools look: `GOOGLE_APPLICATION_CREDENTIALS`,

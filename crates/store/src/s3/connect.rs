@@ -105,14 +105,7 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         .with_client_options(client(UPLOAD_SECONDS_MAX))
         .build()
         .map_err(failed)?;
-    Ok(Connection {
-        steady: Arc::new(steady),
-        once: Arc::new(once),
-        lists_by_bytes: settings.is_aws,
-        tap,
-        wanted,
-        control: Some(control),
-    })
+    Ok(Connection { steady: Arc::new(steady), once: Arc::new(once), lists_by_bytes: settings.is_aws, tap, wanted, control: Some(control) })
 }
 
 /// How object_store repeats: for the steady client, and not at all for the other.

@@ -3,13 +3,13 @@
 //! AWS promises that order. Servers that keep folders (SeaweedFS) answer in the order of a walk through them: what is in `a/`
 //! before `a-b`, although `-` comes before `/`. There each level is listed by itself and a folder waits for its turn.
 
-use super::{CloudKind, Inner};
 use super::trouble::{LIST, Trouble};
+use super::{CloudKind, Inner};
 use crate::address::folder_prefix;
 use crate::{ObjectInfo, ObjectPath, StoreError};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
-use object_store::list::{PaginatedListOptions};
+use object_store::list::PaginatedListOptions;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Everything below `folder` after `after`, as a server lists it that promises the order of bytes.

@@ -95,8 +95,12 @@ impl Inner {
 
     /// See [`crate::Remove::abandon`].
     pub(super) async fn abandon(&self, upload: &Unfinished) -> Result<(), StoreError> {
-        let key = object_store::path::Path::parse(upload.key())
-            .map_err(|error| StoreError::Failed { store: self.address.clone(), operation: "remove", path: upload.key().to_owned(), why: error.to_string() })?;
+        let key = object_store::path::Path::parse(upload.key()).map_err(|error| StoreError::Failed {
+            store: self.address.clone(),
+            operation: "remove",
+            path: upload.key().to_owned(),
+            why: error.to_string(),
+        })?;
         match self.bounded("remove", upload.key(), 0, || self.steady.abort_multipart(&key, &upload.upload)).await {
             Err(StoreError::Missing { .. }) => Ok(()),
             // NoSuchUpload: its writer, or somebody else, ended it meanwhile.

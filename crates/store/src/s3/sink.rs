@@ -2,7 +2,7 @@
 
 use super::put::pause;
 use super::trouble::Trouble;
-use super::{BUSY_SECONDS_MAX, CALL_SECONDS_MAX, BYTES_PER_SECOND_MIN, Inner};
+use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CALL_SECONDS_MAX, Inner};
 use crate::pending::Ticket;
 use crate::{Created, ObjectPath, ObjectSink, StoreError};
 use bytes::Bytes;

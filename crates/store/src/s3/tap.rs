@@ -6,8 +6,8 @@ use base64::Engine;
 use md5::{Digest, Md5};
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpRequestBody, HttpResponse, HttpService, ReqwestConnector};
 use object_store::{ClientOptions, HeaderValue};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use terms::{Clock, SystemClock, Timestamp};
 
 /// What no clock can be off by: nothing was seen yet.

@@ -147,7 +147,9 @@ impl Trouble {
     }
     /// The server works and asks for fewer requests.
     pub(super) fn is_busy(&self) -> bool {
-        self.status == Some(429) || (self.status == Some(503) && ["SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "RequestLimitExceeded"].contains(&self.code.as_str()))
+        self.status == Some(429)
+            || (self.status == Some(503)
+                && ["SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "RequestLimitExceeded"].contains(&self.code.as_str()))
     }
     /// The server does not know the header that carries a condition.
     pub(super) fn is_unknown_header(&self) -> bool {

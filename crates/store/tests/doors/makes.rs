@@ -33,12 +33,9 @@ async fn the_mock_of_aws_conforms() {
     keeps_every_promise(&server.url("conform", "org/kb"), &server.options()).await;
 }
 
-/// Only where MinIO was installed for it: `./test --full`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "MinIO takes minutes to compile: ./test --full installs it and runs this"]
 async fn minio_conforms_and_encrypts_with_its_kms() {
-    if !is_full() {
-        return;
-    }
     let server = start(Make::Minio).await;
     server.create_bucket("conform").await;
     let options = StoreOptions { sse: Sse::Required, sse_kms_key_id: Some(MINIO_KEY.to_owned()), ..server.options() };
@@ -142,7 +139,8 @@ async fn a_store_that_ignores_the_wish_for_encryption_is_refused_before_anything
     assert_eq!((store.info(&path("a")).await.unwrap(), store.info(&path("b")).await.unwrap()), (None, None));
     // Preferred, it is named but used.
     let options = StoreOptions { sse: Sse::Preferred, ..options };
-    let (store, remover) = (store::open(&server.url("ignores", "y"), &options).unwrap(), store::open_remover(&server.url("ignores", "y"), &options).unwrap());
+    let (store, remover) =
+        (store::open(&server.url("ignores", "y"), &options).unwrap(), store::open_remover(&server.url("ignores", "y"), &options).unwrap());
     store.put_new(&path("a"), Bytes::from_static(b"x")).await.unwrap();
     let found = store::probe(&*store, Some(&*remover), "").await.unwrap();
     assert!(found.nature.encrypted_as_asked.as_deref().is_some_and(|told| told.contains("ignores")), "{found:?}");
@@ -244,8 +242,4 @@ async fn the_probe_tells_what_each_make_is_like() {
         assert!(found.nature.clock_skew_seconds.is_some_and(|skew| skew.abs() <= 5), "{found:?}");
         assert!(store.unfinished().await.unwrap().known().is_some_and(Vec::is_empty), "the probe leaves no upload");
     }
-}
-
-fn is_full() -> bool {
-    std::env::var("BOWLINE_FULL").is_ok_and(|value| value == "1")
 }
