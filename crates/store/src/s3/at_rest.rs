@@ -110,7 +110,7 @@ impl Inner {
 
     /// Whether the store answers at all, so that it is the encryption which fails.
     async fn takes_plain(&self, path: &ObjectPath) -> bool {
-        matches!(self.info(path).await, Ok(_))
+        self.info(path).await.is_ok()
     }
 
     /// After a write that succeeded: whether the store did with it what is required.

@@ -74,11 +74,9 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         builder = builder.with_checksum_algorithm(checksum);
     }
     let wanted = Wanted { mode: options.sse, key: options.sse_kms_key_id.clone() };
-    if wanted.mode != Sse::Off {
-        if let Some(key) = &wanted.key {
-            // One request to the KMS for many objects: a bucket key.
-            builder = builder.with_sse_kms_encryption(key).with_bucket_key(true);
-        }
+    if let Some(key) = wanted.key.as_ref().filter(|_| wanted.mode != Sse::Off) {
+        // One request to the KMS for many objects: a bucket key.
+        builder = builder.with_sse_kms_encryption(key).with_bucket_key(true);
     }
     let tap = Tap::new(Some(("if-none-match", "*")), settings.sends_md5);
     builder = builder.with_http_connector(Tapped(Arc::clone(&tap)));

@@ -50,10 +50,9 @@ impl Tap {
         let query = request.uri().query().unwrap_or_default();
         let is_put = request.method().as_str() == "PUT";
         // Headers that are not x-amz-… need not be signed, and object_store itself adds this one after signing.
-        if request.method().as_str() == "POST" && query.contains("uploadId=") && self.completes_conditionally() {
-            if let Some((name, value)) = self.condition {
-                request.headers_mut().insert(name, HeaderValue::from_static(value));
-            }
+        let completes = request.method().as_str() == "POST" && query.contains("uploadId=") && self.completes_conditionally();
+        if let Some((name, value)) = self.condition.filter(|_| completes) {
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         if is_put && self.sends_md5 {
             let sum = md5_of(request.body());
