@@ -160,7 +160,7 @@ pub const TWINS: &[Twin] = &[
         "a writer may remove",
         "crates/repo/src/policy.rs",
         "        Duty::Expirer => statements.push(",
-        "        Duty::Expirer | Duty::Writer if true => statements.push(",
+        "        Duty::Expirer | Duty::Writer => statements.push(",
         ("e2e_bucket", "policies_name_this_bucket"),
     ),
     twin(
