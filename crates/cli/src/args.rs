@@ -24,7 +24,7 @@ pub struct Common {
     /// The configuration file
     #[arg(long, global = true, env = "BOWLINE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The repository, instead of the configuration's: file:///folder or s3://bucket/prefix
+    /// The repository, instead of the configuration's: file:///folder, s3://bucket/prefix, gs:// or az://
     #[arg(long, global = true, value_name = "URL")]
     pub repository: Option<String>,
     /// The organization, instead of the configuration's
@@ -147,9 +147,36 @@ pub struct InitArgs {
     /// protected.
     #[arg(long, conflicts_with = "print_sql")]
     pub new_epoch: bool,
+    /// Set the bucket up for backups, and do nothing else: run it once, with credentials that may
+    ///
+    /// Makes the bucket when it is missing; default encryption with [repository] sse_kms_key_id and bucket keys; versions; no public access;
+    /// abandoned uploads end after a day and old versions after --noncurrent-days. Says first what it will do, asks, does what it may, and
+    /// prints for the rest the command with which somebody who may can do it.
+    #[arg(long, conflicts_with_all = ["print_sql", "new_epoch"])]
+    pub bucket: bool,
+    /// With --bucket: make the bucket so that objects can be locked; no retention is set on the bucket
+    #[arg(long, requires = "bucket")]
+    pub object_lock: bool,
+    /// With --bucket: keep versions so many days after they were overwritten or removed
+    #[arg(long, requires = "bucket", default_value_t = 30, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub noncurrent_days: u32,
+    /// Print the IAM policy of a credential that needs no more, and do nothing else
+    #[arg(long, value_enum, value_name = "WHOSE", conflicts_with_all = ["print_sql", "new_epoch", "bucket"])]
+    pub print_policy: Option<PolicyOf>,
     /// Do not ask
-    #[arg(long, short, requires = "new_epoch")]
+    #[arg(long, short)]
     pub yes: bool,
+}
+
+/// Whose policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyOf {
+    /// Backs up and stores WAL: removes nothing, and overwrites nothing that is kept
+    Writer,
+    /// Restores and holds drills: reads
+    Restorer,
+    /// Removes what has expired
+    Expirer,
 }
 
 /// What to do about damaged pages.

@@ -114,6 +114,28 @@ pub struct Repository {
     pub object_lock_days: Option<u32>,
     /// A second copy of this repository, elsewhere, which a replication of the bucket keeps.
     pub replica: Option<String>,
+    /// Whether the store itself must encrypt; required where a key is named, unless said otherwise.
+    pub sse: Option<SseKey>,
+    pub sse_kms_key_id: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SseKey {
+    Required,
+    Preferred,
+    Off,
+}
+
+impl Repository {
+    /// How the store is to encrypt.
+    pub fn sse(&self) -> store::Sse {
+        match (self.sse, &self.sse_kms_key_id) {
+            (Some(SseKey::Required), _) | (None, Some(_)) => store::Sse::Required,
+            (Some(SseKey::Preferred), _) => store::Sse::Preferred,
+            (Some(SseKey::Off), _) | (None, None) => store::Sse::Off,
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -51,6 +51,8 @@ impl Wiring {
             profile: repository.profile.clone(),
             checksum: repository.checksum.clone(),
             lock: self.object_lock(),
+            sse: repository.sse(),
+            sse_kms_key_id: repository.sse_kms_key_id.clone(),
             ..StoreOptions::default()
         })
     }
@@ -154,7 +156,10 @@ impl Wiring {
     }
 
     pub async fn writer(&self) -> Result<Writer, Fault> {
-        Ok(Writer::open(self.store()?, self.recipients()?).await?)
+        let store = self.store()?;
+        // Before anything is written: a store that does not encrypt as it must gets nothing.
+        store.ready().await?;
+        Ok(Writer::open(store, self.recipients()?).await?)
     }
 
     /// How the server is reached.

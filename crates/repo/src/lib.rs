@@ -17,6 +17,7 @@ mod locks;
 mod manifest;
 mod pack;
 mod pieces;
+mod policy;
 pub mod reach;
 mod repository;
 pub mod retention;
@@ -35,6 +36,7 @@ pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, REC
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;
 pub use pieces::{Form, Piece, PieceLog, Stored, chain};
+pub use policy::{Duty, Premises, policy};
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use slots::{Change, KeyView, Proof, SlotView};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

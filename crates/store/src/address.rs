@@ -12,9 +12,34 @@ pub(crate) enum Address {
     Bucket(BucketAddress),
 }
 
+/// Whose object store it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Cloud {
+    /// S3, of Amazon or of anybody else.
+    #[default]
+    S3,
+    /// Google Cloud Storage.
+    Google,
+    /// Azure Blob Storage.
+    Microsoft,
+}
+
+impl Cloud {
+    /// What an address of it begins with.
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gs",
+            Self::Microsoft => "az",
+        }
+    }
+}
+
 /// The parts of `s3://bucket/prefix?region=…`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct BucketAddress {
+    /// Whose bucket it is.
+    pub(crate) cloud: Cloud,
     /// The bucket's name.
     pub(crate) bucket: String,
     /// The prefix without slashes at its ends; empty for the whole bucket.
@@ -39,11 +64,12 @@ impl Address {
         };
         match scheme {
             "file" => folder(rest).map(Self::Folder).map_err(bad),
-            "s3" => bucket(rest).map(Self::Bucket).map_err(bad),
-            "gs" | "gcs" | "az" | "azure" | "abfs" | "abfss" => Err(bad(format!(
-                "{scheme}:// comes in a later version; this one knows file:// and s3:// (Google Cloud Storage also answers as S3 with HMAC keys and endpoint=https://storage.googleapis.com)"
-            ))),
-            _ => Err(bad(format!("{scheme:?} is no kind of store Bowline knows: it knows file:// and s3://"))),
+            "s3" => bucket(rest, Cloud::S3).map(Self::Bucket).map_err(bad),
+            "gs" => bucket(rest, Cloud::Google).map(Self::Bucket).map_err(bad),
+            "az" => bucket(rest, Cloud::Microsoft).map(Self::Bucket).map_err(bad),
+            "gcs" => Err(bad("Google Cloud Storage is written gs://bucket/prefix".to_owned())),
+            "azure" | "abfs" | "abfss" => Err(bad("Azure Blob Storage is written az://container/prefix".to_owned())),
+            _ => Err(bad(format!("{scheme:?} is no kind of store Bowline knows: it knows file://, s3://, gs:// and az://"))),
         }
     }
 }
@@ -82,7 +108,7 @@ fn folder(rest: &str) -> Result<PathBuf, String> {
     Ok(folder)
 }
 
-fn bucket(rest: &str) -> Result<BucketAddress, String> {
+fn bucket(rest: &str, cloud: Cloud) -> Result<BucketAddress, String> {
     let rest = rest.strip_prefix("//").ok_or("a bucket is written s3://bucket/prefix")?;
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
@@ -108,7 +134,7 @@ fn bucket(rest: &str) -> Result<BucketAddress, String> {
         let value = decode(value).ok_or_else(|| format!("the value of {key} holds a broken %-code"))?;
         settings.push((key.to_owned(), value));
     }
-    Ok(BucketAddress { bucket: bucket.to_owned(), prefix, settings })
+    Ok(BucketAddress { cloud, bucket: bucket.to_owned(), prefix, settings })
 }
 
 /// Undoes %-codes; `None` when one is broken or the result is not UTF-8.
@@ -153,8 +179,8 @@ mod tests {
             ("backups", "no scheme"),
             ("file:///", "root"),
             ("file:///srv/../etc", ".."),
-            ("gs://b/p", "later version"),
-            ("az://b/p", "later version"),
+            ("gcs://b/p", "gs://"),
+            ("abfss://b/p", "az://"),
             ("ftp://b/p", "no kind of store"),
             ("s3://", "no bucket"),
             ("s3://b/a//b", "plain parts"),

@@ -12,6 +12,7 @@ impl Explain for StoreError {
             Self::Unreachable { .. } => "store-unreachable",
             Self::Untrusted { .. } => "store-untrusted",
             Self::Full { .. } => "store-full",
+            Self::NotEncrypted { .. } => "store-not-encrypted",
             Self::NoStore { .. } => "store-absent",
             Self::BadAddress { .. } => "store-address",
             Self::Failed { .. } => "store-failed",
@@ -24,7 +25,12 @@ impl Explain for StoreError {
             Self::Missing { .. } | Self::NoStore { .. } => Class::Missing,
             Self::Truncated { .. } => Class::Damaged,
             // A full store does not empty itself: whoever can must be told, not whoever can wait.
-            Self::Denied { .. } | Self::Untrusted { .. } | Self::Full { .. } | Self::Failed { .. } | Self::Exists { .. } => Class::Refused,
+            Self::Denied { .. }
+            | Self::Untrusted { .. }
+            | Self::Full { .. }
+            | Self::NotEncrypted { .. }
+            | Self::Failed { .. }
+            | Self::Exists { .. } => Class::Refused,
             Self::Unreachable { .. } => Class::Transient,
             Self::BadAddress { .. } => Class::Misuse,
         }
@@ -36,7 +42,7 @@ impl Explain for StoreError {
             Self::Truncated { wanted, found, .. } => {
                 format!("It must hold at least {wanted} bytes and holds {found}.")
             }
-            Self::NoStore { why, .. } | Self::BadAddress { why, .. } => sentence(why),
+            Self::NoStore { why, .. } | Self::BadAddress { why, .. } | Self::NotEncrypted { why, .. } => sentence(why),
             Self::Denied { why, .. } | Self::Unreachable { why, .. } | Self::Full { why, .. } | Self::Failed { why, .. } => sentence(why),
             Self::Untrusted { why, .. } => sentence(&format!("this host does not trust the server's certificate: {why}")),
             Self::Exists { .. } => "Objects are written once and never overwritten.".to_owned(),
@@ -66,12 +72,15 @@ impl Explain for StoreError {
             Self::NoStore { store, .. } if is_folder(store) => {
                 "Mount the file system the folder lives on, or create a new repository there with bowline init."
             }
-            Self::NoStore { .. } => "Check the bucket's name, region and endpoint in the repository's url; Bowline does not create buckets.",
+            Self::NoStore { .. } => "Check the bucket's name, region and endpoint in the repository's url, or let bowline init --bucket make it.",
             Self::BadAddress { .. } => "Write file:///srv/backups for a folder or s3://bucket/prefix for a bucket.",
             Self::Failed { store, .. } if is_folder(store) => "Look at the kernel's log (dmesg) for the disk this folder lives on.",
             Self::Failed { why, .. } if why.contains("region") => "Set region in the configuration, or ?region= in the url, to the bucket's own.",
             Self::Failed { .. } => {
                 "Check region, endpoint, path_style and checksum in the repository's settings: not every S3 server takes every one."
+            }
+            Self::NotEncrypted { .. } => {
+                "Use a store that honours SSE-KMS and give it this key, or set sse = \"preferred\" in [repository]: what Bowline stores is sealed by itself as well."
             }
             Self::Exists { .. } => "Another Bowline may be writing to the same repository; run bowline status to see who holds it.",
         };

@@ -1,6 +1,6 @@
 //! A wrapper that counts what a store is asked and, for tests, lets a chosen operation go wrong.
 
-use crate::{Created, Fetch, Growing, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
+use crate::{Created, Fetch, Growing, Nature, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -207,6 +207,12 @@ impl<S: Put + ?Sized> Put for Faults<S> {
     }
     async fn settle(&self) -> Result<(), StoreError> {
         self.run("settle", "", self.inner.settle()).await
+    }
+    async fn nature(&self, path: &ObjectPath) -> Result<Nature, StoreError> {
+        self.inner.nature(path).await
+    }
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.inner.ready().await
     }
 }
 

@@ -4,6 +4,7 @@
 //! (coverage, leases) are replaced, by compare-and-swap. Nothing here needs rename or delete to be correct.
 
 mod address;
+mod bucket;
 mod disk;
 mod error;
 mod fault;
@@ -17,6 +18,7 @@ mod probe;
 mod s3;
 mod token;
 
+pub use bucket::{Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Outcome, Step, Unfinished, end_abandoned_uploads};
 pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};
 pub use lock::{Extended, LockMode, ObjectLock, extend_locks};
@@ -24,8 +26,8 @@ pub use memory::Memory;
 pub use open::{Store, StoreOptions, create_root, open, open_past, open_remover, open_versions};
 pub use past::{Past, Sight};
 pub use path::ObjectPath;
-pub use probe::{Capabilities, probe};
-pub use s3::S3;
+pub use probe::{Capabilities, Nature, probe};
+pub use s3::{S3, Sse};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -74,6 +76,10 @@ pub trait Fetch: Send + Sync {
     /// The names of the folders directly below `folder`, sorted. Some S3 servers (SeaweedFS) go on naming a folder for a while
     /// after its last object was removed: a name is no proof that something is in it.
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError>;
+    /// The uploads below this store's root that were begun and never completed: they cost room and are seen by no listing.
+    async fn unfinished(&self) -> Result<Fact<Vec<Unfinished>>, StoreError> {
+        Ok(Fact::Known(Vec::new()))
+    }
     /// The store's address for messages, without secrets: `file:///srv/backups`, `s3://bucket/prefix`.
     fn address(&self) -> String;
     /// Whether many requests should be under way at once because each has a long way to go (S3: yes; a folder: no).
@@ -136,6 +142,14 @@ pub trait Put: Fetch {
     /// Returns when every object finished so far is durable, with the first error of any of them.
     /// A failure stays: every later call tells it again, so that no run can take another run's answer. Open a store for each run.
     async fn settle(&self) -> Result<(), StoreError>;
+    /// What the store is like beyond its objects; `path` is a free name to try something at. For the probe.
+    async fn nature(&self, _path: &ObjectPath) -> Result<Nature, StoreError> {
+        Ok(Nature::default())
+    }
+    /// Whether this store may be written to at all, before anything is: [`StoreError::NotEncrypted`] where it does not encrypt as it must.
+    async fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// One large object being written.
@@ -162,6 +176,10 @@ pub trait Remove: Fetch {
     async fn remove_version(&self, path: &ObjectPath, id: &str) -> Result<(), StoreError> {
         let why = format!("this store keeps no versions such as {id}");
         Err(StoreError::Failed { store: self.address(), operation: "remove", path: path.to_string(), why })
+    }
+    /// Ends an upload that nobody completes; it is no error when it is gone.
+    async fn abandon(&self, _upload: &Unfinished) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 
@@ -192,6 +210,9 @@ pub enum StoreError {
     /// The address or the options make no sense.
     #[error("{url:?} is not a repository address")]
     BadAddress { url: String, why: String },
+    /// The store does not encrypt as it must.
+    #[error("{store} does not encrypt what it keeps as it must")]
+    NotEncrypted { store: String, why: String },
     /// Anything else the store answered.
     #[error("{store} failed to {operation} {path}")]
     Failed { store: String, operation: &'static str, path: String, why: String },

@@ -1,7 +1,7 @@
 //! Opens the store an address names.
 
 use crate::address::Address;
-use crate::{Disk, ObjectLock, Past, Put, Remove, S3, Sight, StoreError, Versions};
+use crate::{Disk, ObjectLock, Past, Put, Remove, S3, Sight, Sse, StoreError, Versions};
 use std::path::PathBuf;
 use std::sync::Arc;
 use terms::Secret;
@@ -30,8 +30,13 @@ pub struct StoreOptions {
     pub session_token: Option<Secret>,
     /// A profile of `~/.aws/credentials` and `~/.aws/config`.
     pub profile: Option<String>,
-    /// The checksum sent with each upload: `crc64nvme` (the default for AWS), `sha256`, or `none` (for others).
+    /// What each upload is checked by: `crc64nvme` (the default for AWS), `sha256`, `md5` (the old header, which old servers want),
+    /// or `none` (the default for others).
     pub checksum: Option<String>,
+    /// Whether the store itself encrypts.
+    pub sse: Sse,
+    /// The KMS key for that; without one the bucket's own default counts.
+    pub sse_kms_key_id: Option<String>,
     /// How many bytes of finished objects may be on their way before writers wait; 64 MiB when not given.
     pub in_flight_bytes: Option<u64>,
     /// The object lock that new objects get; the bucket must have been made with it.

@@ -1,6 +1,6 @@
 //! A bucket that keeps versions, as it was at an instant, or as if nothing in it had ever been overwritten.
 
-use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, ObjectVersion, Put, StoreError, Version, Versions};
+use crate::{Created, Fact, Fetch, Nature, ObjectInfo, ObjectPath, ObjectSink, ObjectVersion, Put, StoreError, Unfinished, Version, Versions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -172,6 +172,10 @@ impl<S: Put + Versions> Fetch for Past<S> {
         self.store.version_folders(folder.trim_matches('/')).await
     }
 
+    async fn unfinished(&self) -> Result<Fact<Vec<Unfinished>>, StoreError> {
+        self.store.unfinished().await
+    }
+
     fn address(&self) -> String {
         self.store.address()
     }
@@ -204,5 +208,13 @@ impl<S: Put + Versions> Put for Past<S> {
 
     async fn settle(&self) -> Result<(), StoreError> {
         self.store.settle().await
+    }
+
+    async fn nature(&self, path: &ObjectPath) -> Result<Nature, StoreError> {
+        self.store.nature(path).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.store.ready().await
     }
 }

@@ -24,9 +24,65 @@ pub struct Capabilities {
     /// Why each capability that is false is so, for people.
     #[serde(default)]
     pub reasons: Vec<String>,
+    /// What is known of the store as a whole; older repositories do not say.
+    #[serde(default, flatten)]
+    pub nature: Nature,
+}
+
+/// What a store is like beyond its objects. Where nothing is said it was not asked: a folder has none of this.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Nature {
+    /// The completion of an upload in parts overwrites nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditional_complete: Option<bool>,
+    /// `enabled`, `suspended`, `off`, or why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub versioning: Option<String>,
+    /// How what comes without a wish is encrypted: an algorithm and key, `off`, or why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_encryption: Option<String>,
+    /// Whether the store encrypts as the configuration asks: `yes`, or why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted_as_asked: Option<String>,
+    /// `yes`, `no`, or why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_access_blocked: Option<String>,
+    /// Whether objects can be locked: `yes`, `no`, or why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<String>,
+    /// The store's clock less this host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_skew_seconds: Option<i64>,
+    /// Why what is false here is so; moved to the capabilities' own.
+    #[serde(skip)]
+    pub(crate) reasons: Vec<String>,
 }
 
 impl Capabilities {
+    /// What is otherwise now than it was, as `versioning: was enabled, is suspended`; what was not asked then has not changed.
+    pub fn changes_since(&self, before: &Self) -> Vec<String> {
+        let (now, then) = (&self.nature, &before.nature);
+        let flag = |is_so: bool| if is_so { "yes" } else { "no" }.to_owned();
+        let facts = [
+            ("conditional put", Some(flag(before.conditional_put)), Some(flag(self.conditional_put))),
+            ("conditional replace", Some(flag(before.conditional_replace)), Some(flag(self.conditional_replace))),
+            ("list after write", Some(flag(before.list_after_write)), Some(flag(self.list_after_write))),
+            ("ranges", Some(flag(before.ranges)), Some(flag(self.ranges))),
+            ("conditional complete", then.conditional_complete.map(flag), now.conditional_complete.map(flag)),
+            ("versioning", then.versioning.clone(), now.versioning.clone()),
+            ("default encryption", then.default_encryption.clone(), now.default_encryption.clone()),
+            ("encrypted as asked", then.encrypted_as_asked.clone(), now.encrypted_as_asked.clone()),
+            ("public access blocked", then.public_access_blocked.clone(), now.public_access_blocked.clone()),
+            ("object lock", then.object_lock.clone(), now.object_lock.clone()),
+        ];
+        let changed = facts.into_iter().filter_map(|(what, then, now)| match (then, now) {
+            (Some(then), Some(now)) if then != now => Some(format!("{what}: was {then}, is {now}")),
+            _ => None,
+        });
+        changed.collect()
+    }
+
     /// Whether nothing is lacking.
     pub fn all(&self) -> bool {
         self.conditional_put && self.conditional_replace && self.list_after_write && self.ranges
@@ -45,10 +101,10 @@ pub async fn probe(store: &dyn Put, remover: Option<&dyn Remove>, folder: &str) 
         let text = format!("{home}/{word}-{part}");
         ObjectPath::new(text.as_str()).map_err(|error| StoreError::BadAddress { url: text, why: error.to_string() })
     };
-    let (raced, replaced) = (name("raced")?, name("replaced")?);
-    let found = ask(store, &home, &raced, &replaced).await;
+    let (raced, replaced, completed) = (name("raced")?, name("replaced")?, name("completed")?);
+    let found = ask(store, &home, [&raced, &replaced, &completed]).await;
     if let Some(remover) = remover {
-        for path in [&raced, &replaced] {
+        for path in [&raced, &replaced, &completed] {
             // What stays behind is a few bytes; whether removing works is upkeep's question.
             let _ = remover.remove(path).await;
         }
@@ -56,7 +112,7 @@ pub async fn probe(store: &dyn Put, remover: Option<&dyn Remove>, folder: &str) 
     found
 }
 
-async fn ask(store: &dyn Put, home: &str, raced: &ObjectPath, replaced: &ObjectPath) -> Result<Capabilities, StoreError> {
+async fn ask(store: &dyn Put, home: &str, [raced, replaced, completed]: [&ObjectPath; 3]) -> Result<Capabilities, StoreError> {
     let mut reasons = Vec::new();
     let mut judge = |verdict: Result<(), String>| {
         let holds = verdict.is_ok();
@@ -67,7 +123,10 @@ async fn ask(store: &dyn Put, home: &str, raced: &ObjectPath, replaced: &ObjectP
     let conditional_replace = judge(replace_is_conditional(store, replaced).await?);
     let list_after_write = judge(is_listed(store, home, raced).await?);
     let ranges = judge(has_ranges(store, raced).await?);
-    Ok(Capabilities { conditional_put, conditional_replace, list_after_write, ranges, reasons })
+    // A store that cannot even do the first puts right is not asked further.
+    let mut nature = if conditional_put { store.nature(completed).await? } else { Nature::default() };
+    reasons.append(&mut nature.reasons);
+    Ok(Capabilities { conditional_put, conditional_replace, list_after_write, ranges, reasons, nature })
 }
 
 /// What a racer writes: each something else, so that none can take another's object for its own.
@@ -168,5 +227,18 @@ mod tests {
         let found = probe(&memory, Some(&memory), "").await.unwrap();
         assert!(found.all() && found.reasons.is_empty(), "{found:?}");
         assert!(memory.is_empty());
+    }
+
+    #[test]
+    fn a_repository_made_by_an_older_bowline_is_read_and_changed_in_nothing_it_did_not_say() {
+        let old: Capabilities =
+            serde_json::from_str(r#"{"conditional_put":true,"conditional_replace":true,"list_after_write":true,"ranges":true}"#).unwrap();
+        let nature = Nature { versioning: Some("enabled".to_owned()), conditional_complete: Some(true), ..Nature::default() };
+        let now = Capabilities { nature, ..old.clone() };
+        assert_eq!(now.changes_since(&old), Vec::<String>::new());
+        let text = serde_json::to_string(&now).unwrap();
+        assert!(text.contains(r#""versioning":"enabled""#) && !text.contains("object_lock"), "{text}");
+        let later = Capabilities { nature: Nature { versioning: Some("suspended".to_owned()), ..now.nature.clone() }, ..now.clone() };
+        assert_eq!(later.changes_since(&serde_json::from_str(&text).unwrap()), ["versioning: was enabled, is suspended"]);
     }
 }

@@ -1,35 +1,48 @@
 //! A prefix in an S3 bucket as a store, over object_store with the defaults that lose data or hang turned off.
 
+mod at_rest;
+mod clouds;
 mod connect;
 mod container;
 mod control;
 mod credentials;
 mod list;
 mod locking;
+mod nature;
 mod put;
 mod sink;
+mod tap;
 mod trouble;
 mod versions;
 
+use crate::address::Cloud as CloudKind;
+use crate::bucket::{Fact, Unfinished};
 use crate::pending::Pending;
+use crate::probe::Nature;
 use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, StoreError, Version};
 use async_trait::async_trait;
+pub use at_rest::Sse;
 use bytes::Bytes;
+pub(crate) use control::{Answered, Ask, Control};
 use futures::stream::{BoxStream, StreamExt};
-use object_store::aws::AmazonS3;
+use object_store::list::PaginatedListStore;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use terms::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use trouble::{LIST, LOOK_UP, Trouble};
+use tokio::sync::{OnceCell, Semaphore};
+pub(crate) use trouble::Trouble;
+use trouble::{LIST, LOOK_UP};
 
 /// A call without a body is over after this long, with all its repetitions.
 const CALL_SECONDS_MAX: u64 = 120;
+/// A server that asks to slow down is asked again for so long: it works, and only has too much to do.
+const BUSY_SECONDS_MAX: u64 = 600;
 /// The slowest transfer that is waited for; below it a link is as good as down.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 
@@ -38,16 +51,25 @@ pub struct S3 {
     inner: Arc<Inner>,
 }
 
+/// All that is asked of a cloud's client.
+trait Cloud: ObjectStore + MultipartStore + PaginatedListStore {}
+
+impl<T: ObjectStore + MultipartStore + PaginatedListStore> Cloud for T {}
+
 /// What the store and its sinks share.
 struct Inner {
     /// Repeats by itself what is safe to repeat: reading, listing, removing.
-    steady: AmazonS3,
+    steady: Arc<dyn Cloud>,
     /// Never repeats: with hidden repetitions a refusal could not be told from one's own first attempt having succeeded.
-    once: AmazonS3,
-    /// For what object_store has no words for.
-    control: control::Control,
+    once: Arc<dyn Cloud>,
+    cloud: CloudKind,
     /// Whether the server promises to list in the order of whole keys' bytes.
     lists_by_bytes: bool,
+    tap: Arc<tap::Tap>,
+    /// How the store is to encrypt, and whether it was seen to.
+    wanted: at_rest::Wanted,
+    proved: OnceCell<Result<(), String>>,
+    control: Option<Arc<Control>>,
     prefix: String,
     address: String,
     runtime: Handle,
@@ -64,8 +86,8 @@ impl S3 {
     /// The store at `address` (see [`crate::open`]). Must be called on a tokio runtime, which later does the uploading.
     pub(crate) fn open(address: &crate::address::BucketAddress, options: &crate::StoreOptions) -> Result<Self, StoreError> {
         let shown = match address.prefix.as_str() {
-            "" => format!("s3://{}", address.bucket),
-            prefix => format!("s3://{}/{prefix}", address.bucket),
+            "" => format!("{}://{}", address.cloud.scheme(), address.bucket),
+            prefix => format!("{}://{}/{prefix}", address.cloud.scheme(), address.bucket),
         };
         let runtime = Handle::try_current().map_err(|_| StoreError::Failed {
             store: shown.clone(),
@@ -73,14 +95,22 @@ impl S3 {
             path: String::new(),
             why: "it was opened outside the runtime; this is a mistake in Bowline".to_owned(),
         })?;
-        let connection = connect::connect(&shown, address, options)?;
+        let connection = match address.cloud {
+            CloudKind::S3 => connect::connect(&shown, address, options)?,
+            CloudKind::Google => clouds::google(&shown, address, options)?,
+            CloudKind::Microsoft => clouds::microsoft(&shown, address, options)?,
+        };
         let room_kib = (options.in_flight_bytes.unwrap_or(Self::IN_FLIGHT_BYTES) / 1024).clamp(1, u64::from(u32::MAX >> 3)) as u32;
         Ok(Self {
             inner: Arc::new(Inner {
                 steady: connection.steady,
                 once: connection.once,
-                control: connection.control,
-                lists_by_bytes: connection.is_aws,
+                cloud: address.cloud,
+                lists_by_bytes: connection.lists_by_bytes,
+                tap: connection.tap,
+                wanted: connection.wanted,
+                proved: OnceCell::new(),
+                control: connection.control.map(Arc::new),
                 prefix: address.prefix.clone(),
                 address: shown,
                 runtime,
@@ -89,6 +119,13 @@ impl S3 {
                 room_kib,
             }),
         })
+    }
+}
+
+impl S3 {
+    /// What asks the bucket itself.
+    pub(crate) fn control(&self) -> Option<Arc<Control>> {
+        self.inner.control.clone()
     }
 }
 
@@ -115,6 +152,13 @@ impl Inner {
         }
     }
 
+    /// Azure's listings leave the quotes out that its other answers have.
+    fn version(&self, e_tag: Option<String>) -> Version {
+        let tag = e_tag.unwrap_or_default();
+        let is_bare = self.cloud == CloudKind::Microsoft && !tag.is_empty() && !tag.starts_with('"');
+        Version(if is_bare { format!("\"{tag}\"") } else { tag })
+    }
+
     /// The object's path below this store, or `None` for something in the bucket that Bowline did not write.
     fn object(&self, meta: &ObjectMeta) -> Option<ObjectInfo> {
         let whole = meta.location.as_ref();
@@ -130,22 +174,43 @@ impl Inner {
             path: ObjectPath::new(below).ok()?,
             bytes: meta.size,
             modified: Timestamp::from_unix_micros(meta.last_modified.timestamp_micros()),
-            version: Version(meta.e_tag.clone().unwrap_or_default()),
+            version: self.version(meta.e_tag.clone()),
         })
     }
 
-    /// Waits for an answer, but not for ever: `bytes` is what goes over the wire besides the headers.
-    async fn bounded<T>(
+    /// Waits for an answer, but not for ever: `bytes` is what goes over the wire besides the headers. Only for what may be asked
+    /// twice: a server that asks to slow down is asked again.
+    async fn bounded<T, F>(&self, operation: &'static str, path: &str, bytes: u64, call: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, object_store::Error>>,
+    {
+        let patience = Duration::from_secs(CALL_SECONDS_MAX + bytes / BYTES_PER_SECOND_MIN);
+        let begun = Instant::now();
+        for tries in 1.. {
+            let trouble = match tokio::time::timeout(patience, call()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => Trouble::read(&error),
+                Err(_) => return Err(self.silent(operation, path, patience)),
+            };
+            if !trouble.is_busy() || begun.elapsed().as_secs() >= BUSY_SECONDS_MAX {
+                return Err(self.fail(operation, path, &trouble));
+            }
+            tokio::time::sleep(put::pause(tries)).await;
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    /// The rest of an answer that has begun, which cannot be asked for again.
+    async fn body<T>(
         &self,
         operation: &'static str,
         path: &str,
         bytes: u64,
-        call: impl Future<Output = Result<T, object_store::Error>>,
+        rest: impl Future<Output = Result<T, object_store::Error>>,
     ) -> Result<T, StoreError> {
         let patience = Duration::from_secs(CALL_SECONDS_MAX + bytes / BYTES_PER_SECOND_MIN);
-        match tokio::time::timeout(patience, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.fail(operation, path, &Trouble::read(&error))),
+        match tokio::time::timeout(patience, rest).await {
+            Ok(answer) => answer.map_err(|error| self.fail(operation, path, &Trouble::read(&error))),
             Err(_) => Err(self.silent(operation, path, patience)),
         }
     }
@@ -167,9 +232,9 @@ impl Inner {
     async fn read(&self, path: &ObjectPath, range: Option<Range<u64>>) -> Result<(ObjectMeta, Bytes), StoreError> {
         let key = self.key(path.as_str())?;
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
-        let answer = self.bounded("read", path.as_str(), 0, self.steady.get_opts(&key, options)).await?;
+        let answer = self.bounded("read", path.as_str(), 0, || self.steady.get_opts(&key, options.clone())).await?;
         let (meta, length) = (answer.meta.clone(), answer.range.end - answer.range.start);
-        let body = self.bounded("read", path.as_str(), length, answer.bytes()).await?;
+        let body = self.body("read", path.as_str(), length, answer.bytes()).await?;
         if body.len() as u64 != length {
             return Err(self.truncated(path, meta.size, body.len() as u64));
         }
@@ -183,14 +248,14 @@ impl Inner {
     async fn info(&self, path: &ObjectPath) -> Result<Option<ObjectMeta>, StoreError> {
         let key = self.key(path.as_str())?;
         for _ in 0..3 {
-            match self.bounded(LOOK_UP, path.as_str(), 0, self.steady.head(&key)).await {
+            match self.bounded(LOOK_UP, path.as_str(), 0, || self.steady.head(&key)).await {
                 Ok(meta) => return Ok(Some(meta)),
                 Err(StoreError::Missing { .. }) => {}
                 Err(error) => return Err(error),
             }
             // The 404 of a HEAD has no body: a missing bucket, or a server that is no S3 at all, looks like a missing object.
             // Only the 404 of a GET says which.
-            match self.bounded("read", path.as_str(), 0, self.steady.get_opts(&key, GetOptions::default())).await {
+            match self.bounded("read", path.as_str(), 0, || self.steady.get_opts(&key, GetOptions::default())).await {
                 Err(StoreError::Missing { .. }) => return Ok(None),
                 Err(error) => return Err(error),
                 // It came into being between the two questions.
@@ -264,10 +329,14 @@ impl Fetch for S3 {
             .boxed()
     }
 
+    async fn unfinished(&self) -> Result<Fact<Vec<Unfinished>>, StoreError> {
+        self.inner.unfinished().await
+    }
+
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
         let folder = folder.trim_matches('/');
         let prefix = self.inner.key(folder)?;
-        let found = self.inner.bounded(LIST, folder, 0, self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
+        let found = self.inner.bounded(LIST, folder, 0, || self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
         let names = found.common_prefixes.iter().filter_map(|key| key.filename().map(str::to_owned));
         let mut names: Vec<String> = names.filter(|name| ObjectPath::new(name.as_str()).is_ok()).collect();
         names.sort();
@@ -304,20 +373,36 @@ impl Put for S3 {
     async fn settle(&self) -> Result<(), StoreError> {
         self.inner.pending.settle().await
     }
+
+    async fn nature(&self, path: &ObjectPath) -> Result<Nature, StoreError> {
+        self.inner.nature(path).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.inner.prove_at_rest().await
+    }
 }
 
 #[async_trait]
 impl Remove for S3 {
     async fn remove(&self, path: &ObjectPath) -> Result<(), StoreError> {
         let key = self.inner.key(path.as_str())?;
-        match self.inner.bounded("remove", path.as_str(), 0, self.inner.steady.delete(&key)).await {
+        match self.inner.bounded("remove", path.as_str(), 0, || self.inner.steady.delete(&key)).await {
             Err(StoreError::Missing { .. }) => Ok(()),
+            // Azure's answer inside an answer has no word for it: whether the container is there is asked anew.
+            Err(StoreError::Failed { why, .. }) if self.inner.cloud == CloudKind::Microsoft && why.contains(" 404 ") => {
+                self.inner.info(path).await.map(drop)
+            }
             result => result,
         }
     }
 
+    async fn abandon(&self, upload: &Unfinished) -> Result<(), StoreError> {
+        self.inner.abandon(upload).await
+    }
+
     async fn remove_version(&self, path: &ObjectPath, id: &str) -> Result<(), StoreError> {
-        let removed = self.inner.control.send("DELETE", &self.inner.raw_key(path.as_str()), &[("versionId", id)], "").await;
-        removed.map(drop).map_err(|trouble| self.inner.fail("remove", path.as_str(), &trouble))
+        let (key, query) = (self.inner.raw_key(path.as_str()), versions::query(&[("versionId", id)]));
+        self.inner.ask("remove", path.as_str(), &Ask { method: "DELETE", path: &key, query: &query, ..Ask::default() }).await.map(drop)
     }
 }

@@ -12,11 +12,18 @@ mod fake;
 mod loopback;
 #[path = "doors/lost_answers.rs"]
 mod lost_answers;
+#[path = "doors/makes.rs"]
+mod makes;
 #[allow(dead_code, reason = "other rooms' tests use more of it")]
 #[path = "../../testkit/src/s3.rs"]
 mod s3;
 #[path = "doors/server.rs"]
 mod server;
+#[path = "../../testkit/src/stand_in.rs"]
+mod stand_in;
+#[allow(dead_code, reason = "other rooms' tests use more of it")]
+#[path = "../../testkit/src/stores.rs"]
+mod stores;
 #[path = "doors/trust.rs"]
 mod trust;
 #[path = "doors/versions.rs"]

@@ -126,6 +126,15 @@ impl<'a> Bowline<'a> {
         self.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
     }
 
+    /// A configuration for this cluster with a repository at this url, reached with these lines of `[repository]`; nothing is made yet.
+    pub fn at(cluster: &'a Cluster, url: &str, lines: &str, environment: &[(&str, &str)]) -> Self {
+        let mut bowline = Self::on(Ground::Own(cluster), RepositoryKind::Folder);
+        bowline.repository = (url.to_owned(), lines.to_owned());
+        bowline.environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), "");
+        bowline
+    }
+
     /// A new repository for a cluster under Patroni, reached over all its nodes; backups are read over the replication protocol.
     pub fn of_patroni(cluster: &'a PatroniCluster, kind: RepositoryKind<'_>) -> Self {
         let bowline = Self::on(Ground::Patroni(cluster), kind);

@@ -19,6 +19,8 @@ mod place;
 mod planted;
 mod receiver;
 pub mod s3;
+pub mod stand_in;
+pub mod stores;
 pub mod tamper;
 pub mod toxiproxy;
 pub mod workload;

@@ -59,6 +59,11 @@ impl S3Server {
         &self.endpoint
     }
 
+    /// The port it answers at.
+    pub fn port(&self) -> u16 {
+        self.endpoint.rsplit(':').next().and_then(|text| text.parse().ok()).expect("the endpoint ends in its port")
+    }
+
     /// Makes a bucket; no error if it is there.
     pub fn create_bucket(&self, name: &str) {
         let answer = http(self.filer_port, &format!("POST /buckets/{name}/"), b"");

@@ -146,7 +146,7 @@ fn buckets_that_are_away_closed_or_absent_are_told_apart_within_seconds() {
         assert!(said.took < Duration::from_secs(90), "{:?}", said.took);
     }
     let absent = config("absent", "no-such-bucket", server.endpoint());
-    refused(&ground, &["--config", &absent, "list"], 3, "store-absent", &["no-such-bucket", "does not create buckets"]);
+    refused(&ground, &["--config", &absent, "list"], 3, "store-absent", &["no-such-bucket", "bowline init --bucket"]);
     refused(&ground, &["--config", &absent, "init"], 3, "store-absent", &["no-such-bucket"]);
     refused(&ground, &["--config", &good, "--org", "nobody", "list"], 3, "repository-missing", &["s3://bad-input/backups/nobody"]);
     refused(&ground, &["--config", &good, "init"], 4, "repository-exists", &["s3://bad-input/backups/acme"]);

@@ -4,7 +4,7 @@ use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::verbs::second_copy::SecondCopy;
-use crate::verbs::{check_keys, guard};
+use crate::verbs::{check_keys, guard, store_findings};
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
 use repo::{Encryption, Reader};
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     Unknown,
 }
 
-struct Finding {
+pub struct Finding {
     what: &'static str,
     verdict: Verdict,
     found: String,
@@ -56,7 +56,7 @@ impl Findings {
         let found = [finding.what, finding.cause].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ");
         self.add(finding.slug, verdict, found, finding.remedy);
     }
-    fn judge(&mut self, what: &'static str, good: bool, otherwise: Verdict, found: impl Into<String>, fix: &str) {
+    pub fn judge(&mut self, what: &'static str, good: bool, otherwise: Verdict, found: impl Into<String>, fix: &str) {
         self.add(what, if good { Verdict::Ok } else { otherwise }, found, if good { "" } else { fix });
     }
 }
@@ -125,20 +125,7 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
         },
     }
     check_keys::look(wiring, &reader, findings).await;
-    let probed = match (wiring.store(), wiring.store_options().and_then(|o| Ok(store::open_remover(&wiring.address(), &o)?))) {
-        (Ok(store), Ok(remover)) => store::probe(&*store, Some(&*remover), "").await.map_err(Fault::from),
-        (Err(fault), _) | (_, Err(fault)) => Err(fault),
-    };
-    match probed {
-        Ok(probed) => findings.judge(
-            "store",
-            probed.conditional_put && probed.conditional_replace,
-            Verdict::Fail,
-            if probed.reasons.is_empty() { "conditional writes work".to_owned() } else { probed.reasons.join(" ") },
-            "Use a store with conditional writes.",
-        ),
-        Err(fault) => findings.fail("store", &fault),
-    }
+    store_findings::look_at_store(wiring, &reader, findings).await;
     look_at_second_copy(wiring, &reader, findings).await;
     Some(reader)
 }

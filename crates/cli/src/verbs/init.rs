@@ -17,6 +17,12 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     if asked.print_sql {
         return print_sql(common, &asked.role, printer);
     }
+    if asked.bucket {
+        return super::bucket::run(common, asked, printer).await;
+    }
+    if let Some(whose) = asked.print_policy {
+        return super::bucket::print_policy(common, whose, printer);
+    }
     if asked.new_epoch {
         return super::epoch::run(common, asked, printer).await;
     }
@@ -47,6 +53,7 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     if store.info(&store::ObjectPath::new("repository.json").map_err(|e| Fault::of("bug", Class::Bug, e.to_string(), "", ""))?).await?.is_some() {
         return Err(repo::RepoError::Exists { address: store.address() }.into());
     }
+    store.ready().await?;
     printer.remark(format!("probing {}", store.address()));
     let remover = store::open_remover(&wiring.address(), &wiring.store_options()?)?;
     let probed = store::probe(&*store, Some(&*remover), "").await?;
@@ -58,6 +65,9 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
             probed.reasons.join(" "),
             "Use a store with conditional writes (If-None-Match, If-Match): AWS S3, MinIO, SeaweedFS, Ceph 19 or newer, or a folder.",
         ));
+    }
+    for reason in &probed.reasons {
+        printer.remark(format!("warning: {reason}"));
     }
     let mut recipients: Vec<Arc<dyn Recipient>> = Vec::new();
     let mut made = Vec::new();

@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod beside;
+mod bucket;
 mod check;
 mod check_keys;
 mod confirm;
@@ -24,6 +25,7 @@ mod restore;
 mod runbook;
 mod second_copy;
 mod status;
+mod store_findings;
 mod verify;
 mod wal;
 

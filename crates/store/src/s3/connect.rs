@@ -1,42 +1,47 @@
 //! Turns an address and options into object_store clients with every time limit and repetition chosen by us.
 
+use super::at_rest::{Sse, Wanted};
 use super::container::{Container, NoCredentials};
-use super::control::Control;
 use super::credentials::{self, Lookup};
-use super::locking::{Connector, Locking};
+use super::locking::Locking;
+use super::tap::{Tap, Tapped};
+use super::{Cloud, Control};
 use crate::address::BucketAddress;
 use crate::{StoreError, StoreOptions};
 use async_trait::async_trait;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut};
-use object_store::client::{HttpConnector, ReqwestConnector};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut};
 use object_store::{BackoffConfig, Certificate, ClientOptions, CredentialProvider, RetryConfig};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// See the fields of [`super::Inner`].
 pub(super) struct Connection {
-    pub(super) steady: AmazonS3,
-    pub(super) once: AmazonS3,
-    pub(super) control: Control,
-    /// Whether the server is Amazon's own.
-    pub(super) is_aws: bool,
+    pub(super) steady: Arc<dyn Cloud>,
+    pub(super) once: Arc<dyn Cloud>,
+    /// Whether the server promises to list in the order of whole keys' bytes.
+    pub(super) lists_by_bytes: bool,
+    pub(super) tap: Arc<Tap>,
+    pub(super) wanted: Wanted,
+    /// What asks the bucket itself; only S3's.
+    pub(super) control: Option<Control>,
 }
 
 /// A connection that is not made within this long is not made.
 const CONNECT_SECONDS_MAX: u64 = 5;
-/// A transfer that stands still for so long is over.
-const STALL_SECONDS_MAX: u64 = 60;
+/// A read that stands still for so long is over. Another attempt does no harm, and servers that work answer in a second.
+pub(super) const STALL_SECONDS_MAX: u64 = 20;
 /// For uploads the limit runs from the first byte sent to the first byte answered, so it must cover a whole part on a slow
 /// line; the calls set closer limits by size.
-const UPLOAD_SECONDS_MAX: u64 = 900;
+pub(super) const UPLOAD_SECONDS_MAX: u64 = 900;
 
 /// Settings of the address count where the options leave them open.
-struct Settings {
-    region: String,
-    endpoint: Option<String>,
+pub(super) struct Settings {
+    pub(super) region: String,
+    pub(super) endpoint: Option<String>,
     is_aws: bool,
-    is_path_style: bool,
+    pub(super) is_path_style: bool,
     checksum: Option<Checksum>,
+    sends_md5: bool,
     certificates: Vec<Certificate>,
 }
 
@@ -69,6 +74,13 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
     if let Some(checksum) = settings.checksum {
         builder = builder.with_checksum_algorithm(checksum);
     }
+    let wanted = Wanted { mode: options.sse, key: options.sse_kms_key_id.clone() };
+    if let Some(key) = wanted.key.as_ref().filter(|_| wanted.mode != Sse::Off) {
+        // One request to the KMS for many objects: a bucket key.
+        builder = builder.with_sse_kms_encryption(key).with_bucket_key(true);
+    }
+    let tap = Tap::new(Some(("if-none-match", "*")), settings.sends_md5);
+    builder = builder.with_http_connector(Tapped(Arc::clone(&tap)));
     builder = match found.keys {
         Some(keys) => {
             let builder = builder.with_access_key_id(keys.access_key_id.reveal()).with_secret_access_key(keys.secret_access_key.reveal());
@@ -80,29 +92,17 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         None => machine_role(builder, &settings.certificates, variable).map_err(bad)?,
     };
 
-    let client = |read_timeout_seconds: u64| {
-        let base = ClientOptions::new()
-            // The default of 30 s covers the body and so cuts off every large transfer.
-            .with_timeout_disabled()
-            .with_connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
-            .with_read_timeout(Duration::from_secs(read_timeout_seconds))
-            .with_allow_http(is_http);
-        settings.certificates.iter().cloned().fold(base, ClientOptions::with_root_certificate)
-    };
-    let patient = RetryConfig {
-        backoff: BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(8), base: 3.0 },
-        max_retries: 6,
-        retry_timeout: Duration::from_secs(60),
-    };
-    let bucket_url = bucket_url(address, &settings);
-    let prefix = if address.prefix.is_empty() { String::new() } else { format!("{}/", address.prefix) };
-    let root = format!("{}/{prefix}", bucket_url.split_once("://").map_or("", |(_, place)| place));
-    let (region, credentials) = (settings.region.clone(), OnceLock::new());
-    let locking = Arc::new(Locking { lock: options.lock, region: region.clone(), signs_payload: is_http, root, credentials });
-    let builder = builder.with_http_connector(Connector(locking.clone()));
-    let impatient = RetryConfig { max_retries: 0, ..patient.clone() };
     let failed = |error: object_store::Error| bad(error.to_string());
+    let (patient, impatient) = retries();
+    let client = |seconds| client(seconds, is_http, &settings.certificates);
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
+    let control = Control::new(shown, address, &settings, steady.credentials().clone(), client(STALL_SECONDS_MAX)).map_err(bad)?;
+    if let Some(lock) = options.lock {
+        let prefix = if address.prefix.is_empty() { String::new() } else { format!("{}/", address.prefix) };
+        let (root, region) = (format!("{}/{prefix}", control.place()), settings.region.clone());
+        // Set once, and here alone.
+        drop(tap.locking.set(Locking { lock, region, signs_payload: is_http, root, credentials: steady.credentials().clone() }));
+    }
     // The same provider for both, so that temporary credentials are fetched once.
     let once = builder
         .with_credentials(steady.credentials().clone())
@@ -110,24 +110,33 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         .with_client_options(client(UPLOAD_SECONDS_MAX))
         .build()
         .map_err(failed)?;
-    let credentials = steady.credentials().clone();
-    // Set once, and here alone.
-    drop(locking.credentials.set(credentials.clone()));
-    let client = ReqwestConnector::default().connect(&client(STALL_SECONDS_MAX)).map_err(failed)?;
-    Ok(Connection { steady, once, control: Control { client, credentials, region, bucket_url }, is_aws: settings.is_aws })
+    Ok(Connection { steady: Arc::new(steady), once: Arc::new(once), lists_by_bytes: settings.is_aws, tap, wanted, control: Some(control) })
 }
 
-/// Where the bucket is: what object_store makes of the same settings.
-fn bucket_url(address: &BucketAddress, settings: &Settings) -> String {
-    let endpoint = settings.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", settings.region));
-    match (settings.is_path_style, endpoint.split_once("://")) {
-        (false, Some((scheme, host))) => format!("{scheme}://{}.{host}", address.bucket),
-        _ => format!("{endpoint}/{}", address.bucket),
-    }
+/// How object_store repeats: for the steady client, and not at all for the other.
+pub(super) fn retries() -> (RetryConfig, RetryConfig) {
+    let patient = RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(8), base: 3.0 },
+        max_retries: 6,
+        retry_timeout: Duration::from_secs(60),
+    };
+    let impatient = RetryConfig { max_retries: 0, ..patient.clone() };
+    (patient, impatient)
+}
+
+/// A client that gives up a transfer which stands still for so long.
+pub(super) fn client(read_timeout_seconds: u64, is_http: bool, certificates: &[Certificate]) -> ClientOptions {
+    let base = ClientOptions::new()
+        // The default of 30 s covers the body and so cuts off every large transfer.
+        .with_timeout_disabled()
+        .with_connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+        .with_read_timeout(Duration::from_secs(read_timeout_seconds))
+        .with_allow_http(is_http);
+    certificates.iter().cloned().fold(base, ClientOptions::with_root_certificate)
 }
 
 /// The options, completed by what the address carries.
-fn merged(address: &BucketAddress, options: &StoreOptions) -> Result<StoreOptions, String> {
+pub(super) fn merged(address: &BucketAddress, options: &StoreOptions) -> Result<StoreOptions, String> {
     let mut options = options.clone();
     for (key, value) in &address.settings {
         match key.as_str() {
@@ -155,24 +164,15 @@ fn settings(address: &BucketAddress, options: &StoreOptions, region: Option<Stri
     };
     let is_aws = endpoint.as_deref().is_none_or(|endpoint| endpoint.contains(".amazonaws.com"));
     let checksum = match options.checksum.as_deref() {
-        Some("none") => None,
+        // Content-MD5 is not one of the checksums that S3 keeps; every server knows it.
+        Some("none" | "md5") => None,
         Some("sha256") => Some(Checksum::SHA256),
         Some("crc64nvme") => Some(Checksum::CRC64NVME),
-        Some(other) => return Err(format!("checksum is {other:?}; it must be crc64nvme, sha256 or none")),
+        Some(other) => return Err(format!("checksum is {other:?}; it must be crc64nvme, sha256, md5 or none")),
         // Other servers reject checksum headers they do not know.
         None => is_aws.then_some(Checksum::CRC64NVME),
     };
-    let certificates = match &options.ca_file {
-        Some(file) => {
-            let pem = std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;
-            let found = Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_file {}: {error}", file.display()))?;
-            if found.is_empty() {
-                return Err(format!("ca_file {} holds no certificate in PEM form", file.display()));
-            }
-            found
-        }
-        None => Vec::new(),
-    };
+    let certificates = certificates(options)?;
     Ok(Settings {
         region: options.region.clone().or(region).unwrap_or_else(|| "us-east-1".to_owned()),
         // A bucket with dots in its name has no valid certificate as a host name.
@@ -180,8 +180,20 @@ fn settings(address: &BucketAddress, options: &StoreOptions, region: Option<Stri
         endpoint,
         is_aws,
         checksum,
+        sends_md5: options.checksum.as_deref() == Some("md5"),
         certificates,
     })
+}
+
+/// The certificates to trust besides the system's.
+pub(super) fn certificates(options: &StoreOptions) -> Result<Vec<Certificate>, String> {
+    let Some(file) = &options.ca_file else { return Ok(Vec::new()) };
+    let pem = std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;
+    let found = Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_file {}: {error}", file.display()))?;
+    match found.is_empty() {
+        true => Err(format!("ca_file {} holds no certificate in PEM form", file.display())),
+        false => Ok(found),
+    }
 }
 
 /// Whoever the machine says we are: web identity, the container (EKS pod identity too), at last the instance.
@@ -233,6 +245,7 @@ mod tests {
 
     fn resolved(url_settings: &[(&str, &str)], options: &StoreOptions) -> Result<Settings, String> {
         let address = BucketAddress {
+            cloud: crate::address::Cloud::S3,
             bucket: "b".to_owned(),
             prefix: String::new(),
             settings: url_settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
@@ -254,7 +267,7 @@ mod tests {
         let options = StoreOptions { region: Some("eu-central-1".into()), ..StoreOptions::default() };
         assert_eq!(resolved(&[("region", "x")], &options).unwrap().region, "eu-central-1");
         for (key, value, word) in [
-            ("checksum", "md5", "crc64nvme"),
+            ("checksum", "md4", "crc64nvme"),
             ("path_style", "maybe", "true or false"),
             ("endpoint", "minio:9000", "https://"),
             ("ca_file", "/nowhere.pem", "/nowhere.pem"),

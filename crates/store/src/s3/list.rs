@@ -3,13 +3,13 @@
 //! AWS promises that order. Servers that keep folders (SeaweedFS) answer in the order of a walk through them: what is in `a/`
 //! before `a-b`, although `-` comes before `/`. There each level is listed by itself and a folder waits for its turn.
 
-use super::Inner;
 use super::trouble::{LIST, Trouble};
+use super::{CloudKind, Inner};
 use crate::address::folder_prefix;
 use crate::{ObjectInfo, ObjectPath, StoreError};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::list::PaginatedListOptions;
 use std::collections::{BTreeSet, VecDeque};
 
 /// Everything below `folder` after `after`, as a server lists it that promises the order of bytes.
@@ -20,6 +20,11 @@ pub(super) fn flat<'a>(inner: &'a Inner, folder: &'a str, after: Option<&ObjectP
         Err(error) => return stream::iter([Err(error)]).boxed(),
     };
     let found = match &after {
+        // Not every version of Azure's API knows where to start.
+        Some(after) if inner.cloud == CloudKind::Microsoft => {
+            let after = after.clone();
+            inner.steady.list(Some(&prefix)).try_filter(move |meta| std::future::ready(meta.location > after)).boxed()
+        }
         Some(after) => inner.steady.list_with_offset(Some(&prefix), after),
         None => inner.steady.list(Some(&prefix)),
     };
@@ -162,7 +167,7 @@ impl Walk<'_> {
             ..PaginatedListOptions::default()
         };
         let asked = (!prefix.is_empty()).then_some(prefix.as_str());
-        let answer = self.inner.bounded(LIST, &level.prefix, 0, self.inner.steady.list_paginated(asked, options)).await?;
+        let answer = self.inner.bounded(LIST, &level.prefix, 0, || self.inner.steady.list_paginated(asked, options.clone())).await?;
         level.next = answer.page_token.map(Page::Token);
         // The marker that some tools write for a folder is named like the folder and so is not below it.
         let below = |object: &ObjectInfo| object.path.as_str().starts_with(&level.prefix);

@@ -2,66 +2,37 @@
 
 use crate::ObjectLock;
 use crate::address::decode;
-use async_trait::async_trait;
-use object_store::ClientOptions;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
-use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector};
-use std::sync::{Arc, OnceLock};
+use object_store::client::{HttpError, HttpErrorKind, HttpRequest};
 use terms::{Clock, SystemClock};
 
 /// What the requests of one store are given.
 #[derive(Debug)]
 pub(super) struct Locking {
-    pub(super) lock: Option<ObjectLock>,
+    pub(super) lock: ObjectLock,
     pub(super) region: String,
     pub(super) signs_payload: bool,
     /// What stands before an object's path in a url: host, bucket where it is in the path, prefix.
     pub(super) root: String,
-    /// Known only when the client exists.
-    pub(super) credentials: OnceLock<AwsCredentialProvider>,
-}
-
-/// Makes clients that lock.
-#[derive(Debug, Clone)]
-pub(super) struct Connector(pub(super) Arc<Locking>);
-
-impl HttpConnector for Connector {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Client { client, locking: self.0.clone() }))
-    }
-}
-
-#[derive(Debug)]
-struct Client {
-    client: HttpClient,
-    locking: Arc<Locking>,
-}
-
-#[async_trait]
-impl HttpService for Client {
-    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.locking.dress(&mut request).await?;
-        self.client.execute(request).await
-    }
+    pub(super) credentials: AwsCredentialProvider,
 }
 
 impl Locking {
-    async fn dress(&self, request: &mut HttpRequest) -> Result<(), HttpError> {
-        let (Some(lock), Some(credentials)) = (self.lock, self.credentials.get()) else { return Ok(()) };
+    /// Adds the lock to a request that makes an object to be locked.
+    pub(super) async fn dress(&self, request: &mut HttpRequest) -> Result<(), HttpError> {
         if !self.makes_an_object(request) {
             return Ok(());
         }
-        let until = lock.until(SystemClock.now()).rfc3339();
+        let until = self.lock.until(SystemClock.now()).rfc3339();
         let unfit = |e: object_store::Error| HttpError::new(HttpErrorKind::Request, e);
         let headers = request.headers_mut();
-        for (name, value) in [("x-amz-object-lock-mode", lock.mode.wire()), ("x-amz-object-lock-retain-until-date", until.as_str())] {
+        for (name, value) in [("x-amz-object-lock-mode", self.lock.mode.wire()), ("x-amz-object-lock-retain-until-date", until.as_str())] {
             headers.insert(name, value.parse().map_err(|e| HttpError::new(HttpErrorKind::Request, e))?);
         }
         // Every x-amz- header must be signed.
         headers.remove("authorization");
         let digest = headers.get("x-amz-content-sha256").and_then(|value| digest_of(value.to_str().ok()?));
-        let credential = credentials.get_credential().await.map_err(unfit)?;
+        let credential = self.credentials.get_credential().await.map_err(unfit)?;
         let authorizer = AwsAuthorizer::new(&credential, "s3", &self.region).with_sign_payload(self.signs_payload);
         authorizer.try_authorize(request, digest.as_deref()).map_err(unfit)
     }
@@ -74,7 +45,7 @@ impl Locking {
         let place = format!("{}{}", uri.authority().map_or("", |host| host.as_str()), uri.path());
         let Some(place) = decode(&place) else { return false };
         let path = place.strip_prefix(self.root.as_str());
-        (is_put || is_begin) && path.zip(self.lock).is_some_and(|(path, lock)| lock.covers(path))
+        (is_put || is_begin) && path.is_some_and(|path| self.lock.covers(path))
     }
 }
 

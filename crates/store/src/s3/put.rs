@@ -1,7 +1,7 @@
 //! Conditional puts whose answer is certain even when the network loses it.
 
 use super::trouble::Trouble;
-use super::{BYTES_PER_SECOND_MIN, Inner};
+use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CloudKind, Inner};
 use crate::{Created, ObjectPath, StoreError, Version};
 use futures::StreamExt;
 use object_store::path::Path as Key;
@@ -13,7 +13,7 @@ const RETRY_SECONDS_MAX: u64 = 60;
 /// A server that cannot even be connected to is given up earlier: it is down, not busy.
 const CONNECT_ATTEMPTS: u32 = 4;
 /// How long one attempt's answer is waited for, besides its bytes.
-const ATTEMPT_SECONDS_MAX: u64 = 30;
+const ATTEMPT_SECONDS_MAX: u64 = 20;
 
 /// What one attempt came to.
 enum Attempt {
@@ -46,7 +46,7 @@ impl Inner {
         }
         // A server that does not say which version it made is asked for it.
         let found = self.info(path).await?;
-        Ok(Some(Version(found.and_then(|meta| meta.e_tag).unwrap_or_default())))
+        Ok(Some(self.version(found.and_then(|meta| meta.e_tag))))
     }
 
     /// Puts `body` if the object's version is `expected`; `None` when it is another. Tries again while that can help,
@@ -54,15 +54,27 @@ impl Inner {
     async fn put_if(&self, path: &ObjectPath, body: PutPayload, expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         let operation = if expected.is_some() { "replace" } else { "write" };
         let key = self.key(path.as_str())?;
+        let generation = match (self.cloud, expected) {
+            // Google replaces by generation, and lists without it: the object of this version is asked for its own.
+            (CloudKind::Google, Some(expected)) => match self.info(path).await? {
+                Some(found) if self.version(found.e_tag.clone()) == *expected => found.version,
+                _ => return Ok(None),
+            },
+            _ => None,
+        };
+        self.prove_at_rest().await?;
         let begun = Instant::now();
         // Whether an earlier attempt of ours may be what is stored now.
         let mut is_unsure = false;
         let mut tries = 0;
         loop {
             tries += 1;
-            let attempt = self.attempt(&key, body.clone(), expected).await;
+            let attempt = self.attempt(&key, body.clone(), expected, &generation).await;
             let (error, may_pass) = match &attempt {
-                Attempt::Done(result) => return Ok(Some(Version(result.e_tag.clone().unwrap_or_default()))),
+                Attempt::Done(result) => {
+                    self.check_at_rest(&result.extensions)?;
+                    return Ok(Some(self.version(result.e_tag.clone())));
+                }
                 Attempt::Failed(trouble) if trouble.is_refused_condition() && !is_unsure => return Ok(None),
                 // S3 answers so when the object to be replaced is not there.
                 Attempt::Failed(trouble) if trouble.is_missing() && expected.is_some() && !is_unsure => return Ok(None),
@@ -92,18 +104,20 @@ impl Inner {
                     Err(error) => return Err(error),
                 }
             }
-            if !may_pass || begun.elapsed().as_secs() >= RETRY_SECONDS_MAX {
+            let is_busy = matches!(&attempt, Attempt::Failed(trouble) if trouble.is_busy());
+            let budget = if is_busy { BUSY_SECONDS_MAX } else { RETRY_SECONDS_MAX };
+            if !may_pass || begun.elapsed().as_secs() >= budget {
                 return Err(error);
             }
             tokio::time::sleep(pause(tries)).await;
         }
     }
 
-    async fn attempt(&self, key: &Key, body: PutPayload, expected: Option<&Version>) -> Attempt {
+    async fn attempt(&self, key: &Key, body: PutPayload, expected: Option<&Version>, generation: &Option<String>) -> Attempt {
         let patience = Duration::from_secs(ATTEMPT_SECONDS_MAX + body.content_length() as u64 / BYTES_PER_SECOND_MIN);
         let mode = match expected {
             None => PutMode::Create,
-            Some(version) => PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None }),
+            Some(version) => PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: generation.clone() }),
         };
         let put = self.once.put_opts(key, body, PutOptions { mode, ..PutOptions::default() });
         match tokio::time::timeout(patience, put).await {
@@ -115,13 +129,13 @@ impl Inner {
 
     /// Compares what is stored with `body`, piece by piece as it arrives.
     async fn stored(&self, path: &ObjectPath, key: &Key, body: &PutPayload) -> Result<Stored, StoreError> {
-        let answer = match self.bounded("read", path.as_str(), 0, self.steady.get_opts(key, GetOptions::default())).await {
+        let answer = match self.bounded("read", path.as_str(), 0, || self.steady.get_opts(key, GetOptions::default())).await {
             Ok(answer) => answer,
             Err(StoreError::Missing { .. }) => return Ok(Stored::Nothing),
             Err(error) => return Err(error),
         };
         let length = body.content_length() as u64;
-        let version = Version(answer.meta.e_tag.clone().unwrap_or_default());
+        let version = self.version(answer.meta.e_tag.clone());
         if answer.meta.size != length {
             return Ok(Stored::Other(version));
         }
@@ -135,14 +149,16 @@ impl Inner {
             }
             Ok(ours.next().is_none())
         };
-        Ok(match self.bounded("read", path.as_str(), length, compare).await? {
+        Ok(match self.body("read", path.as_str(), length, compare).await? {
             true => Stored::Ours(version),
             false => Stored::Other(version),
         })
     }
 }
 
-/// The wait before the next attempt: it doubles from 0.2 s up to 6.4 s.
+/// The wait before the next attempt: it doubles from 0.2 s up to 6.4 s, less up to half of it by chance, so that many who were
+/// refused together do not come back together.
 pub(super) fn pause(tries: u32) -> Duration {
-    Duration::from_millis(100 << tries.min(6))
+    let whole = 100u64 << tries.min(6);
+    Duration::from_millis(whole - crate::token::below(whole / 2))
 }

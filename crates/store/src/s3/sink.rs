@@ -2,16 +2,16 @@
 
 use super::put::pause;
 use super::trouble::Trouble;
-use super::{BYTES_PER_SECOND_MIN, Inner};
+use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CALL_SECONDS_MAX, Inner};
 use crate::pending::Ticket;
 use crate::{Created, ObjectPath, ObjectSink, StoreError};
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use object_store::multipart::{MultipartStore, PartId};
+use object_store::multipart::PartId;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, PutPayload};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -23,6 +23,8 @@ const SINGLE_PUT_BYTES: u64 = 40 << 20;
 const PARTS_AT_ONCE: usize = 4;
 /// Attempts for one part.
 const PART_ATTEMPTS: u32 = 6;
+/// No new attempt to complete an upload begins after this long.
+const COMPLETE_SECONDS_MAX: u64 = 60;
 /// How many of the last bytes are compared when the answer to the completion was lost.
 const TAIL_BYTES: u64 = 4096;
 
@@ -190,8 +192,9 @@ impl Upload {
 
     async fn begin(&self) -> Result<(Key, String), StoreError> {
         let key = self.inner.key(self.path.as_str())?;
+        self.inner.prove_at_rest().await?;
         self.must_be_absent().await?;
-        let id = self.inner.bounded("write", self.path.as_str(), 0, self.inner.steady.create_multipart(&key)).await?;
+        let id = self.inner.bounded("write", self.path.as_str(), 0, || self.inner.steady.create_multipart(&key)).await?;
         Ok((key, id))
     }
 
@@ -239,46 +242,73 @@ impl Upload {
     /// Stores one part; doing so twice does no harm, so every passing trouble is answered with another attempt.
     async fn part(&self, key: &Key, id: &String, index: usize, part: Bytes, permit: OwnedSemaphorePermit) -> Result<(usize, PartId), StoreError> {
         let patience = Duration::from_secs(60 + part.len() as u64 / BYTES_PER_SECOND_MIN);
+        let begun = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
             let put = self.inner.once.put_part(key, id, index, PutPayload::from(part.clone()));
-            let (error, may_pass) = match tokio::time::timeout(patience, put).await {
+            let (error, may_pass, is_busy) = match tokio::time::timeout(patience, put).await {
                 Ok(Ok(done)) => {
                     drop(permit);
                     return Ok((index, done));
                 }
                 Ok(Err(error)) => {
                     let trouble = Trouble::read(&error);
-                    (self.inner.fail("write", self.path.as_str(), &trouble), trouble.may_pass())
+                    (self.inner.fail("write", self.path.as_str(), &trouble), trouble.may_pass(), trouble.is_busy())
                 }
-                Err(_) => (self.inner.silent("write", self.path.as_str(), patience), true),
+                Err(_) => (self.inner.silent("write", self.path.as_str(), patience), true, false),
             };
-            if !may_pass || tries >= PART_ATTEMPTS {
+            let is_spent = if is_busy { begun.elapsed().as_secs() >= BUSY_SECONDS_MAX } else { tries >= PART_ATTEMPTS };
+            if !may_pass || is_spent {
                 return Err(error);
             }
             tokio::time::sleep(pause(tries)).await;
         }
     }
 
+    /// Makes the parts one object, unless another came to be there meanwhile: the tap adds the condition.
     async fn complete(&self, key: &Key, id: &String, parts: Vec<PartId>, length: u64, tail: Bytes) -> Result<(), StoreError> {
         self.must_be_absent().await?;
-        // Servers copy for a while before they answer: the bytes count.
-        let call = self.inner.steady.complete_multipart(key, id, parts);
-        let Err(error) = self.inner.bounded("write", self.path.as_str(), length, call).await else { return Ok(()) };
-        // An answer lost on the way makes the repetition fail with NoSuchUpload: what is stored decides.
-        if self.is_stored(key, length, &tail).await {
-            return Ok(());
+        // Servers copy for a while before they answer: the bytes count, and nobody hangs up earlier.
+        let patience = Duration::from_secs(CALL_SECONDS_MAX + length / BYTES_PER_SECOND_MIN);
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let call = self.inner.once.complete_multipart(key, id, parts.clone());
+            let (error, again) = match tokio::time::timeout(patience, call).await {
+                Ok(Ok(_)) => return self.inner.look_at_rest(&self.path).await,
+                Ok(Err(error)) => {
+                    let trouble = Trouble::read(&error);
+                    if trouble.is_unknown_header() && self.inner.tap.complete_unconditionally() {
+                        continue;
+                    }
+                    let budget = if trouble.is_busy() { BUSY_SECONDS_MAX } else { COMPLETE_SECONDS_MAX };
+                    let again = trouble.may_pass() && !trouble.is_conflict() && begun.elapsed().as_secs() < budget;
+                    (self.inner.fail("write", self.path.as_str(), &trouble), again)
+                }
+                Err(_) => (self.inner.silent("write", self.path.as_str(), patience), false),
+            };
+            // An answer lost on the way makes the repetition fail with NoSuchUpload or a condition: what is stored decides.
+            if self.is_stored(key, length, &tail).await {
+                return self.inner.look_at_rest(&self.path).await;
+            }
+            if !again {
+                return Err(match self.inner.info(&self.path).await {
+                    Ok(Some(_)) => exists(&self.inner, &self.path),
+                    _ => error,
+                });
+            }
+            tokio::time::sleep(pause(tries)).await;
         }
-        Err(error)
     }
 
     /// Whether the object is there, as long as ours and with the same end; both are sealed bytes that no other object has.
     async fn is_stored(&self, key: &Key, length: u64, tail: &Bytes) -> bool {
         let tail = tail.slice(tail.len().saturating_sub(TAIL_BYTES as usize)..);
         let options = GetOptions { range: Some(GetRange::Suffix(tail.len() as u64)), ..GetOptions::default() };
-        let read = async {
-            let answer = self.inner.steady.get_opts(key, options).await?;
+        let read = || async {
+            let answer = self.inner.steady.get_opts(key, options.clone()).await?;
             let size = answer.meta.size;
             Ok((size, answer.bytes().await?))
         };
@@ -287,7 +317,7 @@ impl Upload {
 
     /// Frees what the parts occupy. Best effort: a lifecycle rule for incomplete uploads catches the rest.
     async fn abandon(&self, key: &Key, id: &String) {
-        let _ = self.inner.bounded("write", self.path.as_str(), 0, self.inner.steady.abort_multipart(key, id)).await;
+        let _ = self.inner.bounded("write", self.path.as_str(), 0, || self.inner.steady.abort_multipart(key, id)).await;
     }
 }
 

@@ -16,7 +16,7 @@ const UNTRUSTED: &str = "Untrusted";
 
 /// One failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     /// The answer's HTTP status, when there was an answer.
     status: Option<u16>,
     /// S3's own word for it, such as `NoSuchBucket`; empty when the answer had no such body (every HEAD).
@@ -59,49 +59,13 @@ impl Trouble {
             _ if text.contains("Server returned error response: ") => Some(500),
             _ => None,
         });
+        let code = element(&text, "Code").unwrap_or_default();
         if let Some(status) = status {
-            return Self::answered(status, &text);
+            let message = element(&text, "Message").unwrap_or_default();
+            let why = said(status, &code, &message);
+            return Self { status: Some(status), code, transport: None, why };
         }
         let (kind, why) = deepest(error);
-        Self::of_transport(kind, why)
-    }
-
-    /// An answer that is no success, by its status and body.
-    pub(super) fn answered(status: u16, text: &str) -> Self {
-        let code = element(text, "Code").unwrap_or_default();
-        let message = element(text, "Message").unwrap_or_default();
-        let why = match (code.is_empty(), message.is_empty()) {
-            (true, _) => format!("the server answered {status} {}", reason(status)),
-            (_, true) => format!("the server answered {status} {code}"),
-            _ => format!("the server answered {status} {code}: {message}"),
-        };
-        Self { status: Some(status), code, transport: None, why }
-    }
-
-    /// A request that was sent without object_store and not answered.
-    pub(super) fn unanswered(error: &HttpError) -> Self {
-        let mut innermost: &dyn std::error::Error = error;
-        while let Some(source) = innermost.source() {
-            innermost = source;
-        }
-        Self::of_transport(Some(error.kind()), innermost.to_string())
-    }
-
-    pub(super) fn silent(patience: std::time::Duration) -> Self {
-        let why = format!("no answer within {} s", patience.as_secs());
-        Self { status: None, code: String::new(), transport: Some(Transport::Unknown), why }
-    }
-
-    pub(super) fn of_ours(why: String) -> Self {
-        Self { status: None, code: String::new(), transport: None, why }
-    }
-
-    /// The answer for an object, or a bucket, that has no lock.
-    pub(super) fn says_no_lock(&self) -> bool {
-        ["NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"].contains(&self.code.as_str())
-    }
-
-    fn of_transport(kind: Option<HttpErrorKind>, why: String) -> Self {
         // What rustls calls every certificate it does not accept: no attempt will change that.
         if let Some((_, fault)) = why.split_once("invalid peer certificate: ") {
             return Self { status: None, code: UNTRUSTED.to_owned(), transport: None, why: fault.to_owned() };
@@ -110,7 +74,51 @@ impl Trouble {
             HttpErrorKind::Connect => Transport::NotSent,
             _ => Transport::Unknown,
         });
-        Self { status: None, code: String::new(), transport, why }
+        Self { status: None, code, transport, why }
+    }
+
+    /// A refusal, read from an answer of which the whole is known.
+    pub(super) fn answered(status: u16, body: &str) -> Self {
+        let code = element(body, "Code").unwrap_or_default();
+        Self { why: said(status, &code, &element(body, "Message").unwrap_or_default()), status: Some(status), code, transport: None }
+    }
+    /// A request that found nobody, or whose answer was lost.
+    pub(super) fn transport(error: HttpError) -> Self {
+        Self::read(&Error::Generic { store: "S3", source: Box::new(error) })
+    }
+    /// No answer for so long.
+    pub(super) fn silent(seconds: u64) -> Self {
+        Self { status: None, code: String::new(), transport: Some(Transport::Unknown), why: format!("no answer within {seconds} s") }
+    }
+    /// A request that could not be made.
+    pub(super) fn ours(why: &str) -> Self {
+        Self { status: None, code: String::new(), transport: None, why: why.to_owned() }
+    }
+    /// Whether somebody answered.
+    pub(super) fn is_answer(&self) -> bool {
+        self.status.is_some()
+    }
+    /// These credentials may not, or are nobody's.
+    pub(crate) fn is_denied(&self) -> bool {
+        let denials = [
+            "ExpiredToken",
+            "InvalidToken",
+            "TokenRefreshRequired",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "AccessDenied",
+            "InvalidIdentityToken",
+            "ExpiredTokenException",
+        ];
+        matches!(self.status, Some(401 | 403)) || denials.iter().any(|denial| self.code.eq_ignore_ascii_case(denial))
+    }
+    /// The answer's status.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.status
+    }
+    /// S3's own word.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
     }
 
     /// A condition of the request did not hold: somebody else's object is there.
@@ -123,18 +131,33 @@ impl Trouble {
     }
     /// A successful answer that there is no such object (not: no bucket, no S3).
     pub(super) fn is_missing(&self) -> bool {
-        self.status == Some(404) && self.code == "NoSuchKey"
+        self.status == Some(404) && ["NoSuchKey", "BlobNotFound"].contains(&self.code.as_str())
     }
     /// Whether the request may have taken effect all the same.
     pub(super) fn may_have_happened(&self) -> bool {
         match self.status {
-            Some(status) => status >= 500 || status == 408,
+            // 501 says that the server knows no such thing: nothing happened, nor will.
+            Some(status) => (status >= 500 && status != 501) || status == 408,
             None => self.transport == Some(Transport::Unknown),
         }
     }
     /// Whether trying again may help.
     pub(super) fn may_pass(&self) -> bool {
         self.transport.is_some() || self.is_conflict() || self.status == Some(429) || (self.may_have_happened() && !self.is_full())
+    }
+    /// The server works and asks for fewer requests.
+    pub(super) fn is_busy(&self) -> bool {
+        self.status == Some(429)
+            || (self.status == Some(503)
+                && ["SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "RequestLimitExceeded"].contains(&self.code.as_str()))
+    }
+    /// The server does not know the header that carries a condition.
+    pub(super) fn is_unknown_header(&self) -> bool {
+        self.status == Some(501) || self.code == "NotImplemented"
+    }
+    /// For people.
+    pub(crate) fn why(&self) -> &str {
+        &self.why
     }
     /// Whether no connection came about at all.
     pub(super) fn never_left(&self) -> bool {
@@ -147,28 +170,17 @@ impl Trouble {
     }
 
     /// The error for the caller.
-    pub(super) fn of_store(&self, store: &str, operation: &'static str, path: &str) -> StoreError {
+    pub(crate) fn of_store(&self, store: &str, operation: &'static str, path: &str) -> StoreError {
         let (store, path, why) = (store.to_owned(), path.to_owned(), self.why.clone());
-        let denials = [
-            "ExpiredToken",
-            "InvalidToken",
-            "TokenRefreshRequired",
-            "InvalidAccessKeyId",
-            "SignatureDoesNotMatch",
-            "AccessDenied",
-            "InvalidIdentityToken",
-            "ExpiredTokenException",
-        ];
         if self.is_full() {
             return StoreError::Full { store, operation, path, why };
         }
         match self.status {
             None if self.code == UNTRUSTED => StoreError::Untrusted { store, operation, path, why },
-            Some(404) if self.code == "NoSuchBucket" => StoreError::NoStore { store, why },
-            Some(404) if self.code == "NoSuchKey" || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
-            Some(401 | 403) => StoreError::Denied { store, operation, path, why },
-            _ if denials.contains(&self.code.as_str()) => StoreError::Denied { store, operation, path, why },
-            Some(408 | 429 | 500..=599) => StoreError::Unreachable { store, operation, path, why },
+            Some(404) if ["NoSuchBucket", "ContainerNotFound"].contains(&self.code.as_str()) => StoreError::NoStore { store, why },
+            Some(404) if self.is_missing() || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
+            _ if self.is_denied() => StoreError::Denied { store, operation, path, why },
+            Some(408 | 429 | 500 | 502..=599) => StoreError::Unreachable { store, operation, path, why },
             None if self.transport.is_some() => StoreError::Unreachable { store, operation, path, why },
             _ => StoreError::Failed { store, operation, path, why },
         }
@@ -219,6 +231,14 @@ fn element(text: &str, name: &str) -> Option<String> {
     let (inner, _) = rest.split_once(&format!("</{name}>"))?;
     let plain: String = inner.chars().filter(|c| !c.is_control()).take(200).collect();
     Some(plain.replace("&#39;", "'").replace("&quot;", "\"").replace("&amp;", "&"))
+}
+
+fn said(status: u16, code: &str, message: &str) -> String {
+    match (code.is_empty(), message.is_empty()) {
+        (true, _) => format!("the server answered {status} {}", reason(status)),
+        (_, true) => format!("the server answered {status} {code}"),
+        _ => format!("the server answered {status} {code}: {message}"),
+    }
 }
 
 fn reason(status: u16) -> &'static str {

@@ -1,7 +1,7 @@
 //! The versions that a bucket keeps of its objects (`ListObjectVersions`, Amazon S3 API Reference).
 
-use super::S3;
 use super::trouble::LIST;
+use super::{Answered, Ask, Inner, S3};
 use crate::{LockMode, ObjectPath, ObjectVersion, StoreError, Versions};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -60,6 +60,39 @@ struct Retention {
     until: Option<String>,
 }
 
+/// The answers for an object, or a bucket, that has no lock.
+const UNLOCKED: [&str; 3] = ["NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"];
+
+/// A query of these parameters, in which everything is percent-encoded but what RFC 3986 calls unreserved.
+pub(super) fn query(parameters: &[(&str, &str)]) -> String {
+    let encoded = |text: &str| -> String {
+        let letter = |byte: u8| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        };
+        text.bytes().map(letter).collect()
+    };
+    parameters.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect::<Vec<_>>().join("&")
+}
+
+impl Inner {
+    /// Asks what only S3 answers, and takes no refusal.
+    pub(super) async fn ask(&self, operation: &'static str, path: &str, ask: &Ask<'_>) -> Result<String, StoreError> {
+        match self.answer(path, ask).await? {
+            Answered::Yes(body) => Ok(body),
+            Answered::No(trouble) => Err(self.fail(operation, path, &trouble)),
+        }
+    }
+
+    async fn answer(&self, path: &str, ask: &Ask<'_>) -> Result<Answered, StoreError> {
+        let Some(control) = &self.control else {
+            let why = "Bowline reads versions and locks of S3 buckets only".to_owned();
+            return Err(StoreError::Failed { store: self.address.clone(), operation: "read", path: path.to_owned(), why });
+        };
+        control.send(ask).await
+    }
+}
+
 /// Where the next page begins.
 type Next = Option<(String, String)>;
 
@@ -77,15 +110,15 @@ impl S3 {
                 query.push(("version-id-marker", version));
             }
         }
-        let answer = inner.control.send("GET", "", &query, "").await.map_err(|trouble| inner.fail(LIST, raw_prefix, &trouble))?;
+        let query = self::query(&query);
+        let text = inner.ask(LIST, raw_prefix, &Ask { method: "GET", query: &query, ..Ask::default() }).await?;
         let wrong = |e: &dyn std::fmt::Display| StoreError::Failed {
             store: inner.address.clone(),
             operation: LIST,
             path: raw_prefix.to_owned(),
             why: format!("the answer makes no sense: {e}"),
         };
-        let text = std::str::from_utf8(&answer).map_err(|e| wrong(&e))?;
-        let page: Page = quick_xml::de::from_str(text).map_err(|e| wrong(&e))?;
+        let page: Page = quick_xml::de::from_str(&text).map_err(|e| wrong(&e))?;
         let next = match (page.is_truncated, page.next_key) {
             (true, Some(key)) => Some((key, page.next_version.unwrap_or_default())),
             (true, None) => return Err(wrong(&"it is cut off and names no place to go on")),
@@ -188,9 +221,9 @@ impl Versions for S3 {
             return Ok(Bytes::new());
         }
         let options = GetOptions { range: range.map(GetRange::Bounded), version: Some(id.to_owned()), ..GetOptions::default() };
-        let answer = inner.bounded("read", path.as_str(), 0, inner.steady.get_opts(&key, options)).await?;
+        let answer = inner.bounded("read", path.as_str(), 0, || inner.steady.get_opts(&key, options.clone())).await?;
         let (whole, length) = (answer.meta.size, answer.range.end - answer.range.start);
-        let body = inner.bounded("read", path.as_str(), length, answer.bytes()).await?;
+        let body = inner.body("read", path.as_str(), length, answer.bytes()).await?;
         match wanted {
             Some(wanted) if body.len() as u64 != wanted => Err(inner.truncated(path, wanted, whole)),
             None if body.len() as u64 != length => Err(inner.truncated(path, whole, body.len() as u64)),
@@ -205,20 +238,20 @@ impl Versions for S3 {
             mode.wire(),
             until.rfc3339()
         );
-        let query = [("retention", ""), ("versionId", id)];
-        let locked = inner.control.send("PUT", &inner.raw_key(path.as_str()), &query, &body).await;
-        locked.map(drop).map_err(|trouble| inner.fail("lock", path.as_str(), &trouble))
+        let (key, query) = (inner.raw_key(path.as_str()), query(&[("retention", ""), ("versionId", id)]));
+        inner.ask("lock", path.as_str(), &Ask { method: "PUT", path: &key, query: &query, body, ..Ask::default() }).await.map(drop)
     }
 
     async fn locked_until(&self, path: &ObjectPath, id: &str) -> Result<Option<(LockMode, Timestamp)>, StoreError> {
         let inner = &*self.inner;
-        let answer = match inner.control.send("GET", &inner.raw_key(path.as_str()), &[("retention", ""), ("versionId", id)], "").await {
-            Ok(answer) => answer,
-            Err(trouble) if trouble.says_no_lock() => return Ok(None),
-            Err(trouble) => return Err(inner.fail("read", path.as_str(), &trouble)),
+        let (key, query) = (inner.raw_key(path.as_str()), query(&[("retention", ""), ("versionId", id)]));
+        let answer = match inner.answer(path.as_str(), &Ask { method: "GET", path: &key, query: &query, ..Ask::default() }).await? {
+            Answered::Yes(answer) => answer,
+            Answered::No(trouble) if UNLOCKED.contains(&trouble.code()) => return Ok(None),
+            Answered::No(trouble) => return Err(inner.fail("read", path.as_str(), &trouble)),
         };
         let wrong = |why: String| StoreError::Failed { store: inner.address.clone(), operation: "read", path: path.to_string(), why };
-        let found: Retention = quick_xml::de::from_str(&String::from_utf8_lossy(&answer)).map_err(|e| wrong(e.to_string()))?;
+        let found: Retention = quick_xml::de::from_str(&answer).map_err(|e| wrong(e.to_string()))?;
         let (Some(mode), Some(until)) = (found.mode, found.until) else { return Ok(None) };
         let mode = mode.to_ascii_lowercase().parse().map_err(wrong)?;
         Ok(Some((mode, until.parse().map_err(|_| wrong(format!("a lock ends at {until:?}")))?)))

@@ -85,7 +85,8 @@ async fn a_careless_store_is_found_out() {
     let (fake, store) = fake().await;
     let careful = store::probe(&*store, None, "").await.unwrap();
     assert!(careful.conditional_put && careful.conditional_replace && careful.list_after_write, "{careful:?}");
-    assert!(!careful.ranges && careful.reasons.len() == 1, "this server knows no ranges: {careful:?}");
+    assert!(!careful.ranges && careful.reasons.len() == 2, "this server knows no ranges: {careful:?}");
+    assert_eq!(careful.nature.conditional_complete, Some(false), "nor uploads in parts");
     fake.be_careless();
     let careless = store::probe(&*store, None, "").await.unwrap();
     assert!(!careless.conditional_put && !careless.conditional_replace, "{careless:?}");

@@ -1,0 +1,130 @@
+//! `bowline init --bucket`: sets a bucket up for backups, as far as these credentials may; and the policies of credentials that need no more.
+
+use crate::args::{Common, InitArgs, PolicyOf};
+use crate::fault::Fault;
+use crate::show::Printer;
+use crate::verbs::confirm::confirm;
+use crate::wiring::Wiring;
+use repo::{Duty, Premises};
+use serde_json::json;
+use std::process::ExitCode;
+use std::sync::Arc;
+use store::{Bucket, BucketWish, Outcome};
+use terms::Class;
+
+pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let bucket = open(&wiring)?;
+    let wish = BucketWish {
+        kms_key: wiring.config.repository.sse_kms_key_id.clone(),
+        object_lock: asked.object_lock,
+        noncurrent_days: asked.noncurrent_days,
+    };
+    // Whether it is there may be hidden; then its settings say so, each by itself.
+    let state = match bucket.exists().await? {
+        Some(false) => None,
+        Some(true) | None => Some(bucket.state().await?),
+    };
+    let (steps, remarks) = wish.steps(state.as_ref(), bucket.prefix());
+    for remark in &remarks {
+        printer.say(format!("note: {remark}"));
+    }
+    if steps.is_empty() {
+        printer.say(format!("{} is set up as it should be", bucket.address()));
+        printer.result(json!({ "bucket": bucket.name(), "steps": [], "remarks": remarks, "refused": 0 }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    printer.say(format!("{} needs:", bucket.address()));
+    for step in &steps {
+        printer.say(format!("  {}", step.describe()));
+    }
+    confirm("the setting up of the bucket", asked.yes, printer)?;
+    let mut told = Vec::new();
+    let mut refused = 0;
+    let mut is_there = true;
+    for step in &steps {
+        let outcome = match is_there {
+            true => bucket.carry_out(step).await?,
+            false => Outcome::Failed("the bucket is not there".to_owned()),
+        };
+        let (word, why) = match &outcome {
+            Outcome::Done => ("done", ""),
+            Outcome::Denied(why) => ("denied", why.as_str()),
+            Outcome::Unsupported(why) => ("unsupported", why.as_str()),
+            Outcome::Failed(why) => ("failed", why.as_str()),
+        };
+        is_there &= step.name() != "create" || outcome == Outcome::Done;
+        let command = step.aws_command(&bucket);
+        printer.say(format!("{word:<11}  {}", step.describe()));
+        if outcome != Outcome::Done {
+            refused += 1;
+            printer.say(format!("{:13}{why}", ""));
+            match outcome {
+                // No command helps where the server knows no such thing.
+                Outcome::Unsupported(_) => printer.say(format!("{:13}→ this store has no such setting; see docs/stores.md", "")),
+                _ => printer.say(format!("{:13}→ somebody who may: {command}", "")),
+            }
+        }
+        let mut entry = json!({ "step": step.name(), "what": step.describe(), "outcome": word });
+        if outcome != Outcome::Done {
+            entry["why"] = json!(why);
+            entry["command"] = json!(command);
+        }
+        told.push(entry);
+    }
+    let result = json!({ "bucket": bucket.name(), "steps": told, "remarks": remarks, "refused": refused });
+    if refused > 0 {
+        return Err(Fault::of(
+            "bucket-unfinished",
+            Class::Refused,
+            format!("{} of {} steps to set up {} were not done", refused, steps.len(), bucket.address()),
+            "",
+            "Have the printed commands run by somebody who may, or run this again with other credentials: what is done is not done again.",
+        )
+        .with("bucket", result));
+    }
+    printer.say("next: bowline init --print-policy writer, then bowline init");
+    printer.result(result);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The least-privilege policy with this configuration's real names.
+pub fn print_policy(common: &Common, whose: PolicyOf, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
+    let wiring = Wiring::new(common)?;
+    let bucket = open(&wiring)?;
+    let config = &wiring.config;
+    let recipients = config.encryption.recipients.iter().filter_map(|recipient| recipient.strip_prefix("aws-kms:"));
+    let mut kms_keys: Vec<String> = recipients.chain(config.repository.sse_kms_key_id.as_deref()).map(|key| arn(key, bucket.region())).collect();
+    kms_keys.sort();
+    kms_keys.dedup();
+    let duty = match whose {
+        PolicyOf::Writer => Duty::Writer,
+        PolicyOf::Restorer => Duty::Restorer,
+        PolicyOf::Expirer => Duty::Expirer,
+    };
+    let policy = repo::policy(duty, &Premises { bucket: bucket.name().to_owned(), root: bucket.prefix().to_owned(), kms_keys });
+    printer.say(serde_json::to_string_pretty(&policy).unwrap_or_default());
+    printer.result(policy);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A key that is given by its id or alias alone stands for one of any account in this region: a policy wants an ARN.
+fn arn(key: &str, region: &str) -> String {
+    match key {
+        arn if arn.starts_with("arn:") => arn.to_owned(),
+        alias if alias.starts_with("alias/") => format!("arn:aws:kms:{region}:*:{alias}"),
+        id => format!("arn:aws:kms:{region}:*:key/{id}"),
+    }
+}
+
+fn open(wiring: &Wiring) -> Result<Bucket, Fault> {
+    let bucket = Bucket::open(&wiring.address(), &wiring.store_options()?)?;
+    bucket.ok_or_else(|| {
+        Fault::misuse(
+            "not-s3",
+            "this is for buckets of S3",
+            format!("The repository is {}.", wiring.config.repository.url.split('?').next().unwrap_or_default()),
+            "Set a container of Azure or a bucket of Google up with their own tools: docs/stores.md says how. A folder needs nothing.",
+        )
+    })
+}

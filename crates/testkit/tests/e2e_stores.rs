@@ -1,0 +1,135 @@
+//! The program itself against every make of store: a backup and its restore, what `check` says, and what is refused.
+
+use serde_json::Value;
+use testkit::bowline::FINGERPRINT;
+use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
+use testkit::stand_in::{Likeness, StandIn};
+use testkit::stores::{MINIO_KEY, Make, ObjectServer};
+use testkit::{Bowline, Cluster, newest_major};
+
+const TABLES: &str = "CREATE TABLE kept AS SELECT i, repeat(md5(i::text), 8) AS p FROM generate_series(1, 20000) i; CREATE INDEX ON kept (i);";
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::builder(newest_major()).start();
+    cluster.psql(TABLES);
+    cluster
+}
+
+/// The lines of `[repository]` that reach this endpoint.
+fn lines(endpoint: &str, more: &str) -> String {
+    format!("endpoint = \"{endpoint}\"\nregion = \"us-east-1\"\naccess_key_id = \"env:E2E_ID\"\nsecret_access_key = \"env:E2E_SECRET\"\n{more}")
+}
+
+fn at<'a>(cluster: &'a Cluster, server: &ObjectServer, bucket: &str, more: &str) -> Bowline<'a> {
+    let (id, secret) = server.credentials();
+    Bowline::at(cluster, &server.url(bucket, "backups"), &lines(&server.endpoint(), more), &[("E2E_ID", id), ("E2E_SECRET", secret)])
+}
+
+/// A repository is made, a backup made and restored, and the restored rows are the same.
+fn round_trip(cluster: &Cluster, bowline: &Bowline, what: &str) {
+    bowline.ok(&["init"]);
+    bowline.ok(&["backup"]);
+    let wanted = cluster.psql(FINGERPRINT);
+    let restored = bowline.restore(&["--to", "immediate"]);
+    assert_eq!(restored.psql(FINGERPRINT), wanted, "{what}");
+    restored.stop();
+}
+
+/// What `check` found of this.
+fn found(bowline: &Bowline, what: &str) -> (String, String) {
+    let outcome = bowline.run(&["check"]);
+    let findings =
+        outcome.lines.iter().rev().find_map(|line| line["result"]["findings"].as_array().cloned()).unwrap_or_else(|| panic!("{outcome:#?}"));
+    let text = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+    let finding = findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("check says nothing of {what}: {findings:#?}"));
+    (text(finding, "verdict"), text(finding, "found"))
+}
+
+#[test]
+fn a_backup_in_versitygw_restores_and_check_says_what_it_lacks() {
+    let (cluster, server) = (cluster(), ObjectServer::start(Make::Versitygw));
+    server.create_bucket_now("backups");
+    let bowline = at(&cluster, &server, "backups", "sse = \"preferred\"\nsse_kms_key_id = \"my-key\"\n");
+    round_trip(&cluster, &bowline, "versitygw");
+    let (verdict, told) = found(&bowline, "encryption by the store");
+    assert!(verdict == "warn" && told.contains("ignores") && told.contains("my-key"), "{verdict}: {told}");
+    assert_eq!(found(&bowline, "store since then").0, "ok");
+    assert_eq!(found(&bowline, "clock").0, "ok");
+    assert_eq!(found(&bowline, "versions"), ("warn".to_owned(), "off".to_owned()));
+}
+
+#[test]
+fn where_encryption_by_the_store_is_required_a_store_that_ignores_it_gets_nothing() {
+    let (cluster, server) = (cluster(), ObjectServer::start(Make::Versitygw));
+    server.create_bucket_now("strict");
+    let strict = at(&cluster, &server, "strict", "sse = \"required\"\nsse_kms_key_id = \"my-key\"\n");
+    let text = strict.fails(&["init"], 4, "store-not-encrypted");
+    assert!(text.contains("my-key") && text.contains("s3://strict/backups/acme"), "{text}");
+    // A repository that was made without: no backup, no receiver, and check fails.
+    let lax = at(&cluster, &server, "strict", "");
+    lax.ok(&["init"]);
+    std::fs::copy(lax.dir().join("key"), strict.dir().join("key")).expect("copy the key");
+    nix::unistd::chown(&strict.dir().join("key"), owner(&lax), None).expect("chown");
+    for words in [&["backup"][..], &["wal", "receive"]] {
+        strict.fails(words, 4, "store-not-encrypted");
+    }
+    let (verdict, told) = found(&strict, "encryption by the store");
+    assert!(verdict == "fail" && told.contains("ignores"), "{verdict}: {told}");
+    assert_eq!(lax.ok(&["list"])["backups"].as_array().map(Vec::len), Some(0));
+    // A key that is named without a word on how much it matters matters.
+    server.create_bucket_now("named");
+    let named = at(&cluster, &server, "named", "sse_kms_key_id = \"my-key\"\n");
+    assert_eq!(named.run(&["init"]).error().0, "store-not-encrypted");
+}
+
+fn owner(bowline: &Bowline) -> Option<nix::unistd::Uid> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(bowline.dir()).ok().map(|metadata| nix::unistd::Uid::from_raw(metadata.uid()))
+}
+
+/// A mock: it shows what Bowline asks of AWS, not what AWS does.
+#[test]
+fn a_backup_in_the_mock_of_aws_restores_and_is_encrypted_as_asked() {
+    let (cluster, server) = (cluster(), ObjectServer::start(Make::Moto));
+    server.create_bucket_now("backups");
+    let bowline = at(&cluster, &server, "backups", "sse = \"required\"\nsse_kms_key_id = \"my-key\"\n");
+    round_trip(&cluster, &bowline, "moto");
+    assert_eq!(found(&bowline, "encryption by the store"), ("ok".to_owned(), "yes".to_owned()));
+}
+
+#[test]
+#[ignore = "MinIO takes minutes to compile: ./test --full installs it and runs this"]
+fn a_backup_in_minio_is_encrypted_by_its_kms_and_restores() {
+    let (cluster, server) = (cluster(), ObjectServer::start(Make::Minio));
+    server.create_bucket_now("backups");
+    let bowline = at(&cluster, &server, "backups", &format!("sse = \"required\"\nsse_kms_key_id = \"{MINIO_KEY}\"\n"));
+    round_trip(&cluster, &bowline, "minio");
+    assert_eq!(found(&bowline, "encryption by the store"), ("ok".to_owned(), "yes".to_owned()));
+}
+
+#[test]
+fn backups_in_the_stand_ins_of_azure_google_and_an_old_ceph_restore() {
+    let cluster = cluster();
+    let azure = ObjectServer::start(Make::Azurite);
+    azure.create_bucket_now("backups");
+    let (id, secret) = azure.credentials();
+    let azure_lines = lines(&azure.endpoint(), "").replace("region = \"us-east-1\"\n", "");
+    let bowline = Bowline::at(&cluster, "az://backups/kb", &azure_lines, &[("E2E_ID", id), ("E2E_SECRET", secret)]);
+    round_trip(&cluster, &bowline, "azure");
+    assert_eq!(found(&bowline, "store").0, "ok");
+
+    let mock = ObjectServer::start(Make::Moto);
+    mock.create_bucket_now("backups");
+    let google = StandIn::start(Likeness::Google, mock.port());
+    let bowline = Bowline::at(&cluster, "gs://backups/kb", &format!("endpoint = \"{}\"\n", google.endpoint()), &[]);
+    round_trip(&cluster, &bowline, "google");
+    assert_eq!(found(&bowline, "store").0, "ok");
+
+    let weed = S3Server::shared();
+    weed.create_bucket("old-ceph");
+    let ceph = StandIn::start(Likeness::OldCeph, weed.port());
+    let keys = [("E2E_ID", ACCESS_KEY_ID), ("E2E_SECRET", SECRET_ACCESS_KEY)];
+    let bowline = Bowline::at(&cluster, "s3://old-ceph/kb", &lines(&ceph.endpoint(), "checksum = \"md5\"\n"), &keys);
+    round_trip(&cluster, &bowline, "an old ceph");
+    assert_eq!(ceph.refused(), 0);
+}
