@@ -38,6 +38,8 @@ pub struct Expired {
     pub wal: Swept,
     /// Pieces whose segment is stored whole.
     pub pieces: Swept,
+    /// Uploads in parts that nobody completed for a day, and that were ended.
+    pub uploads: usize,
 }
 
 /// How old something must be, by the store's clock.
@@ -121,6 +123,7 @@ async fn run(
     state.has_expired |= !unlisted.is_empty() || !reader.tombstones().await?.is_empty();
     let backups = sweep::backups(reader, remover, grace).await?;
     let attempts = sweep::attempts(reader, remover, grace).await?;
+    let uploads = store::end_abandoned_uploads(remover, stores).await?.len();
     let pieces = sweep::pieces(reader, remover, grace).await?;
     let mut wal = Swept::default();
     if state.has_expired && still_mine().await? {
@@ -134,7 +137,7 @@ async fn run(
         }
     }
     writer.save_expiry(&state, version.as_ref()).await?;
-    Ok(Expired { plan, unlisted, backups, attempts, wal, pieces })
+    Ok(Expired { plan, unlisted, backups, attempts, wal, pieces, uploads })
 }
 
 /// The grace of what this plan does not keep begins. Clusters that were known once stay known: their log is to go, too.

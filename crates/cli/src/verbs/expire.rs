@@ -56,6 +56,9 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
             printer.say(format!("removed {objects} objects ({}) of {what}", bytes(*size)));
         }
     }
+    if done.uploads > 0 {
+        printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));
+    }
     printer.result(json!(done));
     Ok(ExitCode::SUCCESS)
 }
