@@ -128,7 +128,12 @@ impl Writer {
         if !self.reader().backups().await?.iter().any(|known| known.id == backup) {
             return Err(RepoError::NoBackup { backup: backup.to_string() });
         }
-        self.set_hold(HoldDocument { format: document::FORMAT, backup, why: why.to_owned(), since: now, released: false }).await
+        self.set_hold(HoldDocument { format: document::FORMAT, backup, why: why.to_owned(), since: now, released: false }).await?;
+        // An expiry that did not see the hold has unlisted it.
+        match self.reader().backups().await?.iter().any(|known| known.id == backup) {
+            true => Ok(()),
+            false => Err(RepoError::NoBackup { backup: backup.to_string() }),
+        }
     }
 
     /// Lets a held backup go; whether it was held.

@@ -76,27 +76,36 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extended {
     pub objects: u64,
-    /// Those whose lock was to end within half its time.
+    /// Those whose lock was to end within half its time, was weaker than it is to be, or was none.
     pub extended: u64,
+    /// Objects that somebody removed: their old versions are there, and nobody asked for them to be kept.
+    pub removed: u64,
 }
 
-/// Extends each lock below `prefix` that ends within half of the lock's time, to all of it from now on. Of each object the version is
-/// locked that `sight` sees: it is the one that must stay.
+/// Extends each lock below `prefix` that ends within half of the lock's time, to all of it from now on. Each object is asked, however young:
+/// it may have been stored under a shorter lock, or none. Of what is written once the version is locked that `sight` sees; of what is
+/// replaced every version, since the newest may be an intruder's.
 pub async fn extend_locks(door: &dyn Versions, prefix: &str, sight: Sight, lock: &ObjectLock, now: Timestamp) -> Result<Extended, StoreError> {
     let half = lock.keep.as_secs_f64() / 2.0;
     let (until, found) = (lock.until(now), std::sync::Mutex::new(Extended::default()));
     let note = |change: fn(&mut Extended)| change(&mut found.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     by_object(door.versions(prefix.to_owned()))
         .try_for_each_concurrent(AT_ONCE, |(path, versions)| async move {
-            let Some(version) = sight.choose(&versions).filter(|_| lock.covers(path.as_str())) else { return Ok(()) };
-            note(|found| found.objects += 1);
-            // What is young was locked when it was stored.
-            if now.seconds_since(version.modified) < half {
+            if !lock.covers(path.as_str()) {
                 return Ok(());
             }
-            let is_long = door.locked_until(&path, &version.id).await?.is_some_and(|(_, end)| end.seconds_since(now) >= half);
-            if !is_long {
-                door.lock_version(&path, &version.id, lock.mode, until).await?;
+            let must_stay = sight.must_stay(&versions);
+            note(if must_stay.is_empty() { |found| found.removed += 1 } else { |found| found.objects += 1 });
+            let mut is_extended = false;
+            for version in must_stay {
+                let found = door.locked_until(&path, &version.id).await?;
+                let is_weaker = |mode| lock.mode == LockMode::Compliance && mode == LockMode::Governance;
+                if !found.is_some_and(|(mode, end)| end.seconds_since(now) >= half && !is_weaker(mode)) {
+                    door.lock_version(&path, &version.id, lock.mode, until).await?;
+                    is_extended = true;
+                }
+            }
+            if is_extended {
                 note(|found| found.extended += 1);
             }
             Ok(())

@@ -34,6 +34,16 @@ impl Sight {
         };
         (!chosen.is_removal).then_some(chosen)
     }
+
+    /// Of one object's versions those that must not go: the one that is seen, and of what is replaced every one.
+    pub(crate) fn must_stay(self, versions: &[ObjectVersion]) -> Vec<&ObjectVersion> {
+        match (self, versions.first()) {
+            (Self::Oldest { is_replaced }, Some(newest)) if is_replaced(newest.path.as_str()) => {
+                versions.iter().filter(|version| !version.is_removal).collect()
+            }
+            _ => self.choose(versions).into_iter().collect(),
+        }
+    }
 }
 
 /// See [`Sight`].

@@ -87,7 +87,10 @@ fn configurations_that_are_wrong_are_refused_by_line_and_never_repeat_a_secret()
         }
     };
     wrong("key", &text.replace("[backup]", "[backup]\nshedule = \"0 2 * * *\""), "config-wrong", &["shedule", "line"]);
-    wrong("table", &format!("{text}[retention]\ndaily = 30\n"), "config-wrong", &["retention"]);
+    wrong("table", &format!("{text}[packages]\nprimary = \"s3://kb-packages\"\n"), "config-wrong", &["packages"]);
+    wrong("zone", &format!("{text}[retention]\ntimezone = \"Mars/Olympus\"\n"), "config-wrong", &["Mars/Olympus", "time zone"]);
+    let locked = text.replace("[encryption]", "object_lock = \"governance\"\nobject_lock_days = 35\n[encryption]");
+    wrong("lock", &locked, "config-wrong", &["object_lock", "no S3 bucket"]);
     wrong("key", &format!("{text}[drill]\nschedule = \"0 4 * * 0\"\n"), "config-wrong", &["schedule"]);
     wrong("secret", &text.replace("[encryption]", "secret_access_key = \"hunter2hunter2\"\n[encryption]"), "config-wrong", &["never as itself"]);
     wrong("typo", &text.replace("[encryption]", "secret_acces_key = \"hunter2hunter2\"\n[encryption]"), "config-wrong", &["secret_acces_key"]);

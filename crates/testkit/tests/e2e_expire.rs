@@ -43,6 +43,8 @@ fn what_expires_goes_after_its_grace_and_what_stays_restores() {
     assert_eq!(listed(), ids);
 
     // Unlisted at once, removed after the grace.
+    let keys = || files_below(&bowline.repository().join("keys")).len();
+    let keys_before = keys();
     let wal_before = bowline.wal_files().len();
     let pieces = || files_below(&bowline.repository().join("wal")).iter().filter(|path| path.to_string_lossy().contains(".pieces/")).count();
     assert!(pieces() > 0, "no piece was stored");
@@ -58,6 +60,7 @@ fn what_expires_goes_after_its_grace_and_what_stays_restores() {
     assert!(done["backups"]["objects"].as_u64().is_some_and(|n| n >= 6) && done["wal"]["objects"].as_u64().is_some_and(|n| n >= 2), "{done:#}");
     assert!(done["pieces"]["objects"].as_u64().is_some_and(|n| n > 0), "{done:#}");
     assert!(pieces() <= 1, "{} pieces of segments that are stored whole are left", pieces());
+    assert_eq!(keys(), keys_before - 2, "each backup's own key goes with it, and no other");
     for id in [&ids[1], &ids[3]] {
         assert!(files_below(&folder(id)).is_empty(), "{id} is still there");
     }

@@ -5,7 +5,7 @@ use crate::{UpkeepError, known};
 use repo::retention::{RetentionPlan, RetentionPolicy};
 use repo::{Contender, ExpiryState, Reader, RepoError, WalWaiting, Writer, listing_of};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Remove;
 use terms::{BackupId, Clock, SegmentSize, SystemId, Timestamp};
@@ -21,6 +21,10 @@ pub struct ExpireOptions {
     pub policy: RetentionPolicy,
     /// How long what was unlisted stays: whoever reads it now must be able to end.
     pub grace: Duration,
+    /// How long nothing must have been written to the folder of an attempt: a backup that is held up is no attempt that failed.
+    pub attempts_grace: Duration,
+    /// What somebody agreed to; `None`: whatever the plan lets go.
+    pub confirmed: Option<BTreeSet<BackupId>>,
     /// Who this is, for people.
     pub holder: String,
     pub lease_ttl: Duration,
@@ -100,7 +104,7 @@ async fn run(
     if last_run.seconds_since(now) > CLOCKS_APART_MAX {
         return Err(UpkeepError::Clock { ours: now, other: last_run, whose: "the last run's said" });
     }
-    let grace = Grace { now: stores, length: options.grace };
+    let grace = Grace { now, length: options.grace };
     let (mut state, version) = found.map_or_else(|| (ExpiryState::new(now), None), |(state, version)| (state, Some(version)));
     let (plan, sizes) = planned(reader, &options.policy, &state.monthlies).await?;
     // Chosen monthlies are written down before anything goes that was not chosen.
@@ -111,29 +115,33 @@ async fn run(
     let mut unlisted = Vec::new();
     for id in plan.expired() {
         let Some(backup) = listed.iter().find(|backup| backup.id == id) else { continue };
-        // Held since the plan was made, or no longer ours to say: asked again for each.
-        if reader.holds().await?.contains_key(&id) || !still_mine().await? {
+        if options.confirmed.as_ref().is_some_and(|confirmed| !confirmed.contains(&id)) {
             continue;
         }
         writer.bury(backup, now).await?;
+        // Held since the plan was made, or no longer ours to say: asked for each, and after its tombstone was written, so that whoever
+        // holds it meanwhile is seen here or sees that it is unlisted.
+        if reader.holds().await?.contains_key(&id) || !still_mine().await? {
+            continue;
+        }
         remover.remove(&listing_of(backup.kind, id)).await?;
         unlisted.push(id);
     }
     // What an interrupted run unlisted counts, too.
     state.has_expired |= !unlisted.is_empty() || !reader.tombstones().await?.is_empty();
     let backups = sweep::backups(reader, remover, grace).await?;
-    let attempts = sweep::attempts(reader, remover, grace).await?;
-    let uploads = store::end_abandoned_uploads(remover, stores).await?.len();
+    let attempts = sweep::attempts(reader, remover, Grace { length: options.attempts_grace, ..grace }).await?;
+    let uploads = store::end_abandoned_uploads(remover, now).await?.len();
     let pieces = sweep::pieces(reader, remover, grace).await?;
     let mut wal = Swept::default();
     if state.has_expired && still_mine().await? {
         match &state.wal {
             Some(waiting) if grace.is_over(waiting.since) => {
                 wal = sweep::wal(remover, &plan, waiting, grace).await?;
-                state.wal = Some(waiting_from(&plan, &sizes, state.wal.as_ref(), stores));
+                state.wal = Some(waiting_from(&plan, &sizes, state.wal.as_ref(), now));
             }
             Some(_) => {}
-            None => state.wal = Some(waiting_from(&plan, &sizes, None, stores)),
+            None => state.wal = Some(waiting_from(&plan, &sizes, None, now)),
         }
     }
     writer.save_expiry(&state, version.as_ref()).await?;

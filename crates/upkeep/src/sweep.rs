@@ -4,7 +4,7 @@ use crate::UpkeepError;
 use crate::expire::Grace;
 use futures::TryStreamExt;
 use repo::retention::RetentionPlan;
-use repo::{Reader, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
+use repo::{KeyPurpose, Reader, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use store::{ObjectInfo, Remove};
@@ -43,10 +43,11 @@ pub(crate) async fn backups(reader: &Reader, remover: &dyn Remove, grace: Grace)
             continue;
         }
         swept_folder(remover, backup.kind, backup.id, &mut swept).await?;
-        // The key that nothing else was sealed with.
+        // The key that nothing else was sealed with. A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
         let others = buried.iter().map(|(other, _)| &other.backup).filter(|other| other.id != backup.id).chain(&listed);
         if let Some(key) = backup.key
             && others.filter_map(|other| other.key).all(|other| other != key)
+            && reader.keys().await?.iter().any(|known| known.id == key && known.purpose == KeyPurpose::Backup)
             && let Some(object) = remover.info(&key_path(key)).await?
         {
             swept.take(remover, &object).await?;
@@ -56,7 +57,8 @@ pub(crate) async fn backups(reader: &Reader, remover: &dyn Remove, grace: Grace)
     Ok(swept)
 }
 
-/// Folders of attempts that never became a backup, and in which nothing was written for the grace.
+/// Folders of attempts that never became a backup, and in which nothing was written for the grace. One with a manifest may have been a
+/// backup, whose listing somebody removed: it is whole perhaps, and stays.
 pub(crate) async fn attempts(reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
     let mut swept = Swept::default();
     let kind = BackupKind::Full;
@@ -65,7 +67,7 @@ pub(crate) async fn attempts(reader: &Reader, remover: &dyn Remove, grace: Grace
         let Some(id) = name.parse::<BackupId>().ok().filter(|id| !buried.contains(id)) else { continue };
         let folder = backup_folder(kind, id);
         let objects: Vec<ObjectInfo> = remover.list(&folder, None).try_collect().await?;
-        if objects.iter().any(|object| !grace.is_over(object.modified)) {
+        if objects.iter().any(|object| object.path.name() == "manifest" || !grace.is_over(object.modified)) {
             continue;
         }
         // Looked at last: it may have been listed meanwhile.

@@ -74,6 +74,11 @@ async fn filled() -> Memory {
         writer.publish(&document).await.unwrap();
     }
     memory.put_new(&pack_path(KIND, BackupId::begun(now), 1), Bytes::from_static(b"an attempt")).await.unwrap();
+    // Its listing was removed by somebody else: it was a backup, perhaps.
+    let orphan = backup_folder(KIND, BackupId::begun(now.plus_micros(-90 * 86_400_000_000)));
+    for name in ["manifest", "data/000001"] {
+        memory.put_new(&path(&format!("{orphan}/{name}")), Bytes::from_static(b"x")).await.unwrap();
+    }
     memory
 }
 
@@ -82,7 +87,14 @@ async fn run(memory: &Memory, plan: Arc<FaultPlan>) -> Result<(), UpkeepError> {
     let writer = Writer::open(faulty.clone(), Vec::new()).await?;
     // Two days, one month at the most, and no grace: all of it happens in one run.
     let policy = RetentionPolicy { daily: 2, monthly: 1, minimum: 1, ..RetentionPolicy::default() };
-    let options = ExpireOptions { policy, grace: Duration::ZERO, holder: "a test".into(), lease_ttl: Duration::from_millis(1) };
+    let options = ExpireOptions {
+        policy,
+        grace: Duration::ZERO,
+        attempts_grace: Duration::ZERO,
+        confirmed: None,
+        holder: "a test".into(),
+        lease_ttl: Duration::from_millis(1),
+    };
     expire(&writer, &*faulty as &dyn Remove, &options, &SystemClock).await.map(drop)
 }
 
@@ -133,6 +145,7 @@ async fn after_any_fault_what_is_listed_is_whole_and_the_next_runs_end_the_same(
     };
     let wanted = settled(&memory).await;
     assert!(!wanted.iter().any(|name| name.starts_with("expired/") || name.ends_with("000000010000000000000028")), "{wanted:#?}");
+    assert_eq!(wanted.iter().filter(|name| name.ends_with("/manifest")).count(), 3 + usize::from(monthly_is_apart()), "{wanted:#?}");
     let listed = wanted.iter().filter(|name| name.ends_with("backup.json")).count();
     assert_eq!(listed, 2 + usize::from(monthly_is_apart()), "{wanted:#?}");
     assert!(operations > 50, "only {operations} operations");

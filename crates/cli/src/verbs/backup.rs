@@ -16,8 +16,11 @@ use terms::{Clock, Event, Events, SystemClock};
 
 pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
-    let made = make(&wiring, asked, printer).await?;
+    let made = make(&wiring, asked, printer).await;
     printer.finish();
+    // Older backups, and the log, must outlive their locks, above all when no new backup comes about.
+    let relocked = relock(&wiring).await;
+    let made = made?;
     let took = Duration::from_secs_f64(made.took_seconds);
     printer.say(format!(
         "backup {}: {} files, {} stored as {} ({:.2}×), {} ({})",
@@ -32,8 +35,8 @@ pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) ->
     if made.pages_damaged > 0 {
         printer.say(format!("warning: {} damaged page(s) are in this backup; see above", made.pages_damaged));
     }
-    // Older backups, and the log, must outlive their first lock. What fails there is as loud as a backup that failed.
-    if let Some((found, days)) = relock(&wiring).await?.filter(|(found, _)| found.extended > 0) {
+    // What fails there is as loud as a backup that failed.
+    if let Some((found, days)) = relocked?.filter(|(found, _)| found.extended > 0) {
         printer.say(format!("locks of {} objects were extended to {days} days from now", found.extended));
     }
     printer.result(json!(made));

@@ -38,7 +38,9 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
         confirm("the expiry of these backups", asked.yes, printer)?;
     }
     let holder = format!("{}, process {}", crate::verbs::host(), std::process::id());
-    let options = ExpireOptions { policy, grace: configured.grace.unwrap_or(GRACE), holder, lease_ttl: LEASE_TTL };
+    let grace = configured.grace.unwrap_or(GRACE);
+    let confirmed = Some(plan.expired().collect());
+    let options = ExpireOptions { policy, grace, attempts_grace: grace.max(GRACE), confirmed, holder, lease_ttl: LEASE_TTL };
     let remover = store::open_remover(&wiring.address(), &wiring.store_options()?)?;
     let done = upkeep::expire(&wiring.writer().await?, &*remover, &options, &SystemClock).await?;
     let Expired { unlisted, backups, attempts, wal, pieces, .. } = &done;
@@ -53,7 +55,8 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
         ("pieces whose segment is stored whole", pieces),
     ] {
         if *objects > 0 {
-            printer.say(format!("removed {objects} objects ({}) of {what}", bytes(*size)));
+            let word = if wiring.object_lock().is_some() { "hid (until their locks end)" } else { "removed" };
+            printer.say(format!("{word} {objects} objects ({}) of {what}", bytes(*size)));
         }
     }
     if done.uploads > 0 {

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use store::Extended;
-use terms::{Clock, SystemClock};
+use terms::{Class, Clock, SystemClock};
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
@@ -26,5 +26,14 @@ pub async fn relock(wiring: &Wiring) -> Result<Option<(Extended, u64)>, Fault> {
     let Some(lock) = wiring.object_lock() else { return Ok(None) };
     let door = store::open_versions(&wiring.address(), &wiring.store_options()?)?;
     let found = wiring.reader().await?.extend_locks(&*door, &lock, SystemClock.now()).await?;
+    if found.removed > 0 {
+        return Err(Fault::of(
+            "objects-removed",
+            Class::Damaged,
+            format!("{} objects of listed backups were removed from {}", found.removed, wiring.address()),
+            "Their old versions are in the bucket until their locks end.",
+            "Find out who did it, and restore with --repository-as-of a time before (see docs/immutability.md).",
+        ));
+    }
     Ok(Some((found, lock.keep.as_secs() / 86_400)))
 }

@@ -43,12 +43,13 @@ impl SecondCopy {
         let (ours, theirs) = (reader.backups().await?, copy.backups().await?);
         let theirs: BTreeSet<BackupId> = theirs.iter().map(|backup| backup.id).collect();
         let missing: Vec<_> = ours.iter().filter(|backup| !theirs.contains(&backup.id)).collect();
-        let mut lag = None;
+        let (mut lag, mut has_no_mark) = (None, false);
         if let Some(epoch) = reader.epoch() {
             let (here, there) = (reader.coverage(epoch.system_id).await?, copy.coverage(epoch.system_id).await?);
+            has_no_mark = here.is_some() && there.is_none();
             lag = here.zip(there).map(|(here, there)| Duration::from_secs_f64(here.time.seconds_since(there.time).max(0.0)));
         }
-        let is_late = is_late(missing.iter().map(|backup| backup.stop.time), lag, SystemClock.now());
+        let is_late = is_late(missing.iter().map(|backup| backup.stop.time), lag, SystemClock.now()) || has_no_mark;
         let backups = (ours.len() - missing.len(), ours.len());
         Ok(Self { address: copy.address(), backups, missing: missing.iter().map(|backup| backup.id).collect(), lag, is_late })
     }
@@ -61,7 +62,7 @@ impl SecondCopy {
     /// One line.
     pub fn words(&self) -> String {
         let behind = self.lag.map_or_else(|| "how far its WAL is behind is not known".into(), |lag| format!("{} behind", duration(lag)));
-        format!("{}: {behind}, {} of {} backups", self.address, self.backups.0, self.backups.1)
+        format!("{}: {behind}, {} of {} backups are listed there", self.address, self.backups.0, self.backups.1)
     }
 
     pub fn json(&self) -> Value {

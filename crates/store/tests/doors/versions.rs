@@ -1,6 +1,8 @@
 //! Object lock and versions on a real server: what is locked stays, what was overwritten is read as it was, and an instant is seen as it was.
 
-use crate::{path, s3::S3Server};
+use crate::path;
+use crate::s3::S3Server;
+use crate::stores::{Make, ObjectServer};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use std::sync::Arc;
@@ -14,11 +16,36 @@ fn is_free(path: &str) -> bool {
 
 const LOCK: ObjectLock = ObjectLock { mode: LockMode::Compliance, keep: Duration::from_secs(3 * 86_400), is_free };
 
-/// A bucket of its own, and its options with and without a lock.
-async fn bucket(name: &'static str) -> (String, StoreOptions, StoreOptions) {
+/// A bucket that locks: its url, and its options with and without a lock.
+struct Place {
+    url: String,
+    locking: StoreOptions,
+    plain: StoreOptions,
+}
+
+/// A bucket of its own on the shared server.
+async fn bucket(name: &'static str) -> Place {
     let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
     tokio::task::spawn_blocking(move || server.create_locked_bucket(name)).await.unwrap();
-    (server.url(name, "org/kb"), StoreOptions { lock: Some(LOCK), ..server.options() }, server.options())
+    Place { url: server.url(name, "org/kb"), locking: StoreOptions { lock: Some(LOCK), ..server.options() }, plain: server.options() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "MinIO takes minutes to compile: ./test --full installs it and runs this"]
+async fn minio_locks_and_keeps_versions() {
+    let server = tokio::task::spawn_blocking(|| ObjectServer::start(Make::Minio)).await.unwrap();
+    let place = async |name: &str| {
+        let bucket = store::Bucket::open(&server.url(name, ""), &server.options()).unwrap().unwrap();
+        for step in [store::Step::Create { object_lock: true }, store::Step::Version] {
+            assert_eq!(bucket.carry_out(&step).await.unwrap(), store::Outcome::Done, "{step:?}");
+        }
+        Place { url: server.url(name, "org/kb"), locking: StoreOptions { lock: Some(LOCK), ..server.options() }, plain: server.options() }
+    };
+    whole_objects_and_those_of_parts_are_locked(place("locks").await).await;
+    a_lock_never_shrinks(place("grows").await).await;
+    locks_are_extended(place("extends").await).await;
+    the_oldest_is_read(place("overwritten").await).await;
+    an_instant_is_seen(place("instants").await).await;
 }
 
 async fn versions(door: &dyn Versions, prefix: &str) -> Vec<ObjectVersion> {
@@ -39,7 +66,11 @@ async fn a_second_later() -> Timestamp {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_is_locked_whole_objects_and_those_of_parts_and_only_what_shall_be() {
-    let (url, locking, plain) = bucket("locks").await;
+    whole_objects_and_those_of_parts_are_locked(bucket("locks").await).await;
+}
+
+async fn whole_objects_and_those_of_parts_are_locked(place: Place) {
+    let Place { url, locking, plain } = place;
     let (store, door) = (store::open(&url, &locking).unwrap(), store::open_versions(&url, &plain).unwrap());
     let before = SystemClock.now();
     assert_eq!(store.put_new(&path("full/a=b+c"), Bytes::from_static(b"x")).await.unwrap(), Created::New);
@@ -79,7 +110,11 @@ async fn what_is_stored_is_locked_whole_objects_and_those_of_parts_and_only_what
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_grows_and_never_shrinks() {
-    let (url, locking, plain) = bucket("grows").await;
+    a_lock_never_shrinks(bucket("grows").await).await;
+}
+
+async fn a_lock_never_shrinks(place: Place) {
+    let Place { url, locking, plain } = place;
     let (store, door) = (store::open(&url, &locking).unwrap(), store::open_versions(&url, &plain).unwrap());
     store.put_new(&path("full/a"), Bytes::from_static(b"x")).await.unwrap();
     let [version] = &versions(&*door, "full/").await[..] else { panic!("one version") };
@@ -94,7 +129,11 @@ async fn a_lock_grows_and_never_shrinks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn locks_that_end_soon_are_extended_of_the_versions_that_must_stay() {
-    let (url, locking, plain) = bucket("extends").await;
+    locks_are_extended(bucket("extends").await).await;
+}
+
+async fn locks_are_extended(place: Place) {
+    let Place { url, locking, plain } = place;
     let (store, door) = (store::open(&url, &locking).unwrap(), store::open_versions(&url, &plain).unwrap());
     let sight = Sight::Oldest { is_replaced: is_free };
     for name in ["full/a", "full/b", "free/c"] {
@@ -105,13 +144,20 @@ async fn locks_that_end_soon_are_extended_of_the_versions_that_must_stay() {
     store.replace(&path("full/b"), Bytes::from_static(b"garbage"), Some(&first)).await.unwrap().unwrap();
     let extend = |at: Timestamp| store::extend_locks(&*door, "", sight, &LOCK, at);
     let now = SystemClock.now();
-    assert_eq!(extend(now).await.unwrap(), Extended { objects: 2, extended: 0 }, "they are young");
+    assert_eq!(extend(now).await.unwrap(), Extended { objects: 2, ..Extended::default() }, "they are young");
     let later = now.plus_micros(2 * 86_400_000_000);
-    assert_eq!(extend(later).await.unwrap(), Extended { objects: 2, extended: 2 });
-    assert_eq!(extend(later).await.unwrap(), Extended { objects: 2, extended: 0 }, "they are long again");
-    for version in versions(&*door, "full/").await {
-        let until = door.locked_until(&version.path, &version.id).await.unwrap().unwrap().1;
+    assert_eq!(extend(later).await.unwrap(), Extended { objects: 2, extended: 2, removed: 0 });
+    assert_eq!(extend(later).await.unwrap(), Extended { objects: 2, ..Extended::default() }, "they are long again");
+    // What was stored under no lock, or by somebody who has none, is locked however young it is; and what was removed is counted.
+    let unlocking = store::open(&url, &plain).unwrap();
+    unlocking.put_new(&path("full/c"), Bytes::from_static(b"x")).await.unwrap();
+    unlocking.put_new(&path("full/d"), Bytes::from_static(b"x")).await.unwrap();
+    store::open_remover(&url, &plain).unwrap().remove(&path("full/d")).await.unwrap();
+    assert_eq!(extend(later).await.unwrap(), Extended { objects: 3, extended: 1, removed: 1 });
+    for version in versions(&*door, "full/").await.into_iter().filter(|version| version.path != path("full/d")) {
+        let until = door.locked_until(&version.path, &version.id).await.unwrap();
         let is_garbage = version.path == path("full/b") && version.is_latest;
+        let until = until.map_or(Timestamp::from_unix_micros(0), |(_, until)| until);
         assert_eq!(until == LOCK.until(later), !is_garbage, "{version:?}: {until}");
     }
 }
@@ -127,7 +173,11 @@ async fn a_bucket_without_lock_refuses_what_is_to_be_locked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_overwritten_is_read_as_it_was_first_but_what_is_replaced_as_it_is() {
-    let (url, _, plain) = bucket("overwritten").await;
+    the_oldest_is_read(bucket("overwritten").await).await;
+}
+
+async fn the_oldest_is_read(place: Place) {
+    let Place { url, locking: _, plain } = place;
     let store = store::open(&url, &plain).unwrap();
     let sight = Sight::Oldest { is_replaced: is_free };
     let seen = || store::open_past(&url, &plain, sight).unwrap();
@@ -161,7 +211,11 @@ async fn what_was_overwritten_is_read_as_it_was_first_but_what_is_replaced_as_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instant_is_seen_as_it_was_and_nothing_can_be_written_in_it() {
-    let (url, _, plain) = bucket("instants").await;
+    an_instant_is_seen(bucket("instants").await).await;
+}
+
+async fn an_instant_is_seen(place: Place) {
+    let Place { url, locking: _, plain } = place;
     let store: Arc<dyn Store> = store::open(&url, &plain).unwrap();
     let remover = store::open_remover(&url, &plain).unwrap();
     let names = ["full/kept", "full/overwritten", "full/removed"];
