@@ -16,9 +16,9 @@ async fn server(bucket: &str) -> &'static S3Server {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_bucket_keeps_every_promise() {
     let server = server("conform").await;
-    for url in [server.url("conform", "org/kb"), server.url("conform", "")] {
-        conform(store::open(&url, &server.options()).unwrap(), store::open_remover(&url, &server.options()).unwrap()).await;
-    }
+    // The whole bucket; the testkit's own test holds a prefix to the same.
+    let url = server.url("conform", "");
+    conform(store::open(&url, &server.options()).unwrap(), store::open_remover(&url, &server.options()).unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,84 @@
+//! `cargo xtask drill`: a real cluster is backed up, tampered with, destroyed and restored by bowline's own commands, and judged.
+
+mod judge;
+mod load;
+mod report;
+mod scene;
+mod story;
+
+use clap::{Parser, ValueEnum};
+use report::Report;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+/// What goes wrong is read by a person, once, so it is text.
+type Outcome<T> = Result<T, String>;
+
+/// The drill's wishes.
+#[derive(Debug, Parser)]
+#[command(name = "drill", about = "Backs up, destroys and restores a real cluster with bowline's own commands, and measures what was lost")]
+pub struct Options {
+    /// The major version of PostgreSQL.
+    #[arg(long, default_value_t = 18)]
+    pub pg: u32,
+    /// How much data: 1 is about 300 MB.
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Keep the repository, the directories and the logs, and say where they are.
+    #[arg(long)]
+    pub keep: bool,
+    /// The program to drill; otherwise the one that was built beside this one.
+    #[arg(long)]
+    pub bowline: Option<PathBuf>,
+    /// Where the repository is: a folder, or a bucket of an S3 server that the drill starts.
+    #[arg(long, value_enum, default_value_t = Door::File)]
+    pub repository: Door,
+    /// Write the report as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Kinds of repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Door {
+    File,
+    S3,
+}
+
+impl Door {
+    /// As the report spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::S3 => "s3",
+        }
+    }
+}
+
+/// Entry of `cargo xtask drill`; `arguments` are those after the word `drill`. An error means that the drill did not pass.
+pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
+    let options = match Options::try_parse_from(std::iter::once("drill".to_owned()).chain(arguments)) {
+        Ok(options) => options,
+        Err(told) if !told.use_stderr() => {
+            print!("{told}");
+            return Ok(());
+        }
+        Err(wrong) => return Err(wrong.to_string().trim_start_matches("error: ").trim_end().to_owned()),
+    };
+    let mut report = Report::new(&options);
+    // Whatever ends the story early, a panic of the test kit too, is a drill that failed and a report that says so.
+    let told = catch_unwind(AssertUnwindSafe(|| story::tell(&options, &mut report))).unwrap_or_else(|panic| Err(words_of(&*panic)));
+    if let Err(why) = told {
+        report.fault(format!("the drill ended early: {why}"));
+    }
+    let passed = report.end();
+    if let Some(file) = &options.json {
+        std::fs::write(file, format!("{:#}\n", report.json())).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    }
+    if passed { Ok(()) } else { Err("the drill did not pass".into()) }
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    text.unwrap_or_else(|| "a panic without words".into())
+}

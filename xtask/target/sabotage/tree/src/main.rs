@@ -1,0 +1,35 @@
+//! The project's own chores, run as `cargo xtask …`; nothing here ships.
+
+mod bench;
+mod dataset;
+mod drill;
+mod sabotage;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND …
+  tidy       checks the shape of the project
+  dataset    loads data shaped like a knowledge service's into a running server
+  bench      measures bowline against its peers and against the machine
+  drill      backs up, destroys and restores a real cluster with bowline's own commands
+  sabotage   makes one line wrong at a time and demands that the test which proves it fails";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let done = match arguments.next().as_deref() {
+        Some("tidy") => tidy::run().map_err(Into::into),
+        Some("dataset") => dataset::run(arguments).map_err(Into::into),
+        Some("drill") => drill::run(arguments).map_err(Into::into),
+        Some("sabotage") => sabotage::run(arguments),
+        Some("bench") => bench::run(arguments),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

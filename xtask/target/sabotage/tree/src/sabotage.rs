@@ -1,0 +1,129 @@
+//! `cargo xtask sabotage [WORDS…]`: makes one line of the product wrong at a time, in a copy of what is committed, and demands that the
+//! test which proves it fails. A test that still passes proves nothing.
+
+mod twins;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::error::Error;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use twins::{TWINS, Twin};
+
+/// How long a build or a test may take.
+const LIMIT: Duration = Duration::from_secs(900);
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+pub fn run(words: impl Iterator<Item = String>) -> Outcome<()> {
+    let words: Vec<String> = words.collect();
+    let chosen: Vec<&Twin> = TWINS.iter().filter(|twin| words.is_empty() || words.iter().any(|word| twin.name.contains(word.as_str()))).collect();
+    if chosen.is_empty() {
+        return Err(format!("no twin is named like {words:?}").into());
+    }
+    let ground = Ground::prepare()?;
+    let mut survived = Vec::new();
+    for twin in chosen {
+        let verdict = ground.try_out(twin)?;
+        println!("{:<8} {} ({} {})", if verdict { "seen" } else { "UNSEEN" }, twin.name, twin.test.0, twin.test.1);
+        if !verdict {
+            survived.push(twin.name);
+        }
+    }
+    if survived.is_empty() { Ok(()) } else { Err(format!("tests passed although {}", survived.join("; although ")).into()) }
+}
+
+/// A copy of the commit, with a target directory of its own beside the usual one.
+struct Ground {
+    tree: PathBuf,
+    target: PathBuf,
+}
+
+impl Ground {
+    fn prepare() -> Outcome<Self> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        let home = std::path::absolute(target)?.join("sabotage");
+        let (tree, target) = (home.join("tree"), home.join("target"));
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        fs::create_dir_all(&tree)?;
+        // Of what is committed, not of what lies about.
+        let mut archive = Command::new("git").args(["archive", "HEAD"]).stdout(Stdio::piped()).spawn()?;
+        let pipe = archive.stdout.take().ok_or("git has no output")?;
+        let unpacked = Command::new("tar").arg("-x").current_dir(&tree).stdin(pipe).status()?;
+        if !(archive.wait()?.success() && unpacked.success()) {
+            return Err("could not copy the commit".into());
+        }
+        Ok(Self { tree, target })
+    }
+
+    /// Whether the test fails, as it must.
+    fn try_out(&self, twin: &Twin) -> Outcome<bool> {
+        let path = self.tree.join(twin.file);
+        let right = fs::read_to_string(&path)?;
+        if right.matches(twin.right).count() != 1 {
+            return Err(format!("{} does not hold exactly once: {}", twin.file, twin.right).into());
+        }
+        fs::write(&path, right.replace(twin.right, twin.wrong))?;
+        let failed = self.fails(twin);
+        fs::write(&path, right)?;
+        failed
+    }
+
+    fn fails(&self, twin: &Twin) -> Outcome<bool> {
+        let (binary, filter) = twin.test;
+        let log = self.target.with_file_name("last.log");
+        for build in [vec!["build", "--workspace", "--bin", "bowline"], vec!["test", "--workspace", "--test", binary, "--no-run"]] {
+            if !self.cargo(&build, &log)? {
+                return Err(format!("{}: does not build; see {}", twin.name, log.display()).into());
+            }
+        }
+        let passed = self.cargo(&["test", "--workspace", "--test", binary, "--", filter], &log)?;
+        let said = fs::read_to_string(&log)?;
+        if !said.lines().any(|line| line.starts_with("test ")) {
+            return Err(format!("{}: no test ran; see {}", twin.name, log.display()).into());
+        }
+        Ok(!passed)
+    }
+
+    fn cargo(&self, arguments: &[&str], log: &Path) -> Outcome<bool> {
+        let output = fs::File::create(log)?;
+        let mut command = Command::new("cargo");
+        command.args(arguments).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target).env_remove("BOWLINE_BIN");
+        // What is made wrong need not be pretty.
+        command.env("RUSTFLAGS", "--cap-lints=allow").stdout(output.try_clone()?).stderr(output);
+        let mut child = command.process_group(0).spawn()?;
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.success());
+            }
+            // What was made wrong may make a test wait for ever, which is no pass either.
+            if begun.elapsed() > LIMIT {
+                let group = Pid::from_raw(-i32::try_from(child.id())?);
+                kill(group, Signal::SIGKILL)?;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_that_is_made_wrong_is_there_once() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for twin in TWINS {
+            let text = fs::read_to_string(root.join(twin.file)).unwrap_or_default();
+            assert_eq!(text.matches(twin.right).count(), 1, "{}: {}", twin.file, twin.right);
+            let tests = fs::read_to_string(root.join(format!("crates/testkit/tests/{}.rs", twin.test.0))).unwrap_or_default();
+            assert!(tests.contains(&format!("fn {}", twin.test.1)), "{} has no {}", twin.test.0, twin.test.1);
+        }
+    }
+}
