@@ -44,7 +44,9 @@ struct Ground {
 
 impl Ground {
     fn prepare() -> Outcome<Self> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+        // Beside the usual one, wherever this was started.
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let home = std::path::absolute(target)?.join("sabotage");
         let (tree, target) = (home.join("tree"), home.join("target"));
         if tree.exists() {
@@ -52,7 +54,7 @@ impl Ground {
         }
         fs::create_dir_all(&tree)?;
         // Of what is committed, not of what lies about.
-        let mut archive = Command::new("git").args(["archive", "HEAD"]).stdout(Stdio::piped()).spawn()?;
+        let mut archive = Command::new("git").args(["archive", "HEAD"]).current_dir(root).stdout(Stdio::piped()).spawn()?;
         let pipe = archive.stdout.take().ok_or("git has no output")?;
         let unpacked = Command::new("tar").arg("-x").current_dir(&tree).stdin(pipe).status()?;
         if !(archive.wait()?.success() && unpacked.success()) {
