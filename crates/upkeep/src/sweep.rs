@@ -38,16 +38,18 @@ pub(crate) async fn backups(reader: &Reader, remover: &dyn Remove, grace: Grace)
     let held = reader.holds().await?;
     let listed = reader.backups().await?;
     let is_listed = |id: BackupId| listed.iter().any(|backup| backup.id == id);
+    // A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
+    let keys: BTreeSet<String> = reader.keys().await?.iter().filter(|key| key.purpose == KeyPurpose::Backup).map(|key| key.id.to_string()).collect();
     for Tombstone { backup, .. } in ripe {
         if is_listed(backup.id) || held.contains_key(&backup.id) {
             continue;
         }
         swept_folder(remover, backup.kind, backup.id, &mut swept).await?;
-        // The key that nothing else was sealed with. A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
+        // The key that nothing else was sealed with.
         let others = buried.iter().map(|(other, _)| &other.backup).filter(|other| other.id != backup.id).chain(&listed);
         if let Some(key) = backup.key
             && others.filter_map(|other| other.key).all(|other| other != key)
-            && reader.keys().await?.iter().any(|known| known.id == key && known.purpose == KeyPurpose::Backup)
+            && keys.contains(&key.to_string())
             && let Some(object) = remover.info(&key_path(key)).await?
         {
             swept.take(remover, &object).await?;

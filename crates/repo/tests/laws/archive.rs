@@ -329,12 +329,17 @@ fn a_view_from_a_segment_on_knows_that_timelines_later_segments_and_lists_no_oth
 }
 
 pub(crate) fn backup(writer: &Writer, id: BackupId) -> BackupDocument {
+    document(writer.reader().document().id, id)
+}
+
+/// The document of a backup in this repository.
+pub(crate) fn document(repository: seal::RepositoryId, id: BackupId) -> BackupDocument {
     let (format, written_by) = BackupDocument::stamp();
     BackupDocument {
         format,
         id,
         kind: BackupKind::Full,
-        repository: writer.reader().document().id,
+        repository,
         system_id: SYSTEM,
         major: 18,
         server_version: "18.6".into(),

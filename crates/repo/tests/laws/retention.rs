@@ -1,45 +1,21 @@
 //! Laws of retention, over years of nights that go well, fail, or lie about the time.
 
+use crate::archive::document;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use repo::retention::{Candidate, Reason, RetentionPlan, RetentionPolicy};
-use repo::{BackupDocument, Encryption, WalPosition};
+use repo::{BackupDocument, WalPosition};
 use seal::RepositoryId;
 use std::collections::{BTreeMap, BTreeSet};
-use terms::{BackupId, BackupKind, Lsn, Month, SegmentSize, SystemId, Timeline, Timestamp};
+use terms::{BackupId, Lsn, Month, SystemId, Timeline, Timestamp};
 
 const DAY: i64 = 86_400_000_000;
 const BEGIN: Timestamp = Timestamp::from_unix_micros(1_795_000_000_000_000);
 
 fn backup(at: Timestamp, lsn: u64, system: u64) -> BackupDocument {
-    let (format, written_by) = BackupDocument::stamp();
     let position = |plus: u64| WalPosition { lsn: Lsn::from_bytes(lsn + plus), time: at };
-    BackupDocument {
-        format,
-        id: BackupId::begun(at),
-        kind: BackupKind::Full,
-        repository: RepositoryId::random(),
-        system_id: SystemId::new(system),
-        major: 18,
-        server_version: "18.6".into(),
-        timeline: Timeline::FIRST,
-        start: position(0),
-        stop: position(0x1000),
-        segment_bytes: SegmentSize::DEFAULT,
-        source: "local".into(),
-        compression: "zstd:1".into(),
-        encryption: Encryption::Aes256Gcm,
-        key: None,
-        files: 0,
-        bytes: 0,
-        bytes_stored: 0,
-        packs: 0,
-        manifest_bytes: 0,
-        page_checksums: true,
-        pages_damaged: 0,
-        took_seconds: 1.5,
-        written_by,
-    }
+    let (start, stop) = (position(0), position(0x1000));
+    BackupDocument { system_id: SystemId::new(system), start, stop, ..document(RepositoryId::random(), BackupId::begun(at)) }
 }
 
 /// What happens in one night.
