@@ -1,6 +1,7 @@
 //! Words that every room shares: positions, names, times, events and the shape of an explanation. No I/O.
 
 mod advice;
+mod alarm;
 mod calendar;
 mod event;
 mod lsn;
@@ -10,6 +11,7 @@ mod target;
 mod time;
 
 pub use advice::{Advice, Class, Explain};
+pub use alarm::{Alarm, Judgement, Urgency};
 pub use calendar::{Day, Month, Zone};
 pub use event::{Envelope, Event, Events, Silent, SnapshotOfProgress, Step};
 pub use lsn::{Lsn, SegmentSize, SystemId, Timeline};

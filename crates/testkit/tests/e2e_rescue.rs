@@ -172,10 +172,12 @@ fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
     let seed = testkit::seed("killed restores");
     // All of them take a while: each run takes some, chosen by its seed.
     let is_chosen = |number: usize| testkit::full() || seed.wrapping_add(number as u64).is_multiple_of(4);
+    // When the last step ends the restore ends, too: whether the kill comes in between is luck, and nothing may be left to continue.
+    let is_the_end = |number: usize, ending: &str| number + 1 == steps.len() && ending == "step-ended";
     let mut points = 0;
     for (number, step) in steps.iter().enumerate() {
         for (at, ending) in ["step-begun", "step-ended"].into_iter().enumerate() {
-            if !is_chosen(2 * number + at) {
+            if !is_chosen(2 * number + at) || is_the_end(number, ending) {
                 continue;
             }
             points += 1;
