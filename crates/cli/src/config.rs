@@ -32,6 +32,8 @@ pub struct Config {
     #[serde(default)]
     pub drill: Drill,
     #[serde(default)]
+    pub scrub: Scrub,
+    #[serde(default)]
     pub service: Service,
     #[serde(default)]
     pub objectives: Objectives,
@@ -238,6 +240,22 @@ pub struct Retention {
     /// How long the objects of what was unlisted stay; 24 hours unless said otherwise.
     #[serde(deserialize_with = "duration")]
     pub grace: Option<Duration>,
+}
+
+/// How stored objects are read again.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scrub {
+    /// Bytes that one run reads at most; 20 GB unless said otherwise.
+    pub daily_budget: Option<ByteSize>,
+    /// When the daemon scrubs, in cron's words; at 05:00 unless said otherwise.
+    pub schedule: Option<String>,
+}
+
+impl Scrub {
+    pub fn budget(&self) -> u64 {
+        self.daily_budget.map_or(20_000_000_000, |size| size.as_u64())
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -23,6 +23,7 @@ mod relock;
 mod rescue_report;
 mod restore;
 mod runbook;
+mod scrub;
 mod second_copy;
 mod status;
 mod store_findings;
@@ -75,6 +76,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,
             Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
+            Verb::Scrub(asked) => scrub::run(&common, &asked, &printer).await,
             Verb::Hold(asked) => expire::hold(&common, &asked, &printer).await,
             Verb::Unhold { backup } => expire::unhold(&common, backup, &printer).await,
             Verb::Relock => relock::run(&common, &printer).await,
