@@ -35,7 +35,9 @@ pub fn is_replaced(path: &str) -> bool {
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
 pub fn is_unlocked(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    is_coverage || path == "retention.json" || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
+    is_coverage
+        || path == "retention.json"
+        || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The folder of a backup.

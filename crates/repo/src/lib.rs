@@ -33,7 +33,9 @@ pub use error::RepoError;
 pub use expiry::{ExpiryState, Tombstone, WalWaiting};
 pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::{Attempt, KeyPurpose};
-pub use layout::{backup_folder, is_piece, is_replaced, is_unlocked, key_path, listing_of, manifest as manifest_path, pack_path, segment_of, tombstone, wal_object};
+pub use layout::{
+    backup_folder, is_piece, is_replaced, is_unlocked, key_path, listing_of, manifest as manifest_path, pack_path, segment_of, tombstone, wal_object,
+};
 pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, RECEIVER_LEASE, Standing};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;

@@ -107,15 +107,22 @@ impl Surroundings {
                 let of_epoch = |epoch: &&Epoch| epoch.wal_key.is_some_and(|id| id.to_string() == key);
                 sealed.extend(self.epochs.iter().filter(of_epoch).map(|epoch| format!("the WAL of cluster {}", epoch.system_id)));
                 let what = if sealed.is_empty() { "whatever was sealed with it".to_owned() } else { sealed.join(", ") };
-                (format!("Nothing opens any more of: {what}."), format!("{PUT_BACK} Every copy of keys/ will do; without it make a new backup now: bowline backup."))
+                (
+                    format!("Nothing opens any more of: {what}."),
+                    format!("{PUT_BACK} Every copy of keys/ will do; without it make a new backup now: bowline backup."),
+                )
             }
             ["wal", system, _, "index", ..] => {
                 let _ = system;
-                ("Nothing: the index can be made again from the segments.".into(), "bowline wal audit --rebuild reads the segments and stores it again.".into())
+                (
+                    "Nothing: the index can be made again from the segments.".into(),
+                    "bowline wal audit --rebuild reads the segments and stores it again.".into(),
+                )
             }
-            ["wal", _, name] if name.ends_with(".history") => {
-                ("Instants on that timeline: nothing says where it begins.".into(), format!("{PUT_BACK} The server's pg_wal has the file, too: bowline wal push PATH."))
-            }
+            ["wal", _, name] if name.ends_with(".history") => (
+                "Instants on that timeline: nothing says where it begins.".into(),
+                format!("{PUT_BACK} The server's pg_wal has the file, too: bowline wal push PATH."),
+            ),
             ["wal", system, ..] => match ObjectPath::new(path).ok().and_then(|path| segment_of(&path)) {
                 Some(_) if found.is_covered => {
                     ("Nothing: its segment is stored whole.".into(), "bowline expire removes it with the other pieces of that segment.".into())
@@ -132,7 +139,9 @@ impl Surroundings {
 
     fn next_for_backup(&self, found: &Found) -> String {
         match found.slug.as_str() {
-            "backup-unlisted" => format!("{PUT_BACK} If it never was a backup, or is not wanted, remove its folder, then bowline scrub --forget {}", found.path),
+            "backup-unlisted" => {
+                format!("{PUT_BACK} If it never was a backup, or is not wanted, remove its folder, then bowline scrub --forget {}", found.path)
+            }
             _ => format!("{PUT_BACK} Until then make a new backup (bowline backup) and hold the one before it (bowline hold)."),
         }
     }
@@ -166,6 +175,9 @@ impl Surroundings {
         if !broken.is_empty() {
             said.push_str(&format!("; backups that cannot be restored at all: {}", broken.join(", ")));
         }
-        (format!("{said}."), format!("{PUT_BACK} The server or a standby may have {segment} in pg_wal. Else bowline backup protects what comes from now on."))
+        (
+            format!("{said}."),
+            format!("{PUT_BACK} The server or a standby may have {segment} in pg_wal. Else bowline backup protects what comes from now on."),
+        )
     }
 }

@@ -11,7 +11,10 @@ use terms::Timestamp;
 pub(super) enum What {
     Backup(Box<BackupDocument>),
     /// Objects of the log whose paths begin so, and how many there are.
-    Log { prefix: String, objects: u64 },
+    Log {
+        prefix: String,
+        objects: u64,
+    },
 }
 
 /// A unit that is there.
