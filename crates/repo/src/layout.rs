@@ -126,6 +126,21 @@ pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath
     path(format!("{DRILLS}/{}{number}/report.{form}", at.compact()))
 }
 
+/// The folder of the ledger.
+pub(crate) const RUNS: &str = "runs";
+
+/// What says that a run began.
+pub(crate) fn run_begun(name: &crate::RunName) -> ObjectPath {
+    let (year, month) = name.month();
+    path(format!("{RUNS}/{year}/{month}/{name}.begun.json"))
+}
+
+/// What says how it ended.
+pub(crate) fn run_ended(name: &crate::RunName) -> ObjectPath {
+    let (year, month) = name.month();
+    path(format!("{RUNS}/{year}/{month}/{name}.json"))
+}
+
 /// The folder of configurations that were in force.
 pub(crate) const CONFIGURATIONS: &str = "config";
 

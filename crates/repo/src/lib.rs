@@ -21,6 +21,7 @@ mod policy;
 pub mod reach;
 mod repository;
 pub mod retention;
+mod runs;
 mod slots;
 mod wal;
 
@@ -38,5 +39,6 @@ pub use pack::Pack;
 pub use pieces::{Form, Piece, PieceLog, Stored, chain};
 pub use policy::{Duty, Premises, policy};
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
+pub use runs::{Run, RunBegun, RunEnded, RunName, RunOutcome};
 pub use slots::{Change, KeyView, Proof, SlotView};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};
