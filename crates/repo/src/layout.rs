@@ -27,7 +27,7 @@ pub(crate) fn key(id: KeyId) -> ObjectPath {
 /// Whether the object at this path is replaced in the course of things; every other is written once.
 pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    ["repository.json", "retention.json"].contains(&path)
+    ["repository.json", "retention.json", "capacity.json"].contains(&path)
         || is_coverage
         || ["keys/", "leases/", "probe/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
 }
@@ -35,7 +35,10 @@ pub fn is_replaced(path: &str) -> bool {
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
 pub fn is_unlocked(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    is_coverage || path == "retention.json" || ["leases/", "probe/", "runs/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
+    is_coverage
+        || path == "retention.json"
+        || path == "capacity.json"
+        || ["leases/", "probe/", "runs/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The folder of a backup.
@@ -124,6 +127,11 @@ pub(crate) fn drill_report_in(folder: &str) -> Option<ObjectPath> {
 pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath {
     let number = if number > 1 { format!("-{number}") } else { String::new() };
     path(format!("{DRILLS}/{}{number}/report.{form}", at.compact()))
+}
+
+/// How many bytes the repository took.
+pub(crate) fn capacity() -> ObjectPath {
+    path("capacity.json".into())
 }
 
 /// The folder of the ledger.

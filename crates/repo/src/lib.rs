@@ -1,6 +1,7 @@
 //! What a repository is: where each object lies, how it is sealed, what a backup and an archive of WAL are made of.
 
 pub mod audit;
+mod capacity;
 mod catalog;
 mod configuration;
 mod coverage;
