@@ -57,6 +57,8 @@ impl fmt::Display for RunName {
 pub enum RunOutcome {
     Ok,
     Failed,
+    /// Another one was under way: nothing was begun.
+    Refused,
     /// It was killed, or its host died.
     BrokenOff,
 }

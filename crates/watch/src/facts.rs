@@ -98,6 +98,8 @@ pub struct RepositoryFacts {
     pub created: Timestamp,
     pub is_encrypted: bool,
     pub system_id: Option<SystemId>,
+    /// The clusters that it holds, oldest first.
+    pub epochs: Vec<EpochFacts>,
     /// Oldest first.
     pub backups: Vec<BackupFacts>,
     /// What can be restored of the present cluster; absent without a backup of it.
@@ -112,8 +114,22 @@ pub struct RepositoryFacts {
     pub drills: Vec<DrillFacts>,
     /// What retention let go and a later run removes.
     pub expired: ExpiredFacts,
-    /// The store's clock less this host's; absent where the store has no clock of its own.
-    pub clock_skew_seconds: Option<f64>,
+}
+
+/// One cluster, from an initdb or upgrade to the next.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochFacts {
+    pub system_id: SystemId,
+    pub major: u32,
+    pub since: Timestamp,
+    pub is_present: bool,
+    pub backups: u64,
+    /// Older backups that retention keeps for their own end alone.
+    pub backups_alone: u64,
+    pub restorable_from: Option<Timestamp>,
+    pub restorable_from_lsn: Option<Lsn>,
+    pub covered_until: Option<Timestamp>,
+    pub covered_until_lsn: Option<Lsn>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -338,7 +354,7 @@ pub struct RunFacts {
     pub job: String,
     pub began: Timestamp,
     pub ended: Option<Timestamp>,
-    /// `running`, `ok`, `failed` or `broken-off`.
+    /// `running`, `ok`, `failed`, `refused` (another one was under way) or `broken-off`.
     pub outcome: String,
     pub slug: Option<String>,
     pub summary: Option<String>,

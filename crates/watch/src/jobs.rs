@@ -21,7 +21,9 @@ pub(crate) fn look(
 }
 
 fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&RepositoryFacts>, is_watched: bool, now: Timestamp) -> JobFacts {
-    let own = || runs.iter().rev().filter(|(name, _)| name.job() == plan.name);
+    // One that found another under way says nothing of the job.
+    let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
+    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run));
     let last = own().next().map(|(name, run)| run_facts(name, run));
     let last_success = own().find(|(_, run)| run.ended().is_some_and(|run| run.outcome == RunOutcome::Ok)).map(|(name, run)| run_facts(name, run));
     // What a job left counts, whoever ran it.
@@ -59,6 +61,7 @@ pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
         None => "running",
         Some(RunOutcome::Ok) => "ok",
         Some(RunOutcome::Failed) => "failed",
+        Some(RunOutcome::Refused) => "refused",
         Some(RunOutcome::BrokenOff) => "broken-off",
     };
     let ended = run.ended();

@@ -2,7 +2,7 @@
 
 use crate::Trouble;
 use crate::facts::{
-    BackupFacts, DrillFacts, Drilled, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
+    BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
 use crate::settings::Settings;
 use futures::{StreamExt, TryStreamExt};
@@ -91,6 +91,10 @@ pub(crate) async fn look(
             backup(document, verdict, &drills, reaches_on, is_present(document))
         })
         .collect();
+    let mut epochs = Vec::new();
+    for one in &reader.document().epochs {
+        epochs.push(epoch_facts(reader, one, epoch == Some(one), &documents, &backups).await?);
+    }
     let (window, stored, restore) = match epoch {
         Some(epoch) => log_of(reader, epoch, &documents, &backups).await?,
         None => (None, None, None),
@@ -109,6 +113,7 @@ pub(crate) async fn look(
         created: document.created.min(now),
         is_encrypted: document.encryption != Encryption::Off,
         system_id: epoch.map(|epoch| epoch.system_id),
+        epochs,
         backups,
         window,
         gaps,
@@ -117,7 +122,6 @@ pub(crate) async fn look(
         restore,
         drills: drills.into_iter().take(DRILLS).map(DrillDocument::facts).collect(),
         expired,
-        clock_skew_seconds: None,
     })
 }
 
@@ -147,6 +151,30 @@ fn backup(document: &BackupDocument, verdict: Option<&Verdict>, drills: &[DrillD
         held,
         drilled,
     }
+}
+
+async fn epoch_facts(
+    reader: &Reader,
+    epoch: &Epoch,
+    is_present: bool,
+    documents: &[BackupDocument],
+    backups: &[BackupFacts],
+) -> Result<EpochFacts, Trouble> {
+    let own: Vec<_> = documents.iter().zip(backups).filter(|(document, _)| document.system_id == epoch.system_id).collect();
+    let oldest = own.iter().find(|(_, facts)| facts.reaches_on).map(|(document, _)| document.stop);
+    let covered = reader.coverage(epoch.system_id).await.map_err(|e| Trouble::of(&e))?;
+    Ok(EpochFacts {
+        system_id: epoch.system_id,
+        major: epoch.major,
+        since: epoch.since,
+        is_present,
+        backups: own.len() as u64,
+        backups_alone: own.iter().filter(|(_, facts)| !facts.reaches_on).count() as u64,
+        restorable_from: oldest.map(|stop| stop.time),
+        restorable_from_lsn: oldest.map(|stop| stop.lsn),
+        covered_until: covered.as_ref().map(|mark| mark.time),
+        covered_until_lsn: covered.as_ref().map(|mark| mark.lsn),
+    })
 }
 
 type OfLog = (Option<Window>, Option<StoredFacts>, Option<EstimateFacts>);

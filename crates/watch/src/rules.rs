@@ -1,22 +1,19 @@
 //! The rules: what of an observation somebody must be told. Pure; docs/operations.md lists them.
 
-use crate::facts::{BackupFacts, DrillFacts, Facts, JobFacts, Look, RepositoryFacts, ServerFacts, Trouble};
+use crate::facts::{BackupFacts, DrillFacts, Facts, JobFacts, Look, RepositoryFacts, RunFacts, ServerFacts, Trouble};
 use crate::words::{bytes, span};
 use std::collections::BTreeSet;
 use terms::{Alarm, Judgement, Urgency};
 
 /// What lets waiting commits go; from then on they are not protected until it is undone.
 const RELEASE: &str = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();";
-/// A clock that is off by so many seconds hurts one day, and by so many it hurts now: signed requests fail, retention refuses.
-const SKEW_WARN: f64 = 60.0;
-const SKEW_FAIL: f64 = 600.0;
 /// A repository that is full in less is told of while there is time.
 const DAYS_TO_FULL_WARN: f64 = 14.0;
 /// A receiver that begins again has so long before anybody is told.
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
 /// Every rule, with what it watches: docs and metrics list them.
-pub const RULES: [(&str, &str); 22] = [
+pub const RULES: [(&str, &str); 24] = [
     ("repository", "the repository can be read"),
     ("kms", "the data keys open, for every recipient"),
     ("encryption-off", "what is stored is sealed"),
@@ -39,6 +36,8 @@ pub const RULES: [(&str, &str); 22] = [
     ("rpo", "no more than objectives.rpo would be lost now"),
     ("rto", "a restore would take no longer than objectives.rto"),
     ("clock-skew", "this host's clock agrees with the store's"),
+    ("check", "what bowline check looks at, and no other rule, is as it must be"),
+    ("configuration", "the configuration in force is the one that was written"),
 ];
 
 /// Judges every rule.
@@ -73,6 +72,7 @@ pub fn judge(facts: &Facts) -> Judgement {
     judge_receiver(facts, &mut found);
     judge_copies(facts, &mut found);
     judge_jobs(facts, &mut found);
+    judge_check(facts, &mut found);
     judge_room(facts, &mut found);
     if let Some(trouble) = &facts.configuration {
         found.trouble("configuration", "", Urgency::Warning, "the configuration was changed and is wrong: the former one is in force", trouble);
@@ -401,7 +401,10 @@ fn judge_jobs(facts: &Facts, found: &mut Found) {
 
 fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
     let name = job.name.as_str();
-    if let Some(last) = job.last.as_ref().filter(|last| last.outcome == "failed" || last.outcome == "broken-off") {
+    // What these found has rules of its own, when they came to a result.
+    let is_judged_elsewhere = |last: &RunFacts| ["drill", "audit", "check"].contains(&name) && last.result.is_some();
+    let has_failed = |last: &&RunFacts| ["failed", "broken-off"].contains(&last.outcome.as_str()) && !is_judged_elsewhere(last);
+    if let Some(last) = job.last.as_ref().filter(has_failed) {
         let why = last.summary.clone().unwrap_or_else(|| "it was killed, or its host died".to_owned());
         let hint = last.hint.clone().unwrap_or_default();
         found.tell(
@@ -441,6 +444,39 @@ fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
                 "by its rate so far",
                 "Raise backup.jobs or backup.max_rate.",
             );
+        }
+    }
+}
+
+/// What of a check no other rule looks at.
+const CHECKED: [&str; 11] = [
+    "store",
+    "store since then",
+    "encryption by the store",
+    "data keys",
+    "nothing written plain",
+    "privilege",
+    "replication",
+    "replication connection",
+    "wal_level",
+    "data directory",
+    "page checksums",
+];
+
+fn judge_check(facts: &Facts, found: &mut Found) {
+    let Some(check) = facts.jobs.iter().find(|job| job.name == "check") else { return };
+    let Some(list) = check.last.as_ref().and_then(|run| run.result.as_ref()).and_then(|result| result["findings"].as_array()) else { return };
+    for finding in list {
+        let text = |name: &str| finding[name].as_str().unwrap_or_default();
+        let (what, verdict) = (text("what"), text("verdict"));
+        let urgency = if verdict == "fail" { Urgency::Critical } else { Urgency::Warning };
+        if verdict == "ok" {
+            continue;
+        }
+        if what == "clock" {
+            found.tell("clock-skew", "", urgency, text("found"), "", text("fix"));
+        } else if CHECKED.contains(&what) {
+            found.tell("check", what, urgency, format!("{what}: {}", text("found")), "", text("fix"));
         }
     }
 }
