@@ -27,7 +27,7 @@ pub(crate) fn key(id: KeyId) -> ObjectPath {
 /// Whether the object at this path is replaced in the course of things; every other is written once.
 pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    ["repository.json", "retention.json"].contains(&path)
+    ["repository.json", "retention.json", "capacity.json"].contains(&path)
         || is_coverage
         || ["keys/", "leases/", "probe/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
@@ -37,6 +37,7 @@ pub fn is_unlocked(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
     is_coverage
         || path == "retention.json"
+        || path == "capacity.json"
         || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
 
@@ -127,6 +128,26 @@ pub(crate) fn drill_report_in(folder: &str) -> Option<ObjectPath> {
 pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath {
     let number = if number > 1 { format!("-{number}") } else { String::new() };
     path(format!("{DRILLS}/{}{number}/report.{form}", at.compact()))
+}
+
+/// How many bytes the repository took.
+pub(crate) fn capacity() -> ObjectPath {
+    path("capacity.json".into())
+}
+
+/// The folder of the ledger.
+pub(crate) const RUNS: &str = "runs";
+
+/// What says that a run began.
+pub(crate) fn run_begun(name: &crate::RunName) -> ObjectPath {
+    let (year, month) = name.month();
+    path(format!("{RUNS}/{year}/{month}/{name}.begun.json"))
+}
+
+/// What says how it ended.
+pub(crate) fn run_ended(name: &crate::RunName) -> ObjectPath {
+    let (year, month) = name.month();
+    path(format!("{RUNS}/{year}/{month}/{name}.json"))
 }
 
 /// The folder of configurations that were in force.

@@ -1,6 +1,7 @@
 //! What a repository is: where each object lies, how it is sealed, what a backup and an archive of WAL are made of.
 
 pub mod audit;
+mod capacity;
 mod catalog;
 mod configuration;
 mod coverage;
@@ -22,6 +23,7 @@ mod proving;
 pub mod reach;
 mod repository;
 pub mod retention;
+mod runs;
 mod scrubbed;
 mod slots;
 mod wal;
@@ -43,6 +45,7 @@ pub use pieces::{Form, Piece, PieceLog, Stored, chain};
 pub use policy::{Duty, Premises, policy};
 pub use proving::Proved;
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
+pub use runs::{Run, RunBegun, RunEnded, RunName, RunOutcome};
 pub use scrubbed::{ScrubDamage, ScrubRun, ScrubState, ScrubUnit};
 pub use slots::{Change, KeyView, Proof, SlotView};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

@@ -150,7 +150,7 @@ impl<'r> Run<'r> {
         for folder in SMALL {
             small.extend(self.reader.store().list(folder, None).try_collect::<Vec<_>>().await?);
         }
-        for name in ["repository.json", "retention.json", "coverage.json"] {
+        for name in ["repository.json", "retention.json", "coverage.json", "capacity.json"] {
             let path = ObjectPath::new(name).map_err(|e| RepoError::Bug(e.to_string()))?;
             small.extend(self.reader.store().info(&path).await?);
         }
