@@ -13,7 +13,7 @@ use seal::Recipient;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Fact, Fetch};
+use store::Fact;
 use terms::Class;
 use watch::facts::{Objectives, PackagesFacts};
 use watch::{Doors, JobPlan, Settings, Trouble};

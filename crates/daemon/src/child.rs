@@ -124,7 +124,7 @@ impl Handle {
     /// Tells it, and what it started, to end. Only while it is known to run.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid {
-            drop(kill(Pid::from_raw(-pid), signal));
+            let _ = kill(Pid::from_raw(-pid), signal);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Common;
 use crate::fault::Fault;
-use crate::show::Printer;
+use crate::show::{Printer, duration};
 use crate::verbs::{check_keys, guard, store_findings};
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
@@ -10,7 +10,8 @@ use repo::{Encryption, Reader};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
-use terms::Explain;
+use std::time::Duration;
+use terms::{Clock, Explain, SystemClock};
 
 /// How a prerequisite stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,13 @@ use crate::args::{PlanDepth, RestoreArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
 use pg::{Installation, InstanceError, find_bin_dir};
-use repo::{BackupDocument, Reader};
+use repo::Reader;
 use rescue::{Journal, RescueOptions, Stage};
 use restore::{Estimate, Filesystem, Host, Lack, Proven, RestoreError, RestorePlan, Target, Weight};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Explain, Lsn};
+use terms::Explain;
 
 /// What is said where no drill tells how fast this repository and host are.
 pub const NOT_MEASURED: &str = "unknown: no drill has been held yet (bowline verify)";
