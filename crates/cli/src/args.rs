@@ -100,6 +100,15 @@ pub enum Verb {
     },
     /// One screen: what is protected, and up to when
     Status,
+    /// Explain whatever status shows red, and how it is mended
+    Doctor,
+    /// The ledger: what ran when, and how it ended
+    Runs(RunsArgs),
+    /// Run everything in time: the schedule, the WAL receiver, the watch
+    ///
+    /// Makes the daily backup, expires, holds the weekly drill, audits, receives WAL, looks at everything, and tells people. Several daemons may
+    /// run for one repository: one acts, the others stand by. SIGHUP reads the configuration again; SIGTERM ends it cleanly.
+    Daemon,
     /// The write-ahead log: receive, push, fetch, audit
     Wal {
         #[command(subcommand)]
@@ -471,6 +480,18 @@ pub struct KeysExportArgs {
     /// Write it to this new file instead of printing it
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RunsArgs {
+    /// Show this run with its log
+    pub run: Option<String>,
+    /// Of this job only
+    #[arg(long, value_name = "JOB", conflicts_with = "run")]
+    pub job: Option<String>,
+    /// So many at most
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub last: usize,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -10,7 +10,7 @@ use terms::{BackupId, Timestamp};
 const WAY_SECONDS_MAX: f64 = 3600.0;
 
 /// Compares the copy with the repository.
-pub(crate) async fn compare(reader: &Reader, copy: &Reader, lag_max: f64, now: Timestamp) -> Result<CopyFacts, Trouble> {
+pub async fn compare(reader: &Reader, copy: &Reader, lag_max: f64, now: Timestamp) -> Result<CopyFacts, Trouble> {
     let trouble = |e: repo::RepoError| Trouble::of(&e);
     if copy.document().id != reader.document().id {
         return Err(Trouble {

@@ -332,8 +332,18 @@ pub struct JobFacts {
     pub overdue_since: Option<Timestamp>,
     /// Under way, by this daemon.
     pub running: Option<RunningFacts>,
+    /// The newest runs that the ledger knows, newest first: what decides when it begins again.
+    pub past: Vec<PastRun>,
     pub last: Option<RunFacts>,
     pub last_success: Option<RunFacts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PastRun {
+    pub began: Timestamp,
+    pub ended: Option<Timestamp>,
+    /// It needs no other try: it succeeded, or found what it was to find.
+    pub is_settled: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

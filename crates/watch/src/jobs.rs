@@ -1,6 +1,6 @@
 //! How each job of the schedule stands, by the ledger and by what it left: pure.
 
-use crate::facts::{JobFacts, RepositoryFacts, RunFacts};
+use crate::facts::{JobFacts, PastRun, RepositoryFacts, RunFacts};
 use crate::settings::{JobPlan, Settings};
 use repo::{Run, RunEnded, RunName, RunOutcome};
 use serde_json::Value;
@@ -9,6 +9,11 @@ use terms::Timestamp;
 
 /// A result larger than this is not shown with the run.
 const RESULT_BYTES_MAX: usize = 16 << 10;
+
+/// Jobs that find something, rather than do something: a verdict is their success.
+pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
+/// Runs of a job that decide when it begins again.
+const PAST: usize = 12;
 
 pub(crate) fn look(
     settings: &Settings,
@@ -42,9 +47,16 @@ fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&Reposi
         next: plan.schedule.next_after(now),
         overdue_since,
         running: None,
+        past: own().take(PAST).map(|(_, run)| past(plan.name, run)).collect(),
         last,
         last_success,
     }
+}
+
+fn past(job: &str, run: &Run) -> PastRun {
+    let ended = run.ended();
+    let is_settled = ended.is_some_and(|run| run.outcome == RunOutcome::Ok || (FINDERS.contains(&job) && run.result.is_some()));
+    PastRun { began: run.began(), ended: ended.map(|run| run.ended), is_settled }
 }
 
 /// Since when the job should have succeeded again. Before the repository was made nothing was due.

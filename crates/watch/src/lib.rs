@@ -12,9 +12,10 @@ mod server;
 mod settings;
 mod words;
 
+pub use copy::compare as compare_copies;
 pub use facts::{Facts, Look, Trouble};
 pub use gather::{Ages, Watcher};
-pub use jobs::run_facts;
+pub use jobs::{FINDERS, run_facts};
 pub use rules::{RULES, judge, rpo_seconds};
 pub use settings::{Doors, JobPlan, Settings};
 

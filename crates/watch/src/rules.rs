@@ -1,6 +1,7 @@
 //! The rules: what of an observation somebody must be told. Pure; docs/operations.md lists them.
 
 use crate::facts::{BackupFacts, DrillFacts, Facts, JobFacts, Look, RepositoryFacts, RunFacts, ServerFacts, Trouble};
+use crate::jobs::FINDERS;
 use crate::words::{bytes, span};
 use std::collections::BTreeSet;
 use terms::{Alarm, Judgement, Urgency};
@@ -183,17 +184,6 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
             what,
             format!("the objective is {}", span(facts.objectives.rpo_seconds)),
             "See bowline doctor: what keeps WAL from being stored comes first.",
-        );
-    }
-    if let Some(skew) = repository.clock_skew_seconds.filter(|skew| skew.abs() > SKEW_WARN) {
-        let urgency = if skew.abs() > SKEW_FAIL { Urgency::Critical } else { Urgency::Warning };
-        found.tell(
-            "clock-skew",
-            "",
-            urgency,
-            format!("the store's clock is {skew:.0} s from this host's"),
-            "",
-            "Set this host's clock by NTP (chronyc tracking).",
         );
     }
 }
@@ -402,7 +392,7 @@ fn judge_jobs(facts: &Facts, found: &mut Found) {
 fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
     let name = job.name.as_str();
     // What these found has rules of its own, when they came to a result.
-    let is_judged_elsewhere = |last: &RunFacts| ["drill", "audit", "check"].contains(&name) && last.result.is_some();
+    let is_judged_elsewhere = |last: &RunFacts| FINDERS.contains(&name) && last.result.is_some();
     let has_failed = |last: &&RunFacts| ["failed", "broken-off"].contains(&last.outcome.as_str()) && !is_judged_elsewhere(last);
     if let Some(last) = job.last.as_ref().filter(has_failed) {
         let why = last.summary.clone().unwrap_or_else(|| "it was killed, or its host died".to_owned());
