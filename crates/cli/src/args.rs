@@ -85,6 +85,12 @@ pub enum Verb {
     /// newest that passed a drill, and whatever is held; all WAL from the oldest daily on, and of older backups their own. Each backup's reasons
     /// are shown first. Objects go a day after their backup was unlisted.
     Expire(ExpireArgs),
+    /// Read again what was stored, oldest proof first, and name each object that is damaged or missing
+    ///
+    /// Every object is opened with its key and held against its digests: packs against the manifest that names their chunks, WAL against its
+    /// index. A run reads as much as --budget allows and the next one goes on from there. What it finds stands in the repository's record,
+    /// scrub/state.json, until it is proven well again; exit code 6 says that something stands.
+    Scrub(ScrubArgs),
     /// Keep a backup, whatever retention says
     Hold(HoldArgs),
     /// Let a held backup go
@@ -130,6 +136,16 @@ pub struct ExpireArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ScrubArgs {
+    /// Bytes of backups and WAL read at most, such as 50GB; [scrub] daily_budget unless given, 20GB unless that is set
+    #[arg(long, value_name = "SIZE")]
+    pub budget: Option<bytesize::ByteSize>,
+    /// An object that was removed or changed on purpose: it is not expected any more
+    #[arg(long, value_name = "OBJECT")]
+    pub forget: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

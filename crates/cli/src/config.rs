@@ -32,6 +32,8 @@ pub struct Config {
     #[serde(default)]
     pub drill: Drill,
     #[serde(default)]
+    pub scrub: Scrub,
+    #[serde(default)]
     pub service: Service,
     #[serde(default)]
     pub objectives: Objectives,
@@ -283,6 +285,22 @@ pub struct Retention {
     pub grace: Option<Duration>,
 }
 
+/// How stored objects are read again.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scrub {
+    /// Bytes that one run reads at most; 20 GB unless said otherwise.
+    pub daily_budget: Option<ByteSize>,
+    /// When the daemon scrubs, in cron's words; at 05:00 unless said otherwise.
+    pub schedule: Option<String>,
+}
+
+impl Scrub {
+    pub fn budget(&self) -> u64 {
+        self.daily_budget.map_or(20_000_000_000, |size| size.as_u64())
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drill {
@@ -441,10 +459,11 @@ impl Config {
     }
 
     /// Each schedule: its key, what is configured, and what else it is.
-    fn schedules(&self) -> [(&'static str, Option<&str>, &'static str); 4] {
+    fn schedules(&self) -> [(&'static str, Option<&str>, &'static str); 5] {
         [
             ("backup.schedule", self.backup.schedule.as_deref(), "0 2 * * *"),
             ("drill.schedule", self.drill.schedule.as_deref(), "0 4 * * 0"),
+            ("scrub.schedule", self.scrub.schedule.as_deref(), "0 5 * * *"),
             ("daemon.audit", self.daemon.audit.as_deref(), "17 * * * *"),
             ("daemon.check", self.daemon.check.as_deref(), "*/15 * * * *"),
         ]

@@ -60,6 +60,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
             plan("drill", "drill.schedule", 24 * HOUR, false)?,
             // After each backup, with an hour for the one and an hour for the other.
             plan("expire", "backup.schedule", objectives.backup_window() + 2 * HOUR, true)?,
+            plan("scrub", "scrub.schedule", 24 * HOUR, true)?,
             plan("audit", "daemon.audit", 2 * HOUR, true)?,
             plan("check", "daemon.check", HOUR, true)?,
         ],

@@ -29,7 +29,7 @@ pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
     ["repository.json", "retention.json", "capacity.json"].contains(&path)
         || is_coverage
-        || ["keys/", "leases/", "probe/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
+        || ["keys/", "leases/", "probe/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
@@ -38,7 +38,7 @@ pub fn is_unlocked(path: &str) -> bool {
     is_coverage
         || path == "retention.json"
         || path == "capacity.json"
-        || ["leases/", "probe/", "runs/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
+        || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The folder of a backup.
@@ -50,7 +50,8 @@ pub(crate) fn backup_document(kind: BackupKind, id: BackupId) -> ObjectPath {
     path(format!("{}/backup.json", backup_folder(kind, id)))
 }
 
-pub(crate) fn manifest(kind: BackupKind, id: BackupId) -> ObjectPath {
+/// The manifest of a backup.
+pub fn manifest(kind: BackupKind, id: BackupId) -> ObjectPath {
     path(format!("{}/manifest", backup_folder(kind, id)))
 }
 
@@ -208,6 +209,11 @@ pub fn segment_of(path: &ObjectPath) -> Option<SegmentName> {
         WalName::Segment(segment) | WalName::Partial(segment) | WalName::BackupLabel(segment, _) => Some(segment),
         WalName::History(_) => None,
     }
+}
+
+/// What scrubbing found and how far it is.
+pub(crate) fn scrub() -> ObjectPath {
+    path("scrub/state.json".into())
 }
 
 pub(crate) fn coverage() -> ObjectPath {

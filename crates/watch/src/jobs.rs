@@ -11,7 +11,7 @@ use terms::Timestamp;
 const RESULT_BYTES_MAX: usize = 16 << 10;
 
 /// Jobs that find something, rather than do something: a verdict is their success.
-pub const FINDERS: [&str; 3] = ["drill", "audit", "check"];
+pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
 /// Runs of a job that decide when it begins again.
 const PAST: usize = 12;
 

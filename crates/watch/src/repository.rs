@@ -286,6 +286,20 @@ impl DrillDocument {
 }
 
 /// What the last scrub left, where one ever ran.
-pub(crate) async fn scrub(_reader: &Reader) -> Result<Option<ScrubFacts>, Trouble> {
-    Ok(None)
+pub(crate) async fn scrub(reader: &Reader) -> Result<Option<ScrubFacts>, Trouble> {
+    let state = match reader.scrub_state().await {
+        Ok(Some((state, _))) => state,
+        Ok(None) => return Ok(None),
+        Err(e @ RepoError::Document { .. }) => return Ok(Some(ScrubFacts { damage: vec![e.to_string()], ..ScrubFacts::default() })),
+        Err(e) => return Err(Trouble::of(&e)),
+    };
+    let (objects, bytes) = state.last_run.map_or((0, 0), |run| (run.objects, run.bytes));
+    let told = |damage: &repo::ScrubDamage| format!("{}: {} Cannot be restored: {}", damage.path, damage.why, damage.unreachable);
+    Ok(Some(ScrubFacts {
+        last: state.last_run.map(|run| run.ended),
+        objects,
+        bytes,
+        oldest_verified: state.oldest(),
+        damage: state.damage.iter().map(told).collect(),
+    }))
 }

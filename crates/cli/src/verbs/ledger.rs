@@ -27,6 +27,7 @@ pub fn job(verb: &Verb) -> Option<&'static str> {
         Verb::Backup(_) => Some("backup"),
         Verb::Verify(asked) if !asked.no_record => Some("drill"),
         Verb::Expire(asked) if !asked.dry_run => Some("expire"),
+        Verb::Scrub(_) => Some("scrub"),
         Verb::Restore(asked) if asked.plan.is_none() && asked.target.is_none() && !asked.files_only => Some("restore"),
         Verb::Check if is_by_daemon => Some("check"),
         Verb::Wal { verb: WalVerb::Audit(_) } if is_by_daemon => Some("audit"),

@@ -27,6 +27,7 @@ mod rescue_report;
 mod restore;
 mod runbook;
 mod runs;
+mod scrub;
 mod status;
 mod store_findings;
 mod verify;
@@ -80,6 +81,7 @@ pub fn run(args: Args) -> ExitCode {
                 Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
                 Verb::List => list::run(&common, &printer).await,
                 Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
+                Verb::Scrub(asked) => scrub::run(&common, &asked, &printer).await,
                 Verb::Hold(asked) => expire::hold(&common, &asked, &printer).await,
                 Verb::Unhold { backup } => expire::unhold(&common, backup, &printer).await,
                 Verb::Relock => relock::run(&common, &printer).await,
