@@ -229,7 +229,7 @@ async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader:
         Err(fault) => findings.fail("replication connection", &fault),
     }
     match guard::look(wiring, sql, reader).await {
-        Ok(guarded) => guarded.findings.into_iter().for_each(|finding| findings.take(finding)),
+        Ok(found) => found.into_iter().for_each(|finding| findings.take(finding)),
         Err(fault) => findings.fail("WAL", &fault),
     }
     match find_bin_dir(facts.major, wiring.config.postgres.bin_dir.as_deref()) {

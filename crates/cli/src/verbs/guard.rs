@@ -1,23 +1,17 @@
-//! What `check` and `status` find about the slot that holds WAL and about commits that wait for the repository.
+//! What `check` finds about the slot that holds WAL and about commits that wait for the repository.
 
 use crate::fault::Fault;
 use crate::wiring::Wiring;
 use capture::RECEIVER;
-use pg::{Finding, SlotExpectation, SlotGuard, Sql};
+use pg::{Finding, SlotExpectation, Sql};
 use repo::Reader;
 use std::time::Duration;
 
 /// How often the receiver reports unless told.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The slot as it is, and everything found about it and about synchronous commit.
-pub struct Guarded {
-    pub slot: SlotGuard,
-    pub findings: Vec<Finding>,
-}
-
-/// Asks the server and judges what it says.
-pub async fn look(wiring: &Wiring, sql: &Sql, reader: Option<&Reader>) -> Result<Guarded, Fault> {
+/// Asks the server, and judges what it says of the slot and of synchronous commit.
+pub async fn look(wiring: &Wiring, sql: &Sql, reader: Option<&Reader>) -> Result<Vec<Finding>, Fault> {
     let wal = &wiring.config.wal;
     let slot = sql.slot_guard(&wal.slot, wiring.config.postgres.data_dir.as_deref()).await?;
     let was_used = match reader {
@@ -31,5 +25,5 @@ pub async fn look(wiring: &Wiring, sql: &Sql, reader: Option<&Reader>) -> Result
     };
     let mut findings = slot.judge(&expected);
     findings.extend(sql.sync_facts().await?.judge(RECEIVER, wal.synchronous));
-    Ok(Guarded { slot, findings })
+    Ok(findings)
 }
