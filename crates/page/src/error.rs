@@ -40,7 +40,9 @@ impl Explain for PageError {
         match self {
             Self::Open { .. } => "Set [page] token, tls_cert and tls_key, or listen on 127.0.0.1 and reach it by ssh -L 9187:127.0.0.1:9187.".into(),
             Self::ShortToken { .. } => "Make one with: openssl rand -hex 24".into(),
-            Self::Tls { .. } => "[page] tls_cert and tls_key name PEM files that the daemon may read: the certificate with its chain, and its key.".into(),
+            Self::Tls { .. } => {
+                "[page] tls_cert and tls_key name PEM files that the daemon may read: the certificate with its chain, and its key.".into()
+            }
             Self::Listen { .. } => "Let [page] listen name a free port of this host.".into(),
         }
     }

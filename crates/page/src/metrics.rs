@@ -71,7 +71,7 @@ pub const METRICS: &[Metric] = &[
     metric("bowline_capacity_used_bytes", "", "What the repository takes, or what is used of its disk"),
     metric("bowline_capacity_limit_bytes", "", "What it may take"),
     metric("bowline_capacity_growth_bytes_per_day", "", "How it grows"),
-    metric("bowline_capacity_days_to_full", "", "How many days are left at that"),
+    metric("bowline_capacity_full_seconds", "", "In how many seconds it is full at that"),
     metric("bowline_disk_free_bytes", "disk", "Free room on this host: pg_wal, drill, spool"),
     metric("bowline_disk_total_bytes", "disk", "All of it"),
     metric("bowline_disk_needed_bytes", "disk", "What is needed there"),
@@ -252,7 +252,7 @@ fn of_rest(facts: &Facts, values: &mut Values) {
         values.set("bowline_capacity_used_bytes", capacity.used_bytes as f64);
         values.set("bowline_capacity_limit_bytes", capacity.limit_bytes as f64);
         values.set("bowline_capacity_growth_bytes_per_day", capacity.growth_bytes_per_day);
-        values.set("bowline_capacity_days_to_full", capacity.days_to_full);
+        values.set("bowline_capacity_full_seconds", capacity.days_to_full.map(|days| days * 86_400.0));
     }
     for disk in &facts.disks {
         values.of("bowline_disk_free_bytes", &disk.name, disk.free_bytes as f64);

@@ -202,7 +202,9 @@ impl State {
 
 async fn now(Shared(state): Shared<State>) -> Response {
     match state.0.source.facts() {
-        Some(facts) => axum::Json(view::now(&facts, &state.0.source.alerts(), state.age().unwrap_or_default(), !state.0.access.is_open())).into_response(),
+        Some(facts) => {
+            axum::Json(view::now(&facts, &state.0.source.alerts(), state.age().unwrap_or_default(), !state.0.access.is_open())).into_response()
+        }
         None => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({ "trouble": "nothing was observed yet" }))).into_response(),
     }
 }
@@ -232,7 +234,8 @@ struct Wish {
 }
 
 async fn plan(Shared(state): Shared<State>, Query(Wish { to }): Query<Wish>) -> Response {
-    let refused = |why: String| (StatusCode::BAD_REQUEST, axum::Json(json!({ "trouble": { "slug": "usage", "summary": why, "detail": "", "hint": "" } })));
+    let refused =
+        |why: String| (StatusCode::BAD_REQUEST, axum::Json(json!({ "trouble": { "slug": "usage", "summary": why, "detail": "", "hint": "" } })));
     // It becomes a command's argument: only what is a target goes on.
     if to.len() > TARGET_BYTES_MAX || to.starts_with('-') {
         return refused("that is no target".into()).into_response();
@@ -241,7 +244,13 @@ async fn plan(Shared(state): Shared<State>, Query(Wish { to }): Query<Wish>) -> 
         return refused(e.to_string()).into_response();
     }
     let Ok(_permit) = state.0.planning.try_acquire() else {
-        return (StatusCode::TOO_MANY_REQUESTS, axum::Json(json!({ "trouble": { "slug": "busy", "summary": "another plan is being made", "detail": "", "hint": "Try again in a moment." } }))).into_response();
+        return (
+            StatusCode::TOO_MANY_REQUESTS,
+            axum::Json(
+                json!({ "trouble": { "slug": "busy", "summary": "another plan is being made", "detail": "", "hint": "Try again in a moment." } }),
+            ),
+        )
+            .into_response();
     };
     match state.0.source.plan(&to).await {
         Ok(plan) => axum::Json(plan).into_response(),

@@ -68,6 +68,11 @@ fn named(text: &str) -> BTreeSet<String> {
     text.split(|c| !is_of_name(c)).filter(|word| word.starts_with("bowline_")).map(str::to_owned).collect()
 }
 
+/// A program as scripts/prepare named it, or by its usual name.
+fn prepared(variable: &str, usual: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
+}
+
 fn tool(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program} (scripts/prepare installs it): {e}"))
 }
@@ -143,10 +148,17 @@ fn rules_and_dashboard_name_only_metrics_that_there_are_and_prometheus_takes_the
             assert!(!named(target["expr"].as_str().expect("an expression")).is_empty(), "{target}");
         }
     }
-    let tests = tool("promtool", &["test", "rules", &root().join("deploy/prometheus/bowline.rules.test.yml").to_string_lossy()]);
+    let tests = tool(
+        &prepared("BOWLINE_PROMTOOL", "promtool"),
+        &["test", "rules", &root().join("deploy/prometheus/bowline.rules.test.yml").to_string_lossy()],
+    );
     assert!(tests.status.success(), "{}", said(&tests));
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/metrics.prom");
-    let read = Command::new("promtool").args(["check", "metrics"]).stdin(std::fs::File::open(golden).expect("golden")).output().expect("promtool");
+    let read = Command::new(prepared("BOWLINE_PROMTOOL", "promtool"))
+        .args(["check", "metrics"])
+        .stdin(std::fs::File::open(golden).expect("golden"))
+        .output()
+        .expect("promtool");
     assert!(read.status.success(), "{}", said(&read));
 }
 
@@ -270,19 +282,41 @@ async fn a_real_browser_shows_what_is_so_without_a_complaint() {
     let profile_flag = format!("--user-data-dir={}", profile.display());
     let look = move |path: &str, more: &[&str]| {
         let url = format!("http://{at}{path}");
-        let quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+        let quiet = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ];
         let own = ["--headless", "--virtual-time-budget=4000", "--enable-logging=stderr", "--v=0", &profile_flag, "--dump-dom"];
         let all: Vec<&str> = own.into_iter().chain(quiet).chain(more.iter().copied()).chain([url.as_str()]).collect();
-        tool("chromium", &all)
+        tool(&prepared("BOWLINE_CHROMIUM", "chromium"), &all)
     };
     let shown = tokio::task::spawn_blocking(move || look("/", &["--window-size=500,900"])).await.expect("chromium");
     drop(std::fs::remove_dir_all(&profile));
-    let (dom, log) = (String::from_utf8_lossy(&shown.stdout).into_owned(), String::from_utf8_lossy(&shown.stderr).into_owned());
+    let (dom, log) = (String::from_utf8_lossy(&shown.stdout).replace("&nbsp;", "\u{a0}"), String::from_utf8_lossy(&shown.stderr).into_owned());
     let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
     assert!(complaints.is_empty(), "{complaints:?}");
     let there = [
-        "Not protected.", "Cannot be restored: ", "1 gap", "Would be lost now (RPO)", "45\u{a0}min", "objective 4\u{a0}h", "role=\"slider\"", "Backup of 22 Nov 2026: passed",
-        "1 Dec 2025", "Backup of 1 Jul 2026: monthly, held", "scrub running", "s3://pair-backups does not answer", "full in 71 days", "running, 38 %", "AES-256-GCM", "lacks matching index tuple",
+        "Not protected.",
+        "Cannot be restored: ",
+        "1 gap",
+        "Would be lost now (RPO)",
+        "45\u{a0}min",
+        "objective 4\u{a0}h",
+        "role=\"slider\"",
+        "Backup of 22 Nov 2026: passed",
+        "1 Dec 2025",
+        "Backup of 1 Jul 2026: monthly, held",
+        "scrub running",
+        "s3://pair-backups does not answer",
+        "full in 71 days",
+        "running, 38 %",
+        "AES-256-GCM",
+        "lacks matching index tuple",
     ];
     for text in there {
         assert!(dom.contains(text), "{text:?} is not shown: {dom}");
