@@ -11,7 +11,7 @@ pub mod conformance;
 pub mod damage;
 pub mod drill;
 mod launch;
-mod loopback;
+pub mod loopback;
 pub mod moto;
 pub mod openbao;
 pub mod patroni;

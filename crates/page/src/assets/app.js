@@ -256,10 +256,12 @@ async function plan(target) {
   const box = el("div", { class: "plan" }, el("div", { class: "command" }, line, copied), el("p", { class: "soft" }, "Reading the repository…"));
   host.replaceChildren(box);
   try {
-    const said = await ask(`/api/plan?to=${encodeURIComponent(target)}`), found = said.plan || said, estimate = said.estimate || said.outlook;
+    const said = await ask(`/api/plan?to=${encodeURIComponent(target)}`), found = said.plan || said, estimate = said.estimate;
     const list = el("dl", { class: "facts" }, ...row("Backup", typeof found.backup === "object" && found.backup ? found.backup.id : found.backup), ...row("Timeline", found.timeline), ...row("Recovery ends", found.stop), ...row("WAL segments", found.segments),
-      ...row("Files", found.database_bytes ? `${bytes(found.database_bytes)}, ${bytes(found.repository_bytes)} from the repository` : null), ...row("Takes about", estimate && estimate.seconds ? span(estimate.seconds) : null), ...row("Would be lost", found.lost));
-    const notes = (found.notes || []).map((note) => el("p", { class: "soft" }, note));
+      ...row("Files", found.database_bytes ? `${bytes(found.database_bytes)}, ${bytes(found.repository_bytes)} from the repository` : null), ...row("Takes about", estimate && estimate.total_seconds ? span(estimate.total_seconds) : null), ...row("Would be lost", found.lost));
+    const refused = (said.refusals || []).map((refusal) => el("p", { class: "bad" }, `It cannot be done like this: ${refusal.summary}. ${refusal.detail} ${refusal.hint}`));
+    const install = said.install ? [el("p", {}, "This host lacks something: ", el("code", {}, said.install))] : [];
+    const notes = refused.concat(install, (found.notes || []).map((note) => el("p", { class: "soft" }, note)));
     box.replaceChildren(box.firstChild, list, ...notes, el("details", {}, el("summary", {}, "All of it as JSON"), el("pre", { tabindex: 0 }, JSON.stringify(said, null, 2))));
   } catch (error) {
     const why = error.said && error.said.trouble;
