@@ -10,8 +10,6 @@ use tokio::time::Instant;
 
 /// How long a judgement waits for the repository before it is told without.
 const LIMIT: Duration = Duration::from_secs(4);
-/// For so long the repository is not asked again after it did not answer.
-const AWAY: Duration = Duration::from_secs(15);
 /// How old the silences may be that are believed in.
 const SILENCES_FOR: Duration = Duration::from_secs(10);
 /// How often another process may be faster.
@@ -27,12 +25,14 @@ pub(crate) struct Memory {
     is_ahead: bool,
     silences: Vec<Silence>,
     silences_at: Option<Instant>,
+    /// For so long the repository is not asked again after it did not answer.
+    pause: Duration,
     away_until: Option<Instant>,
 }
 
 impl Memory {
-    pub fn new(shelf: Option<AlertShelf>) -> Self {
-        Self { shelf, state: State::default(), version: None, is_ahead: false, silences: Vec::new(), silences_at: None, away_until: None }
+    pub fn new(shelf: Option<AlertShelf>, pause: Duration) -> Self {
+        Self { shelf, state: State::default(), version: None, is_ahead: false, silences: Vec::new(), silences_at: None, pause, away_until: None }
     }
 
     pub fn state(&self) -> &State {
@@ -78,7 +78,7 @@ impl Memory {
     }
 
     fn is_away(&mut self) {
-        self.away_until = Some(Instant::now() + AWAY);
+        self.away_until = Some(Instant::now() + self.pause);
         // A write that was given up may have come about: what is there is looked at again.
         self.version = None;
     }

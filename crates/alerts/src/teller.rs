@@ -28,6 +28,8 @@ pub struct Setup {
     pub dead_after: Duration,
     /// Pauses before each further try of a delivery.
     pub retries: Vec<Duration>,
+    /// For so long the repository is not asked again after it did not answer.
+    pub away_for: Duration,
     /// Whether this process lives on and will tell of each end, or is one command.
     pub lives_on: bool,
     pub heartbeat: Option<Secret>,
@@ -41,6 +43,7 @@ impl Default for Setup {
             dead_after: Duration::from_secs(120),
             // About a quarter of an hour in all.
             retries: [5, 15, 45, 120, 240, 480].map(Duration::from_secs).to_vec(),
+            away_for: Duration::from_secs(15),
             lives_on: true,
             heartbeat: None,
             heartbeat_interval: Duration::from_secs(60),
@@ -100,7 +103,7 @@ impl Teller {
             reached.moved.notify_waiters();
         });
         let tasks = lanes.iter().map(|lane| tokio::spawn(Arc::clone(lane).work(Arc::clone(&clock), Arc::clone(&report)))).collect();
-        let memory = tokio::sync::Mutex::new(Memory::new(shelf));
+        let memory = tokio::sync::Mutex::new(Memory::new(shelf, setup.away_for));
         Ok(Self { setup, source, clock, lanes, memory, shared, heart, tasks })
     }
 

@@ -1,5 +1,9 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
+mod alerts;
+
+pub use alerts::Alerts;
+
 use crate::args::Common;
 use crate::fault::Fault;
 use bytesize::ByteSize;
@@ -37,6 +41,8 @@ pub struct Config {
     pub objectives: Objectives,
     #[serde(default)]
     pub runbook: Runbook,
+    #[serde(default)]
+    pub alerts: Alerts,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -405,6 +411,7 @@ impl Config {
             let hint = "For no loss at all set wal.synchronous = true.";
             return Err(Fault::misuse("config-wrong", "wal.flush_interval is below 200ms", "", hint));
         }
+        self.alerts.check()?;
         let Repository { url, object_lock, object_lock_days, .. } = &self.repository;
         let wrong = match (object_lock, object_lock_days) {
             (None, None) => None,

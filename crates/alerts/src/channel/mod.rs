@@ -51,6 +51,28 @@ pub struct Named {
     pub channel: Box<dyn Channel>,
 }
 
+impl Named {
+    /// One that cannot be made, and fails whenever it is used: so it is missed.
+    pub fn broken(name: String, min: Urgency, kind: &'static str, why: String) -> Self {
+        Self { name, min, channel: Box::new(Broken { kind, why }) }
+    }
+}
+
+struct Broken {
+    kind: &'static str,
+    why: String,
+}
+
+#[async_trait]
+impl Channel for Broken {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+    async fn deliver(&self, _message: &Message) -> Result<(), Undelivered> {
+        Err(Undelivered::new(self.why.clone(), "Mend the channel's settings; a running daemon takes them when it is started again or reloaded."))
+    }
+}
+
 /// Searches words for secrets before anybody sees them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scrub(Vec<Secret>);
