@@ -116,7 +116,8 @@ impl Lane {
     pub async fn work(self: Arc<Self>, clock: Arc<dyn Clock>, report: Arc<Report>) {
         loop {
             match self.next() {
-                Work::Deliver(waiting) => {
+                Work::Deliver(mut waiting) => {
+                    waiting.message.sent = clock.now();
                     let outcome = within_limit(self.named.channel.deliver(&waiting.message)).await;
                     let delivery = self.delivery(&waiting.message, waiting.attempts + 1, &outcome, &*clock);
                     // Told before the queue says that nothing is left.
@@ -125,7 +126,7 @@ impl Lane {
                 }
                 Work::Refresh(mut messages) => {
                     for message in &mut messages {
-                        message.at = clock.now();
+                        message.sent = clock.now();
                     }
                     let outcome = within_limit(self.named.channel.refresh_all(&messages)).await;
                     self.refreshed(outcome, &messages, &*clock, &*report);
@@ -213,4 +214,97 @@ pub(crate) fn name_of(source: &crate::Source, key: &Key) -> String {
 /// What a receiver hears of this alert while it fires, if people were told of it.
 pub(crate) fn goes_on(alert: &Alert) -> Option<Notice> {
     (alert.fires() && alert.told.is_some()).then(|| Notice::of(alert, Kind::Repeated, alert.since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Source;
+    use crate::channel::Channel;
+    use async_trait::async_trait;
+    use terms::{Alarm, SystemClock, Timestamp};
+
+    /// Notes what it is given and when, and fails until told otherwise.
+    #[derive(Clone, Default)]
+    struct Noted(Arc<Mutex<(Vec<(u64, Message)>, bool)>>, Option<Instant>);
+
+    #[async_trait]
+    impl Channel for Noted {
+        fn kind(&self) -> &'static str {
+            "noted"
+        }
+        async fn deliver(&self, message: &Message) -> Result<(), Undelivered> {
+            let mut noted = self.0.lock().unwrap();
+            noted.0.push((self.1.unwrap().elapsed().as_secs(), message.clone()));
+            if noted.1 { Ok(()) } else { Err(Undelivered::new("no", "")) }
+        }
+    }
+
+    struct Ground {
+        noted: Noted,
+        lane: Arc<Lane>,
+        reported: Arc<Mutex<Vec<Delivery>>>,
+    }
+
+    fn ground() -> Ground {
+        let noted = Noted(Arc::default(), Some(Instant::now()));
+        let named = Named { name: "noted".into(), min: Urgency::Warning, channel: Box::new(noted.clone()) };
+        let lane = Lane::new(named, [5, 15, 60].map(Duration::from_secs).to_vec());
+        let reported: Arc<Mutex<Vec<Delivery>>> = Arc::default();
+        let told = Arc::clone(&reported);
+        tokio::spawn(Arc::clone(&lane).work(Arc::new(SystemClock), Arc::new(move |delivery| told.lock().unwrap().push(delivery))));
+        Ground { noted, lane, reported }
+    }
+
+    fn message(rule: &str, subject: &str, urgency: Urgency, kind: Kind) -> Message {
+        let alarm = Alarm { rule: rule.into(), subject: subject.into(), urgency, summary: "s".into(), detail: String::new(), hint: String::new() };
+        let at = Timestamp::from_unix_micros(0);
+        let source = Source { org: "o".into(), repository: "r".into(), host: "h".into() };
+        Message::new(&Notice { kind, alarm, peak: urgency, since: at, at }, &source, Duration::ZERO)
+    }
+
+    impl Ground {
+        fn tries(&self) -> Vec<(u64, String, &'static str)> {
+            self.noted.0.lock().unwrap().0.iter().map(|(at, message)| (*at, message.rule.clone(), message.kind.name())).collect()
+        }
+        fn push(&self, rule: &str, kind: Kind) {
+            self.lane.push(message(rule, "", Urgency::Critical, kind));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_is_tried_again_at_growing_pauses_then_given_up_and_the_newest_message_takes_the_place_of_older_ones() {
+        let ground = ground();
+        ground.push("a", Kind::Firing);
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!(ground.tries().iter().map(|(at, ..)| *at).collect::<Vec<_>>(), [0, 5, 20, 80]);
+        assert_eq!((ground.lane.waits(), ground.reported.lock().unwrap().last().map(|last| last.attempts)), (0, Some(4)));
+        ground.push("a", Kind::Repeated);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ground.noted.0.lock().unwrap().1 = true;
+        ground.push("a", Kind::Resolved);
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        let kinds: Vec<_> = ground.tries()[4..].iter().map(|(.., kind)| *kind).collect();
+        assert_eq!(kinds, ["repeated", "resolved"], "what is over is not told to fire");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_channel_is_tried_until_it_lives_and_holds_no_more_than_its_bound_the_critical_ones_first() {
+        let ground = ground();
+        ground.lane.push(message(CHANNEL_DEAD, "noted", Urgency::Critical, Kind::Firing));
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(ground.tries().len() > 50 && ground.lane.waits() == 1);
+        ground.push("critical", Kind::Firing);
+        let mut dropped = 0;
+        for number in 0..300 {
+            dropped += usize::from(
+                ground.lane.push(message("w", &number.to_string(), Urgency::Warning, Kind::Firing)).is_some_and(|(message, _)| message.rule == "w"),
+            );
+        }
+        assert_eq!((ground.lane.waits(), dropped), (WAITING_MAX, 102));
+        ground.noted.0.lock().unwrap().1 = true;
+        let before = ground.tries().len();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!((ground.lane.waits(), ground.tries()[before].1.as_str()), (0, "critical"));
+    }
 }

@@ -19,6 +19,8 @@ const TRIES: u32 = 8;
 pub(crate) struct Memory {
     shelf: Option<AlertShelf>,
     state: State,
+    /// Deliveries that are not in the state yet.
+    pending: Vec<Delivery>,
     /// Of what is kept, as this process knows it.
     version: Option<Version>,
     /// Whether the state holds what is not kept yet.
@@ -32,7 +34,17 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub fn new(shelf: Option<AlertShelf>, pause: Duration) -> Self {
-        Self { shelf, state: State::default(), version: None, is_ahead: false, silences: Vec::new(), silences_at: None, pause, away_until: None }
+        Self {
+            shelf,
+            state: State::default(),
+            pending: Vec::new(),
+            version: None,
+            is_ahead: false,
+            silences: Vec::new(),
+            silences_at: None,
+            pause,
+            away_until: None,
+        }
     }
 
     pub fn state(&self) -> &State {
@@ -40,8 +52,7 @@ impl Memory {
     }
 
     pub fn record(&mut self, delivery: Delivery) {
-        self.state.record(delivery);
-        self.is_ahead = true;
+        self.pending.push(delivery);
     }
 
     /// Applies this to what is known everywhere, and keeps the outcome: anew when another process was faster. Without the repository it is
@@ -54,13 +65,14 @@ impl Memory {
                 self.is_away();
                 break;
             }
-            let (state, notices) = fold(self.state.clone(), &self.silences);
+            let (state, notices) = fold(self.up_to_date(), &self.silences);
             if state == self.state && !self.is_ahead {
                 return notices;
             }
             match tokio::time::timeout_at(end, shelf.save(&state, self.version.as_ref())).await {
                 Ok(Ok(Some(version))) => {
                     (self.state, self.version, self.is_ahead) = (state, Some(version), false);
+                    self.pending.clear();
                     return notices;
                 }
                 // Another process was faster: what it wrote is read, and everything is judged on it anew.
@@ -71,10 +83,20 @@ impl Memory {
                 }
             }
         }
-        let (state, notices) = fold(self.state.clone(), &self.silences);
+        let (state, notices) = fold(self.up_to_date(), &self.silences);
+        self.pending.clear();
         self.is_ahead |= state != self.state;
         self.state = state;
         notices
+    }
+
+    /// With how deliveries went.
+    fn up_to_date(&self) -> State {
+        let mut state = self.state.clone();
+        for delivery in &self.pending {
+            state.record(delivery.clone());
+        }
+        state
     }
 
     fn is_away(&mut self) {

@@ -37,6 +37,9 @@ pub struct Message {
     pub org: String,
     pub repository: String,
     pub host: String,
+    /// When it leaves: later than it was decided when it is tried again.
+    #[serde(skip)]
+    pub sent: Timestamp,
     /// For how long it goes on at least, where nobody would tell of its end.
     #[serde(skip)]
     pub lasts: Duration,
@@ -60,6 +63,7 @@ impl Message {
             org: source.org.clone(),
             repository: source.repository.clone(),
             host: source.host.clone(),
+            sent: notice.at,
             lasts,
         }
     }

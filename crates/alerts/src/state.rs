@@ -140,6 +140,22 @@ impl Alert {
     }
 }
 
+impl Health {
+    /// As two processes know it: the later outcome counts, and a failure goes on since it began.
+    fn merged(self, other: Self) -> Self {
+        let last = |health: &Self| health.last_delivered.max(health.last_failed);
+        let (older, mut newer) = if last(&self) <= last(&other) { (self, other) } else { (other, self) };
+        if let (Some(new), Some(old)) = (newer.failing_since, older.failing_since)
+            && newer.last_delivered.is_none_or(|delivered| delivered < old)
+        {
+            newer.failing_since = Some(new.min(old));
+        }
+        newer.last_delivered = newer.last_delivered.max(older.last_delivered);
+        newer.last_failed = newer.last_failed.max(older.last_failed);
+        newer
+    }
+}
+
 impl State {
     /// The alert of this alarm.
     pub fn find(&self, key: &Key) -> Option<&Alert> {
@@ -159,11 +175,11 @@ impl State {
         }
         let mut channels = self.channels;
         for (name, theirs) in other.channels {
-            let last = |health: &Health| health.last_delivered.max(health.last_failed);
-            match channels.get(&name) {
-                Some(ours) if last(ours) >= last(&theirs) => {}
-                _ => drop(channels.insert(name, theirs)),
-            }
+            let one = match channels.remove(&name) {
+                Some(ours) => ours.merged(theirs),
+                None => theirs,
+            };
+            channels.insert(name, one);
         }
         let mut deliveries = self.deliveries;
         let more: Vec<Delivery> = other.deliveries.into_iter().filter(|one| !deliveries.contains(one)).collect();

@@ -1,6 +1,6 @@
 //! Takes judgements, remembers them in the repository, and sees to it that people are told, whatever is away.
 
-use crate::channel::{Named, address, client};
+use crate::channel::{Named, Scrub, address, client};
 use crate::error::AlertError;
 use crate::fold::{Judged, Kind, Notice, Patience, Sight, fold};
 use crate::lane::{CHANNEL_DEAD, Lane, Report, goes_on, name_of, within_limit};
@@ -11,7 +11,7 @@ use crate::view::{HeartbeatView, View};
 use repo::AlertShelf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use terms::{Alarm, Clock, Judgement, Secret, Timestamp, Urgency};
+use terms::{Alarm, Clock, Explain, Judgement, Secret, Timestamp, Urgency};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,6 +20,9 @@ use tokio::time::Instant;
 const LOST_AFTER: Duration = Duration::from_secs(60);
 /// Between judgements of a process that lives on an alert is said to last so long.
 const LASTS: Duration = Duration::from_secs(300);
+
+/// What the dead man's switch is called where channels have their names.
+const HEARTBEAT: &str = "heartbeat";
 
 /// How a teller is set up.
 pub struct Setup {
@@ -32,7 +35,8 @@ pub struct Setup {
     pub away_for: Duration,
     /// Whether this process lives on and will tell of each end, or is one command.
     pub lives_on: bool,
-    pub heartbeat: Option<Secret>,
+    /// The address of a dead man's switch, or why it is not known.
+    pub heartbeat: Option<Result<Secret, String>>,
     pub heartbeat_interval: Duration,
 }
 
@@ -59,8 +63,21 @@ pub struct Teller {
     lanes: Vec<Arc<Lane>>,
     memory: tokio::sync::Mutex<Memory>,
     shared: Arc<Shared>,
-    heart: Option<(reqwest::Client, reqwest::Url)>,
+    heart: Option<Heart>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// What pings the dead man's switch.
+struct Heart {
+    client: reqwest::Client,
+    url: reqwest::Url,
+    scrub: Scrub,
+}
+
+impl Heart {
+    fn new(url: &Secret) -> Result<Self, AlertError> {
+        Ok(Self { client: client(HEARTBEAT, None)?, url: address(HEARTBEAT, url.reveal())?, scrub: Scrub::new([url]) })
+    }
 }
 
 /// What the workers of all channels reach.
@@ -90,12 +107,13 @@ pub struct Tried {
 
 impl Teller {
     /// Begins to work; within a runtime. Without a shelf nothing is remembered.
-    pub fn start(setup: Setup, channels: Vec<Named>, shelf: Option<AlertShelf>, source: Source, clock: Arc<dyn Clock>) -> Result<Self, AlertError> {
-        let heart = match &setup.heartbeat {
-            Some(url) => Some((client("heartbeat", None)?, address("heartbeat", url.reveal())?)),
-            None => None,
-        };
+    pub fn start(setup: Setup, channels: Vec<Named>, shelf: Option<AlertShelf>, source: Source, clock: Arc<dyn Clock>) -> Self {
         let shared = Arc::new(Shared::default());
+        // One that cannot be pinged is told of like a channel over which nothing gets through: it is no reason to tell nothing.
+        let heart = setup.heartbeat.as_ref().and_then(|url| {
+            let made = url.as_ref().map_err(String::clone).and_then(|url| Heart::new(url).map_err(|e| e.in_a_line()));
+            made.map_err(|why| lock(&shared.heartbeat).failed(clock.now(), why)).ok()
+        });
         let lanes: Vec<_> = channels.into_iter().map(|named| Lane::new(named, setup.retries.clone())).collect();
         let reached = Arc::clone(&shared);
         let report: Arc<Report> = Arc::new(move |delivery| {
@@ -104,7 +122,7 @@ impl Teller {
         });
         let tasks = lanes.iter().map(|lane| tokio::spawn(Arc::clone(lane).work(Arc::clone(&clock), Arc::clone(&report)))).collect();
         let memory = tokio::sync::Mutex::new(Memory::new(shelf, setup.away_for));
-        Ok(Self { setup, source, clock, lanes, memory, shared, heart, tasks })
+        Self { setup, source, clock, lanes, memory, shared, heart, tasks }
     }
 
     /// Takes what all rules say now; returns whom it told what. The notices are on their way then.
@@ -122,7 +140,9 @@ impl Teller {
         for delivery in lock(&self.shared.outcomes).drain(..) {
             memory.record(delivery);
         }
-        let only = only.map(|only| [only, &[Judged::rule(CHANNEL_DEAD)]].concat());
+        // What it knows itself besides: its channels.
+        let own = self.lanes.iter().map(|lane| Judged::one(CHANNEL_DEAD, &lane.named.name));
+        let only = only.map(|only| only.iter().cloned().chain(own).collect::<Vec<_>>());
         let alarmed_at = (!judgement.alarms.is_empty() || memory.state().alerts.iter().any(crate::Alert::fires)).then_some(now);
         let notices = memory.fold_in(alarmed_at, |state, silences| self.fold(state, silences, judgement, only.as_deref(), now)).await;
         lock(&self.shared.shown).clone_from(memory.state());
@@ -143,7 +163,14 @@ impl Teller {
         notices
     }
 
-    fn fold(&self, mut state: State, silences: &[repo::Silence], judgement: &Judgement, only: Option<&[Judged]>, now: Timestamp) -> (State, Vec<Notice>) {
+    fn fold(
+        &self,
+        mut state: State,
+        silences: &[repo::Silence],
+        judgement: &Judgement,
+        only: Option<&[Judged]>,
+        now: Timestamp,
+    ) -> (State, Vec<Notice>) {
         let mut judgement = judgement.clone();
         judgement.alarms.extend(self.dead_channels(&state, now));
         let is_old = |told: Timestamp| now.seconds_since(told) >= LOST_AFTER.as_secs_f64() || told > now;
@@ -162,11 +189,22 @@ impl Teller {
     /// Channels over which nothing gets through.
     fn dead_channels(&self, state: &State, now: Timestamp) -> Vec<Alarm> {
         let mut alarms = Vec::new();
+        let heartbeat = lock(&self.shared.heartbeat).clone();
+        if let Some(since) = heartbeat.failing_since.filter(|since| self.is_dead(*since, now)) {
+            alarms.push(Alarm {
+                rule: CHANNEL_DEAD.to_owned(),
+                subject: HEARTBEAT.to_owned(),
+                urgency: Urgency::Critical,
+                summary: format!("the heartbeat does not get through since {since}"),
+                detail: heartbeat.why.as_ref().map(|why| format!("The last try failed: {why}.")).unwrap_or_default(),
+                hint: "Look at [alerts] heartbeat and at whoever waits there: they take Bowline for dead.".to_owned(),
+            });
+        }
         for lane in &self.lanes {
             let name = &lane.named.name;
             let Some(health) = state.channels.get(name) else { continue };
             let Some(since) = health.failing_since else { continue };
-            if now.seconds_since(since) >= self.setup.dead_after.as_secs_f64() {
+            if self.is_dead(since, now) {
                 alarms.push(Alarm {
                     rule: CHANNEL_DEAD.to_owned(),
                     subject: name.clone(),
@@ -178,6 +216,10 @@ impl Teller {
             }
         }
         alarms
+    }
+
+    fn is_dead(&self, since: Timestamp, now: Timestamp) -> bool {
+        now.seconds_since(since) >= self.setup.dead_after.as_secs_f64()
     }
 
     fn message(&self, notice: &Notice) -> Message {
@@ -197,11 +239,12 @@ impl Teller {
             rule: "test".to_owned(),
             subject: String::new(),
             urgency: Urgency::Critical,
-            summary: "this is a test of Bowline's alerts, nothing is wrong".to_owned(),
+            summary: "this is a test, nothing is wrong".to_owned(),
             detail: "Somebody ran bowline alert test.".to_owned(),
             hint: "Nothing needs to be done.".to_owned(),
         };
-        let message = Message::new(&Notice { kind: Kind::Test, alarm, peak: Urgency::Critical, since: now, at: now }, &self.source, Duration::from_secs(60));
+        let message =
+            Message::new(&Notice { kind: Kind::Test, alarm, peak: Urgency::Critical, since: now, at: now }, &self.source, Duration::from_secs(60));
         let tries = lanes.into_iter().map(async |lane| {
             let outcome = within_limit(lane.named.channel.deliver(&message)).await;
             lock(&self.shared.outcomes).push(lane.delivery(&message, 1, &outcome, &*self.clock));
@@ -213,8 +256,10 @@ impl Teller {
     /// Pings the dead man's switch when it is time, unless something is wrong: `healthy` says whether it is not, beside alerts. Does not wait
     /// for the answer; returns whether it pings.
     pub fn heartbeat(&self, healthy: bool) -> bool {
-        let Some((client, url)) = &self.heart else { return false };
-        let is_critical = |alert: &crate::Alert| alert.fires() && alert.urgency == Urgency::Critical;
+        let Some(heart) = &self.heart else { return false };
+        // That it did not get through is found to be over only by trying.
+        let is_own = |alert: &crate::Alert| (alert.rule.as_str(), alert.subject.as_str()) == (CHANNEL_DEAD, HEARTBEAT);
+        let is_critical = |alert: &crate::Alert| alert.fires() && alert.urgency == Urgency::Critical && !is_own(alert);
         if !healthy || lock(&self.shared.shown).alerts.iter().any(is_critical) {
             return false;
         }
@@ -223,14 +268,14 @@ impl Teller {
             return false;
         }
         *last = Some(Instant::now());
-        let scrub = crate::channel::Scrub::new(&self.setup.heartbeat);
-        let (request, clock, shared) = (client.get(url.clone()), Arc::clone(&self.clock), Arc::clone(&self.shared));
+        let (request, scrub) = (heart.client.get(heart.url.clone()), heart.scrub.clone());
+        let (clock, shared) = (Arc::clone(&self.clock), Arc::clone(&self.shared));
         tokio::spawn(async move {
             let outcome = crate::channel::post(request, &scrub).await;
             let mut view = lock(&shared.heartbeat);
             match outcome {
-                Ok(()) => (view.last_ok, view.why) = (Some(clock.now()), None),
-                Err(trouble) => (view.last_failed, view.why) = (Some(clock.now()), Some(trouble.why)),
+                Ok(()) => *view = HeartbeatView { last_ok: Some(clock.now()), failing_since: None, why: None, ..view.clone() },
+                Err(trouble) => view.failed(clock.now(), trouble.why),
             }
         });
         true
@@ -245,7 +290,7 @@ impl Teller {
         let mut view = View::of(&state);
         let known: Vec<_> = self.lanes.iter().map(|lane| (lane.named.name.as_str(), lane.named.channel.kind(), lane.waits())).collect();
         view.name_channels(&known);
-        view.heartbeat = self.heart.as_ref().map(|_| lock(&self.shared.heartbeat).clone());
+        view.heartbeat = self.setup.heartbeat.as_ref().map(|_| lock(&self.shared.heartbeat).clone());
         view
     }
 
@@ -260,7 +305,11 @@ impl Teller {
             }
             // A report comes a moment before its queue says so.
             let pause = (Instant::now() + Duration::from_millis(50)).min(end);
-            if tokio::time::timeout_at(end, async { tokio::select! { () = moved => {}, () = tokio::time::sleep_until(pause) => {} } }).await.is_err()
+            if tokio::time::timeout_at(end, async {
+                tokio::select! { () = moved => {}, () = tokio::time::sleep_until(pause) => {} }
+            })
+            .await
+            .is_err()
                 || Instant::now() >= end
             {
                 break;

@@ -54,9 +54,17 @@ pub struct ChannelView {
 /// The dead man's switch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct HeartbeatView {
+    pub failing_since: Option<Timestamp>,
     pub last_ok: Option<Timestamp>,
     pub last_failed: Option<Timestamp>,
     pub why: Option<String>,
+}
+
+impl HeartbeatView {
+    pub(crate) fn failed(&mut self, now: Timestamp, why: String) {
+        self.failing_since = self.failing_since.or(Some(now));
+        (self.last_failed, self.why) = (Some(now), Some(why));
+    }
 }
 
 impl View {

@@ -40,7 +40,11 @@ fn alarm() -> impl Strategy<Value = Alarm> {
 }
 
 fn moment(jumps: bool) -> impl Strategy<Value = Moment> {
-    let passed = if jumps { prop_oneof![4 => 0..7200i64, 1 => 0..200_000i64, 1 => -500_000..0i64].boxed() } else { prop_oneof![4 => 0..7200i64, 1 => 0..200_000i64].boxed() };
+    let passed = if jumps {
+        prop_oneof![4 => 0..7200i64, 1 => 0..200_000i64, 1 => -500_000..0i64].boxed()
+    } else {
+        prop_oneof![4 => 0..7200i64, 1 => 0..200_000i64].boxed()
+    };
     let only = prop::option::weighted(0.2, prop::collection::vec(key().prop_map(|(rule, subject)| Judged::one(&rule, &subject)), 0..3));
     let unknown = prop::collection::btree_set((0..RULES.len()).prop_map(|rule| RULES[rule].to_owned()), 0..2);
     (passed, prop::collection::vec(alarm(), 0..4), unknown, prop::collection::vec(key(), 0..2), only)
@@ -227,7 +231,8 @@ proptest! {
 }
 
 fn judged(urgency: Option<Urgency>) -> Judgement {
-    let alarm = |urgency| Alarm { rule: "wal-lag".into(), subject: String::new(), urgency, summary: "x".into(), detail: String::new(), hint: String::new() };
+    let alarm =
+        |urgency| Alarm { rule: "wal-lag".into(), subject: String::new(), urgency, summary: "x".into(), detail: String::new(), hint: String::new() };
     Judgement { alarms: urgency.map(alarm).into_iter().collect(), unknown: BTreeSet::new() }
 }
 
@@ -302,7 +307,16 @@ fn what_was_never_delivered_is_told_again_by_the_next_process() {
     assert_eq!(told.len(), 1);
     let (mut state, told) = fold_one(state, &fires, 1);
     assert_eq!(told.len(), 1, "nobody said that it was delivered");
-    state.record(alerts::Delivery { channel: "a".into(), at: begin, rule: "wal-lag".into(), subject: String::new(), kind: "firing".into(), ok: true, why: None, attempts: 1 });
+    state.record(alerts::Delivery {
+        channel: "a".into(),
+        at: begin,
+        rule: "wal-lag".into(),
+        subject: String::new(),
+        kind: "firing".into(),
+        ok: true,
+        why: None,
+        attempts: 1,
+    });
     let (state, told) = fold_one(state, &fires, 2);
     assert!(told.is_empty(), "{told:?}");
     let (state, told) = fold_one(state, &over, 3);

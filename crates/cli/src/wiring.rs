@@ -178,7 +178,7 @@ impl Wiring {
     /// Whoever tells people; `lives_on` where this process goes on judging. It begins to work at once, on this runtime.
     pub fn teller(&self, lives_on: bool) -> Result<Teller, Fault> {
         let configured = &self.config.alerts;
-        Ok(Teller::start(configured.setup(lives_on)?, configured.channels(), Some(self.alert_shelf()?), self.alert_source(), Arc::new(SystemClock))?)
+        Ok(Teller::start(configured.setup(lives_on), configured.channels(), Some(self.alert_shelf()?), self.alert_source(), Arc::new(SystemClock)))
     }
 
     /// How the server is reached.

@@ -55,9 +55,9 @@ impl Silence {
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((begin, rest)) => text
-            .strip_prefix(begin)
-            .is_some_and(|text| (0..=text.len()).any(|at| text.is_char_boundary(at) && matches(rest, &text[at..]))),
+        Some((begin, rest)) => {
+            text.strip_prefix(begin).is_some_and(|text| (0..=text.len()).any(|at| text.is_char_boundary(at) && matches(rest, &text[at..])))
+        }
     }
 }
 

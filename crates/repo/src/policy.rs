@@ -24,8 +24,18 @@ pub struct Premises {
 }
 
 /// What is replaced as time goes on, under a condition of its own; all else is written once.
-const MUTABLE: [&str; 10] =
-    ["repository.json", "retention.json", "coverage.json", "wal/*/coverage.json", "keys/*", "leases/*", "holds/*", "expired/*", "alerts/*", "probe/*"];
+const MUTABLE: [&str; 10] = [
+    "repository.json",
+    "retention.json",
+    "coverage.json",
+    "wal/*/coverage.json",
+    "keys/*",
+    "leases/*",
+    "holds/*",
+    "expired/*",
+    "alerts/*",
+    "probe/*",
+];
 
 /// The policy of this duty.
 pub fn policy(duty: Duty, premises: &Premises) -> Value {

@@ -25,7 +25,8 @@ pub struct MailServer {
 impl MailServer {
     /// Starts one that speaks `starttls`, or `tls` from the beginning. Panics with the reason when that does not work.
     pub fn start(tls: &str) -> Self {
-        let python = std::env::var_os("BOWLINE_PYTHON").expect("BOWLINE_PYTHON is not set: run ./test, which installs Python's packages and says where they are");
+        let python = std::env::var_os("BOWLINE_PYTHON")
+            .expect("BOWLINE_PYTHON is not set: run ./test, which installs Python's packages and says where they are");
         let house = House::new();
         for _ in 0..3 {
             let folder = tempfile::tempdir().expect("a folder for mails");

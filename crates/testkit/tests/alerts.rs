@@ -77,12 +77,17 @@ async fn store() -> Arc<Memory> {
 }
 
 fn quick() -> Setup {
-    Setup { dead_after: Duration::from_secs(1), away_for: Duration::from_secs(1), retries: [1, 1, 2, 4].map(Duration::from_secs).to_vec(), ..Setup::default() }
+    Setup {
+        dead_after: Duration::from_secs(1),
+        away_for: Duration::from_secs(1),
+        retries: [1, 1, 2, 4].map(Duration::from_secs).to_vec(),
+        ..Setup::default()
+    }
 }
 
 fn teller(setup: Setup, channels: Vec<Named>, store: Arc<dyn Put>) -> Teller {
     one_provider();
-    Teller::start(setup, channels, Some(AlertShelf::new(store)), source(), Arc::new(SystemClock)).expect("a teller")
+    Teller::start(setup, channels, Some(AlertShelf::new(store)), source(), Arc::new(SystemClock))
 }
 
 fn now() -> Timestamp {
@@ -173,7 +178,8 @@ async fn a_critical_alarm_is_with_everybody_in_seconds_although_one_channel_hang
     let told = teller.judge(&judged(&[]), now()).await;
     assert!(told.iter().any(|notice| notice.kind == Kind::Resolved && notice.alarm.rule == "wal-lag"), "{told:?}");
     chat.wait_for("Slack's end", SOON, |asked| asked.body.contains("RESOLVED (acme): wal-lag"));
-    let end = pager.wait_for("PagerDuty's end", SOON, |asked| asked.json()["event_action"] == "resolve" && asked.json()["dedup_key"] == trigger["dedup_key"]);
+    let end = pager
+        .wait_for("PagerDuty's end", SOON, |asked| asked.json()["event_action"] == "resolve" && asked.json()["dedup_key"] == trigger["dedup_key"]);
     assert_eq!(end.line, "POST /v2/enqueue");
     hook.wait_for("the webhook's end", SOON, |asked| asked.json()["state"] == "resolved");
     server.wait_for("Subject: RESOLVED (acme): wal-lag", SOON);
@@ -185,7 +191,9 @@ async fn a_critical_alarm_is_with_everybody_in_seconds_although_one_channel_hang
     assert_eq!(teller.finish(SOON).await, Vec::<String>::new());
     let kept = state(&store).await;
     assert!(kept.deliveries.iter().any(|delivery| delivery.channel == "sour" && !delivery.ok && delivery.attempts >= 2), "{kept:#?}");
-    assert!(kept.find(&("wal-lag".into(), "main".into())).is_some_and(|alert| !alert.fires() && alert.resolved_told.is_some_and(|told| told.delivered)));
+    assert!(
+        kept.find(&("wal-lag".into(), "main".into())).is_some_and(|alert| !alert.fires() && alert.resolved_told.is_some_and(|told| told.delivered))
+    );
     refuse_secrets(&serde_json::to_string(&kept).expect("JSON"));
     refuse_secrets(&serde_json::to_string(&teller.view()).expect("JSON"));
     refuse_secrets(&format!("{kept:?}"));
@@ -298,7 +306,10 @@ async fn what_is_silenced_is_kept_and_told_when_its_silence_ends() {
     teller.judge(&fires, now()).await;
     chat.wait_for("what is not silenced", SOON, |asked| asked.body.contains("capacity"));
     let view = teller.view();
-    assert_eq!(view.alerts.iter().map(|alert| (alert.rule.as_str(), alert.state)).collect::<Vec<_>>(), [("wal-lag", "silenced"), ("capacity", "firing")]);
+    assert_eq!(
+        view.alerts.iter().map(|alert| (alert.rule.as_str(), alert.state)).collect::<Vec<_>>(),
+        [("wal-lag", "silenced"), ("capacity", "firing")]
+    );
     // As long as critical alerts fire the dead man's switch is not pinged, silenced or not.
     assert!(!teller.heartbeat(true));
     shelf.unsilence(&silence.id, now()).await.expect("the store").expect("a silence");
@@ -310,7 +321,7 @@ async fn what_is_silenced_is_kept_and_told_when_its_silence_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dead_mans_switch_is_pinged_only_while_all_is_well_and_no_message_goes_where_it_is_not_wanted() {
     let (beat, chat) = (Hook::start(Manner::Takes), Hook::start(Manner::Takes));
-    let heartbeat = Some(secret(beat.url("ping/hunter2-beat")));
+    let heartbeat = Some(Ok(secret(beat.url("ping/hunter2-beat"))));
     let setup = Setup { heartbeat, heartbeat_interval: Duration::from_millis(200), ..quick() };
     let only_critical = Named { min: Urgency::Critical, ..slack("slack", &chat) };
     let teller = teller(setup, vec![only_critical], store().await);
@@ -337,4 +348,12 @@ async fn the_dead_mans_switch_is_pinged_only_while_all_is_well_and_no_message_go
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     refuse_secrets(&format!("{:?}", teller.view()));
+    // That nobody hears it is told, and ends by itself.
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    teller.judge(&judged(&[]), now()).await;
+    chat.wait_for("that the heartbeat fails", SOON, |asked| asked.body.contains("the heartbeat does not get through"));
+    beat.set(Manner::Takes);
+    assert!(teller.heartbeat(true), "it is tried all the same");
+    let is_over = || chat.asked().iter().any(|asked| asked.body.contains("RESOLVED") && asked.body.contains("heartbeat"));
+    judge_until(&teller, &judged(&[]), "that the heartbeat works again", SOON, is_over).await;
 }

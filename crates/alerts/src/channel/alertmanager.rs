@@ -104,7 +104,7 @@ impl Channel for Alertmanager {
 
 fn alert(message: &Message, urgency: Urgency, is_over: bool) -> Value {
     let lasts = i64::try_from(message.lasts.as_micros()).unwrap_or(i64::MAX);
-    let end: Timestamp = if is_over { message.at } else { message.at.plus_micros(lasts) };
+    let end: Timestamp = if is_over { message.sent } else { message.sent.plus_micros(lasts) };
     // A moment before its end, as it must be, also when it began just now.
     let begin = message.since.min(end.plus_micros(-1000));
     json!({

@@ -150,8 +150,12 @@ pub(crate) async fn post(request: RequestBuilder, scrub: &Scrub) -> Result<(), U
     let said = scrub.clean(&cut(&beginning(&mut response).await, ANSWER_LETTERS));
     let said = if said.is_empty() { String::new() } else { format!(": {said}") };
     let hint = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "Look at the token, key or password that the channel names: the receiver does not accept it.",
-        StatusCode::NOT_FOUND | StatusCode::GONE => "Look at the channel's address: the receiver knows nothing there; a webhook may have been removed.",
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            "Look at the token, key or password that the channel names: the receiver does not accept it."
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => {
+            "Look at the channel's address: the receiver knows nothing there; a webhook may have been removed."
+        }
         StatusCode::TOO_MANY_REQUESTS => "The receiver is told too much at once; it is tried again later.",
         status if status.is_redirection() => "Name the address that the receiver moved to: nobody is followed elsewhere with what an alert says.",
         status if status.is_client_error() => "The receiver does not understand what it is sent: look at the channel's type, address and body.",
@@ -176,10 +180,15 @@ fn unreachable(e: &reqwest::Error, scrub: &Scrub) -> Undelivered {
     if e.is_timeout() {
         return Undelivered::too_late(LIMIT);
     }
-    let why = scrub.clean(&causes(e));
+    let why = causes(e).replace("error sending request: ", "").replace("client error (Connect): ", "");
+    let why = scrub.clean(&why);
     let hint = match why.to_lowercase() {
-        why if why.contains("certificate") => "This host does not trust the receiver's certificate: set ca_file, or add the authority to those of the host.",
-        why if why.contains("dns") || why.contains("resolve") => "The receiver's name cannot be resolved from this host: look at the address and at name resolution.",
+        why if why.contains("certificate") => {
+            "This host does not trust the receiver's certificate: set ca_file, or add the authority to those of the host."
+        }
+        why if why.contains("dns") || why.contains("resolve") => {
+            "The receiver's name cannot be resolved from this host: look at the address and at name resolution."
+        }
         _ => "Look at the channel's address, and at proxies and firewalls on the way.",
     };
     Undelivered::new(why, hint)

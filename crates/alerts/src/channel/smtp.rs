@@ -56,7 +56,8 @@ impl Smtp {
             let mut builder = TlsParameters::builder(host.to_owned());
             if let Some(path) = ca_file {
                 let pem = std::fs::read(path).map_err(|e| wrong(format!("cannot read {}: {e}", path.display()), hint))?;
-                let found = Certificate::from_pem(&pem).map_err(|e| wrong(format!("{} holds no certificate: {}", path.display(), causes(&e)), hint))?;
+                let found =
+                    Certificate::from_pem(&pem).map_err(|e| wrong(format!("{} holds no certificate: {}", path.display(), causes(&e)), hint))?;
                 builder = builder.add_root_certificate(found);
             }
             builder.build_rustls().map_err(|e| wrong(format!("cannot speak TLS: {}", causes(&e)), hint))
@@ -99,7 +100,9 @@ impl Channel for Smtp {
         let mail = self.mail(message).map_err(|why| Undelivered::new(why, hint))?;
         let Err(e) = self.transport.send(mail).await else { return Ok(()) };
         let hint = match causes(&e).to_lowercase() {
-            why if why.contains("certificate") => "This host does not trust the mail server's certificate: set ca_file, or name the server as its certificate does.",
+            why if why.contains("certificate") => {
+                "This host does not trust the mail server's certificate: set ca_file, or name the server as its certificate does."
+            }
             why if why.contains("535") || why.contains("authenticat") => "The mail server does not accept user and password.",
             why if why.contains("starttls") => "The mail server offers no STARTTLS on this port: set tls = \"tls\" or another port.",
             _ => hint,

@@ -68,7 +68,9 @@ impl Webhook {
 
     fn body(&self, message: &Message) -> Result<String, String> {
         match &self.template {
-            Some(environment) => environment.get_template(TEMPLATE).and_then(|template| template.render(minijinja::value::Serde(message))).map_err(|e| told(&e)),
+            Some(environment) => {
+                environment.get_template(TEMPLATE).and_then(|template| template.render(minijinja::value::Serde(message))).map_err(|e| told(&e))
+            }
             None => serde_json::to_string(message).map_err(|e| e.to_string()),
         }
     }
@@ -158,6 +160,9 @@ mod tests {
     #[test]
     fn without_a_template_all_of_it_is_json() {
         let body: serde_json::Value = serde_json::from_str(&webhook(None, &[]).unwrap().body(&samples()[0]).unwrap()).unwrap();
-        assert_eq!((body["kind"].as_str(), body["urgency"].as_str(), body["since"].as_str()), (Some("firing"), Some("critical"), Some("1970-01-01T00:00:00Z")));
+        assert_eq!(
+            (body["kind"].as_str(), body["urgency"].as_str(), body["since"].as_str()),
+            (Some("firing"), Some("critical"), Some("1970-01-01T00:00:00Z"))
+        );
     }
 }

@@ -170,11 +170,12 @@ impl Alerts {
     }
 
     /// How a teller is set up; `lives_on` where it goes on judging.
-    pub fn setup(&self, lives_on: bool) -> Result<Setup, Fault> {
+    pub fn setup(&self, lives_on: bool) -> Setup {
         let usual = Setup::default();
-        let heartbeat = self.heartbeat.as_ref().map(|url| url.resolve("alerts.heartbeat")).transpose()?;
+        let in_a_line = |Fault(advice, _): Fault| format!("{}: {}", advice.summary, advice.detail.trim_end_matches('.'));
+        let heartbeat = self.heartbeat.as_ref().map(|url| url.resolve("alerts.heartbeat").map_err(in_a_line));
         let heartbeat_interval = self.heartbeat_interval.unwrap_or(usual.heartbeat_interval);
-        Ok(Setup { patience: self.patience(), lives_on, heartbeat, heartbeat_interval, ..usual })
+        Setup { patience: self.patience(), lives_on, heartbeat, heartbeat_interval, ..usual }
     }
 
     /// Every channel that is configured. One that cannot be made fails whenever it is used, and so becomes an alert on the others.
@@ -247,8 +248,10 @@ impl ChannelConfig {
     fn check(&self) -> Result<(), Fault> {
         let (name, kind) = (self.name(), self.kind.name());
         let wrong = |why: String, hint: String| Err(Fault::misuse("config-wrong", format!("the alert channel {name:?} is wrong"), why, hint));
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
-            return wrong("Its name is none.".into(), "Use letters, digits, dots, dashes and underscores.".into());
+        // The dead man's switch has its place among the channels' names.
+        if name.is_empty() || name == "heartbeat" || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            let hint = "Use letters, digits, dots, dashes and underscores, and not \"heartbeat\".";
+            return wrong("Its name is none.".into(), hint.into());
         }
         let (needed, allowed) = self.kind.keys();
         let given = self.given();
@@ -267,7 +270,10 @@ impl ChannelConfig {
             }
         }
         if self.urls.iter().flatten().any(|url| url.contains('@')) {
-            return wrong("One of its urls holds a user or a password.".into(), "Use user and password; the password as env:NAME or file:PATH.".into());
+            return wrong(
+                "One of its urls holds a user or a password.".into(),
+                "Use user and password; the password as env:NAME or file:PATH.".into(),
+            );
         }
         if self.user.is_some() != self.password.is_some() {
             return wrong("user and password belong together.".into(), secret_hint());

@@ -41,6 +41,9 @@ async fn test(wiring: &Wiring, channel: Option<&str>, printer: &Printer) -> Resu
             None => format!("{channel:<16} {kind:<13} delivered"),
             Some(trouble) => format!("{channel:<16} {kind:<13} FAILED: {}", trouble.why),
         });
+        for hint in trouble.iter().map(|trouble| trouble.hint).filter(|hint| !hint.is_empty()) {
+            printer.say(format!("{:<31}{hint}", ""));
+        }
     }
     let one = |tried: &Tried| {
         let trouble = tried.trouble.as_ref();
