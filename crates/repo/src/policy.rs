@@ -24,15 +24,17 @@ pub struct Premises {
 }
 
 /// What is replaced as time goes on, under a condition of its own; all else is written once.
-const MUTABLE: [&str; 10] = [
+const MUTABLE: [&str; 12] = [
     "repository.json",
     "retention.json",
+    "capacity.json",
     "coverage.json",
     "wal/*/coverage.json",
     "keys/*",
     "leases/*",
     "holds/*",
     "expired/*",
+    "scrub/*",
     "alerts/*",
     "probe/*",
 ];
