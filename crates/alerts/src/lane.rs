@@ -47,7 +47,7 @@ struct Waiting {
 }
 
 enum Work {
-    Deliver(Waiting),
+    Deliver(Box<Waiting>),
     Refresh(Vec<Message>),
     Nothing(Option<Instant>),
 }
@@ -145,7 +145,7 @@ impl Lane {
         let due = queue.waiting.iter().filter(|waiting| waiting.due <= now);
         if let Some(first) = due.min_by_key(|waiting| (std::cmp::Reverse(waiting.message.urgency), waiting.number)).cloned() {
             queue.is_busy = true;
-            return Work::Deliver(first);
+            return Work::Deliver(Box::new(first));
         }
         let refresh = self.named.channel.refresh().filter(|_| !queue.firing.is_empty());
         let refresh_due = refresh.map(|pause| queue.refreshed.map_or(now, |last| last + pause));
@@ -226,7 +226,14 @@ mod tests {
 
     /// Notes what it is given and when, and fails until told otherwise.
     #[derive(Clone, Default)]
-    struct Noted(Arc<Mutex<(Vec<(u64, Message)>, bool)>>, Option<Instant>);
+    struct Noted(Arc<Mutex<Notes>>, Option<Instant>);
+
+    #[derive(Default)]
+    struct Notes {
+        /// Each with its second.
+        given: Vec<(u64, Message)>,
+        takes: bool,
+    }
 
     #[async_trait]
     impl Channel for Noted {
@@ -235,8 +242,8 @@ mod tests {
         }
         async fn deliver(&self, message: &Message) -> Result<(), Undelivered> {
             let mut noted = self.0.lock().unwrap();
-            noted.0.push((self.1.unwrap().elapsed().as_secs(), message.clone()));
-            if noted.1 { Ok(()) } else { Err(Undelivered::new("no", "")) }
+            noted.given.push((self.1.unwrap().elapsed().as_secs(), message.clone()));
+            if noted.takes { Ok(()) } else { Err(Undelivered::new("no", "")) }
         }
     }
 
@@ -265,7 +272,7 @@ mod tests {
 
     impl Ground {
         fn tries(&self) -> Vec<(u64, String, &'static str)> {
-            self.noted.0.lock().unwrap().0.iter().map(|(at, message)| (*at, message.rule.clone(), message.kind.name())).collect()
+            self.noted.0.lock().unwrap().given.iter().map(|(at, message)| (*at, message.rule.clone(), message.kind.name())).collect()
         }
         fn push(&self, rule: &str, kind: Kind) {
             self.lane.push(message(rule, "", Urgency::Critical, kind));
@@ -281,7 +288,7 @@ mod tests {
         assert_eq!((ground.lane.waits(), ground.reported.lock().unwrap().last().map(|last| last.attempts)), (0, Some(4)));
         ground.push("a", Kind::Repeated);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        ground.noted.0.lock().unwrap().1 = true;
+        ground.noted.0.lock().unwrap().takes = true;
         ground.push("a", Kind::Resolved);
         tokio::time::sleep(Duration::from_secs(1000)).await;
         let kinds: Vec<_> = ground.tries()[4..].iter().map(|(.., kind)| *kind).collect();
@@ -302,7 +309,7 @@ mod tests {
             );
         }
         assert_eq!((ground.lane.waits(), dropped), (WAITING_MAX, 102));
-        ground.noted.0.lock().unwrap().1 = true;
+        ground.noted.0.lock().unwrap().takes = true;
         let before = ground.tries().len();
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!((ground.lane.waits(), ground.tries()[before].1.as_str()), (0, "critical"));

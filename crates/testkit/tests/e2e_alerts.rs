@@ -103,6 +103,8 @@ fn a_test_goes_over_every_channel_and_fails_with_the_name_and_the_cause_of_each_
     let (mail, manager) = (MailServer::start("starttls"), Alertmanager::start(&notified.url("notified")));
     let (chat, pager) = (Hook::start(Manner::Takes), Hook::start(Manner::Takes));
     let ground = Ground::new(chat.url("services/T000/hunter2-slack-token"), &channels(&mail, &manager, &pager));
+    let said = ground.run(&["check"]);
+    assert!(said.out.contains("alert channels           slack, pagerduty, chat, mail, alertmanager;"), "{}", said.out);
     let said = ground.run(&["alert", "test"]);
     assert_eq!((said.code, said.out.matches("delivered").count()), (0, 5), "{} {}", said.out, said.err);
     for asked in chat.asked() {

@@ -58,7 +58,7 @@ pub struct ChannelConfig {
     /// Of smtp.
     host: Option<String>,
     port: Option<u16>,
-    tls: Option<Tls>,
+    tls: Option<Protection>,
     from: Option<String>,
     to: Option<Vec<String>>,
     /// Of smtp and alertmanager.
@@ -104,7 +104,7 @@ impl Kind {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Tls {
+enum Protection {
     StartTls,
     Tls,
     Off,
@@ -148,12 +148,10 @@ impl Text {
 
 impl Alerts {
     /// How far the log may be behind.
-    #[expect(dead_code, reason = "the rules that use it come with the daemon")]
     pub fn wal_lag(&self) -> Duration {
         self.wal_lag.unwrap_or(HOUR / 4)
     }
     /// How far a second copy may be behind.
-    #[expect(dead_code, reason = "the rules that use it come with the daemon")]
     pub fn replication_lag(&self) -> Duration {
         self.replication_lag.unwrap_or(HOUR)
     }
@@ -191,6 +189,11 @@ impl Alerts {
             }
         };
         self.channel.iter().map(made).collect()
+    }
+
+    /// The channels that cannot be made in this process, and why.
+    pub fn broken(&self) -> Vec<(&str, Fault)> {
+        self.channel.iter().filter_map(|config| Some((config.name(), config.made().err()?))).collect()
     }
 
     /// Name and type of each channel.
@@ -306,10 +309,10 @@ impl ChannelConfig {
                 Webhook::new(name, &url, self.method.as_deref(), &headers, self.body.as_deref(), ca_file).map(boxed)
             }
             Kind::Smtp => {
-                let tls = match self.tls.unwrap_or(Tls::StartTls) {
-                    Tls::StartTls => MailTls::StartTls,
-                    Tls::Tls => MailTls::Tls,
-                    Tls::Off => MailTls::Off,
+                let tls = match self.tls.unwrap_or(Protection::StartTls) {
+                    Protection::StartTls => MailTls::StartTls,
+                    Protection::Tls => MailTls::Tls,
+                    Protection::Off => MailTls::Off,
                 };
                 let (Some(host), Some(from), Some(to)) = (&self.host, &self.from, &self.to) else { return Err(lost()) };
                 Smtp::new(name, host, self.port, tls, login, from, to, ca_file).map(boxed)
