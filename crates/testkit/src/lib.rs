@@ -1,7 +1,8 @@
-//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, OpenBao and a mock of the AWS KMS, connections that break on request and the store's conformance suite.
+//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, OpenBao and a mock of the AWS KMS, a real Alertmanager and mail server with mocks of others who take alerts, connections that break on request and the store's conformance suite.
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
+pub mod alertmanager;
 mod asking;
 mod bare;
 pub mod bowline;
@@ -11,8 +12,10 @@ pub mod cluster;
 pub mod conformance;
 pub mod damage;
 pub mod drill;
+pub mod hook;
 mod launch;
 mod loopback;
+pub mod mail;
 pub mod moto;
 pub mod openbao;
 pub mod patroni;
@@ -26,11 +29,14 @@ pub mod tamper;
 pub mod toxiproxy;
 pub mod workload;
 
+pub use alertmanager::Alertmanager;
 pub use bare::BareMachine;
 pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use clock::MovedClock;
 pub use cluster::{Builder, Cluster};
+pub use hook::{Hook, Manner};
 pub use launch::processes_that;
+pub use mail::MailServer;
 pub use moto::Moto;
 pub use openbao::OpenBao;
 pub use patroni::PatroniCluster;
