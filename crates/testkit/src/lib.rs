@@ -14,7 +14,7 @@ pub mod damage;
 pub mod drill;
 pub mod hook;
 mod launch;
-mod loopback;
+pub mod loopback;
 pub mod mail;
 pub mod moto;
 pub mod openbao;
