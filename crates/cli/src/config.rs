@@ -1,5 +1,9 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
+mod alerts;
+
+pub use alerts::Alerts;
+
 use crate::args::Common;
 use crate::fault::Fault;
 use bytesize::ByteSize;
@@ -40,6 +44,7 @@ pub struct Config {
     #[serde(default)]
     pub runbook: Runbook,
     #[serde(default)]
+    pub alerts: Alerts,
     pub daemon: Daemon,
     #[serde(default)]
     pub page: Page,
@@ -501,6 +506,7 @@ impl Config {
             let hint = "For no loss at all set wal.synchronous = true.";
             return Err(Fault::misuse("config-wrong", "wal.flush_interval is below 200ms", "", hint));
         }
+        self.alerts.check()?;
         for (key, text, usual) in self.schedules() {
             if let Err(e) = Schedule::parse(text.unwrap_or(usual), self.daemon.timezone.clone().unwrap_or_default()) {
                 return Err(Fault::misuse(
