@@ -42,7 +42,7 @@ pub fn kind_of(repository: &Path, object: &Path) -> Option<Kind> {
         ["runbook", ..] => Kind::Runbook,
         ["scrub", ..] => Kind::ScrubRecord,
         ["runs", ..] => Kind::Run,
-        ["capacity.json" | "retention.json"] => Kind::Record,
+        ["capacity.json" | "retention.json"] | ["alerts", ..] => Kind::Record,
         ["full", _, "backup.json"] => Kind::BackupDocument,
         ["full", _, "manifest"] => Kind::Manifest,
         ["full", _, "data", _] => Kind::Pack,
