@@ -79,6 +79,10 @@ impl Source for Shown {
         self.office.observed().map(|observed| Arc::new(observed.facts.clone()))
     }
 
+    fn alerts(&self) -> Value {
+        self.office.told()
+    }
+
     async fn runs(&self) -> Result<Vec<RunFacts>, Trouble> {
         let mut ledger = self.ledger.lock().await;
         if let Some((_, runs)) = ledger.read.as_ref().filter(|(read, _)| read.elapsed() < LEDGER_FRESH) {
