@@ -46,6 +46,8 @@ pub struct Config {
     #[serde(default)]
     pub alerts: Alerts,
     pub daemon: Daemon,
+    #[serde(default)]
+    pub page: Page,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -100,6 +102,18 @@ impl Objectives {
     pub fn backup_window(&self) -> Duration {
         self.backup_window.unwrap_or(Duration::from_secs(3600))
     }
+}
+
+/// The daemon's page, its metrics and its health.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Page {
+    /// An address and a port, 127.0.0.1:9187 unless said otherwise; `off` for none. Beyond this host it needs the rest.
+    pub listen: Option<String>,
+    pub token: Option<SecretRef>,
+    /// PEM files: the certificate with its chain, and its key.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 /// What the daemon does, and when.

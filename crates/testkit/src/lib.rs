@@ -7,13 +7,14 @@ mod asking;
 mod bare;
 pub mod bowline;
 pub mod certificates;
+mod clock;
 pub mod cluster;
 pub mod conformance;
 pub mod damage;
 pub mod drill;
 pub mod hook;
 mod launch;
-mod loopback;
+pub mod loopback;
 pub mod mail;
 pub mod moto;
 pub mod openbao;
@@ -31,6 +32,7 @@ pub mod workload;
 pub use alertmanager::Alertmanager;
 pub use bare::BareMachine;
 pub use bowline::{Bowline, RepositoryKind, Restored};
+pub use clock::MovedClock;
 pub use cluster::{Builder, Cluster};
 pub use hook::{Hook, Manner};
 pub use launch::processes_that;
@@ -89,4 +91,10 @@ pub fn seed(name: &str) -> u64 {
     let own = name.bytes().fold(run ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     eprintln!("{name}: BOWLINE_SEED={run} (seed {own})");
     own
+}
+
+/// Lets every user pass through a folder: a test's own is closed to all but who made it.
+pub fn let_everybody_in(folder: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("chmod");
 }

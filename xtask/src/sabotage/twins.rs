@@ -7,7 +7,7 @@ pub struct Twin {
     /// Found exactly once in the file.
     pub right: &'static str,
     pub wrong: &'static str,
-    /// A test binary of `testkit`, and the test in it.
+    /// A test binary of `testkit` or of `page`, and the test in it.
     pub test: (&'static str, &'static str),
 }
 
@@ -337,5 +337,40 @@ pub const TWINS: &[Twin] = &[
         "Packs::After(done)",
         "Packs::After(done * 0)",
         ("e2e_scrub", "a_run_goes_on"),
+    ),
+    twin(
+        "the page is open beyond this host",
+        "crates/page/src/door.rs",
+        "lacks.filter(|_| !listen.ip().is_loopback())",
+        "lacks.filter(|_| !listen.ip().is_loopback() && false)",
+        ("showing", "beyond_this_host"),
+    ),
+    twin(
+        "whoever has no token sees the page's facts",
+        "crates/page/src/routes.rs",
+        "if access.is_open() || cookie(request.headers())",
+        "if true || access.is_open() || cookie(request.headers())",
+        ("showing", "with_a_token_nobody"),
+    ),
+    twin(
+        "whoever guesses the page's token need not wait",
+        "crates/page/src/access.rs",
+        "const FAILURES_MAX: u32 = 8;",
+        "const FAILURES_MAX: u32 = 800;",
+        ("showing", "with_a_token_nobody"),
+    ),
+    twin(
+        "a page of another site may ask under a name of its own",
+        "crates/page/src/routes.rs",
+        "state.0.access.is_open() && !is_local(request.headers())",
+        "state.0.access.is_open() && !is_local(request.headers()) && false",
+        ("showing", "on_this_host"),
+    ),
+    twin(
+        "what could not be looked at counts as well",
+        "crates/page/src/metrics.rs",
+        "None if judgement.unknown.contains(rule) => None,",
+        "None if judgement.unknown.contains(rule) => Some(0.0),",
+        ("showing", "what_could_not_be_looked_at"),
     ),
 ];
