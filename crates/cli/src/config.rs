@@ -370,7 +370,7 @@ impl SecretRef {
     /// Looks the secret up.
     pub fn resolve(&self, key: &str) -> Result<Secret, Fault> {
         let missing = |place: String, why: String| {
-            Fault::misuse("secret-missing", format!("cannot read {key} from {place}"), why, "Set it, or let [repository] name another place.")
+            Fault::misuse("secret-missing", format!("cannot read {key} from {place}"), why, "Set it, or let the configuration name another place.")
         };
         match self {
             Self::Env(name) => std::env::var(name).map(Secret::new).map_err(|e| missing(format!("the environment variable {name}"), format!("{e}."))),
