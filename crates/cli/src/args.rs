@@ -99,6 +99,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: WalVerb,
     },
+    /// The application's bucket: its replication, snapshots, and how it was at an instant
+    Packages {
+        #[command(subcommand)]
+        verb: PackagesVerb,
+    },
     /// Whom the repository's data keys open for: list, add, remove, rotate, rewrap, export
     Keys {
         #[command(subcommand)]
@@ -397,6 +402,25 @@ pub enum KeysVerb {
     ///
     /// Whoever has a data key reads what it seals, without any recipient: docs/format/read.py takes them with --data-keys.
     Export(KeysExportArgs),
+}
+
+/// What to do with the application's bucket.
+#[derive(Debug, Subcommand)]
+pub enum PackagesVerb {
+    /// Set native replication up: versions on both buckets, and the rule that copies the primary to the replica
+    ///
+    /// Says first what it will do, and asks. Whatever rule somebody else made is shown and left alone.
+    Enable(PackagesSureArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PackagesSureArgs {
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]

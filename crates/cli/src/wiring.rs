@@ -31,7 +31,7 @@ impl Wiring {
         self.root_of(&self.config.repository.url)
     }
 
-    fn root_of(&self, url: &str) -> String {
+    pub fn root_of(&self, url: &str) -> String {
         let (base, query) = url.split_once('?').map_or((url, None), |(b, q)| (b, Some(q)));
         let root = format!("{}/{}", base.trim_end_matches('/'), self.config.org);
         query.map_or(root.clone(), |q| format!("{root}?{q}"))

@@ -17,6 +17,7 @@ mod keys;
 mod list;
 mod measured;
 mod outlook;
+mod packages;
 mod protect;
 mod push;
 mod relock;
@@ -71,6 +72,7 @@ pub fn run(args: Args) -> ExitCode {
             Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
             Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
             Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
+            Verb::Packages { verb } => packages::run(&common, &verb, &printer).await,
             Verb::Keys { verb } => keys::run(&common, &verb, &printer).await,
             Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
             Verb::List => list::run(&common, &printer).await,

@@ -1,0 +1,27 @@
+//! The application's bucket: its replication, how far the copy is behind, snapshots of it, and how it was at an instant.
+
+mod enable;
+mod error;
+
+pub use enable::{Enabling, Side, Task};
+pub use error::PackagesError;
+
+use store::StoreOptions;
+
+/// A bucket or folder, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub url: String,
+    pub options: StoreOptions,
+}
+
+/// The application's bucket and where its second copy is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub primary: Place,
+    /// The bucket that the store itself copies it to.
+    pub replica: Option<Place>,
+    pub replication_role: Option<String>,
+    pub replication_target: Option<String>,
+    pub replica_kms_key: Option<String>,
+}
