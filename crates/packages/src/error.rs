@@ -38,6 +38,9 @@ pub enum PackagesError {
     /// Some objects were not brought back.
     #[error("{failed} packages were not restored")]
     Incomplete { failed: u64, first: String },
+    /// It is never the same from one moment to the next.
+    #[error("{key} changes while it is read, again and again")]
+    Unsteady { key: String },
     /// A mistake in Bowline.
     #[error("{0}")]
     Bug(String),
@@ -57,6 +60,7 @@ impl Explain for PackagesError {
             Self::OtherBucket { .. } => "packages-other-bucket",
             Self::WouldDestroy { .. } => "packages-would-destroy",
             Self::Incomplete { .. } => "packages-incomplete",
+            Self::Unsteady { .. } => "packages-unsteady",
             Self::Bug(_) => "bug",
         }
     }
@@ -69,6 +73,7 @@ impl Explain for PackagesError {
             Self::NoVersions { .. } | Self::OtherBucket { .. } | Self::WouldDestroy { .. } => Class::Refused,
             Self::NoSnapshot { .. } | Self::Incomplete { .. } => Class::Missing,
             Self::Damaged { .. } => Class::Damaged,
+            Self::Unsteady { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -99,6 +104,7 @@ impl Explain for PackagesError {
             Self::OtherBucket { .. } => "Let each bucket have its snapshots in a repository of its own, or give this one's former address.",
             Self::WouldDestroy { .. } => "Let it keep versions (bowline packages enable), or restore into an empty bucket with --into.",
             Self::Incomplete { .. } => "Run the same command again: it goes on with what is missing.",
+            Self::Unsteady { .. } => "Run it again when nobody writes to it; a snapshot is never listed with half an object in it.",
             Self::Bug(_) => "",
         };
         hint.to_owned()

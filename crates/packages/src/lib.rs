@@ -2,9 +2,17 @@
 
 mod enable;
 mod error;
+mod observe;
+mod restore;
+mod snapshot;
+mod source;
 
 pub use enable::{Enabling, Side, Task};
 pub use error::PackagesError;
+pub use observe::{Observed, PackagesFacts, SideFacts, look, observe};
+pub use restore::{RestoreReport, RestoreWish, plan, restore};
+pub use snapshot::{SnapshotReport, age_seconds, snapshot};
+pub use source::{Snapshots, Source, Wanted};
 
 use store::StoreOptions;
 

@@ -22,6 +22,7 @@ pub mod reach;
 mod repository;
 pub mod retention;
 mod slots;
+mod snapshot;
 mod wal;
 
 pub use catalog::{BackupDocument, WalPosition};
@@ -39,4 +40,5 @@ pub use pieces::{Form, Piece, PieceLog, Stored, chain};
 pub use policy::{Duty, Premises, policy};
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use slots::{Change, KeyView, Proof, SlotView};
+pub use snapshot::{SnapshotDocument, SnapshotEnd, SnapshotHeader, SnapshotObject, SnapshotReader, SnapshotWriter};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

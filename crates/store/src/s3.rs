@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 use terms::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
+pub(crate) use tap::http_date;
 pub(crate) use trouble::Trouble;
 use trouble::{LIST, LOOK_UP};
 

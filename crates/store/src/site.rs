@@ -146,11 +146,30 @@ impl Site {
         Ok(SiteUpload { kind })
     }
 
-    /// Hides what is there now behind a delete marker. Only for buckets that keep versions.
-    pub async fn hide(&self, key: &str) -> Result<(), StoreError> {
+    /// Whether the bucket or folder is there at all; a bucket that is not is an error of every other question.
+    pub async fn exists(&self) -> Result<bool, StoreError> {
         match &self.kind {
-            Kind::Bucket(bucket) => bucket.hide(key).await,
-            Kind::Folder(folder) => Err(folder.failed("hide", key, "a folder keeps no versions")),
+            Kind::Bucket(_) => Ok(true),
+            Kind::Folder(folder) => Ok(folder.exists()),
+        }
+    }
+
+    /// What is there now under this key.
+    pub async fn look(&self, key: &str) -> Result<Option<Item>, StoreError> {
+        match &self.kind {
+            Kind::Bucket(bucket) => bucket.look(key).await,
+            Kind::Folder(folder) => folder.look(key).await,
+        }
+    }
+
+    /// Hides what is there now: in a bucket behind a delete marker, which only one that keeps versions may be asked for; of a folder
+    /// it goes to `aside`.
+    pub async fn hide(&self, key: &str, aside: Option<PathBuf>) -> Result<(), StoreError> {
+        match (&self.kind, aside) {
+            (Kind::Bucket(bucket), _) if bucket.keeps_versions().await? => bucket.hide(key).await,
+            (Kind::Bucket(bucket), _) => Err(bucket.failed("hide", key, "it keeps no versions")),
+            (Kind::Folder(folder), Some(aside)) => folder.set_aside(key, aside).await,
+            (Kind::Folder(folder), None) => Err(folder.failed("hide", key, "a folder keeps no versions")),
         }
     }
 

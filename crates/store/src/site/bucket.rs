@@ -101,6 +101,19 @@ impl BucketSite {
         }
     }
 
+    pub(super) async fn look(&self, key: &str) -> Result<Option<Item>, StoreError> {
+        let reply = match self.ask("look up", key, Call { method: "HEAD", ..Call::default() }).await? {
+            Ok(reply) => reply,
+            Err(trouble) if matches!(trouble.status(), Some(404 | 405)) => return Ok(None),
+            Err(trouble) => return Err(self.fail("look up", key, &trouble)),
+        };
+        let text = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let modified = crate::s3::http_date(text("last-modified")).ok_or_else(|| self.failed("look up", key, "the server tells no time"))?;
+        let bytes = text("content-length").parse().map_err(|_| self.failed("look up", key, "the server tells no length"))?;
+        let etag = text("etag").trim_matches('"').to_owned();
+        Ok(Some(Item { key: key.to_owned(), id: None, bytes, modified, etag, is_latest: true, is_removal: false }))
+    }
+
     pub(super) async fn hide(&self, key: &str) -> Result<(), StoreError> {
         self.done("hide", key, Call { method: "DELETE", ..Call::default() }).await.map(drop)
     }

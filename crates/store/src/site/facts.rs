@@ -46,7 +46,7 @@ impl ItemFacts {
 
     /// The same, with a note of which object it is a copy of.
     pub fn copy_of(mut self, what: &str) -> Self {
-        self.headers.entry(COPY_OF.to_owned()).or_insert_with(|| what.to_owned());
+        self.headers.insert(COPY_OF.to_owned(), what.to_owned());
         self
     }
 

@@ -142,6 +142,24 @@ impl FolderSite {
         .await
     }
 
+    pub(super) fn exists(&self) -> bool {
+        self.root.is_dir()
+    }
+
+    pub(super) async fn look(self: &Arc<Self>, key: &str) -> Result<Option<Item>, StoreError> {
+        let name = key.to_owned();
+        self.blocking("read", key, move |site| match fs::symlink_metadata(site.root.join(&name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(|found| Some(item(name, &found))),
+        })
+        .await
+    }
+
+    pub(super) async fn set_aside(self: &Arc<Self>, key: &str, aside: PathBuf) -> Result<(), StoreError> {
+        let name = key.to_owned();
+        self.blocking("move aside", key, move |site| move_aside(&site.root.join(&name), &aside.join(&name))).await
+    }
+
     pub(super) async fn begin(
         site: &Arc<Self>,
         key: &str,
