@@ -155,6 +155,23 @@ impl Wiring {
         Some(open.await)
     }
 
+    /// Another repository of the same organization, opened by the same recipients; its url says what differs.
+    pub async fn reader_at(&self, url: &str) -> Result<Reader, Fault> {
+        Ok(Reader::open(self.store_at(url)?, self.recipients()?).await?)
+    }
+
+    /// The same for adding to it.
+    pub async fn writer_at(&self, url: &str) -> Result<Writer, Fault> {
+        let store = self.store_at(url)?;
+        store.ready().await?;
+        Ok(Writer::open(store, self.recipients()?).await?)
+    }
+
+    fn store_at(&self, url: &str) -> Result<Arc<dyn Put>, Fault> {
+        let options = StoreOptions { region: None, endpoint: None, lock: None, ..self.store_options()? };
+        Ok(store::open(&self.root_of(url), &options)?)
+    }
+
     pub async fn writer(&self) -> Result<Writer, Fault> {
         let store = self.store()?;
         // Before anything is written: a store that does not encrypt as it must gets nothing.

@@ -10,7 +10,7 @@ use repo::Reader;
 use restore::{Occupied, RestoreOptions, RestorePlan, Target};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
+use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step, Timestamp};
 
 /// How long a server's processes may take to end once it is down, or told to end.
 const ENDING_LIMIT: Duration = Duration::from_secs(30);
@@ -46,6 +46,7 @@ pub async fn rescue<L: Lent>(
     rescue.clear_the_ground().await?;
     rescue.restore().await?;
     rescue.validate().await?;
+    rescue.restore_packages().await?;
     let started = rescue.start().await?;
     if options.starts && !options.is_side {
         rescue.receive().await?;
@@ -252,6 +253,31 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.reach(Stage::Validated)?;
         }
         Ok(())
+    }
+
+    /// The application's objects, as of the instant to which the database was recovered. Where that fails the database serves all the
+    /// same, the report says so, and a second run goes on with them.
+    async fn restore_packages(&mut self) -> Result<(), RescueError> {
+        if !self.options.packages || self.options.is_side || self.journal.packages.is_some() {
+            return Ok(());
+        }
+        let at = self.instant()?;
+        let done = self.try_step(Step::Packages, async |rescue| rescue.lent.restore_packages(at).await.map_err(RescueError::Lent)).await;
+        if done.is_some() {
+            self.journal.packages = done;
+        }
+        self.journal.save()
+    }
+
+    /// The instant to which the database was recovered: the asked one, or that of its last change.
+    fn instant(&self) -> Result<Timestamp, RescueError> {
+        let recovered = self.journal.recovered.as_ref().and_then(|recovered| recovered.last_transaction.as_ref());
+        let last_change = recovered.and_then(|text| text.parse::<Timestamp>().ok());
+        Ok(match self.journal.wish()?.target {
+            RecoveryTarget::Time(at) => at,
+            RecoveryTarget::Latest => last_change.max(self.journal.proven).unwrap_or(self.journal.began),
+            _ => last_change.unwrap_or(self.journal.began),
+        })
     }
 
     async fn start(&mut self) -> Result<Started, RescueError> {
