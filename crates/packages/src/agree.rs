@@ -53,7 +53,7 @@ pub async fn agree(
     };
     let mut references = references.into_iter().peekable();
     let mut there = pin!(there);
-    let mut count = |found: &mut Agreement, reference: Reference, size: Option<u64>| {
+    let count = |found: &mut Agreement, reference: Reference, size: Option<u64>| {
         found.referred += 1;
         match size {
             None => {

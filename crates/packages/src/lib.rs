@@ -1,5 +1,6 @@
 //! The application's bucket: its replication, how far the copy is behind, snapshots of it, and how it was at an instant.
 
+mod agree;
 mod enable;
 mod error;
 mod observe;
@@ -7,6 +8,7 @@ mod restore;
 mod snapshot;
 mod source;
 
+pub use agree::{Agreement, Reference, agree};
 pub use enable::{Enabling, Side, Task};
 pub use error::PackagesError;
 pub use observe::{Observed, PackagesFacts, SideFacts, look, observe};

@@ -107,6 +107,11 @@ impl Source {
         }
     }
 
+    /// Key and size of each, for [`crate::agree`].
+    pub async fn sizes(&self, at: Timestamp) -> Result<BoxStream<'_, Result<(String, u64), PackagesError>>, PackagesError> {
+        Ok(self.wanted(at).await?.map_ok(|wanted| (wanted.key, wanted.bytes)).boxed())
+    }
+
     /// Reads `bytes` of it from `from` on.
     pub async fn read(&self, wanted: &Wanted, from: u64, bytes: u64) -> Result<(Bytes, ItemFacts), PackagesError> {
         match (self, &wanted.origin) {

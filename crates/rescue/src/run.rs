@@ -4,7 +4,7 @@ use crate::journal::{Journal, Lock, RecoveredTo, Stage};
 use crate::report::{RescueReport, loss};
 use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
-use checks::Outcome;
+use checks::{Outcome, Referred};
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
 use repo::Reader;
 use restore::{Occupied, RestoreOptions, RestorePlan, Target};
@@ -26,6 +26,8 @@ struct Rescue<'a, L> {
     events: Arc<dyn Events>,
     journal: Journal,
     open: Vec<Advice>,
+    /// To which objects the recovered database refers, once it was asked.
+    referred: Option<Referred>,
 }
 
 /// Does what is left of the journal's restore, with a plan unless the cluster is recovered already. The target's [`Lock`] is held meanwhile. An error leaves the old data whole and the journal
@@ -41,7 +43,7 @@ pub async fn rescue<L: Lent>(
     clock: &dyn Clock,
     events: Arc<dyn Events>,
 ) -> Result<RescueReport, RescueError> {
-    let mut rescue = Rescue { reader, plan, target, options, lent, clock, events, journal, open: Vec::new() };
+    let mut rescue = Rescue { reader, plan, target, options, lent, clock, events, journal, open: Vec::new(), referred: None };
     rescue.note_plan().await?;
     rescue.clear_the_ground().await?;
     rescue.restore().await?;
@@ -238,9 +240,10 @@ impl<L: Lent> Rescue<'_, L> {
         if self.is_before(Stage::Validated) {
             if self.options.validation != Validation::None {
                 self.until_left().await;
-                let proof = self
+                let (proof, referred) = self
                     .step(Step::Validate, async |rescue| validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await)
                     .await?;
+                self.referred = referred;
                 let faults = faults(&proof);
                 self.journal.validated = proof.outcome() == Outcome::Passed;
                 // A copy to look at serves nobody: what cannot be looked at in it is told, the rest can.
@@ -261,8 +264,8 @@ impl<L: Lent> Rescue<'_, L> {
         if !self.options.packages || self.options.is_side || self.journal.packages.is_some() {
             return Ok(());
         }
-        let at = self.instant()?;
-        let done = self.try_step(Step::Packages, async |rescue| rescue.lent.restore_packages(at).await.map_err(RescueError::Lent)).await;
+        let (at, referred) = (self.instant()?, self.referred.take());
+        let done = self.try_step(Step::Packages, async |rescue| rescue.lent.restore_packages(at, referred).await.map_err(RescueError::Lent)).await;
         if done.is_some() {
             self.journal.packages = done;
         }

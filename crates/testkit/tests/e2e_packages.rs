@@ -16,7 +16,7 @@ use testkit::bowline::flip_a_bit;
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
 fn in_snapshots(bowline: &Bowline<'_>, cluster: &Cluster, primary: &str) {
-    let more = format!("[packages]\nprimary = \"{primary}\"\nsnapshots = \"repository\"\nevery = \"15m\"\n");
+    let more = format!("[packages]\nprimary = \"{primary}\"\nsnapshots = \"repository\"\nevery = \"15m\"\nagreement = {{ sql = \"SELECT key, size FROM packages\" }}\n");
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &more);
 }
 

@@ -24,9 +24,20 @@ pub struct Packages {
     pub replica_kms_key_id: Option<String>,
     /// Where Bowline keeps snapshots of it: `repository` for the one of the backups, or another repository's url.
     pub snapshots: Option<String>,
+    /// What lists the objects that the database refers to.
+    pub agreement: Option<AgreementKey>,
     /// How often a snapshot is wanted; 1 hour unless said otherwise.
     #[serde(deserialize_with = "duration", default)]
     pub every: Option<Duration>,
+}
+
+/// A query of `key`, and of `size` in bytes where the database knows it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgreementKey {
+    pub sql: String,
+    /// The database to ask; that of [postgres] conninfo unless said otherwise.
+    pub database: Option<String>,
 }
 
 /// A bucket or folder: its url alone, or with how it is reached.

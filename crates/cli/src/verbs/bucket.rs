@@ -30,6 +30,15 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     for remark in &remarks {
         printer.say(format!("note: {remark}"));
     }
+    let replication = wish.replication.as_ref().map(|wish| wish.steps(state.as_ref()).1).unwrap_or_default();
+    let unreplicated = |result: serde_json::Value| {
+        let hint = "What the note says has to be decided by a person: writing a replication rule replaces all of them.";
+        let summary = format!("the replication of {} is not set up", bucket.address());
+        Fault::of("bucket-unfinished", Class::Refused, summary, replication.join(" "), hint).with("bucket", result)
+    };
+    if steps.is_empty() && !replication.is_empty() {
+        return Err(unreplicated(json!({ "bucket": bucket.name(), "steps": [], "remarks": remarks, "refused": 0 })));
+    }
     if steps.is_empty() {
         printer.say(format!("{} is set up as it should be", bucket.address()));
         printer.result(json!({ "bucket": bucket.name(), "steps": [], "remarks": remarks, "refused": 0 }));
@@ -83,6 +92,9 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
             "Have the printed commands run by somebody who may, or run this again with other credentials: what is done is not done again.",
         )
         .with("bucket", result));
+    }
+    if !replication.is_empty() {
+        return Err(unreplicated(result));
     }
     printer.say("next: bowline init --print-policy writer, then bowline init");
     printer.result(result);

@@ -7,6 +7,7 @@ use crate::verbs::damage::Course;
 use crate::verbs::{backup, beside, packages};
 use crate::wiring::Wiring;
 use capture::Salvaged;
+use checks::Referred;
 use pg::{CONTROL_FILE, ControlFile, Sql};
 use rescue::{Lent, Salvage};
 use restore::RestorePlan;
@@ -52,8 +53,8 @@ impl Lent for Protector<'_> {
         self.let_wal_flow(timeline).await.map_err(|fault| fault.0)
     }
 
-    async fn restore_packages(&self, at: Timestamp) -> Result<serde_json::Value, Advice> {
-        packages::restore_beside(self.wiring, at, self.printer).await
+    async fn restore_packages(&self, at: Timestamp, referred: Option<Referred>) -> Result<serde_json::Value, Advice> {
+        packages::restore_beside(self.wiring, at, referred, self.printer).await
     }
 
     async fn back_up(&self) -> Result<BackupId, Advice> {

@@ -44,6 +44,12 @@ pub fn show(
         let (back, size) = (number("absent") + number("different"), bytes(number("bytes_written")));
         let at = packages["at"].as_str().unwrap_or_default();
         printer.say(format!("packages     {} as of {at}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
+        if let Ok(found) = serde_json::from_value(packages["agreement"].clone()) {
+            printer.say(format!("agreement    {}", crate::verbs::packages::words(&found)));
+        }
+        if let Some(why) = packages["agreement_unknown"].as_str() {
+            printer.say(format!("agreement    NOT COMPARED: {why}"));
+        }
     }
     let objectives = &wiring.config.objectives;
     let (rpo, rto) = (objectives.rpo(), objectives.rto());

@@ -98,7 +98,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let summary = course.last_plan().map(|plan| plan.summary());
     rescue_report::show(printer, &wiring, summary, &target, &report, course.taken().as_ref(), asked);
     match report.open.into_iter().next() {
-        None => Ok(ExitCode::SUCCESS),
+        None => packages::disagreement(report.journal.packages.as_ref()).map_or(Ok(ExitCode::SUCCESS), Err),
         Some(advice) => Err(Fault(advice, None)),
     }
 }
@@ -169,6 +169,7 @@ fn options(wiring: &Wiring, asked: &RestoreArgs, target: &Target, is_side: bool)
         // What is saved goes to the repository as it is now, where a look at an earlier one does not see it.
         salvages: !asked.no_salvage && !wiring.looks_back(),
         packages: !asked.no_packages && packages::is_configured(wiring),
+        references: packages::references(wiring).filter(|_| !asked.no_packages && !is_side),
     })
 }
 

@@ -19,6 +19,8 @@ pub trait Objects: Sync {
     fn put(&self, key: &str, body: &[u8]);
     fn get(&self, key: &str) -> Option<Vec<u8>>;
     fn keys(&self) -> Vec<String>;
+    /// Whether its listings tell fractions of seconds.
+    fn tells_fractions(&self) -> bool;
     /// All of it is gone.
     fn destroy(&self);
 }
@@ -76,6 +78,9 @@ impl Objects for Folder {
         keys.sort();
         keys
     }
+    fn tells_fractions(&self) -> bool {
+        true
+    }
     fn destroy(&self) {
         for entry in fs::read_dir(&self.path).expect("a folder").map(|entry| entry.expect("an entry").path()) {
             if entry.is_dir() { fs::remove_dir_all(entry) } else { fs::remove_file(entry) }.expect("it can be removed");
@@ -132,6 +137,9 @@ impl Objects for InBucket {
     fn keys(&self) -> Vec<String> {
         let items: Vec<store::Item> = self.wait(self.site.current().try_collect()).expect("a listing");
         items.into_iter().map(|item| item.key).collect()
+    }
+    fn tells_fractions(&self) -> bool {
+        false
     }
     fn destroy(&self) {
         for key in self.keys() {

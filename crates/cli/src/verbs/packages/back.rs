@@ -5,6 +5,7 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::verbs::confirm::confirm;
 use crate::wiring::Wiring;
+use checks::Referred;
 use packages::{PackagesError, Place, RestoreReport, RestoreWish, Source};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -50,7 +51,7 @@ pub fn is_configured(wiring: &Wiring) -> bool {
 }
 
 /// Brings the packages back to the primary as of the instant to which the database was recovered.
-pub async fn restore_beside(wiring: &Wiring, at: Timestamp, printer: &Arc<Printer>) -> Result<Value, Advice> {
+pub async fn restore_beside(wiring: &Wiring, at: Timestamp, referred: Option<Referred>, printer: &Arc<Printer>) -> Result<Value, Advice> {
     let told = |fault: Fault| fault.0;
     let settings = super::settings(wiring).map_err(told)?;
     let reader = super::snapshots(wiring).await.map_err(told)?;
@@ -59,7 +60,13 @@ pub async fn restore_beside(wiring: &Wiring, at: Timestamp, printer: &Arc<Printe
     let wish = RestoreWish { at, into: settings.primary, hides_newer: false, jobs: JOBS };
     let report = packages::restore(&source, &wish, printer.clone()).await.map_err(advice)?;
     report.complete().map_err(advice)?;
-    Ok(json!(report))
+    let mut told = json!(report);
+    match referred {
+        Some(Ok(rows)) => told["agreement"] = json!(super::agreement::compare(&source, at, rows).await?),
+        Some(Err(why)) => told["agreement_unknown"] = json!(why.what),
+        None => {}
+    }
+    Ok(told)
 }
 
 fn show(report: &RestoreReport, is_done: bool, printer: &Printer) {

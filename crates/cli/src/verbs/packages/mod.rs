@@ -1,10 +1,12 @@
 //! `bowline packages`: the application's bucket.
 
+mod agreement;
 mod back;
 mod enable;
 mod snapshot;
 mod status;
 
+pub use agreement::{disagreement, judge, references, words};
 pub use back::{is_configured, restore_beside};
 
 use crate::args::{Common, PackagesVerb};
