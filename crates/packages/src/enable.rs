@@ -33,7 +33,8 @@ impl Enabling {
         let replica = settings.replica.as_ref().ok_or(PackagesError::NoReplica)?;
         let (primary, replica) = (bucket(&settings.primary)?, bucket(replica)?);
         if primary.prefix() != replica.prefix() {
-            let why = format!("Replication keeps keys as they are; the primary's prefix is {:?}, the replica's {:?}.", primary.prefix(), replica.prefix());
+            let why =
+                format!("Replication keeps keys as they are; the primary's prefix is {:?}, the replica's {:?}.", primary.prefix(), replica.prefix());
             return Err(PackagesError::NotReplicable { address: primary.address(), why });
         }
         let (state, copy) = (primary.state().await?, replica.state().await?);
@@ -55,7 +56,9 @@ impl Enabling {
         }
         let (steps, mut obstacles) = wish.steps(Some(&state));
         if wish.role.is_none() && primary.is_aws() && !steps.is_empty() {
-            obstacles.push("AWS copies as a role: set [packages] replication_role to the ARN of one that may read the primary and write the replica".into());
+            obstacles.push(
+                "AWS copies as a role: set [packages] replication_role to the ARN of one that may read the primary and write the replica".into(),
+            );
         }
         tasks.extend(steps.into_iter().map(|step| Task { side: Side::Primary, step }));
         Ok(Self { primary, replica, tasks, obstacles })

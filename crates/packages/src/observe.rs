@@ -201,7 +201,8 @@ async fn compare_snapshot(primary: &Site, reader: &Reader, facts: &mut PackagesF
                 }
             }
         }
-        let has_it = head.as_ref().is_some_and(|known| known.key == item.key && (known.etag.as_str(), known.size) == (item.etag.as_str(), item.bytes));
+        let has_it =
+            head.as_ref().is_some_and(|known| known.key == item.key && (known.etag.as_str(), known.size) == (item.etag.as_str(), item.bytes));
         if !has_it {
             facts.lacks(item.bytes, item.modified);
         }

@@ -73,7 +73,10 @@ impl Source {
         let after = own.iter().find(|snapshot| snapshot.began > at).cloned();
         // One that began later knows what was written before, all but what was overwritten or removed meanwhile.
         let Some(newest) = newest.cloned() else {
-            return Err(PackagesError::NoSnapshot { at, oldest: own.first().map(|snapshot| format!("{}, begun at {}", snapshot.id, snapshot.began)) });
+            return Err(PackagesError::NoSnapshot {
+                at,
+                oldest: own.first().map(|snapshot| format!("{}, begun at {}", snapshot.id, snapshot.began)),
+            });
         };
         let digester = reader.digester().await?;
         Ok(Self::Snapshots(Box::new(Snapshots { reader: reader.clone(), newest, after, digester, packs: Mutex::default() })))

@@ -26,7 +26,12 @@ pub enum Started {
 }
 
 /// Starts the recovered cluster where nobody else reaches it, asks it what the options say, and stops it.
-pub(crate) async fn validate(major: u32, target: &Target, options: &RescueOptions, events: &dyn Events) -> Result<(Proof, Option<Referred>), RescueError> {
+pub(crate) async fn validate(
+    major: u32,
+    target: &Target,
+    options: &RescueOptions,
+    events: &dyn Events,
+) -> Result<(Proof, Option<Referred>), RescueError> {
     let control = read_control(target)?;
     let mut settings = settings_of_a_copy(&control);
     settings.push(("log_timezone".into(), "UTC".into()));

@@ -33,10 +33,10 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub(crate) use tap::http_date;
 use terms::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
-pub(crate) use tap::http_date;
 pub(crate) use trouble::Trouble;
 use trouble::{LIST, LOOK_UP};
 

@@ -138,7 +138,14 @@ impl Site {
     }
 
     /// Begins to write an object of so many bytes, over whatever is there. In a folder what is there goes to `aside` first.
-    pub async fn begin(&self, key: &str, bytes: u64, facts: &ItemFacts, modified: Timestamp, aside: Option<PathBuf>) -> Result<SiteUpload, StoreError> {
+    pub async fn begin(
+        &self,
+        key: &str,
+        bytes: u64,
+        facts: &ItemFacts,
+        modified: Timestamp,
+        aside: Option<PathBuf>,
+    ) -> Result<SiteUpload, StoreError> {
         let kind = match &self.kind {
             Kind::Bucket(bucket) => UploadKind::Bucket(BucketSite::begin(bucket, key, bytes, facts).await?),
             Kind::Folder(folder) => UploadKind::Folder(FolderSite::begin(folder, key, facts, modified, aside).await?),

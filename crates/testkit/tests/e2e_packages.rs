@@ -16,7 +16,9 @@ use testkit::bowline::flip_a_bit;
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
 fn in_snapshots(bowline: &Bowline<'_>, cluster: &Cluster, primary: &str) {
-    let more = format!("[packages]\nprimary = \"{primary}\"\nsnapshots = \"repository\"\nevery = \"15m\"\nagreement = {{ sql = \"SELECT key, size FROM packages\" }}\n");
+    let more = format!(
+        "[packages]\nprimary = \"{primary}\"\nsnapshots = \"repository\"\nevery = \"15m\"\nagreement = {{ sql = \"SELECT key, size FROM packages\" }}\n"
+    );
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &more);
 }
 
@@ -51,7 +53,11 @@ fn a_folder_comes_back_as_it_was_and_what_is_newer_is_kept() {
     folder.remove("a/b c+ü%41");
     let to = good.to_string();
     let planned = bowline.ok(&["packages", "restore", "--to", &to, "--plan"])["plan"].clone();
-    assert_eq!((&planned["absent"], &planned["different"], &planned["same"], &planned["newer"]), (&2.into(), &1.into(), &2.into(), &1.into()), "{planned}");
+    assert_eq!(
+        (&planned["absent"], &planned["different"], &planned["same"], &planned["newer"]),
+        (&2.into(), &1.into(), &2.into(), &1.into()),
+        "{planned}"
+    );
     assert!(folder.get("z/large").is_none(), "a plan touches nothing");
     bowline.fails(&["packages", "restore", "--to", &to], 2, "not-confirmed");
 

@@ -95,7 +95,8 @@ impl Site {
     /// How it is reached; `key` names it in messages.
     pub fn options(&self, key: &str) -> Result<StoreOptions, Fault> {
         let site = &self.0;
-        let resolve = |given: &Option<SecretRef>, what: &str| given.as_ref().map(|secret| secret.resolve(&format!("packages.{key}.{what}"))).transpose();
+        let resolve =
+            |given: &Option<SecretRef>, what: &str| given.as_ref().map(|secret| secret.resolve(&format!("packages.{key}.{what}"))).transpose();
         Ok(StoreOptions {
             region: site.region.clone(),
             endpoint: site.endpoint.clone(),

@@ -67,7 +67,11 @@ impl ReplicationWish {
         let goes = xml::text(xml::inside(rule, "Destination").unwrap_or_default(), "Bucket").as_deref() == Some(self.destination.as_str());
         let enabled = |element: &str| xml::inside(rule, element).and_then(|inside| xml::text(inside, "Status")).as_deref() == Some("Enabled");
         let copies_encrypted = self.kms_key.as_ref().is_none_or(|key| xml::text(rule, "ReplicaKmsKeyID").as_ref() == Some(key));
-        goes && is_enabled(rule) && self.prefix.starts_with(&prefix_of(rule)) && enabled("DeleteMarkerReplication") && copies_encrypted && !has_tags(rule)
+        goes && is_enabled(rule)
+            && self.prefix.starts_with(&prefix_of(rule))
+            && enabled("DeleteMarkerReplication")
+            && copies_encrypted
+            && !has_tags(rule)
     }
 
     /// Ours may be written anew when nothing that it does now would end.
@@ -91,9 +95,10 @@ impl ReplicationWish {
         let id = format!("{RULE}{}-replication", if bucket.prefix().is_empty() { "bucket".to_owned() } else { bucket.prefix().replace('/', "-") });
         let on = |element: &str| format!("<{element}><Status>Enabled</Status></{element}>");
         let encrypted = self.kms_key.as_ref().map(|_| format!("<SourceSelectionCriteria>{}</SourceSelectionCriteria>", on("SseKmsEncryptedObjects")));
-        let key = self.kms_key.as_ref().map(|key| {
-            format!("<EncryptionConfiguration><ReplicaKmsKeyID>{}</ReplicaKmsKeyID></EncryptionConfiguration>", xml::escaped(key))
-        });
+        let key = self
+            .kms_key
+            .as_ref()
+            .map(|key| format!("<EncryptionConfiguration><ReplicaKmsKeyID>{}</ReplicaKmsKeyID></EncryptionConfiguration>", xml::escaped(key)));
         let existing = if self.existing_objects { on("ExistingObjectReplication") } else { String::new() };
         // A version that is removed for good at the source stays in the copy: whoever can destroy one must not destroy both.
         let forever = if self.is_of_minio() { "<DeleteReplication><Status>Disabled</Status></DeleteReplication>" } else { "" };

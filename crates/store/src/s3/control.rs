@@ -6,10 +6,10 @@ use super::tap::md5_of_bytes;
 use super::trouble::Trouble;
 use crate::StoreError;
 use crate::address::BucketAddress;
-use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
-use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use bytes::Bytes;
 use http::HeaderName;
+use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
+use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use object_store::{ClientOptions, HeaderMap, HeaderValue};
 use std::time::Duration;
 

@@ -88,7 +88,13 @@ impl FolderSite {
             match (kind.is_dir(), kind.is_file()) {
                 (true, _) => entries.push((format!("{prefix}{name}/"), true)),
                 (_, true) => entries.push((format!("{prefix}{name}"), false)),
-                _ => return Err(self.failed("list", &format!("{prefix}{name}"), "it is neither a file nor a folder (a link?), and cannot be kept as an object")),
+                _ => {
+                    return Err(self.failed(
+                        "list",
+                        &format!("{prefix}{name}"),
+                        "it is neither a file nor a folder (a link?), and cannot be kept as an object",
+                    ));
+                }
             }
         }
         entries.sort();

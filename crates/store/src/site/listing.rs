@@ -77,15 +77,18 @@ type Answer = (Vec<Part>, Option<String>);
 /// What a page holds, in the order of keys.
 enum Part {
     Item(Item),
-    /// A folder, by its whole prefix with the slash at its end.
-    Folder(String),
+    /// A folder: below the site, as keys are, and by its whole prefix; both with the slash at its end.
+    Folder {
+        below: String,
+        whole: String,
+    },
 }
 
 impl Part {
     fn key(&self) -> &str {
         match self {
             Self::Item(item) => &item.key,
-            Self::Folder(prefix) => prefix,
+            Self::Folder { below, .. } => below,
         }
     }
 }
@@ -102,7 +105,7 @@ pub(super) fn list(site: &Arc<BucketSite>, what: What) -> BoxStream<'static, Res
                 match part {
                     Ok(Part::Item(item)) => stream::iter([Ok(item)]).boxed(),
                     Err(error) => stream::iter([Err(error)]).boxed(),
-                    Ok(Part::Folder(prefix)) => ahead(site, what, prefix),
+                    Ok(Part::Folder { whole, .. }) => ahead(site, what, whole),
                 }
             }
         })
@@ -139,7 +142,7 @@ fn ahead(site: Arc<BucketSite>, what: What, prefix: String) -> BoxStream<'static
         .filter_map(|part| async move {
             match part {
                 Ok(Part::Item(item)) => Some(Ok(item)),
-                Ok(Part::Folder(_)) => None,
+                Ok(Part::Folder { .. }) => None,
                 Err(error) => Some(Err(error)),
             }
         })
@@ -192,7 +195,9 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
     };
     let next = match (page.is_truncated, what) {
         (false, _) => None,
-        (true, What::Current) => Some(format!("continuation-token={}", encoded(page.token.as_deref().ok_or_else(|| wrong(&"it names no place to go on"))?))),
+        (true, What::Current) => {
+            Some(format!("continuation-token={}", encoded(page.token.as_deref().ok_or_else(|| wrong(&"it names no place to go on"))?)))
+        }
         (true, What::Versions) => {
             let key = plain(page.next_key.as_deref().ok_or_else(|| wrong(&"it names no place to go on"))?)?;
             let version = page.next_version.filter(|version| !version.is_empty()).map(|version| format!("&version-id-marker={}", encoded(&version)));
@@ -205,7 +210,10 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
             Entry::Contents(listed) | Entry::Version(listed) => (listed, false),
             Entry::DeleteMarker(listed) => (listed, true),
             Entry::CommonPrefixes(folder) => {
-                parts.push(Part::Folder(plain(&folder.prefix)?));
+                let whole = plain(&folder.prefix)?;
+                if let Some(below) = whole.strip_prefix(site.prefix()).map(str::to_owned) {
+                    parts.push(Part::Folder { below, whole });
+                }
                 continue;
             }
             Entry::Other => continue,

@@ -64,9 +64,8 @@ impl Sites {
 fn minio_replicates_is_watched_and_brings_both_back_to_one_instant() {
     let sites = Sites::start();
     let cluster = Cluster::start(newest_major());
-    let bowline = Bowline::new(&cluster, RepositoryKind::Folder)
-        .with_environment("SITE_ID", ACCESS_KEY_ID)
-        .with_environment("SITE_SECRET", SECRET_ACCESS_KEY);
+    let bowline =
+        Bowline::new(&cluster, RepositoryKind::Folder).with_environment("SITE_ID", ACCESS_KEY_ID).with_environment("SITE_SECRET", SECRET_ACCESS_KEY);
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &sites.lines());
     // The rule that MinIO's own client made does it: nothing is to be done. Ours is taken in its place.
     assert_eq!(bowline.ok(&["packages", "enable", "--yes"])["steps"], serde_json::json!([]));

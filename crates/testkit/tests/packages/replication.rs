@@ -57,7 +57,8 @@ fn a_replication_is_set_up_from_a_printed_plan_and_none_of_others_is_replaced() 
     let copy = text("copy").replace("s3://backups", "s3://backups-copy").replace("replica = \"s3://backups-copy?", "replica = \"s3://backups?");
     run(folder.path(), &copy, &["init", "--bucket", "--yes"]);
     let own = run(folder.path(), &ours, &["init", "--bucket", "--yes"]).result().clone();
-    let told: Vec<_> = own["steps"].as_array().unwrap().iter().map(|step| (step["step"].as_str().unwrap(), step["outcome"].as_str().unwrap())).collect();
+    let told: Vec<_> =
+        own["steps"].as_array().unwrap().iter().map(|step| (step["step"].as_str().unwrap(), step["outcome"].as_str().unwrap())).collect();
     assert!(told.contains(&("replication", "done")), "{told:?}");
     // The mock forgets the prefix, too: what looks like somebody else's rule is left alone, and that is no success.
     let again = run(folder.path(), &ours, &["init", "--bucket", "--yes"]);

@@ -81,7 +81,10 @@ fn show(report: &RestoreReport, is_done: bool, printer: &Printer) {
         printer.say(format!("newer        {} objects came after that: {what}", report.newer));
     }
     if report.uncertain > 0 {
-        printer.say(format!("uncertain    {} were overwritten or removed between two snapshots, nobody knows when; they count as there", report.uncertain));
+        printer.say(format!(
+            "uncertain    {} were overwritten or removed between two snapshots, nobody knows when; they count as there",
+            report.uncertain
+        ));
     }
     if let Some(seconds) = report.unknown_seconds.filter(|seconds| *seconds > 0.0) {
         let span = duration(Duration::from_secs_f64(seconds));

@@ -15,7 +15,11 @@ use terms::Class;
 pub async fn run(wiring: &Wiring, asked: &PackagesSureArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let enabling = Enabling::plan(&super::settings(wiring)?).await?;
     let line = |task: &Task| format!("{}: {}", enabling.bucket(task.side).address(), task.step.describe());
-    let planned: Vec<Value> = enabling.tasks.iter().map(|task| json!({ "bucket": enabling.bucket(task.side).name(), "step": task.step.name(), "what": line(task) })).collect();
+    let planned: Vec<Value> = enabling
+        .tasks
+        .iter()
+        .map(|task| json!({ "bucket": enabling.bucket(task.side).name(), "step": task.step.name(), "what": line(task) }))
+        .collect();
     for obstacle in &enabling.obstacles {
         printer.say(format!("obstacle: {obstacle}"));
     }
@@ -71,7 +75,9 @@ pub async fn run(wiring: &Wiring, asked: &PackagesSureArgs, printer: &Arc<Printe
     let result = json!({ "steps": told, "obstacles": enabling.obstacles, "refused": refused });
     if refused > 0 {
         let hint = "Have the printed command run by somebody who may, and run this again; a store without replication wants [packages] snapshots.";
-        return Err(Fault::of("packages-unfinished", Class::Refused, "the replication of the packages is not set up", "", hint).with("packages", result));
+        return Err(
+            Fault::of("packages-unfinished", Class::Refused, "the replication of the packages is not set up", "", hint).with("packages", result)
+        );
     }
     printer.say("next: bowline packages status");
     printer.result(result);

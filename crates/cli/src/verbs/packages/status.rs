@@ -29,7 +29,12 @@ pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Prin
     match facts.oldest_behind {
         None => printer.say("lag          none: everything is there"),
         Some(oldest) => {
-            printer.say(format!("lag          {}: {} versions ({}) are missing, the oldest from {oldest}", duration(lag), facts.behind, bytes(facts.behind_bytes)));
+            printer.say(format!(
+                "lag          {}: {} versions ({}) are missing, the oldest from {oldest}",
+                duration(lag),
+                facts.behind,
+                bytes(facts.behind_bytes)
+            ));
         }
     }
     if let Some(at) = facts.newest_snapshot {
