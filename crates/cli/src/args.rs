@@ -85,6 +85,12 @@ pub enum Verb {
     /// newest that passed a drill, and whatever is held; all WAL from the oldest daily on, and of older backups their own. Each backup's reasons
     /// are shown first. Objects go a day after their backup was unlisted.
     Expire(ExpireArgs),
+    /// Read again what was stored, oldest proof first, and name each object that is damaged or missing
+    ///
+    /// Every object is opened with its key and held against its digests: packs against the manifest that names their chunks, WAL against its
+    /// index. A run reads as much as --budget allows and the next one goes on from there. What it finds stands in the repository's record,
+    /// scrub/state.json, until it is proven well again; exit code 6 says that something stands.
+    Scrub(ScrubArgs),
     /// Keep a backup, whatever retention says
     Hold(HoldArgs),
     /// Let a held backup go
@@ -94,6 +100,15 @@ pub enum Verb {
     },
     /// One screen: what is protected, and up to when
     Status,
+    /// Explain whatever status shows red, and how it is mended
+    Doctor,
+    /// The ledger: what ran when, and how it ended
+    Runs(RunsArgs),
+    /// Run everything in time: the schedule, the WAL receiver, the watch
+    ///
+    /// Makes the daily backup, expires, holds the weekly drill, audits, receives WAL, looks at everything, and tells people. Several daemons may
+    /// run for one repository: one acts, the others stand by. SIGHUP reads the configuration again; SIGTERM ends it cleanly.
+    Daemon,
     /// The write-ahead log: receive, push, fetch, audit
     Wal {
         #[command(subcommand)]
@@ -126,6 +141,16 @@ pub struct ExpireArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct ScrubArgs {
+    /// Bytes of backups and WAL read at most, such as 50GB; [scrub] daily_budget unless given, 20GB unless that is set
+    #[arg(long, value_name = "SIZE")]
+    pub budget: Option<bytesize::ByteSize>,
+    /// An object that was removed or changed on purpose: it is not expected any more
+    #[arg(long, value_name = "OBJECT")]
+    pub forget: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -522,6 +547,18 @@ pub struct KeysExportArgs {
     /// Write it to this new file instead of printing it
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct RunsArgs {
+    /// Show this run with its log
+    pub run: Option<String>,
+    /// Of this job only
+    #[arg(long, value_name = "JOB", conflicts_with = "run")]
+    pub job: Option<String>,
+    /// So many at most
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub last: usize,
 }
 
 #[derive(Debug, ClapArgs)]

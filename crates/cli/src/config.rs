@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::LockMode;
-use terms::{Secret, Zone};
+use terms::{Schedule, Secret, Zone};
 
 pub use packages::{Packages, Site};
 
@@ -36,12 +36,16 @@ pub struct Config {
     #[serde(default)]
     pub drill: Drill,
     #[serde(default)]
+    pub scrub: Scrub,
+    #[serde(default)]
     pub service: Service,
     #[serde(default)]
     pub objectives: Objectives,
     #[serde(default)]
     pub runbook: Runbook,
     pub packages: Option<Packages>,
+    #[serde(default)]
+    pub daemon: Daemon,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -81,6 +85,9 @@ pub struct Objectives {
     /// How long the service may be away; 4 hours unless said otherwise.
     #[serde(deserialize_with = "duration")]
     pub rto: Option<Duration>,
+    /// How long a backup may take; 1 hour unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub backup_window: Option<Duration>,
 }
 
 impl Objectives {
@@ -90,6 +97,33 @@ impl Objectives {
     pub fn rto(&self) -> Duration {
         self.rto.unwrap_or(Duration::from_secs(4 * 3600))
     }
+    pub fn backup_window(&self) -> Duration {
+        self.backup_window.unwrap_or(Duration::from_secs(3600))
+    }
+}
+
+/// What the daemon does, and when.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    /// Whose wall clock all schedules mean; UTC unless said otherwise.
+    #[serde(deserialize_with = "zone")]
+    pub timezone: Option<Zone>,
+    /// Whether it receives WAL; yes unless said otherwise.
+    pub receive: Option<bool>,
+    /// How often everything is looked at; 10 seconds unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub watch_interval: Option<Duration>,
+    /// How long a daemon may be silent before another one acts; 20 seconds unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub lease_ttl: Option<Duration>,
+    /// When the stored WAL is audited; each hour unless said otherwise.
+    pub audit: Option<String>,
+    /// When every prerequisite is looked at; each quarter of an hour unless said otherwise.
+    pub check: Option<String>,
+    /// How long a job may take before it is ended; a day unless said otherwise.
+    #[serde(deserialize_with = "duration")]
+    pub job_limit: Option<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -127,6 +161,15 @@ pub struct Repository {
     /// Whether the store itself must encrypt; required where a key is named, unless said otherwise.
     pub sse: Option<SseKey>,
     pub sse_kms_key_id: Option<String>,
+    /// How many bytes it may take, all versions included; of a folder the disk's size unless said otherwise.
+    pub capacity: Option<ByteSize>,
+    /// The share of it at which somebody is told, and at which that is critical; 80 % and 88 % unless said otherwise.
+    #[serde(deserialize_with = "share")]
+    #[serde(default)]
+    pub capacity_warning: Option<f64>,
+    #[serde(deserialize_with = "share")]
+    #[serde(default)]
+    pub capacity_critical: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -166,6 +209,8 @@ pub struct Encryption {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Backup {
+    /// When the daemon makes a full backup; 02:00 each day unless said otherwise.
+    pub schedule: Option<String>,
     #[serde(deserialize_with = "compression")]
     pub compression: Option<Compression>,
     pub jobs: Option<u16>,
@@ -250,9 +295,27 @@ pub struct Retention {
     pub grace: Option<Duration>,
 }
 
+/// How stored objects are read again.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scrub {
+    /// Bytes that one run reads at most; 20 GB unless said otherwise.
+    pub daily_budget: Option<ByteSize>,
+    /// When the daemon scrubs, in cron's words; at 05:00 unless said otherwise.
+    pub schedule: Option<String>,
+}
+
+impl Scrub {
+    pub fn budget(&self) -> u64 {
+        self.daily_budget.map_or(20_000_000_000, |size| size.as_u64())
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drill {
+    /// When the daemon holds a drill; 04:00 each Sunday unless said otherwise.
+    pub schedule: Option<String>,
     /// Below this directory `bowline verify` restores.
     pub dir: Option<PathBuf>,
     /// As whom the restored server runs, when root holds the drill: a user to whom production's files are closed.
@@ -405,6 +468,25 @@ impl Config {
         Ok(config)
     }
 
+    /// Each schedule: its key, what is configured, and what else it is.
+    fn schedules(&self) -> [(&'static str, Option<&str>, &'static str); 5] {
+        [
+            ("backup.schedule", self.backup.schedule.as_deref(), "0 2 * * *"),
+            ("drill.schedule", self.drill.schedule.as_deref(), "0 4 * * 0"),
+            ("scrub.schedule", self.scrub.schedule.as_deref(), "0 5 * * *"),
+            ("daemon.audit", self.daemon.audit.as_deref(), "17 * * * *"),
+            ("daemon.check", self.daemon.check.as_deref(), "*/15 * * * *"),
+        ]
+    }
+
+    /// The schedule of this key.
+    pub fn schedule(&self, key: &str) -> Result<Schedule, Fault> {
+        let found = self.schedules().into_iter().find(|(name, ..)| *name == key);
+        let (_, text, usual) = found.ok_or_else(|| Fault::of("bug", terms::Class::Bug, format!("there is no schedule {key}"), "", ""))?;
+        let zone = self.daemon.timezone.clone().unwrap_or_default();
+        Schedule::parse(text.unwrap_or(usual), zone).map_err(|e| Fault::misuse("config-wrong", format!("{key} is no schedule"), format!("{e}."), ""))
+    }
+
     fn check(&self) -> Result<(), Fault> {
         let plain = |text: &str| !text.is_empty() && !text.starts_with('.') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !plain(&self.org) {
@@ -414,6 +496,25 @@ impl Config {
         if self.wal.flush_interval.is_some_and(|pause| pause < Duration::from_millis(200)) {
             let hint = "For no loss at all set wal.synchronous = true.";
             return Err(Fault::misuse("config-wrong", "wal.flush_interval is below 200ms", "", hint));
+        }
+        for (key, text, usual) in self.schedules() {
+            if let Err(e) = Schedule::parse(text.unwrap_or(usual), self.daemon.timezone.clone().unwrap_or_default()) {
+                return Err(Fault::misuse(
+                    "config-wrong",
+                    format!("{key} is no schedule"),
+                    format!("{e}."),
+                    "Five fields: minute, hour, day of month, month, day of week.",
+                ));
+            }
+        }
+        let repository = &self.repository;
+        if repository.capacity_warning.unwrap_or(0.8) > repository.capacity_critical.unwrap_or(0.88) {
+            return Err(Fault::misuse(
+                "config-wrong",
+                "repository.capacity_warning is above capacity_critical",
+                "",
+                "Warn before it is critical, such as at \"80%\" and \"88%\".",
+            ));
         }
         let Repository { url, object_lock, object_lock_days, .. } = &self.repository;
         let wrong = match (object_lock, object_lock_days) {

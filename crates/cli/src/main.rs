@@ -6,6 +6,7 @@ mod fault;
 mod runbook;
 mod show;
 mod verbs;
+mod watching;
 mod wiring;
 
 use clap::Parser;

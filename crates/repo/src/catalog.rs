@@ -76,7 +76,14 @@ impl Reader {
         Ok(found)
     }
 
-    async fn backup_if_listed(&self, kind: BackupKind, id: BackupId) -> Result<Option<BackupDocument>, RepoError> {
+    /// The names below which backups lie, or attempts at one, oldest first.
+    pub async fn backup_names(&self) -> Result<Vec<BackupId>, RepoError> {
+        let names = self.store.folders(&BackupKind::Full.to_string()).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// A backup's document; `None` where none is listed.
+    pub async fn backup_if_listed(&self, kind: BackupKind, id: BackupId) -> Result<Option<BackupDocument>, RepoError> {
         let path = layout::backup_document(kind, id);
         match self.store.get(&path).await {
             Ok(bytes) => {

@@ -28,14 +28,18 @@ impl Reader {
     pub async fn configuration(&self) -> Result<Option<(ObjectPath, String)>, RepoError> {
         let listed: Vec<_> = self.store.list(layout::CONFIGURATIONS, None).try_collect().await?;
         let Some(path) = listed.into_iter().map(|object| object.path).filter(|path| path.as_str().ends_with(".toml")).max() else { return Ok(None) };
-        let bytes = self.store.get(&path).await?;
-        let damaged = |why: &str| RepoError::Document { path: path.to_string(), why: why.to_owned() };
-        let whole = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not text"))?;
-        let (text, digest) = whole.rsplit_once(DIGEST).ok_or_else(|| damaged("it has no digest"))?;
-        if digest.trim_end() != sha256(text.as_bytes()) {
-            return Err(damaged("it does not match its own digest"));
-        }
-        let text = text.to_owned();
+        let text = text_of(&path, &self.store.get(&path).await?)?;
         Ok(Some((path, text)))
     }
+}
+
+/// What a user wrote, when it is what was kept.
+pub(crate) fn text_of(path: &ObjectPath, bytes: &[u8]) -> Result<String, RepoError> {
+    let damaged = |why: &str| RepoError::Document { path: path.to_string(), why: why.to_owned() };
+    let whole = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
+    let (text, digest) = whole.rsplit_once(DIGEST).ok_or_else(|| damaged("it has no digest"))?;
+    if digest.strip_suffix('\n') != Some(&sha256(text.as_bytes())) {
+        return Err(damaged("it does not match its own digest"));
+    }
+    Ok(text.to_owned())
 }

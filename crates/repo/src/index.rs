@@ -217,7 +217,7 @@ impl Reader {
         Ok(merged)
     }
 
-    async fn batch(&self, system: SystemId, path: &ObjectPath) -> Result<WalIndex, RepoError> {
+    pub(crate) async fn batch(&self, system: SystemId, path: &ObjectPath) -> Result<WalIndex, RepoError> {
         let sealed = self.store.get(path).await?;
         let object = self.open_object(path, ObjectKind::WalIndex, &sealed).await?;
         let plain = beside(move || seal::open_whole(object, &sealed)).await?.map_err(RepoError::object(path))?;

@@ -27,15 +27,18 @@ pub(crate) fn key(id: KeyId) -> ObjectPath {
 /// Whether the object at this path is replaced in the course of things; every other is written once.
 pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    ["repository.json", "retention.json"].contains(&path)
+    ["repository.json", "retention.json", "capacity.json"].contains(&path)
         || is_coverage
-        || ["keys/", "leases/", "probe/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
+        || ["keys/", "leases/", "probe/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
 pub fn is_unlocked(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
-    is_coverage || path == "retention.json" || ["leases/", "probe/", "runs/", "holds/", "expired/"].iter().any(|folder| path.starts_with(folder))
+    is_coverage
+        || path == "retention.json"
+        || path == "capacity.json"
+        || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The folder of a backup.
@@ -47,7 +50,8 @@ pub(crate) fn backup_document(kind: BackupKind, id: BackupId) -> ObjectPath {
     path(format!("{}/backup.json", backup_folder(kind, id)))
 }
 
-pub(crate) fn manifest(kind: BackupKind, id: BackupId) -> ObjectPath {
+/// The manifest of a backup.
+pub fn manifest(kind: BackupKind, id: BackupId) -> ObjectPath {
     path(format!("{}/manifest", backup_folder(kind, id)))
 }
 
@@ -126,6 +130,26 @@ pub(crate) fn drill_report(at: Timestamp, number: u32, form: &str) -> ObjectPath
     path(format!("{DRILLS}/{}{number}/report.{form}", at.compact()))
 }
 
+/// How many bytes the repository took.
+pub(crate) fn capacity() -> ObjectPath {
+    path("capacity.json".into())
+}
+
+/// The folder of the ledger.
+pub(crate) const RUNS: &str = "runs";
+
+/// What says that a run began.
+pub(crate) fn run_begun(name: &crate::RunName) -> ObjectPath {
+    let (year, month) = name.month();
+    path(format!("{RUNS}/{year}/{month}/{name}.begun.json"))
+}
+
+/// What says how it ended.
+pub(crate) fn run_ended(name: &crate::RunName) -> ObjectPath {
+    let (year, month) = name.month();
+    path(format!("{RUNS}/{year}/{month}/{name}.json"))
+}
+
 /// The folder of configurations that were in force.
 pub(crate) const CONFIGURATIONS: &str = "config";
 
@@ -185,6 +209,11 @@ pub fn segment_of(path: &ObjectPath) -> Option<SegmentName> {
         WalName::Segment(segment) | WalName::Partial(segment) | WalName::BackupLabel(segment, _) => Some(segment),
         WalName::History(_) => None,
     }
+}
+
+/// What scrubbing found and how far it is.
+pub(crate) fn scrub() -> ObjectPath {
+    path("scrub/state.json".into())
 }
 
 pub(crate) fn coverage() -> ObjectPath {

@@ -1,6 +1,7 @@
 //! What a repository is: where each object lies, how it is sealed, what a backup and an archive of WAL are made of.
 
 pub mod audit;
+mod capacity;
 mod catalog;
 mod configuration;
 mod coverage;
@@ -18,9 +19,12 @@ mod manifest;
 mod pack;
 mod pieces;
 mod policy;
+mod proving;
 pub mod reach;
 mod repository;
 pub mod retention;
+mod runs;
+mod scrubbed;
 mod slots;
 mod snapshot;
 mod wal;
@@ -32,13 +36,18 @@ pub use error::RepoError;
 pub use expiry::{ExpiryState, Tombstone, WalWaiting};
 pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::{Attempt, KeyPurpose};
-pub use layout::{backup_folder, is_piece, is_replaced, is_unlocked, key_path, listing_of, pack_path, segment_of, tombstone, wal_object};
+pub use layout::{
+    backup_folder, is_piece, is_replaced, is_unlocked, key_path, listing_of, manifest as manifest_path, pack_path, segment_of, tombstone, wal_object,
+};
 pub use lease::{Claim, Contender, HeldBy, KeptLease, Lease, LeaseView, Loss, RECEIVER_LEASE, Standing};
 pub use manifest::{ChunkRef, Entry, FileBody, ManifestEnd, ManifestHeader, ManifestReader, ManifestWriter};
 pub use pack::Pack;
 pub use pieces::{Form, Piece, PieceLog, Stored, chain};
 pub use policy::{Duty, Premises, policy};
+pub use proving::Proved;
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
+pub use runs::{Run, RunBegun, RunEnded, RunName, RunOutcome};
+pub use scrubbed::{ScrubDamage, ScrubRun, ScrubState, ScrubUnit};
 pub use slots::{Change, KeyView, Proof, SlotView};
 pub use snapshot::{SnapshotDocument, SnapshotEnd, SnapshotHeader, SnapshotObject, SnapshotReader, SnapshotWriter};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

@@ -261,7 +261,7 @@ impl Reader {
         (piece, self.piece_bytes(system, piece).await)
     }
 
-    async fn piece_bytes(&self, system: SystemId, piece: Piece) -> Result<Vec<u8>, RepoError> {
+    pub(crate) async fn piece_bytes(&self, system: SystemId, piece: Piece) -> Result<Vec<u8>, RepoError> {
         let path = layout::piece(system, &piece);
         let length = (piece.end.bytes() - piece.start.bytes()) as usize;
         let mut plain = match piece.form {
@@ -293,7 +293,7 @@ impl Reader {
     }
 
     /// What a log holds, and why no more of it opens when that is not its end; `None` when there is none.
-    async fn grown(&self, path: &ObjectPath) -> Result<Option<(Vec<u8>, Option<RepoError>)>, RepoError> {
+    pub(crate) async fn grown(&self, path: &ObjectPath) -> Result<Option<(Vec<u8>, Option<RepoError>)>, RepoError> {
         let sealed = match self.store.get(path).await {
             Ok(sealed) => sealed,
             Err(StoreError::Missing { .. }) => return Ok(None),

@@ -24,8 +24,19 @@ pub struct Premises {
 }
 
 /// What is replaced as time goes on, under a condition of its own; all else is written once.
-const MUTABLE: [&str; 9] =
-    ["repository.json", "retention.json", "coverage.json", "wal/*/coverage.json", "keys/*", "leases/*", "holds/*", "expired/*", "probe/*"];
+const MUTABLE: [&str; 11] = [
+    "repository.json",
+    "retention.json",
+    "capacity.json",
+    "coverage.json",
+    "wal/*/coverage.json",
+    "keys/*",
+    "leases/*",
+    "holds/*",
+    "expired/*",
+    "scrub/*",
+    "probe/*",
+];
 
 /// The policy of this duty.
 pub fn policy(duty: Duty, premises: &Premises) -> Value {

@@ -25,10 +25,20 @@ impl FromStr for Zone {
     }
 }
 
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.iana_name().unwrap_or("UTC"))
+    }
+}
+
 impl Zone {
+    pub(crate) fn zoned(&self, at: Timestamp) -> jiff::Zoned {
+        at.to_jiff().to_zoned(self.0.clone())
+    }
+
     /// The calendar day on which this instant lies here.
     pub fn day(&self, at: Timestamp) -> Day {
-        let date = at.to_jiff().to_zoned(self.0.clone()).date();
+        let date = self.zoned(at).date();
         Day { month: Month { year: date.year(), month: date.month() }, day: date.day() }
     }
 }

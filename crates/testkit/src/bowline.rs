@@ -314,16 +314,27 @@ impl<'a> Bowline<'a> {
 
     /// Starts `wal receive` with these further arguments and does not wait for anything.
     pub fn start_receiver(&self, words: &[&str]) -> Receiver {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let log = self.dir.join(format!("receive-{}.log", STARTED.fetch_add(1, Ordering::Relaxed)));
-        let file = fs::File::create(&log).expect("create the receiver's log");
         let mut command = self.command(&["--json", "wal", "receive"]);
-        command.args(words).stdout(file.try_clone().expect("dup")).stderr(file);
+        command.args(words);
+        self.start("receive", command)
+    }
+
+    /// Starts `bowline daemon` and does not wait for anything.
+    pub fn start_daemon(&self) -> Receiver {
+        self.start("daemon", self.command(&["--json", "daemon"]))
+    }
+
+    /// Starts a command that goes on until it is told to end.
+    pub fn start(&self, name: &str, mut command: Command) -> Receiver {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("{name}-{}.log", STARTED.fetch_add(1, Ordering::Relaxed)));
+        let file = fs::File::create(&log).expect("create the command's log");
+        command.stdout(file.try_clone().expect("dup")).stderr(file);
         // SAFETY: between fork and exec only this one system call is made.
         unsafe {
             command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
         }
-        Receiver { child: command.spawn().expect("start bowline wal receive"), log }
+        Receiver { child: command.spawn().expect("start bowline"), log }
     }
 
     /// Finishes the current segment and waits until everything before the switch is in the repository, which is a folder.

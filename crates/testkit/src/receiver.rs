@@ -1,4 +1,4 @@
-//! A `bowline wal receive` that a test runs, listens to and ends.
+//! A `bowline wal receive`, or `daemon`, that a test runs, listens to and ends.
 
 use crate::launch;
 use crate::planted::refuse_secrets;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-/// A running `wal receive`, killed when dropped.
+/// A running `wal receive` or `daemon`, killed when dropped.
 #[derive(Debug)]
 pub struct Receiver {
     pub(crate) child: Child,

@@ -22,6 +22,7 @@ pub enum Kind {
     Report,
     Configuration,
     Runbook,
+    ScrubRecord,
 }
 
 /// The kind of the object at this path; `None` when nobody thought of it, which a test should notice.
@@ -35,6 +36,7 @@ pub fn kind_of(repository: &Path, object: &Path) -> Option<Kind> {
         ["drills", ..] => Kind::Report,
         ["config", _] => Kind::Configuration,
         ["runbook", ..] => Kind::Runbook,
+        ["scrub", ..] => Kind::ScrubRecord,
         ["full", _, "backup.json"] => Kind::BackupDocument,
         ["full", _, "manifest"] => Kind::Manifest,
         ["full", _, "data", _] => Kind::Pack,

@@ -1,10 +1,14 @@
 //! What retention has to know of each backup beside its document: how its last drill went, and whether it is held.
 
+use futures::{StreamExt, TryStreamExt, stream};
 use repo::retention::Candidate;
 use repo::{Reader, RepoError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use terms::{BackupId, Timestamp};
+
+/// Reports read at once.
+const AT_ONCE: usize = 16;
 
 /// What of a drill's report counts here.
 #[derive(Debug, Deserialize)]
@@ -29,13 +33,16 @@ pub(crate) async fn candidates(reader: &Reader) -> Result<Vec<Candidate>, RepoEr
 /// The newest drill of each backup that ended in a verdict. One that could not look at everything says nothing against the backup.
 async fn drilled(reader: &Reader) -> Result<BTreeMap<BackupId, (Timestamp, bool)>, RepoError> {
     let mut found = BTreeMap::new();
-    for path in reader.drills().await? {
-        let drill: Drill = match reader.drill(&path).await {
-            Ok(Some(drill)) => drill,
-            Err(e @ RepoError::Store(_)) => return Err(e),
+    let read = |path| async move {
+        match reader.drill::<Drill>(&path).await {
+            Err(e @ RepoError::Store(_)) => Err(e),
             // A damaged report tells nothing.
-            Ok(None) | Err(_) => continue,
-        };
+            found => Ok(found.ok().flatten()),
+        }
+    };
+    let mut drills = stream::iter(reader.drills().await?).map(read).buffered(AT_ONCE);
+    while let Some(drill) = drills.try_next().await? {
+        let Some(drill) = drill else { continue };
         let passed = match drill.outcome.as_str() {
             "passed" => true,
             "failed" => false,

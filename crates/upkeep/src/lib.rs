@@ -1,10 +1,13 @@
-//! Keeps a repository in bounds: what retention no longer wants goes, late and piece by piece. The only room that removes anything.
+//! Keeps a repository in bounds and proves it: what retention no longer wants goes, late and piece by piece; what stays is read
+//! again. The only room that removes anything.
 
 mod error;
 mod expire;
 mod known;
+mod scrub;
 mod sweep;
 
 pub use error::UpkeepError;
 pub use expire::{ExpireOptions, Expired, expire, plan};
+pub use scrub::{Found, ScrubOptions, Scrubbed, scrub};
 pub use sweep::Swept;

@@ -296,4 +296,25 @@ pub const TWINS: &[Twin] = &[
         "                found.missing += 0;",
         ("e2e_packages", "what_the_database_refers_to"),
     ),
+    twin(
+        "an object that is gone is not missed by scrubbing",
+        "crates/upkeep/src/scrub.rs",
+        "for path in gone {",
+        "for path in gone.into_iter().take(0) {",
+        ("e2e_scrub", "one_flipped_bit"),
+    ),
+    twin(
+        "damage that a scrub found does not stand",
+        "crates/upkeep/src/scrub.rs",
+        "self.state.damage.push(damage);",
+        "let _ = damage;",
+        ("e2e_scrub", "a_run_goes_on"),
+    ),
+    twin(
+        "each run of scrubbing begins anew",
+        "crates/upkeep/src/scrub/reading.rs",
+        "Packs::After(done)",
+        "Packs::After(done * 0)",
+        ("e2e_scrub", "a_run_goes_on"),
+    ),
 ];

@@ -10,6 +10,7 @@ use crate::args::Common;
 use crate::fault::Fault;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,6 +18,11 @@ use terms::{Event, Events, SnapshotOfProgress};
 
 /// Without a terminal a line says how far it is, this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Lines that are kept for the ledger.
+const LOG_LINES: usize = 200;
+/// How often programs are told how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Prints for one command.
 pub struct Printer {
@@ -27,6 +33,9 @@ pub struct Printer {
 
 #[derive(Default)]
 struct State {
+    /// The last lines that a person would have seen, and the result, for the ledger.
+    log: VecDeque<String>,
+    result: Option<Value>,
     bar: Option<ProgressBar>,
     last_line: Option<Instant>,
     first: Option<(Instant, u64)>,
@@ -41,8 +50,30 @@ impl Printer {
         self.json
     }
 
+    /// Tells programs under which name the ledger knows this run.
+    pub fn begins_run(&self, name: &str) {
+        if self.json {
+            drop(writeln!(std::io::stdout(), "{}", json!({ "event": "run-begun", "run": name })));
+        }
+    }
+
+    /// The last lines that were printed, or would have been for people, and the result.
+    pub fn kept(&self) -> (Vec<String>, Option<Value>) {
+        let state = self.lock();
+        (state.log.iter().cloned().collect(), state.result.clone())
+    }
+
+    fn keep(&self, line: &str) {
+        let mut state = self.lock();
+        if state.log.len() >= LOG_LINES {
+            state.log.pop_front();
+        }
+        state.log.push_back(line.to_owned());
+    }
+
     /// A line of a report, for people.
     pub fn say(&self, line: impl AsRef<str>) {
+        self.keep(line.as_ref());
         if !self.json {
             self.above_bar(|| drop(writeln!(std::io::stdout(), "{}", line.as_ref())));
         }
@@ -50,6 +81,7 @@ impl Printer {
 
     /// A remark beside the report.
     pub fn remark(&self, line: impl AsRef<str>) {
+        self.keep(line.as_ref());
         if !self.json && !self.quiet {
             self.above_bar(|| drop(writeln!(std::io::stderr(), "{}", line.as_ref())));
         }
@@ -57,6 +89,7 @@ impl Printer {
 
     /// The result, as the last JSON line.
     pub fn result(&self, value: Value) {
+        self.lock().result = Some(value.clone());
         if self.json {
             self.finish();
             drop(writeln!(std::io::stdout(), "{}", json!({ "result": value })));
@@ -100,7 +133,15 @@ impl Printer {
     }
 
     fn progress(&self, now: SnapshotOfProgress) {
-        if self.quiet || self.json {
+        if self.json {
+            let mut state = self.lock();
+            if state.last_line.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
+                state.last_line = Some(Instant::now());
+                drop(writeln!(std::io::stdout(), "{}", event_json(&Event::Progress(now))));
+            }
+            return;
+        }
+        if self.quiet {
             return;
         }
         let mut state = self.lock();
@@ -140,6 +181,9 @@ impl Events for Printer {
             return self.progress(now);
         }
         if self.json {
+            if let Some(line) = event_line(&event) {
+                self.keep(&line);
+            }
             let mut value = event_json(&event);
             value["at"] = json!(terms::Clock::now(&terms::SystemClock));
             drop(writeln!(std::io::stdout(), "{value}"));

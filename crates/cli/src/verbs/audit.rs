@@ -108,6 +108,42 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// The gaps in the stored log of every epoch, told for a record. Reads the listing and the index, and no segment.
+pub(super) async fn gaps(reader: &Reader) -> Result<Vec<upkeep::Found>, Fault> {
+    let backups = reader.backups().await?;
+    let mut gaps = Vec::new();
+    for epoch in &reader.document().epochs {
+        let own: Vec<_> = backups.iter().filter(|b| b.system_id == epoch.system_id).cloned().collect();
+        if own.is_empty() {
+            continue;
+        }
+        let known = Known::gather(reader, own).await?;
+        let found = known.audit(&reader.index(known.system_id, &known.timelines()).await?);
+        for gap in &found.gaps {
+            let path = repo::wal_object(known.system_id, &WalName::Segment(gap.first_missing)).to_string();
+            let why = format!("{} segments are not stored, up to {}.", missing(gap, known.size), gap.last_missing);
+            let next = format!("{LOOK_FOR} {STORE_EACH}.");
+            gaps.push(upkeep::Found::gap(path, why, lost_by(&gap.unreachable), next));
+        }
+    }
+    // The end of the log may be in pieces, which the audit of whole segments does not see.
+    if let Some(present) = reader.epoch().filter(|present| backups.iter().any(|b| b.system_id == present.system_id))
+        && let Some(first) = restore::stored_end(reader, present).await?.and_then(|end| end.hole)
+    {
+        let path = repo::wal_object(present.system_id, &WalName::Segment(first)).to_string();
+        if gaps.iter().all(|gap| gap.path != path) {
+            let why = "It is not stored whole, but more of it was once: a coverage mark, a piece or a backup lies beyond what is there.".to_owned();
+            let next = "Take a full backup now (bowline backup): until it is listed nothing later than what is there can be restored.".to_owned();
+            gaps.push(upkeep::Found::gap(path, why, "Instants after what is there.".to_owned(), next));
+        }
+    }
+    Ok(gaps)
+}
+
+/// What to do about a gap.
+const LOOK_FOR: &str = "look for these files in pg_wal of the server, of its standbys and in copies of the bucket, and store each with";
+const STORE_EACH: &str = "bowline wal push PATH; if they are gone, bowline backup protects what comes from now on";
+
 /// What was found of one epoch.
 struct Audited {
     known: Known,
@@ -282,9 +318,8 @@ fn report(printer: &Printer, known: &Known, found: &Audit, read: u64) {
             if count == 1 { gap.first_missing.to_string() } else { format!("{} to {}, {count} segments", gap.first_missing, gap.last_missing) };
         printer.say(format!("gap          {names}, timeline {}", gap.timeline));
         consequences(printer, &gap.unreachable);
-        printer
-            .say("             next: look for these files in pg_wal of the server, of its standbys and in copies of the bucket, and store each with");
-        printer.say("             bowline wal push PATH; if they are gone, bowline backup protects what comes from now on");
+        printer.say(format!("             next: {LOOK_FOR}"));
+        printer.say(format!("             {STORE_EACH}"));
     }
     for stretch in &found.damaged {
         let names = if stretch.first == stretch.last { stretch.first.to_string() } else { format!("{} to {}", stretch.first, stretch.last) };
@@ -310,15 +345,18 @@ fn missing(gap: &repo::audit::Gap, size: SegmentSize) -> u64 {
     gap.last_missing.number(size) - gap.first_missing.number(size) + 1
 }
 
-/// What cannot be restored because of a break, and what still can.
-fn consequences(printer: &Printer, unreachable: &Unreachable) {
-    let what = match (unreachable.from, unreachable.until) {
+fn lost_by(unreachable: &Unreachable) -> String {
+    match (unreachable.from, unreachable.until) {
         (Some(from), Some(until)) => format!("from {from} to {until}"),
         (Some(from), None) => format!("from {from} on"),
         (None, Some(until)) => format!("before {until}"),
         (None, None) => "at all, by any backup on this timeline".to_owned(),
-    };
-    printer.say(format!("             cannot be restored: {what}"));
+    }
+}
+
+/// What cannot be restored because of a break, and what still can.
+fn consequences(printer: &Printer, unreachable: &Unreachable) {
+    printer.say(format!("             cannot be restored: {}", lost_by(unreachable)));
     let serving = [unreachable.before.map(|id| format!("before that {id}")), unreachable.after.map(|id| format!("after that {id}"))];
     let serving: Vec<String> = serving.into_iter().flatten().collect();
     if !serving.is_empty() {

@@ -2,8 +2,7 @@
 
 use crate::args::Common;
 use crate::fault::Fault;
-use crate::show::Printer;
-use crate::verbs::second_copy::SecondCopy;
+use crate::show::{Printer, duration};
 use crate::verbs::{check_keys, guard, store_findings};
 use crate::wiring::Wiring;
 use pg::{CONTROL_FILE, ControlFile, Replication, ServerFacts, Severity, Sql, find_bin_dir};
@@ -11,7 +10,8 @@ use repo::{Encryption, Reader};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
-use terms::Explain;
+use std::time::Duration;
+use terms::{Clock, Explain, SystemClock};
 
 /// How a prerequisite stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,23 +131,32 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
 }
 
 async fn look_at_second_copy(wiring: &Wiring, reader: &Reader, findings: &mut Findings) {
-    match SecondCopy::look(wiring, reader).await {
-        Some(Ok(copy)) => {
+    let Some(copy) = wiring.replica().await else {
+        let fix = "Replicate the bucket to another region, and name that bucket in [repository] replica.";
+        return findings.add("second copy", Verdict::Warn, "none is configured: whoever loses this repository's region loses the backups", fix);
+    };
+    let copy = match copy {
+        Ok(copy) => copy,
+        Err(fault) => return findings.fail("second copy", &fault),
+    };
+    let limit = crate::watching::REPLICATION_LAG.as_secs_f64();
+    match watch::compare_copies(reader, &copy, limit, SystemClock.now()).await {
+        Ok(copy) => {
+            let behind = copy.lag_seconds.map_or_else(
+                || "how far its WAL is behind is not known".to_owned(),
+                |lag| format!("{} behind", duration(Duration::from_secs_f64(lag.clamp(0.0, 1e9)))),
+            );
+            let there = copy.backups - copy.backups_missing;
+            let found = format!("{}: {behind}, {there} of {} backups are listed there", copy.address, copy.backups);
             findings.judge(
                 "second copy",
-                !copy.is_late(),
+                !copy.is_late,
                 Verdict::Fail,
-                copy.words(),
+                found,
                 "Look at the bucket's replication: what failed it does not try again.",
             );
         }
-        Some(Err(fault)) => findings.fail("second copy", &fault),
-        None => findings.add(
-            "second copy",
-            Verdict::Warn,
-            "none is configured: whoever loses this repository's region loses the backups",
-            "Replicate the bucket to another region, and name that bucket in [repository] replica.",
-        ),
+        Err(trouble) => findings.add("second copy", Verdict::Fail, format!("{}. {}", trouble.summary, trouble.detail), &trouble.hint),
     }
 }
 
@@ -220,7 +229,7 @@ async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader:
         Err(fault) => findings.fail("replication connection", &fault),
     }
     match guard::look(wiring, sql, reader).await {
-        Ok(guarded) => guarded.findings.into_iter().for_each(|finding| findings.take(finding)),
+        Ok(found) => found.into_iter().for_each(|finding| findings.take(finding)),
         Err(fault) => findings.fail("WAL", &fault),
     }
     match find_bin_dir(facts.major, wiring.config.postgres.bin_dir.as_deref()) {

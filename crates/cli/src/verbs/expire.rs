@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::show::{Printer, bytes};
 use crate::verbs::confirm::confirm;
 use crate::wiring::Wiring;
-use repo::retention::{RetentionPlan, RetentionPolicy};
+use repo::retention::RetentionPlan;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,13 +21,7 @@ const LEASE_TTL: Duration = Duration::from_secs(60);
 pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
     let configured = &wiring.config.retention;
-    let usual = RetentionPolicy::default();
-    let policy = RetentionPolicy {
-        daily: configured.daily.unwrap_or(usual.daily),
-        monthly: configured.monthly.unwrap_or(usual.monthly),
-        minimum: configured.minimum.unwrap_or(usual.minimum),
-        zone: configured.timezone.clone().unwrap_or(usual.zone),
-    };
+    let policy = crate::watching::policy(&wiring.config);
     let plan = upkeep::plan(&wiring.reader().await?, &policy).await?;
     show(&plan, printer);
     if asked.dry_run {

@@ -7,13 +7,16 @@ mod bucket;
 mod check;
 mod check_keys;
 mod confirm;
+mod daemon;
 mod damage;
+mod doctor;
 mod epoch;
 mod expire;
 pub mod fetch;
 mod guard;
 mod init;
 mod keys;
+mod ledger;
 mod list;
 mod measured;
 mod outlook;
@@ -24,7 +27,8 @@ mod relock;
 mod rescue_report;
 mod restore;
 mod runbook;
-mod second_copy;
+mod runs;
+mod scrub;
 mod status;
 mod store_findings;
 mod verify;
@@ -65,25 +69,36 @@ pub fn run(args: Args) -> ExitCode {
         Verb::Wal { verb: WalVerb::Receive(_) } => Threads::One,
         _ => Threads::Few,
     };
+    let job = ledger::job(&verb);
     let outcome = with_threads(threads, async {
-        match verb {
-            Verb::Init(asked) => init::run(&common, &asked, &printer).await,
-            Verb::Check => check::run(&common, &printer).await,
-            Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
-            Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
-            Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
-            Verb::Packages { verb } => packages::run(&common, &verb, &printer).await,
-            Verb::Keys { verb } => keys::run(&common, &verb, &printer).await,
-            Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
-            Verb::List => list::run(&common, &printer).await,
-            Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
-            Verb::Hold(asked) => expire::hold(&common, &asked, &printer).await,
-            Verb::Unhold { backup } => expire::unhold(&common, backup, &printer).await,
-            Verb::Relock => relock::run(&common, &printer).await,
-            Verb::Status => status::run(&common, &printer).await,
-            Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
-            Verb::Wal { verb: WalVerb::Audit(asked) } => audit::run(&common, &asked, &printer).await,
-            Verb::Wal { verb: WalVerb::Push(_) | WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+        let work = async {
+            match verb {
+                Verb::Init(asked) => init::run(&common, &asked, &printer).await,
+                Verb::Check => check::run(&common, &printer).await,
+                Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
+                Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
+                Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
+                Verb::Packages { verb } => packages::run(&common, &verb, &printer).await,
+                Verb::Keys { verb } => keys::run(&common, &verb, &printer).await,
+                Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
+                Verb::List => list::run(&common, &printer).await,
+                Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
+                Verb::Scrub(asked) => scrub::run(&common, &asked, &printer).await,
+                Verb::Hold(asked) => expire::hold(&common, &asked, &printer).await,
+                Verb::Unhold { backup } => expire::unhold(&common, backup, &printer).await,
+                Verb::Relock => relock::run(&common, &printer).await,
+                Verb::Status => status::run(&common, &printer).await,
+                Verb::Doctor => doctor::run(&common, &printer).await,
+                Verb::Runs(asked) => runs::run(&common, &asked, &printer).await,
+                Verb::Daemon => daemon::run(&common, &printer).await,
+                Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
+                Verb::Wal { verb: WalVerb::Audit(asked) } => audit::run(&common, &asked, &printer).await,
+                Verb::Wal { verb: WalVerb::Push(_) | WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+            }
+        };
+        match job {
+            Some(job) => ledger::recorded(&common, job, &printer, work).await,
+            None => work.await,
         }
     });
     finish(outcome, &printer)

@@ -4,16 +4,16 @@ use crate::args::{PlanDepth, RestoreArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
 use pg::{Installation, InstanceError, find_bin_dir};
-use repo::{BackupDocument, Reader};
+use repo::Reader;
 use rescue::{Journal, RescueOptions, Stage};
 use restore::{Estimate, Filesystem, Host, Lack, Proven, RestoreError, RestorePlan, Target, Weight};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Explain, Lsn};
+use terms::Explain;
 
 /// What is said where no drill tells how fast this repository and host are.
-const NOT_MEASURED: &str = "unknown: no drill has been held yet (bowline verify)";
+pub const NOT_MEASURED: &str = "unknown: no drill has been held yet (bowline verify)";
 
 /// A plan and what this host makes of it.
 pub struct Outlook<'p> {
@@ -186,14 +186,4 @@ fn words(estimate: &Estimate) -> String {
         bytes(by.database_bytes),
         by.segments,
     )
-}
-
-/// How long a restore of this backup and all WAL up to `end` is expected to take, in words and in seconds; `status` shows it.
-pub async fn expected(reader: &Reader, backup: &BackupDocument, end: Lsn) -> Result<(String, Option<f64>), Fault> {
-    let segments = end.bytes().saturating_sub(backup.start.lsn.bytes()) / backup.segment_bytes.bytes() + 1;
-    let estimate = restore::measured(reader).await?.map(|measured| measured.estimate(backup.bytes, segments));
-    Ok(match &estimate {
-        Some(estimate) => (words(estimate), Some(estimate.total_seconds)),
-        None => (NOT_MEASURED.to_owned(), None),
-    })
 }

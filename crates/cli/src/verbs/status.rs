@@ -3,175 +3,169 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
-use crate::verbs::guard::{self, Guarded};
-use crate::verbs::outlook;
-use crate::verbs::second_copy::SecondCopy;
-use crate::wiring::Wiring;
-use pg::{Severity, Sql};
-use repo::{BackupDocument, Epoch, Reader, RepoError};
-use restore::StoredEnd;
+use crate::watching::{self, WiredDoors};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Explain, Lsn, SystemClock, SystemId};
-
-/// A backup older than this makes the verdict red: the daily one is late.
-const BACKUP_AGE_MAX: Duration = Duration::from_secs(26 * 3600);
+use terms::{Clock, Judgement, SystemClock, Urgency};
+use watch::facts::{BackupFacts, EpochFacts, RepositoryFacts, ServerFacts};
+use watch::{Ages, Facts, Look, Watcher};
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let wiring = Wiring::new(common)?;
-    let reader = wiring.reader().await?;
-    let backups = reader.backups().await?;
-    let mut red: Vec<String> = Vec::new();
-    printer.say(format!("repository   {}", reader.address()));
-    let epochs = &reader.document().epochs;
-    let of = |epoch: &Epoch| backups.iter().filter(|b| b.system_id == epoch.system_id).collect::<Vec<_>>();
-    let own = reader.epoch().map(of).unwrap_or_default();
-    let newest = own.last().copied();
-    match newest {
-        Some(b) => {
-            let age = age(b);
-            printer.say(format!("last backup  {} ({} ago), {}", b.id, duration(age), bytes(b.bytes)));
-            if age > BACKUP_AGE_MAX {
-                red.push(format!("the newest backup is {} old", duration(age)));
-            }
-        }
-        None => {
-            printer.say("last backup  none");
-            red.push(match (reader.epoch(), backups.is_empty()) {
-                (Some(epoch), false) => {
-                    printer.say(format!("{:12} → of the present cluster {} (PostgreSQL {}); next: bowline backup", "", epoch.system_id, epoch.major));
-                    "there is no backup of the present cluster".into()
-                }
-                _ => "there is no backup".into(),
-            });
-        }
+    let (facts, judgement) = look(common).await?;
+    match &facts.repository {
+        Look::Seen(repository) => show_repository(repository, &facts, printer),
+        Look::Unseen(trouble) => printer.say(format!("repository   cannot be looked at: {}", trouble.summary)),
     }
-    let expiry = reader.expiry().await?.map(|(state, _)| state);
-    // Of older ones that retention keeps there is their own end alone.
-    let reaches_on = |b: &&&BackupDocument| expiry.as_ref().is_none_or(|state| state.reaches_on_from(b));
-    let mut stored = None;
-    let mut spans = Vec::new();
-    for epoch in epochs {
-        let own = of(epoch);
-        let is_present = reader.epoch() == Some(epoch);
-        let whose = if is_present { String::new() } else { format!(", PostgreSQL {} (cluster {})", epoch.major, epoch.system_id) };
-        let covered = reader.coverage(epoch.system_id).await?;
-        if let Some(oldest) = own.iter().find(reaches_on) {
-            if is_present {
-                let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await?;
-                stored = restore::stored_end(&reader, epoch).await?;
-                match stored {
-                    Some(StoredEnd { hole: Some(missing), .. }) => red.push(format!("WAL segment {missing} is missing from the repository")),
-                    None => red.push("no backup leads to the newest timeline".into()),
-                    Some(_) => {}
-                }
-                if let Some(end) = stored {
-                    printer.say(format!("WAL stored   {} segments, to {} on timeline {}", view.segments(), end.lsn, end.timeline));
-                }
-            }
-            let until = covered.as_ref().map_or_else(String::new, |c| format!("; complete at {} ({})", c.lsn, c.time));
-            printer.say(format!("restorable   from {} ({}){until}{whose}", oldest.stop.time, oldest.stop.lsn));
-            let alone = own.iter().filter(|b| !reaches_on(b)).count();
-            if alone > 0 {
-                printer.say(format!("{:12} and {alone} older backups, each to its own end", ""));
-            }
+    match &facts.second_copy {
+        Some(Look::Seen(copy)) => {
+            let behind = copy.lag_seconds.map_or_else(|| "how far its WAL is behind is not known".into(), |lag| format!("{} behind", time(lag)));
+            let there = copy.backups - copy.backups_missing;
+            printer.say(format!("second copy  {}: {behind}, {there} of {} backups are listed there", copy.address, copy.backups));
         }
-        spans.push(json!({
-            "system_id": epoch.system_id, "major": epoch.major, "since": epoch.since, "present": is_present, "backups": own.len(),
-            "restorable_from": own.iter().find(reaches_on).map(|b| b.stop.time), "covered_until": covered.map(|c| c.time),
-        }));
-    }
-    let copy = SecondCopy::look(&wiring, &reader).await;
-    match &copy {
-        Some(Ok(copy)) => {
-            printer.say(format!("second copy  {}", copy.words()));
-            if copy.is_late() {
-                red.push("the second copy is behind".into());
-            }
-        }
-        Some(Err(fault)) => {
-            printer.say(format!("second copy  cannot be looked at: {}", fault.0.summary));
-            red.push("the second copy cannot be looked at".into());
-        }
+        Some(Look::Unseen(trouble)) => printer.say(format!("second copy  cannot be looked at: {}", trouble.summary)),
         None => {}
     }
-    let mut restore_seconds = None;
-    if let (Some(backup), Some(end)) = (newest, stored) {
-        let (words, seconds) = outlook::expected(&reader, backup, end.lsn).await?;
-        let objective = wiring.config.objectives.rto;
-        let promised = objective.map_or_else(String::new, |rto| format!("; objective {}", duration(rto)));
-        printer.say(format!("restore      {words}{promised}"));
-        if let Some(late) = seconds.zip(objective).filter(|(seconds, rto)| *seconds > rto.as_secs_f64()).map(|(seconds, _)| seconds) {
-            red.push(format!("a restore would take about {}, longer than the objective", duration(Duration::from_secs_f64(late.min(1e9)))));
-        }
-        restore_seconds = seconds;
+    show_estimate(&facts, printer);
+    match &facts.server {
+        Look::Seen(server) => show_server(server, &facts, printer),
+        Look::Unseen(trouble) => printer.say(format!("server       cannot be reached: {}", trouble.summary)),
     }
-    let mut guarded = None;
-    let mut lag_seconds = None;
-    let lag = match server(&wiring, &reader).await {
-        Ok((found, lsn, seen)) => {
-            if let Some(epoch) = reader.epoch().filter(|epoch| epoch.system_id != found) {
-                let error = reader.epoch_before(found).err().unwrap_or(RepoError::ForeignCluster { ours: epoch.system_id, found });
-                printer.say(format!("CRITICAL     {error}: {}", error.detail()));
-                printer.say(format!("{:12} → {}", "", error.hint()));
-                red.push(error.to_string());
-                stored = None;
-            }
-            let receiver = seen.slot.slot.as_ref().is_some_and(|slot| slot.active);
-            let lag = stored.map(|end: StoredEnd| lsn.bytes_since(end.lsn));
-            // Without WAL that waits nothing is exposed, however long ago the last commit was.
-            let since = stored.and_then(|end| end.last_transaction).filter(|_| lag.is_some_and(|bytes| bytes > 0));
-            lag_seconds = match (lag, since) {
-                (Some(0), _) => Some(0.0),
-                (_, Some(since)) => Some(SystemClock.now().seconds_since(since).max(0.0)),
-                _ => None,
-            };
-            let not_stored = lag.map_or_else(|| "unknown".to_owned(), bytes);
-            let commits = since.map_or_else(String::new, |at| {
-                format!(", commits of the last {} (since {at})", duration(Duration::from_secs_f64(lag_seconds.unwrap_or_default())))
-            });
-            printer.say(format!("exposure     {not_stored} of WAL not stored yet{commits}; server at {lsn}"));
-            printer.say(format!("receiver     {}", if receiver { "streaming" } else { "NOT RUNNING on the configured slot" }));
-            if !receiver {
-                red.push("no WAL receiver is running".into());
-            }
-            let held = seen.slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
-            let wal_status = seen.slot.slot.as_ref().map_or("missing", |slot| slot.wal_status.as_deref().unwrap_or("unused"));
-            printer.say(format!("slot         {} ({wal_status}), holds {held} of WAL on the server", seen.slot.name));
-            for finding in seen.findings.iter().filter(|f| f.severity != Severity::Ok) {
-                let cause = if finding.cause.is_empty() { String::new() } else { format!(": {}", finding.cause) };
-                printer.say(format!("{:<12} {}{cause}", finding.severity.name().to_uppercase(), finding.what));
-                printer.say(format!("{:12} → {}", "", finding.remedy));
-            }
-            // What could not be looked at is not fine.
-            red.extend(seen.findings.iter().filter(|f| matches!(f.severity, Severity::Critical | Severity::Unknown)).map(|f| f.what.clone()));
-            guarded = Some(seen);
-            lag
+    show_rest(&facts, printer);
+    for alarm in &judgement.alarms {
+        let detail = if alarm.detail.is_empty() { String::new() } else { format!(": {}", alarm.detail) };
+        let word = if alarm.urgency == Urgency::Critical { "CRITICAL" } else { "WARN" };
+        printer.say(format!("{word:<12} {}{detail}", alarm.summary));
+        if !alarm.hint.is_empty() {
+            printer.say(format!("{:12} → {}", "", alarm.hint));
         }
-        Err(fault) => {
-            printer.say(format!("server       cannot be reached: {}", fault.0.summary));
-            red.push("the server cannot be reached".into());
-            None
-        }
-    };
+    }
+    let red: Vec<&str> = judgement.alarms.iter().filter(|alarm| alarm.urgency == Urgency::Critical).map(|alarm| alarm.summary.as_str()).collect();
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
-    printer.result(json!({
-        "repository": reader.address(), "backups": backups.len(), "epochs": spans, "newest": newest, "wal_stored_to": stored.map(|end| end.lsn),
-        "second_copy": copy.and_then(Result::ok).map(|copy| copy.json()), "wal_lag_bytes": lag, "restore_seconds": restore_seconds, "wal_lag_seconds": lag_seconds,
-        "slot": guarded.as_ref().map(|g| guard::slot(&g.slot)), "findings": guarded.as_ref().map(|g| guard::findings(&g.findings)), "protected": red.is_empty(), "reasons": red,
-    }));
+    printer.result(result(&facts, &judgement, &red));
     Ok(if red.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn age(backup: &BackupDocument) -> Duration {
-    Duration::from_secs_f64(SystemClock.now().seconds_since(backup.stop.time).max(0.0))
+/// One observation, judged.
+pub async fn look(common: &Common) -> Result<(Facts, Judgement), Fault> {
+    let doors = WiredDoors::new(common)?;
+    let settings = watching::settings(&doors.wiring().config)?;
+    let facts = Watcher::new(settings, Arc::new(doors), Ages::ALWAYS).look(SystemClock.now(), None, false).await;
+    let judgement = watch::judge(&facts);
+    Ok((facts, judgement))
 }
 
-/// Which cluster the server is, where it is, and how its slot stands.
-async fn server(wiring: &Wiring, reader: &Reader) -> Result<(SystemId, Lsn, Guarded), Fault> {
-    let sql = Sql::connect(&wiring.conninfo()?).await?;
-    let guarded = guard::look(wiring, &sql, Some(reader)).await?;
-    Ok((sql.server_facts().await?.system_id, sql.current_lsn().await?, guarded))
+fn time(seconds: f64) -> String {
+    duration(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))
+}
+
+fn show_repository(repository: &RepositoryFacts, facts: &Facts, printer: &Printer) {
+    printer.say(format!("repository   {}", repository.address));
+    match newest(repository) {
+        Some(backup) => printer.say(format!("last backup  {} ({} ago), {}", backup.id, time(facts.at.seconds_since(backup.at)), bytes(backup.bytes))),
+        None => {
+            printer.say("last backup  none");
+            if let Some(epoch) = repository.epochs.iter().find(|epoch| epoch.is_present).filter(|_| !repository.backups.is_empty()) {
+                printer.say(format!("{:12} → of the present cluster {} (PostgreSQL {}); next: bowline backup", "", epoch.system_id, epoch.major));
+            }
+        }
+    }
+    if let Some(stored) = &repository.stored {
+        printer.say(format!("WAL stored   {} segments, to {} on timeline {}", stored.segments, stored.lsn, stored.timeline));
+    }
+    repository.epochs.iter().for_each(|epoch| show_epoch(epoch, printer));
+}
+
+fn newest(repository: &RepositoryFacts) -> Option<&BackupFacts> {
+    repository.backups.iter().rev().find(|backup| backup.is_present)
+}
+
+fn show_epoch(epoch: &EpochFacts, printer: &Printer) {
+    let (Some(from), Some(lsn)) = (epoch.restorable_from, epoch.restorable_from_lsn) else { return };
+    let whose = if epoch.is_present { String::new() } else { format!(", PostgreSQL {} (cluster {})", epoch.major, epoch.system_id) };
+    let until = epoch.covered_until_lsn.zip(epoch.covered_until).map_or_else(String::new, |(lsn, time)| format!("; complete at {lsn} ({time})"));
+    printer.say(format!("restorable   from {from} ({lsn}){until}{whose}"));
+    if epoch.backups_alone > 0 {
+        printer.say(format!("{:12} and {} older backups, each to its own end", "", epoch.backups_alone));
+    }
+}
+
+fn show_estimate(facts: &Facts, printer: &Printer) {
+    let Some(repository) = facts.repository.seen().filter(|repository| newest(repository).is_some() && repository.stored.is_some()) else { return };
+    let objective = time(facts.objectives.rto_seconds);
+    printer.say(match &repository.restore {
+        Some(estimate) => format!(
+            "restore      about {}: {} for the files, {} for WAL, by the drill of {}; objective {objective}",
+            time(estimate.seconds),
+            time(estimate.files_seconds),
+            time(estimate.replay_seconds),
+            estimate.by
+        ),
+        None => format!("restore      {}", super::outlook::NOT_MEASURED),
+    });
+    if let Some(drill) = repository.drills.first() {
+        printer.say(format!(
+            "last drill   {} ({} ago): {}, {} tables, {} rows",
+            drill.at,
+            time(facts.at.seconds_since(drill.at)),
+            drill.outcome,
+            drill.tables,
+            drill.rows
+        ));
+    }
+}
+
+fn show_server(server: &ServerFacts, facts: &Facts, printer: &Printer) {
+    let not_stored = server.wal_lag_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    let waits = server.wal_lag_bytes.is_some_and(|bytes| bytes > 0);
+    let commits = server.wal_lag_seconds.filter(|_| waits).map_or_else(String::new, |lag| format!(", commits of the last {}", time(lag)));
+    let promised = time(facts.objectives.rpo_seconds);
+    printer.say(format!("exposure     {not_stored} of WAL not stored yet{commits}; objective {promised}; server at {}", server.lsn));
+    let slot = &server.slot;
+    printer.say(format!("receiver     {}", if slot.active { "streaming" } else { "NOT RUNNING on the configured slot" }));
+    let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
+    let state = if slot.exists { slot.wal_status.as_deref().unwrap_or("unused") } else { "missing" };
+    printer.say(format!("slot         {} ({state}), holds {held} of WAL on the server", slot.name));
+}
+
+fn show_rest(facts: &Facts, printer: &Printer) {
+    if let Some(Look::Seen(capacity)) = &facts.capacity {
+        let share = capacity.used_bytes as f64 / capacity.limit_bytes.max(1) as f64 * 100.0;
+        let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!(", full in {days:.0} days"));
+        printer.say(format!("room         {share:.0} % of {} used ({}){forecast}", bytes(capacity.limit_bytes), capacity.kind));
+    }
+    for job in facts.jobs.iter().filter(|job| job.last.is_some()) {
+        let Some(last) = &job.last else { continue };
+        let next = job.next.filter(|_| facts.acting.is_some()).map_or_else(String::new, |next| format!("; next {next}"));
+        printer.say(format!("{:<12} {} {}{next}", format!("job {}", job.name), last.began, last.outcome));
+    }
+    if let Some(acting) = &facts.acting {
+        printer.say(format!("daemon       {acting}"));
+    }
+}
+
+fn result(facts: &Facts, judgement: &Judgement, red: &[&str]) -> serde_json::Value {
+    let repository = facts.repository.seen();
+    let server = facts.server.seen();
+    let findings: Vec<_> = server.map(|server| json!(server.findings)).into_iter().collect();
+    json!({
+        "repository": repository.map(|repository| &repository.address), "backups": repository.map_or(0, |repository| repository.backups.len()),
+        "epochs": repository.map(|repository| repository.epochs.iter().map(epoch_json).collect::<Vec<_>>()), "newest": repository.and_then(newest),
+        "wal_stored_to": repository.and_then(|repository| repository.stored.as_ref()).map(|stored| stored.lsn),
+        "second_copy": facts.second_copy.as_ref().and_then(Look::seen).map(|copy| json!({
+            "address": copy.address, "lag_seconds": copy.lag_seconds, "missing": copy.backups_missing, "late": copy.is_late,
+        })),
+        "wal_lag_bytes": server.and_then(|server| server.wal_lag_bytes), "wal_lag_seconds": server.and_then(|server| server.wal_lag_seconds),
+        "restore_seconds": repository.and_then(|repository| repository.restore.as_ref()).map(|estimate| estimate.seconds),
+        "slot": server.map(|server| &server.slot), "findings": findings.first(), "rpo_seconds": watch::rpo_seconds(facts),
+        "alarms": judgement.alarms, "unknown": judgement.unknown, "protected": red.is_empty(), "reasons": red, "facts": facts,
+    })
+}
+
+fn epoch_json(epoch: &EpochFacts) -> serde_json::Value {
+    json!({
+        "system_id": epoch.system_id, "major": epoch.major, "since": epoch.since, "present": epoch.is_present, "backups": epoch.backups,
+        "restorable_from": epoch.restorable_from, "covered_until": epoch.covered_until,
+    })
 }

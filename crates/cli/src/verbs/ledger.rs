@@ -1,0 +1,108 @@
+//! Writes down in the repository that a job began and how it ended, whoever ran it.
+
+use crate::args::{Common, Verb, WalVerb};
+use crate::fault::Fault;
+use crate::show::Printer;
+use crate::wiring::Wiring;
+use repo::{RunBegun, RunEnded, RunName, RunOutcome, Writer};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Class, Clock, SystemClock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+/// How long the ledger may keep a job from beginning or ending.
+const LIMIT: Duration = Duration::from_secs(20);
+/// A result larger than this is not kept with the run.
+const RESULT_BYTES_MAX: usize = 64 << 10;
+/// Set by the daemon for the commands that it starts.
+pub const BY_DAEMON: &str = "BOWLINE_DAEMON";
+
+/// Under which job a command is written down; `None` for what is none.
+pub fn job(verb: &Verb) -> Option<&'static str> {
+    // Looked at by hand these say something about the moment, and nothing about the schedule.
+    let is_by_daemon = std::env::var_os(BY_DAEMON).is_some();
+    match verb {
+        Verb::Backup(_) => Some("backup"),
+        Verb::Verify(asked) if !asked.no_record => Some("drill"),
+        Verb::Expire(asked) if !asked.dry_run => Some("expire"),
+        Verb::Scrub(_) => Some("scrub"),
+        Verb::Restore(asked) if asked.plan.is_none() && asked.target.is_none() && !asked.files_only => Some("restore"),
+        Verb::Check if is_by_daemon => Some("check"),
+        Verb::Wal { verb: WalVerb::Audit(_) } if is_by_daemon => Some("audit"),
+        _ => None,
+    }
+}
+
+/// Does the work and writes it down. A repository that cannot be written to keeps no job from being done: that is told beside.
+pub async fn recorded(
+    common: &Common,
+    job: &'static str,
+    printer: &Arc<Printer>,
+    work: impl Future<Output = Result<ExitCode, Fault>>,
+) -> Result<ExitCode, Fault> {
+    let by = match std::env::var_os(BY_DAEMON) {
+        Some(_) => format!("the daemon on {}", super::host()),
+        None => format!("a command on {}, process {}", super::host(), std::process::id()),
+    };
+    let begun = RunBegun::new(job, SystemClock.now(), by);
+    let page = match timeout(LIMIT, open(common, &begun)).await {
+        Ok(Ok(page)) => Some(page),
+        // The work opens the same repository, and says what is wrong with it.
+        Ok(Err(_)) | Err(_) => None,
+    };
+    if let Some((_, name)) = &page {
+        printer.begins_run(&name.to_string());
+    }
+    let signals = |kind| signal(kind).map_err(|e| Fault::of("no-signals", Class::Bug, "cannot listen for signals", format!("{e}."), ""));
+    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        _ = term.recv() => Err(interrupted(job)),
+        _ = int.recv() => Err(interrupted(job)),
+    };
+    if let Some((writer, name)) = page {
+        let ended = describe(begun, &outcome, printer);
+        match timeout(LIMIT, writer.end_run(&name, &ended)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => printer.remark(format!("warning: how this run ended is not in the ledger: {e}")),
+            Err(_) => printer.remark("warning: how this run ended is not in the ledger: the repository does not answer"),
+        }
+    }
+    outcome
+}
+
+async fn open(common: &Common, begun: &RunBegun) -> Result<(Writer, RunName), Fault> {
+    let writer = Wiring::new(common)?.writer().await?;
+    let name = writer.begin_run(begun).await?;
+    Ok((writer, name))
+}
+
+fn interrupted(job: &str) -> Fault {
+    let hint = "Nothing is lost: run it again, it does what is left to do.";
+    Fault::of("interrupted", Class::Transient, format!("the {job} was told to stop"), "", hint)
+}
+
+fn describe(begun: RunBegun, outcome: &Result<ExitCode, Fault>, printer: &Printer) -> RunEnded {
+    let (how, code) = match outcome {
+        Ok(code) if *code == ExitCode::SUCCESS => (RunOutcome::Ok, Some(0)),
+        Ok(_) => (RunOutcome::Failed, None),
+        Err(fault) if fault.0.slug == "interrupted" => (RunOutcome::BrokenOff, Some(fault.exit_code())),
+        Err(fault) if fault.0.class == Class::Held => (RunOutcome::Refused, Some(fault.exit_code())),
+        Err(fault) => (RunOutcome::Failed, Some(fault.exit_code())),
+    };
+    let mut ended = begun.end(SystemClock.now(), how, code);
+    if let Err(fault) = outcome {
+        let advice = &fault.0;
+        ended.slug = Some(advice.slug.to_owned());
+        ended.summary = Some(advice.summary.clone());
+        ended.detail = Some(advice.detail.clone()).filter(|text| !text.is_empty());
+        ended.hint = Some(advice.hint.clone()).filter(|text| !text.is_empty());
+    }
+    let (log, result) = printer.kept();
+    ended.bytes = result.as_ref().and_then(|result| result["bytes"].as_u64());
+    ended.result = result.filter(|result| result.to_string().len() <= RESULT_BYTES_MAX);
+    ended.log = log;
+    ended
+}

@@ -1,0 +1,61 @@
+//! Acts on time: the schedule, the WAL receiver and the watch, each job a process of its own, one daemon at a time.
+
+mod act;
+mod child;
+mod due;
+mod look;
+mod office;
+mod receiver;
+mod turn;
+
+pub use act::run;
+pub use child::{Program, Said};
+pub use due::{Past, Situation, Why, due};
+pub use office::{Observed, Office};
+pub use turn::Role;
+
+use async_trait::async_trait;
+use repo::Writer;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::Judgement;
+use watch::{Doors, Facts, Settings, Trouble};
+
+/// Where the daemon works: the configuration, and what it opens.
+#[async_trait]
+pub trait Premises: Send + Sync {
+    /// How this daemon calls itself: host and process.
+    fn name(&self) -> String;
+    /// Reads the configuration.
+    fn load(&self) -> Result<Loaded, Trouble>;
+    /// Opens the repository for writing: the lease and the ledger.
+    async fn writer(&self) -> Result<Writer, Trouble>;
+}
+
+/// Who tells people.
+#[async_trait]
+pub trait Tell: Send + Sync {
+    /// Takes what the rules say now. Quick: what is sent is sent beside.
+    async fn judge(&self, judgement: &Judgement, facts: &Facts);
+    /// Waits for what is on its way, for so long at most.
+    async fn finish(&self, limit: Duration);
+}
+
+/// The configuration in force.
+pub struct Loaded {
+    pub settings: Settings,
+    pub doors: Arc<dyn Doors>,
+    pub tell: Option<Arc<dyn Tell>>,
+    /// How the commands are called.
+    pub program: Program,
+    pub receives: bool,
+    pub watch_interval: Duration,
+    pub lease_ttl: Duration,
+    /// How long a job may take before it is ended.
+    pub job_limit: Duration,
+}
+
+/// Waits until the daemon is told to end.
+async fn told(end: &mut tokio::sync::watch::Receiver<bool>) {
+    drop(end.wait_for(|end| *end).await);
+}

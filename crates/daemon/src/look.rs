@@ -1,0 +1,75 @@
+//! Looks at everything again and again, judges it, and has people told.
+
+use crate::office::{Observed, Office};
+use crate::{Loaded, Tell};
+use std::sync::Arc;
+use std::time::Duration;
+use terms::{Clock, SystemClock};
+use tokio::sync::{Notify, watch as channel};
+use tokio::time::{sleep, timeout};
+use watch::facts::ReceiverFacts;
+use watch::{Ages, Watcher, judge};
+
+/// How long people's channels may keep the next look waiting: they have queues of their own.
+const TELL_LIMIT: Duration = Duration::from_secs(20);
+
+/// What asks for a look out of turn.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// Something happened that people want to know at once.
+    pub quickly: Notify,
+    /// Something was done to the repository.
+    pub repository: Notify,
+}
+
+/// Goes on until told to end.
+pub(crate) async fn go_on_looking(
+    mut loaded: channel::Receiver<Arc<Loaded>>,
+    receiver: channel::Receiver<Option<ReceiverFacts>>,
+    office: Arc<Office>,
+    asked: Arc<Asked>,
+    mut end: channel::Receiver<bool>,
+) {
+    while !*end.borrow() {
+        let now = Arc::clone(&loaded.borrow_and_update());
+        let mut watcher = Watcher::new(now.settings.clone(), Arc::clone(&now.doors), Ages::default());
+        while !loaded.has_changed().unwrap_or(false) && !*end.borrow() {
+            let look = async {
+                let heard = receiver.borrow().clone();
+                let facts = watcher.look(SystemClock.now(), heard, office.role().acts()).await;
+                observe(facts, &office, now.tell.as_deref()).await;
+            };
+            tokio::select! {
+                () = look => {}
+                // What hangs must not keep people from being told: the last look, with what is new.
+                () = told_quickly(&asked, &receiver, &office, &now) => continue,
+                () = crate::told(&mut end) => return,
+            }
+            tokio::select! {
+                () = sleep(now.watch_interval) => {}
+                () = asked.repository.notified() => watcher.forget_repository(),
+                () = told_quickly(&asked, &receiver, &office, &now) => {}
+                _ = loaded.changed() => {}
+                () = crate::told(&mut end) => return,
+            }
+        }
+    }
+}
+
+/// Waits until something is to be told at once, and tells it: by the last look, with what the receiver says now.
+async fn told_quickly(asked: &Asked, receiver: &channel::Receiver<Option<ReceiverFacts>>, office: &Office, loaded: &Loaded) {
+    asked.quickly.notified().await;
+    let Some(last) = office.observed() else { return };
+    let mut facts = last.facts.clone();
+    (facts.at, facts.receiver) = (SystemClock.now(), receiver.borrow().clone());
+    observe(facts, office, loaded.tell.as_deref()).await;
+}
+
+async fn observe(mut facts: watch::Facts, office: &Office, tell: Option<&dyn Tell>) {
+    office.add_to(&mut facts);
+    let judgement = judge(&facts);
+    office.publish(Observed { facts: facts.clone(), judgement: judgement.clone() });
+    if let Some(tell) = tell.filter(|_| office.role().stands_in()) {
+        drop(timeout(TELL_LIMIT, tell.judge(&judgement, &facts)).await);
+    }
+}

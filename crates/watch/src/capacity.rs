@@ -1,0 +1,88 @@
+//! How full the repository is, how fast it grows, and when it is full at that rate.
+
+use crate::Trouble;
+use crate::facts::{CapacityFacts, DiskFacts, Sample};
+use crate::settings::Settings;
+use nix::sys::statvfs::statvfs;
+use repo::Reader;
+use std::path::Path;
+use terms::Timestamp;
+
+/// Growth is that of so many last days.
+const DAYS: f64 = 14.0;
+/// Two measurements closer together than this say nothing about growth.
+const SPAN_SECONDS_MIN: f64 = 20.0 * 3600.0;
+const DAY_SECONDS: f64 = 86_400.0;
+
+/// Where a quota is set, by the last measurement; else by the disk of the folder, asked now. `None` where neither is.
+pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<CapacityFacts>, Trouble> {
+    let history: Vec<Sample> =
+        reader.capacity().await.map_err(|e| Trouble::of(&e))?.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
+    let disk = settings.folder.as_deref().and_then(|folder| disk("repository", folder, None));
+    let (kind, used_bytes, limit_bytes) = match (settings.quota_bytes, disk) {
+        (Some(quota), _) => match history.last() {
+            Some(last) => ("quota", last.value as u64, quota),
+            None => return Ok(None),
+        },
+        (None, Some(disk)) => ("disk", disk.total_bytes.saturating_sub(disk.free_bytes), disk.total_bytes),
+        (None, None) => return Ok(None),
+    };
+    let growth = growth_per_day(&history, now);
+    let left = limit_bytes.saturating_sub(used_bytes) as f64;
+    let days_to_full = growth.filter(|growth| *growth > 0.0).map(|growth| left / growth).filter(|days| days.is_finite());
+    Ok(Some(CapacityFacts { kind: kind.to_owned(), used_bytes, limit_bytes, growth_bytes_per_day: growth, days_to_full, history }))
+}
+
+/// The slope of the line that lies closest to the last days' measurements, in bytes a day.
+fn growth_per_day(history: &[Sample], now: Timestamp) -> Option<f64> {
+    let recent: Vec<(f64, f64)> = history
+        .iter()
+        .map(|sample| (now.seconds_since(sample.at) / -DAY_SECONDS, sample.value))
+        .filter(|(day, _)| -*day <= DAYS && *day <= 0.0)
+        .collect();
+    let (first, last) = (recent.first()?, recent.last()?);
+    if (last.0 - first.0) * DAY_SECONDS < SPAN_SECONDS_MIN {
+        return None;
+    }
+    let count = recent.len() as f64;
+    let (mean_day, mean_bytes) = (recent.iter().map(|(day, _)| day).sum::<f64>() / count, recent.iter().map(|(_, bytes)| bytes).sum::<f64>() / count);
+    let above: f64 = recent.iter().map(|(day, bytes)| (day - mean_day) * (bytes - mean_bytes)).sum();
+    let below: f64 = recent.iter().map(|(day, _)| (day - mean_day).powi(2)).sum();
+    (below > 0.0).then(|| above / below)
+}
+
+/// Room on the file system of a directory; of its nearest parent that exists.
+pub(crate) fn disk(name: &str, path: &Path, needed_bytes: Option<u64>) -> Option<DiskFacts> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let found = statvfs(there).ok()?;
+    let block = found.fragment_size();
+    Some(DiskFacts {
+        name: name.to_owned(),
+        path: path.display().to_string(),
+        free_bytes: found.blocks_available().saturating_mul(block),
+        total_bytes: found.blocks().saturating_mul(block),
+        needed_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_the_slope_of_the_last_days() {
+        let now = Timestamp::from_unix_micros(1_800_000_000_000_000);
+        let ago = |days: f64| now.plus_micros((-days * DAY_SECONDS * 1e6) as i64);
+        let of = |samples: &[(f64, f64)]| {
+            growth_per_day(&samples.iter().map(|(days, value)| Sample { at: ago(*days), value: *value }).collect::<Vec<_>>(), now)
+        };
+        let close =
+            |found: Option<f64>, wanted: f64| assert!((found.expect("a growth") - wanted).abs() < 1e-6 * wanted.abs().max(1.0), "{found:?} {wanted}");
+        close(of(&[(3.0, 100.0), (2.0, 200.0), (1.0, 300.0), (0.0, 400.0)]), 100.0);
+        close(of(&[(3.0, 400.0), (0.0, 100.0)]), -100.0);
+        // What was longer ago than two weeks is another time.
+        close(of(&[(90.0, 1e9), (2.0, 50.0), (0.0, 70.0)]), 10.0);
+        assert_eq!(of(&[(0.5, 1.0), (0.0, 2.0)]), None, "half a day is too short");
+        assert_eq!(of(&[]), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! How each job of the schedule stands, by the ledger and by what it left: pure.
+
+use crate::facts::{JobFacts, PastRun, RepositoryFacts, RunFacts};
+use crate::settings::{JobPlan, Settings};
+use repo::{Run, RunEnded, RunName, RunOutcome};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use terms::Timestamp;
+
+/// A result larger than this is not shown with the run.
+const RESULT_BYTES_MAX: usize = 16 << 10;
+
+/// Jobs that find something, rather than do something: a verdict is their success.
+pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
+/// Runs of a job that decide when it begins again.
+const PAST: usize = 12;
+
+pub(crate) fn look(
+    settings: &Settings,
+    runs: &BTreeMap<RunName, Run>,
+    repository: Option<&RepositoryFacts>,
+    is_watched: bool,
+    now: Timestamp,
+) -> Vec<JobFacts> {
+    settings.jobs.iter().map(|plan| job(plan, runs, repository, is_watched, now)).collect()
+}
+
+fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&RepositoryFacts>, is_watched: bool, now: Timestamp) -> JobFacts {
+    // One that found another under way says nothing of the job.
+    let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
+    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run));
+    let last = own().next().map(|(name, run)| run_facts(name, run));
+    let last_success = own().find(|(_, run)| run.ended().is_some_and(|run| run.outcome == RunOutcome::Ok)).map(|(name, run)| run_facts(name, run));
+    // What a job left counts, whoever ran it.
+    let left = repository.and_then(|repository| match plan.name {
+        "backup" => repository.backups.iter().rev().find(|backup| backup.is_present).map(|backup| backup.began),
+        "drill" => repository.drills.iter().find(|drill| drill.outcome == "passed").map(|drill| drill.at),
+        _ => None,
+    });
+    let done = last_success.as_ref().map(|run| run.began).max(left);
+    let is_wanted = !plan.is_optional || is_watched || last.is_some();
+    let overdue_since = repository.filter(|_| is_wanted).and_then(|repository| overdue(plan, done, repository.created, now));
+    JobFacts {
+        name: plan.name.to_owned(),
+        schedule: plan.schedule.text().to_owned(),
+        zone: plan.schedule.zone().to_string(),
+        next: plan.schedule.next_after(now),
+        overdue_since,
+        running: None,
+        past: own().take(PAST).map(|(_, run)| past(plan.name, run)).collect(),
+        last,
+        last_success,
+    }
+}
+
+fn past(job: &str, run: &Run) -> PastRun {
+    let ended = run.ended();
+    let is_settled = ended.is_some_and(|run| run.outcome == RunOutcome::Ok || (FINDERS.contains(&job) && run.result.is_some()));
+    PastRun { began: run.began(), ended: ended.map(|run| run.ended), is_settled }
+}
+
+/// Since when the job should have succeeded again. Before the repository was made nothing was due.
+fn overdue(plan: &JobPlan, done: Option<Timestamp>, created: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let slack = i64::try_from(plan.slack.as_micros()).unwrap_or(i64::MAX / 2);
+    let required = plan.schedule.last_at(now.plus_micros(-slack))?;
+    let is_done = done.is_some_and(|done| done >= required.plus_micros(-1_000_000));
+    (required > created && !is_done).then(|| required.plus_micros(slack))
+}
+
+/// A run as it is shown.
+pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
+    let word = |ended: Option<&RunEnded>| match ended.map(|run| run.outcome) {
+        None => "running",
+        Some(RunOutcome::Ok) => "ok",
+        Some(RunOutcome::Failed) => "failed",
+        Some(RunOutcome::Refused) => "refused",
+        Some(RunOutcome::BrokenOff) => "broken-off",
+    };
+    let ended = run.ended();
+    let small = |value: &&Value| value.to_string().len() <= RESULT_BYTES_MAX;
+    RunFacts {
+        run: name.to_string(),
+        job: name.job().to_owned(),
+        began: run.began(),
+        ended: ended.map(|run| run.ended),
+        outcome: word(ended).to_owned(),
+        slug: ended.and_then(|run| run.slug.clone()),
+        summary: ended.and_then(|run| run.summary.clone()),
+        hint: ended.and_then(|run| run.hint.clone()),
+        bytes: ended.and_then(|run| run.bytes),
+        by: match run {
+            Run::Begun(run) => run.by.clone(),
+            Run::Ended(run) => run.by.clone(),
+        },
+        result: ended.and_then(|run| run.result.as_ref()).filter(small).cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use terms::{Schedule, Zone};
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse_at(text, Timestamp::from_unix_micros(0)).expect(text)
+    }
+
+    #[test]
+    fn a_job_is_overdue_when_it_did_not_succeed_after_its_time_and_slack() {
+        let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
+        let plan = JobPlan { name: "backup", schedule, slack: Duration::from_secs(7200), is_optional: false };
+        let created = at("2026-11-01 12:00:00 UTC");
+        for (now, done, wanted) in [
+            ("2026-11-02 03:59:00 UTC", None, None),
+            ("2026-11-02 04:01:00 UTC", None, Some("2026-11-02 04:00:00 UTC")),
+            ("2026-11-02 04:01:00 UTC", Some("2026-11-02 02:00:01 UTC"), None),
+            // One by hand the day before is no reason to miss tonight's.
+            ("2026-11-02 04:01:00 UTC", Some("2026-11-01 14:00:00 UTC"), Some("2026-11-02 04:00:00 UTC")),
+            ("2026-11-05 01:00:00 UTC", Some("2026-11-02 02:00:00 UTC"), Some("2026-11-04 04:00:00 UTC")),
+            // Made on the same night, after the time.
+            ("2026-11-01 15:00:00 UTC", None, None),
+        ] {
+            assert_eq!(overdue(&plan, done.map(at), created, at(now)), wanted.map(at), "{now} {done:?}");
+        }
+    }
+}

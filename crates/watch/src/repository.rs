@@ -1,0 +1,305 @@
+//! What the repository itself says: its backups and why they are kept, how far its log reaches, its drills, what an audit found.
+
+use crate::Trouble;
+use crate::facts::{
+    BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
+};
+use crate::settings::Settings;
+use futures::{StreamExt, TryStreamExt};
+use repo::retention::{Reason, RetentionPlan, Verdict};
+use repo::{BackupDocument, Encryption, Epoch, Reader, RepoError, Run, RunName};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use store::ObjectPath;
+use terms::{BackupId, Timestamp};
+
+/// Drills that are shown.
+const DRILLS: usize = 12;
+/// Faults of a drill that are told.
+const FAULTS: usize = 10;
+
+/// How old a plan of retention may become while nothing it is made from seems to change.
+const PLAN_AGE: Duration = Duration::from_secs(300);
+/// Reports read at once.
+const AT_ONCE: usize = 16;
+
+/// What was read once and does not change.
+#[derive(Default)]
+pub(crate) struct Memory {
+    drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
+    plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
+}
+
+impl Memory {
+    /// The reports of drills, newest first.
+    async fn drills(&mut self, reader: &Reader) -> Result<Vec<DrillDocument>, Trouble> {
+        let paths = reader.drills().await.map_err(|e| Trouble::of(&e))?;
+        let unread: Vec<ObjectPath> = paths.iter().filter(|path| !self.drills.contains_key(path)).cloned().collect();
+        let read: Vec<_> = futures::stream::iter(unread)
+            .map(|path| async move {
+                match reader.drill::<DrillDocument>(&path).await {
+                    Ok(found) => Ok((path, found)),
+                    Err(e @ RepoError::Store(_)) => Err(Trouble::of(&e)),
+                    // One that is damaged, or of a newer format, tells nothing.
+                    Err(_) => Ok((path, None)),
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        self.drills.extend(read);
+        self.drills.retain(|path, _| paths.contains(path));
+        Ok(paths.iter().filter_map(|path| self.drills.get(path).cloned().flatten()).collect())
+    }
+
+    async fn plan(&mut self, reader: &Reader, settings: &Settings, backups: &[BackupDocument]) -> Result<RetentionPlan, Trouble> {
+        let ids: Vec<BackupId> = backups.iter().map(|backup| backup.id).collect();
+        if let Some((at, of, drills, plan)) = &self.plan
+            && at.elapsed() < PLAN_AGE
+            && *of == ids
+            && *drills == self.drills.len()
+        {
+            return Ok(plan.clone());
+        }
+        let plan = upkeep::plan(reader, &settings.policy).await.map_err(|e| Trouble::of(&e))?;
+        self.plan = Some((Instant::now(), ids, self.drills.len(), plan.clone()));
+        Ok(plan)
+    }
+}
+
+pub(crate) async fn look(
+    reader: &Reader,
+    settings: &Settings,
+    memory: &mut Memory,
+    runs: &BTreeMap<RunName, Run>,
+    now: Timestamp,
+) -> Result<RepositoryFacts, Trouble> {
+    let trouble = |e: &RepoError| Trouble::of(e);
+    let documents = reader.backups().await.map_err(|e| trouble(&e))?;
+    let drills = memory.drills(reader).await?;
+    let plan = memory.plan(reader, settings, &documents).await?;
+    let expiry = reader.expiry().await.map_err(|e| trouble(&e))?.map(|(state, _)| state);
+    let epoch = reader.epoch();
+    let is_present = |backup: &BackupDocument| epoch.is_some_and(|epoch| epoch.system_id == backup.system_id);
+    let backups: Vec<BackupFacts> = documents
+        .iter()
+        .map(|document| {
+            let verdict = plan.verdicts.iter().find(|verdict| verdict.backup == document.id);
+            let reaches_on = expiry.as_ref().is_none_or(|state| state.reaches_on_from(document));
+            backup(document, verdict, &drills, reaches_on, is_present(document))
+        })
+        .collect();
+    let mut epochs = Vec::new();
+    for one in &reader.document().epochs {
+        epochs.push(epoch_facts(reader, one, epoch == Some(one), &documents, &backups).await?);
+    }
+    let (window, stored, restore) = match epoch {
+        Some(epoch) => log_of(reader, epoch, &documents, &backups).await?,
+        None => (None, None, None),
+    };
+    let tombstones = reader.tombstones().await.map_err(|e| trouble(&e))?;
+    let expired = ExpiredFacts {
+        backups: tombstones.len() as u64,
+        bytes: tombstones.iter().map(|(tombstone, _)| tombstone.backup.bytes_stored).sum(),
+        since: tombstones.iter().map(|(_, written)| *written).min(),
+    };
+    let (audited, gaps) = audited(runs);
+    let document = reader.document();
+    Ok(RepositoryFacts {
+        address: reader.address(),
+        id: document.id.to_string(),
+        created: document.created.min(now),
+        is_encrypted: document.encryption != Encryption::Off,
+        system_id: epoch.map(|epoch| epoch.system_id),
+        epochs,
+        backups,
+        window,
+        gaps,
+        audited,
+        stored,
+        restore,
+        drills: drills.into_iter().take(DRILLS).map(DrillDocument::facts).collect(),
+        expired,
+    })
+}
+
+fn backup(document: &BackupDocument, verdict: Option<&Verdict>, drills: &[DrillDocument], reaches_on: bool, is_present: bool) -> BackupFacts {
+    let reasons: &[Reason] = verdict.map_or(&[], |verdict| &verdict.kept);
+    // One that could not look at everything says nothing about the backup.
+    let drilled = drills.iter().find(|drill| drill.backup == Some(document.id) && drill.outcome != "not-verified");
+    let drilled = drilled.map(|drill| Drilled { at: drill.began, passed: drill.outcome == "passed" });
+    let held = reasons.iter().find_map(|reason| match reason {
+        Reason::Held(why) => Some(why.clone()),
+        _ => None,
+    });
+    BackupFacts {
+        id: document.id,
+        began: document.start.time,
+        at: document.stop.time,
+        bytes: document.bytes,
+        bytes_stored: document.bytes_stored,
+        took_seconds: document.took_seconds,
+        pages_damaged: document.pages_damaged,
+        server_version: document.server_version.clone(),
+        is_present,
+        reaches_on,
+        is_daily: reasons.iter().any(|reason| matches!(reason, Reason::Daily(_))),
+        is_monthly: reasons.iter().any(|reason| matches!(reason, Reason::Monthly(_))),
+        kept: reasons.iter().map(ToString::to_string).collect(),
+        held,
+        drilled,
+    }
+}
+
+async fn epoch_facts(
+    reader: &Reader,
+    epoch: &Epoch,
+    is_present: bool,
+    documents: &[BackupDocument],
+    backups: &[BackupFacts],
+) -> Result<EpochFacts, Trouble> {
+    let own: Vec<_> = documents.iter().zip(backups).filter(|(document, _)| document.system_id == epoch.system_id).collect();
+    let oldest = own.iter().find(|(_, facts)| facts.reaches_on).map(|(document, _)| document.stop);
+    let covered = reader.coverage(epoch.system_id).await.map_err(|e| Trouble::of(&e))?;
+    Ok(EpochFacts {
+        system_id: epoch.system_id,
+        major: epoch.major,
+        since: epoch.since,
+        is_present,
+        backups: own.len() as u64,
+        backups_alone: own.iter().filter(|(_, facts)| !facts.reaches_on).count() as u64,
+        restorable_from: oldest.map(|stop| stop.time),
+        restorable_from_lsn: oldest.map(|stop| stop.lsn),
+        covered_until: covered.as_ref().map(|mark| mark.time),
+        covered_until_lsn: covered.as_ref().map(|mark| mark.lsn),
+    })
+}
+
+type OfLog = (Option<Window>, Option<StoredFacts>, Option<EstimateFacts>);
+
+/// How far the present cluster's log reaches, and how long a restore of it would take.
+async fn log_of(reader: &Reader, epoch: &Epoch, documents: &[BackupDocument], backups: &[BackupFacts]) -> Result<OfLog, Trouble> {
+    let own = || documents.iter().zip(backups).filter(|(_, facts)| facts.is_present);
+    let Some((oldest, _)) = own().find(|(_, facts)| facts.reaches_on).or_else(|| own().next()) else { return Ok((None, None, None)) };
+    let coverage = reader.coverage(epoch.system_id).await.map_err(|e| Trouble::of(&e))?;
+    let window = Window {
+        from: oldest.stop.time,
+        from_lsn: oldest.stop.lsn,
+        backup: oldest.id,
+        until: coverage.as_ref().map(|coverage| coverage.time),
+        until_lsn: coverage.as_ref().map(|coverage| coverage.lsn),
+    };
+    let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await.map_err(|e| Trouble::of(&e))?;
+    let end = restore::stored_end(reader, epoch).await.map_err(|e| Trouble::of(&e))?;
+    let newest = own().next_back().map(|(document, _)| document);
+    let estimate = match (restore::measured(reader).await.map_err(|e| Trouble::of(&e))?, newest, end) {
+        (Some(measured), Some(newest), Some(end)) => {
+            let segments = end.lsn.bytes().saturating_sub(newest.start.lsn.bytes()) / newest.segment_bytes.bytes() + 1;
+            let estimate = measured.estimate(newest.bytes, segments);
+            let (seconds, files_seconds, replay_seconds) = (estimate.total_seconds, estimate.files_seconds, estimate.replay_seconds);
+            Some(EstimateFacts { seconds, files_seconds, replay_seconds, by: estimate.by.at })
+        }
+        _ => None,
+    };
+    let stored = end.map(|end| StoredFacts {
+        lsn: end.lsn,
+        timeline: end.timeline,
+        last_transaction: end.last_transaction,
+        hole: end.hole.map(|segment| segment.to_string()),
+        segments: view.segments(),
+    });
+    Ok((Some(window), stored, estimate))
+}
+
+/// When the log was last audited, and which gaps that found.
+fn audited(runs: &BTreeMap<RunName, Run>) -> (Option<Timestamp>, Vec<GapFacts>) {
+    let newest = runs.iter().rev().filter(|(name, _)| name.job() == "audit").find_map(|(_, run)| run.ended().filter(|run| run.result.is_some()));
+    let Some(run) = newest else { return (None, Vec::new()) };
+    let audit = run.result.as_ref().map_or(&Value::Null, |result| &result["audit"]);
+    let time = |value: &Value| value.as_str().and_then(|text| Timestamp::parse_at(text, run.ended).ok());
+    let list = |name: &str| audit[name].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let mut gaps: Vec<GapFacts> = list("gaps")
+        .iter()
+        .map(|gap| GapFacts {
+            from: time(&gap["unreachable"]["from"]),
+            until: time(&gap["unreachable"]["until"]),
+            what: format!("segments {} to {} are missing", text(&gap["first_missing"]), text(&gap["last_missing"])),
+        })
+        .collect();
+    gaps.extend(list("damaged").iter().map(|damage| GapFacts {
+        from: time(&damage["unreachable"]["from"]),
+        until: time(&damage["unreachable"]["until"]),
+        what: format!("segment {} is damaged at {} ({})", text(&damage["first"]), text(&damage["at"]), text(&damage["reason"])),
+    }));
+    gaps.extend(list("size_mismatches").iter().map(|mismatch| GapFacts {
+        from: None,
+        until: None,
+        what: format!("segment {} is not the object that was stored", text(&mismatch["segment"])),
+    }));
+    (Some(run.ended), gaps)
+}
+
+/// What of a drill's report is looked at.
+#[derive(Clone, Deserialize)]
+struct DrillDocument {
+    began: Timestamp,
+    outcome: String,
+    backup: Option<BackupId>,
+    #[serde(default)]
+    target: String,
+    #[serde(default)]
+    seconds: f64,
+    #[serde(default)]
+    phases: Vec<PhaseFacts>,
+    #[serde(default)]
+    proof: Value,
+}
+
+impl DrillDocument {
+    fn facts(self) -> DrillFacts {
+        let of = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+        let databases = of(&self.proof, "databases");
+        let rows: Vec<Value> = databases.iter().flat_map(|database| of(database, "rows")).collect();
+        let faults = of(&self.proof, "faults");
+        let word = |fault: &Value, name: &str| fault[name].as_str().unwrap_or_default().to_owned();
+        DrillFacts {
+            at: self.began,
+            outcome: self.outcome,
+            backup: self.backup,
+            target: self.target,
+            seconds: self.seconds,
+            phases: self.phases,
+            databases: databases.len() as u64,
+            tables: rows.len() as u64,
+            rows: rows.iter().filter_map(|table| table["rows"].as_u64()).sum(),
+            checks: of(&self.proof, "answers").len() as u64,
+            faults: faults
+                .iter()
+                .take(FAULTS)
+                .map(|fault| format!("{} {}: {}", word(fault, "database"), word(fault, "object"), word(fault, "what")))
+                .collect(),
+        }
+    }
+}
+
+/// What the last scrub left, where one ever ran.
+pub(crate) async fn scrub(reader: &Reader) -> Result<Option<ScrubFacts>, Trouble> {
+    let state = match reader.scrub_state().await {
+        Ok(Some((state, _))) => state,
+        Ok(None) => return Ok(None),
+        Err(e @ RepoError::Document { .. }) => return Ok(Some(ScrubFacts { damage: vec![e.to_string()], ..ScrubFacts::default() })),
+        Err(e) => return Err(Trouble::of(&e)),
+    };
+    let (objects, bytes) = state.last_run.map_or((0, 0), |run| (run.objects, run.bytes));
+    let told = |damage: &repo::ScrubDamage| format!("{}: {} Cannot be restored: {}", damage.path, damage.why, damage.unreachable);
+    Ok(Some(ScrubFacts {
+        last: state.last_run.map(|run| run.ended),
+        objects,
+        bytes,
+        oldest_verified: state.oldest(),
+        damage: state.damage.iter().map(told).collect(),
+    }))
+}

@@ -1,0 +1,537 @@
+//! The rules: what of an observation somebody must be told. Pure; docs/operations.md lists them.
+
+use crate::facts::{BackupFacts, DrillFacts, Facts, JobFacts, Look, RepositoryFacts, RunFacts, ServerFacts, Trouble};
+use crate::jobs::FINDERS;
+use crate::words::{bytes, span};
+use std::collections::BTreeSet;
+use terms::{Alarm, Judgement, Urgency};
+
+/// What lets waiting commits go; from then on they are not protected until it is undone.
+const RELEASE: &str = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();";
+/// A repository that is full in less is told of while there is time.
+const DAYS_TO_FULL_WARN: f64 = 14.0;
+/// A receiver that begins again has so long before anybody is told.
+const RECEIVER_GRACE_SECONDS: f64 = 30.0;
+
+/// Every rule, with what it watches: docs and metrics list them.
+pub const RULES: [(&str, &str); 24] = [
+    ("repository", "the repository can be read"),
+    ("kms", "the data keys open, for every recipient"),
+    ("encryption-off", "what is stored is sealed"),
+    ("no-backup", "there is a backup of the present cluster"),
+    ("job-failed", "the last run of each job ended well"),
+    ("job-overdue", "each job succeeded when its schedule says"),
+    ("backup-window", "a backup takes no longer than its window"),
+    ("damaged-pages", "the newest backup holds no damaged page"),
+    ("server", "PostgreSQL can be reached"),
+    ("foreign-server", "the server is the cluster that the repository follows"),
+    ("receiver", "WAL is being received"),
+    ("wal-held-up", "WAL does not wait for the store"),
+    ("wal-lag", "no commit waits longer than alerts.wal_lag to be stored"),
+    ("wal-gap", "the stored WAL is whole"),
+    ("slot", "the replication slot and synchronous commit are as they must be"),
+    ("replication-lag", "the second copy and the packages' replica keep up"),
+    ("drill-failed", "the last drill passed"),
+    ("scrub-damage", "every object that was scrubbed is whole"),
+    ("capacity", "there is room for what comes"),
+    ("rpo", "no more than objectives.rpo would be lost now"),
+    ("rto", "a restore would take no longer than objectives.rto"),
+    ("clock-skew", "this host's clock agrees with the store's"),
+    ("check", "what bowline check looks at, and no other rule, is as it must be"),
+    ("configuration", "the configuration in force is the one that was written"),
+];
+
+/// Judges every rule.
+pub fn judge(facts: &Facts) -> Judgement {
+    let mut found = Found::default();
+    match &facts.repository {
+        Look::Seen(repository) => judge_repository(facts, repository, &mut found),
+        Look::Unseen(trouble) => {
+            found.trouble("repository", "", Urgency::Critical, "the repository cannot be looked at", trouble);
+            found.cannot([
+                "no-backup",
+                "wal-gap",
+                "drill-failed",
+                "rto",
+                "rpo",
+                "wal-lag",
+                "encryption-off",
+                "clock-skew",
+                "damaged-pages",
+                "foreign-server",
+            ]);
+        }
+    }
+    judge_keys(facts, &mut found);
+    match &facts.server {
+        Look::Seen(server) => judge_server(facts, server, &mut found),
+        Look::Unseen(trouble) => {
+            found.trouble("server", "", Urgency::Critical, "the server cannot be reached", trouble);
+            found.cannot(["foreign-server", "receiver", "slot", "wal-lag"]);
+        }
+    }
+    judge_receiver(facts, &mut found);
+    judge_copies(facts, &mut found);
+    judge_jobs(facts, &mut found);
+    judge_check(facts, &mut found);
+    judge_room(facts, &mut found);
+    if let Some(trouble) = &facts.configuration {
+        found.trouble("configuration", "", Urgency::Warning, "the configuration was changed and is wrong: the former one is in force", trouble);
+    }
+    if let Some(damage) = facts.scrub.as_ref().map(|scrub| &scrub.damage).filter(|damage| !damage.is_empty()) {
+        let what = format!("{} objects of the repository are damaged or missing", damage.len());
+        let hint = "Take a full backup now (bowline backup). Bring the objects back from the second copy, then bowline scrub.";
+        found.tell("scrub-damage", "", Urgency::Critical, what, damage.join("; "), hint);
+    }
+    found.0
+}
+
+/// How many seconds of commits would be lost if everything but the repository were gone now; `None` when nobody can tell.
+pub fn rpo_seconds(facts: &Facts) -> Option<f64> {
+    if let Some(lag) = facts.server.seen().and_then(|server| server.wal_lag_seconds) {
+        return Some(lag);
+    }
+    let until = facts.repository.seen()?.window.as_ref()?.until?;
+    Some(facts.at.seconds_since(until).max(0.0))
+}
+
+#[derive(Default)]
+struct Found(Judgement);
+
+impl Found {
+    fn tell(&mut self, rule: &str, subject: &str, urgency: Urgency, summary: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) {
+        let (rule, subject) = (rule.to_owned(), subject.to_owned());
+        self.0.alarms.push(Alarm { rule, subject, urgency, summary: summary.into(), detail: detail.into(), hint: hint.into() });
+    }
+
+    fn trouble(&mut self, rule: &str, subject: &str, urgency: Urgency, what: &str, trouble: &Trouble) {
+        let Trouble { summary, detail, hint, .. } = trouble;
+        self.tell(rule, subject, urgency, format!("{what}: {summary}"), detail.as_str(), hint.as_str());
+    }
+
+    fn cannot(&mut self, rules: impl IntoIterator<Item = &'static str>) {
+        self.0.unknown.extend(rules.into_iter().map(str::to_owned).collect::<BTreeSet<_>>());
+    }
+}
+
+fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Found) {
+    if !repository.is_encrypted {
+        let hint = "A new repository with [encryption] mode = \"on\"; this one stays as it is.";
+        found.tell(
+            "encryption-off",
+            "",
+            Urgency::Warning,
+            "what is stored is not sealed",
+            "encryption was switched off when the repository was made",
+            hint,
+        );
+    }
+    let present: Vec<&BackupFacts> = repository.backups.iter().filter(|backup| backup.is_present).collect();
+    match present.last() {
+        None => {
+            let of = if repository.backups.is_empty() { "" } else { " of the present cluster" };
+            found.tell("no-backup", "", Urgency::Critical, format!("there is no backup{of}"), "", "Take one: bowline backup.");
+        }
+        Some(newest) => judge_newest(facts, newest, found),
+    }
+    if let Some(stored) = &repository.stored {
+        if let Some(missing) = &stored.hole {
+            let hint = "Take a full backup now (bowline backup): until it is listed nothing later than what is there can be restored.";
+            found.tell(
+                "wal-gap",
+                "stored",
+                Urgency::Critical,
+                format!("WAL segment {missing} is missing from the repository"),
+                "more of it was stored once",
+                hint,
+            );
+        }
+    } else if !present.is_empty() {
+        found.tell("wal-gap", "path", Urgency::Critical, "no backup leads to the newest timeline", "", "Take a full backup now (bowline backup).");
+    }
+    if !repository.gaps.is_empty() {
+        let what = repository.gaps.iter().map(|gap| gap.what.as_str()).collect::<Vec<_>>().join("; ");
+        let count = repository.gaps.len();
+        found.tell(
+            "wal-gap",
+            "audit",
+            Urgency::Critical,
+            format!("the stored WAL has {count} gap(s)"),
+            what,
+            "bowline wal audit says which instants cannot be reached, and what closes each.",
+        );
+    }
+    if let Some(drill) = repository.drills.first() {
+        judge_drill(drill, found);
+    }
+    if let Some(estimate) = repository.restore.as_ref().filter(|estimate| estimate.seconds > facts.objectives.rto_seconds) {
+        let what = format!("a restore would take about {}, longer than the objective", span(estimate.seconds));
+        let detail = format!(
+            "{} for the files and {} for WAL, by the drill of {}; the objective is {}",
+            span(estimate.files_seconds),
+            span(estimate.replay_seconds),
+            estimate.by,
+            span(facts.objectives.rto_seconds)
+        );
+        found.tell("rto", "", Urgency::Critical, what, detail, "Take backups more often, restore on faster disks, or change objectives.rto.");
+    }
+    if let Some(lost) = rpo_seconds(facts).filter(|lost| *lost > facts.objectives.rpo_seconds) {
+        let what = format!("{} of commits would be lost now, more than the objective", span(lost));
+        found.tell(
+            "rpo",
+            "",
+            Urgency::Critical,
+            what,
+            format!("the objective is {}", span(facts.objectives.rpo_seconds)),
+            "See bowline doctor: what keeps WAL from being stored comes first.",
+        );
+    }
+}
+
+fn judge_newest(facts: &Facts, newest: &BackupFacts, found: &mut Found) {
+    let window = facts.objectives.backup_window_seconds;
+    if newest.took_seconds > window {
+        let what = format!("the newest backup took {}, longer than its window of {}", span(newest.took_seconds), span(window));
+        found.tell(
+            "backup-window",
+            "took",
+            Urgency::Warning,
+            what,
+            format!("{} in backup {}", bytes(newest.bytes), newest.id),
+            "Raise backup.jobs or backup.max_rate, or objectives.backup_window.",
+        );
+    }
+    if newest.pages_damaged > 0 {
+        let what = format!("the newest backup holds {} damaged page(s)", newest.pages_damaged);
+        found.tell(
+            "damaged-pages",
+            "",
+            Urgency::Critical,
+            what,
+            format!("seen when backup {} was made", newest.id),
+            "Find the pages in the log of that run (bowline runs); restore their relation from an older backup.",
+        );
+    }
+}
+
+fn judge_drill(drill: &DrillFacts, found: &mut Found) {
+    let faults = drill.faults.join("; ");
+    let hint = "bowline verify holds another one; its report in the repository's drills/ has the evidence.";
+    match drill.outcome.as_str() {
+        "passed" => {}
+        "failed" => found.tell("drill-failed", "", Urgency::Critical, format!("the drill of {} failed", drill.at), faults, hint),
+        other => found.tell("drill-failed", "", Urgency::Critical, format!("the drill of {} proved nothing ({other})", drill.at), faults, hint),
+    }
+}
+
+fn judge_keys(facts: &Facts, found: &mut Found) {
+    match &facts.keys {
+        None => {}
+        Some(Look::Unseen(trouble)) => found.trouble("kms", "", Urgency::Critical, "no data key can be opened", trouble),
+        Some(Look::Seen(recipients)) => {
+            let opens = recipients.iter().filter(|recipient| recipient.trouble.is_none()).count();
+            for recipient in recipients {
+                let Some(trouble) = &recipient.trouble else { continue };
+                // While another one opens them nothing is lost yet.
+                let urgency = if opens == 0 { Urgency::Critical } else { Urgency::Warning };
+                found.trouble("kms", &recipient.name, urgency, &format!("the data keys do not open for {}", recipient.name), trouble);
+            }
+        }
+    }
+}
+
+fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
+    match server.is_ours {
+        Some(false) => {
+            let hint = "Point conninfo at the right server; after pg_upgrade or a new initdb: bowline init --new-epoch.";
+            found.tell(
+                "foreign-server",
+                "",
+                Urgency::Critical,
+                format!("the server is cluster {}, which this repository does not follow", server.system_id),
+                "",
+                hint,
+            );
+        }
+        Some(true) => {}
+        None => found.cannot(["foreign-server"]),
+    }
+    let slot = &server.slot;
+    if !slot.active {
+        let is_new =
+            facts.receiver.as_ref().and_then(|receiver| receiver.since).is_some_and(|since| facts.at.seconds_since(since) < RECEIVER_GRACE_SECONDS);
+        if !is_new {
+            let why = facts.receiver.as_ref().and_then(|receiver| receiver.why.clone()).unwrap_or_default();
+            found.tell("receiver", "", Urgency::Critical, "no WAL receiver is running", why, "Start it: bowline daemon, or bowline wal receive.");
+        }
+    }
+    match server.wal_lag_seconds {
+        Some(lag) if lag > facts.objectives.wal_lag_seconds => {
+            let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
+            let state = slot.wal_status.as_deref().unwrap_or(if slot.exists { "unused" } else { "missing" });
+            let waits = server.wal_lag_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+            let streamed = if slot.active { "somebody streams from it" } else { "nobody streams from it" };
+            let detail = format!("{waits} of WAL wait; slot {} is {state}, {streamed}, and holds {held} on the server", slot.name);
+            found.tell(
+                "wal-lag",
+                "",
+                Urgency::Critical,
+                format!("commits of the last {} are not stored", span(lag)),
+                detail,
+                "bowline status and the receiver's log say what it waits for. The server keeps the WAL: watch the free space of pg_wal.",
+            );
+        }
+        Some(_) => {}
+        None if facts.repository.seen().is_some() => {}
+        None => found.cannot(["wal-lag"]),
+    }
+    let mut is_unknown = false;
+    for finding in &server.findings {
+        let urgency = match finding.severity.as_str() {
+            "critical" => Urgency::Critical,
+            "warn" => Urgency::Warning,
+            // What could not be looked at is not fine.
+            "unknown" => {
+                is_unknown = true;
+                Urgency::Critical
+            }
+            _ => continue,
+        };
+        found.tell("slot", &finding.slug, urgency, &finding.what, &finding.cause, &finding.remedy);
+    }
+    if is_unknown {
+        found.cannot(["slot"]);
+    }
+}
+
+fn judge_receiver(facts: &Facts, found: &mut Found) {
+    let Some(receiver) = &facts.receiver else { return };
+    if let Some(waited) = receiver.held_up_seconds {
+        match receiver.commits_wait {
+            true => {
+                let hint = format!("To let them go unprotected: {RELEASE} Undo it when the store is back.");
+                found.tell(
+                    "wal-held-up",
+                    "",
+                    Urgency::Critical,
+                    format!("commits wait: WAL has waited {} for the store", span(waited)),
+                    receiver.why.clone().unwrap_or_default(),
+                    hint,
+                );
+            }
+            false => found.tell(
+                "wal-held-up",
+                "",
+                Urgency::Warning,
+                format!("WAL has waited {} for the store", span(waited)),
+                receiver.why.clone().unwrap_or_default(),
+                "The server keeps it: watch the free space of pg_wal.",
+            ),
+        }
+    }
+    for what in &receiver.breaks {
+        found.tell(
+            "wal-gap",
+            "received",
+            Urgency::Critical,
+            what,
+            "",
+            "A full backup begins by itself; until it is listed nothing later can be restored.",
+        );
+    }
+}
+
+fn judge_copies(facts: &Facts, found: &mut Found) {
+    match &facts.second_copy {
+        Some(Look::Seen(copy)) if copy.is_late => {
+            let lag = copy.lag_seconds.map_or_else(|| "an unknown time".to_owned(), span);
+            let detail = format!("{}: {lag} behind, {} of {} backups are missing there", copy.address, copy.backups_missing, copy.backups);
+            found.tell(
+                "replication-lag",
+                "second-copy",
+                Urgency::Critical,
+                "the second copy is behind",
+                detail,
+                "Look at the bucket's replication: what failed it does not try again.",
+            );
+        }
+        Some(Look::Unseen(trouble)) => {
+            found.trouble("replication-lag", "second-copy", Urgency::Critical, "the second copy cannot be looked at", trouble)
+        }
+        _ => {}
+    }
+    match &facts.packages {
+        Some(Look::Seen(packages)) => {
+            let limit = facts.objectives.replication_lag_seconds;
+            if let Some(lag) = packages.lag_seconds.filter(|lag| *lag > limit) {
+                let detail = format!("{} versions are behind, {} failed", packages.behind, packages.failed);
+                found.tell(
+                    "replication-lag",
+                    "packages",
+                    Urgency::Critical,
+                    format!("the packages' replica is {} behind", span(lag)),
+                    detail,
+                    "bowline packages status; what failed is not tried again by itself: bowline packages status --requeue.",
+                );
+            }
+        }
+        Some(Look::Unseen(trouble)) => found.trouble("replication-lag", "packages", Urgency::Critical, "the packages cannot be looked at", trouble),
+        None => {}
+    }
+}
+
+fn judge_jobs(facts: &Facts, found: &mut Found) {
+    if facts.jobs.is_empty() {
+        found.cannot(["job-failed", "job-overdue"]);
+    }
+    for job in &facts.jobs {
+        judge_job(facts, job, found);
+    }
+}
+
+fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
+    let name = job.name.as_str();
+    // What these found has rules of its own, when they came to a result.
+    let is_judged_elsewhere = |last: &RunFacts| FINDERS.contains(&name) && last.result.is_some();
+    let has_failed = |last: &&RunFacts| ["failed", "broken-off"].contains(&last.outcome.as_str()) && !is_judged_elsewhere(last);
+    if let Some(last) = job.last.as_ref().filter(has_failed) {
+        let why = last.summary.clone().unwrap_or_else(|| "it was killed, or its host died".to_owned());
+        let hint = last.hint.clone().unwrap_or_default();
+        found.tell(
+            "job-failed",
+            name,
+            Urgency::Critical,
+            format!("the last {name} {}", if last.outcome == "failed" { "failed" } else { "broke off" }),
+            why,
+            format!("{hint} Its log: bowline runs {}.", last.run).trim_start(),
+        );
+    }
+    if let Some(since) = job.overdue_since {
+        let last = job.last_success.as_ref().map_or_else(|| "it never succeeded".to_owned(), |run| format!("it last succeeded at {}", run.began));
+        let what = match name {
+            "backup" => format!("the newest backup is late since {since}"),
+            _ => format!("the {name} is overdue since {since}"),
+        };
+        found.tell(
+            "job-overdue",
+            name,
+            Urgency::Critical,
+            what,
+            last,
+            format!("Schedule: {} ({}). bowline runs shows what ran; is the daemon running?", job.schedule, job.zone),
+        );
+    }
+    let window = facts.objectives.backup_window_seconds;
+    if let Some(running) = job.running.as_ref().filter(|_| name == "backup") {
+        let so_far = facts.at.seconds_since(running.began);
+        let expected = running.expected_seconds.unwrap_or(so_far).max(so_far);
+        if expected > window {
+            found.tell(
+                "backup-window",
+                "running",
+                Urgency::Warning,
+                format!("the backup that runs will take about {}, longer than its window of {}", span(expected), span(window)),
+                "by its rate so far",
+                "Raise backup.jobs or backup.max_rate.",
+            );
+        }
+    }
+}
+
+/// What of a check no other rule looks at.
+const CHECKED: [&str; 11] = [
+    "store",
+    "store since then",
+    "encryption by the store",
+    "data keys",
+    "nothing written plain",
+    "privilege",
+    "replication",
+    "replication connection",
+    "wal_level",
+    "data directory",
+    "page checksums",
+];
+
+fn judge_check(facts: &Facts, found: &mut Found) {
+    let Some(check) = facts.jobs.iter().find(|job| job.name == "check") else { return };
+    let Some(list) = check.last.as_ref().and_then(|run| run.result.as_ref()).and_then(|result| result["findings"].as_array()) else { return };
+    for finding in list {
+        let text = |name: &str| finding[name].as_str().unwrap_or_default();
+        let (what, verdict) = (text("what"), text("verdict"));
+        let urgency = if verdict == "fail" { Urgency::Critical } else { Urgency::Warning };
+        if verdict == "ok" {
+            continue;
+        }
+        if what == "clock" {
+            found.tell("clock-skew", "", urgency, text("found"), "", text("fix"));
+        } else if CHECKED.contains(&what) {
+            found.tell("check", what, urgency, format!("{what}: {}", text("found")), "", text("fix"));
+        }
+    }
+}
+
+fn judge_room(facts: &Facts, found: &mut Found) {
+    match &facts.capacity {
+        Some(Look::Seen(capacity)) => {
+            let share = capacity.used_bytes as f64 / capacity.limit_bytes.max(1) as f64;
+            let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!("; full in {days:.0} days at the present growth"));
+            let detail = format!("{} of {} are used ({}){forecast}", bytes(capacity.used_bytes), bytes(capacity.limit_bytes), capacity.kind);
+            let expired = facts.repository.seen().map(|repository| &repository.expired).filter(|expired| expired.backups > 0);
+            let hint = match expired {
+                Some(expired) => format!(
+                    "{} expired backups ({}) are removed when their grace is over. Make room: a larger quota, fewer dailies in [retention].",
+                    expired.backups,
+                    bytes(expired.bytes)
+                ),
+                None => "Nothing is expired: nothing can go by itself. Make room: a larger quota, or fewer backups in [retention].".to_owned(),
+            };
+            let objectives = &facts.objectives;
+            if share >= objectives.capacity_critical {
+                found.tell("capacity", "repository", Urgency::Critical, format!("the repository is {:.0} % full", share * 100.0), detail, hint);
+            } else if share >= objectives.capacity_warning {
+                found.tell("capacity", "repository", Urgency::Warning, format!("the repository is {:.0} % full", share * 100.0), detail, hint);
+            } else if let Some(days) = capacity.days_to_full.filter(|days| *days < DAYS_TO_FULL_WARN) {
+                found.tell("capacity", "repository", Urgency::Warning, format!("the repository is full in {days:.0} days"), detail, hint);
+            }
+        }
+        Some(Look::Unseen(_)) => found.cannot(["capacity"]),
+        None => {}
+    }
+    for disk in &facts.disks {
+        let share = 1.0 - disk.free_bytes as f64 / disk.total_bytes.max(1) as f64;
+        let short = disk.needed_bytes.filter(|needed| *needed > disk.free_bytes);
+        let detail = format!("{}: {} free of {}", disk.path, bytes(disk.free_bytes), bytes(disk.total_bytes));
+        match (disk.name.as_str(), short) {
+            (name, Some(needed)) => found.tell(
+                "capacity",
+                name,
+                Urgency::Warning,
+                format!("there is no room for a {name}: {} are needed", bytes(needed)),
+                detail,
+                "Make room there, or name another directory.",
+            ),
+            ("pg_wal", None) if share >= facts.objectives.capacity_critical => {
+                found.tell(
+                    "capacity",
+                    "pg_wal",
+                    Urgency::Critical,
+                    format!("the disk of pg_wal is {:.0} % full", share * 100.0),
+                    detail,
+                    "PostgreSQL stops when it is full. See what holds WAL: bowline status.",
+                );
+            }
+            ("pg_wal", None) if share >= facts.objectives.capacity_warning => {
+                found.tell(
+                    "capacity",
+                    "pg_wal",
+                    Urgency::Warning,
+                    format!("the disk of pg_wal is {:.0} % full", share * 100.0),
+                    detail,
+                    "PostgreSQL stops when it is full.",
+                );
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What an observation needs to know beforehand, and how it reaches what it looks at.
+
+use crate::Trouble;
+use crate::facts::Objectives;
+use async_trait::async_trait;
+use pg::ConnInfo;
+use repo::Reader;
+use repo::retention::RetentionPolicy;
+use seal::Recipient;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use terms::Schedule;
+
+/// A job of the schedule.
+#[derive(Debug, Clone)]
+pub struct JobPlan {
+    pub name: &'static str,
+    pub schedule: Schedule,
+    /// How long after its time it must have succeeded.
+    pub slack: Duration,
+    /// Nobody need run it: it is overdue only once it was run, or while a daemon acts.
+    pub is_optional: bool,
+}
+
+/// What the configuration says about watching.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub org: String,
+    pub objectives: Objectives,
+    pub jobs: Vec<JobPlan>,
+    pub slot: String,
+    pub status_interval: Duration,
+    pub is_synchronous: bool,
+    /// The receiver's name in pg_stat_replication.
+    pub receiver: &'static str,
+    pub data_dir: Option<PathBuf>,
+    /// Where drills are held.
+    pub drill_dir: PathBuf,
+    pub policy: RetentionPolicy,
+    /// How many bytes the repository may take; a folder's disk otherwise.
+    pub quota_bytes: Option<u64>,
+    /// The repository's folder, where it is one.
+    pub folder: Option<PathBuf>,
+}
+
+/// Opens what is looked at. Each call opens anew.
+#[async_trait]
+pub trait Doors: Send + Sync {
+    async fn reader(&self) -> Result<Reader, Trouble>;
+    /// The second copy, where one is configured.
+    async fn replica(&self) -> Option<Result<Reader, Trouble>>;
+    /// Each of those who open the repository, whatever is wrong with it.
+    fn recipients(&self) -> Result<Vec<Arc<dyn Recipient>>, Trouble>;
+    fn server(&self) -> Result<ConnInfo, Trouble>;
+    /// What the packages' monitor says, where packages are configured.
+    async fn packages(&self) -> Option<Result<crate::facts::PackagesFacts, Trouble>>;
+    /// Bytes in the repository, all versions and unfinished uploads included.
+    async fn used_bytes(&self) -> Result<u64, Trouble>;
+}
