@@ -80,4 +80,18 @@ fn a_folder_comes_back_as_it_was_and_what_is_newer_is_kept() {
     let third = Folder::make(&cluster, "third");
     bowline.fails(&["packages", "restore", "--to", &to, "--into", &third.url(), "--yes"], 3, "packages-incomplete");
     assert_eq!(third.get("new").as_deref(), Some(&b"new"[..]));
+    assert!(third.keys().iter().all(|key| !key.contains("tmp")), "nothing half is left: {:?}", third.keys());
+
+    // An object that has waited for two hours is an alarm until it is kept.
+    let is_alarmed = || {
+        let told = bowline.run(&["doctor"]);
+        let result = told.lines.iter().find_map(|line| line.get("result")).unwrap_or_else(|| panic!("{told:#?}"));
+        result["alarms"].as_array().expect("alarms").iter().any(|alarm| alarm["rule"] == "replication-lag" && alarm["subject"] == "packages")
+    };
+    folder.put("old", b"old");
+    folder.age("old", Duration::from_secs(7200));
+    bowline.fails(&["packages", "status"], 4, "packages-behind");
+    assert!(is_alarmed());
+    bowline.ok(&["packages", "snapshot"]);
+    assert!(!is_alarmed());
 }

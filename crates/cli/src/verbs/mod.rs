@@ -20,7 +20,7 @@ mod ledger;
 mod list;
 mod measured;
 mod outlook;
-mod packages;
+pub mod packages;
 mod protect;
 mod push;
 mod relock;

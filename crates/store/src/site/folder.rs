@@ -188,7 +188,7 @@ impl FolderSite {
             })
             .await?;
         let aside = aside.map(|aside| aside.join(key));
-        Ok(Upload { site: Arc::clone(site), key: key.to_owned(), file: Arc::new(file), temporary, target, modified, aside })
+        Ok(Upload { site: Arc::clone(site), key: key.to_owned(), file: Arc::new(file), temporary: Temporary(temporary), target, modified, aside })
     }
 }
 
@@ -197,7 +197,7 @@ pub(super) struct Upload {
     site: Arc<FolderSite>,
     key: String,
     file: Arc<File>,
-    temporary: PathBuf,
+    temporary: Temporary,
     target: PathBuf,
     modified: Timestamp,
     aside: Option<PathBuf>,
@@ -218,11 +218,21 @@ impl Upload {
                 move_aside(&target, &aside)?;
             }
             // A link replaces nothing: whatever came meanwhile stays.
-            fs::hard_link(&temporary, &target)?;
-            fs::remove_file(&temporary)?;
+            fs::hard_link(&temporary.0, &target)?;
+            drop(temporary);
             sync_folder(&target)
         })
         .await
+    }
+}
+
+/// A file that is gone when nobody needs it any more, finished or not.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What stays is no object: listings pass it over.
+        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -41,6 +41,12 @@ impl Folder {
         format!("file://{}", self.path.display())
     }
 
+    /// As if it had been written so long ago.
+    pub fn age(&self, key: &str, by: std::time::Duration) {
+        let file = fs::File::options().write(true).open(self.path.join(key)).expect("it is there");
+        file.set_modified(std::time::SystemTime::now() - by).expect("a time can be set");
+    }
+
     pub fn remove(&self, key: &str) {
         fs::remove_file(self.path.join(key)).expect("it is there");
     }

@@ -49,7 +49,7 @@ pub fn settings(wiring: &Wiring) -> Result<Settings, Fault> {
 }
 
 /// The repository that keeps the snapshots, where one does.
-async fn snapshots(wiring: &Wiring) -> Result<Option<Reader>, Fault> {
+pub async fn snapshots(wiring: &Wiring) -> Result<Option<Reader>, Fault> {
     let place = wiring.config.packages.as_ref().and_then(|packages| packages.snapshots.as_deref());
     Ok(match place {
         None => None,
