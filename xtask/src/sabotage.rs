@@ -124,7 +124,8 @@ mod tests {
         for twin in TWINS {
             let text = fs::read_to_string(root.join(twin.file)).unwrap_or_default();
             assert_eq!(text.matches(twin.right).count(), 1, "{}: {}", twin.file, twin.right);
-            let tests = fs::read_to_string(root.join(format!("crates/testkit/tests/{}.rs", twin.test.0))).unwrap_or_default();
+            let own = |room: &str| fs::read_to_string(root.join(format!("crates/{room}/tests/{}.rs", twin.test.0))).unwrap_or_default();
+            let tests = own("testkit") + &own("page");
             assert!(tests.contains(&format!("fn {}", twin.test.1)), "{} has no {}", twin.test.0, twin.test.1);
         }
     }

@@ -124,6 +124,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: KeysVerb,
     },
+    /// Who is told when something is wrong: test, list, silence, unsilence
+    Alert {
+        #[command(subcommand)]
+        verb: AlertVerb,
+    },
     /// Print the disaster recovery runbook of this installation
     ///
     /// Decisions by disaster, the exact commands with this installation's names, what they print, and what was measured last. A test runs every
@@ -491,6 +496,52 @@ pub struct PackagesSureArgs {
     pub yes: bool,
 }
 
+/// What to do about alerts.
+#[derive(Debug, Subcommand)]
+pub enum AlertVerb {
+    /// Send a marked test over every channel, and say which of them took it
+    ///
+    /// Fails when one of them did not. An incident that it opens (PagerDuty) it closes again.
+    Test {
+        /// Over this channel only
+        #[arg(long, value_name = "NAME")]
+        channel: Option<String>,
+    },
+    /// Show what fires, what is silenced and how each channel fares
+    List {
+        /// What is over, silences that are over, and the latest deliveries, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Tell nobody of an alert for a while; what still fires then is told then
+    Silence(SilenceArgs),
+    /// End a silence before its time
+    Unsilence {
+        /// The silence's name, as `alert list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SilenceArgs {
+    /// The rule, such as wal-lag, alone or with one of its subjects; * stands for any letters
+    #[arg(value_name = "RULE[:SUBJECT]", value_parser = silenced)]
+    pub what: Silenced,
+    /// For how long, such as 30m, 2h or 1d; 30 days at most
+    #[arg(long = "for", value_name = "TIME", value_parser = while_silent)]
+    pub time: std::time::Duration,
+    /// Why, for whoever wonders
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
+}
+
+/// Which alerts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silenced {
+    pub rule: String,
+    pub subject: Option<String>,
+}
+
 #[derive(Debug, ClapArgs)]
 pub struct KeysSureArgs {
     /// Print what would be done, and do nothing
@@ -614,6 +665,25 @@ impl Goal {
 /// A time, or a distance before now.
 fn parse_time(text: &str) -> Result<Timestamp, ParseError> {
     Timestamp::parse_at(text, SystemClock.now())
+}
+
+fn silenced(text: &str) -> Result<Silenced, String> {
+    let (rule, subject) = text.split_once(':').map_or((text, None), |(rule, subject)| (rule, Some(subject.to_owned())));
+    match rule.is_empty() || rule.chars().any(char::is_whitespace) {
+        true => Err("it is written RULE or RULE:SUBJECT, such as wal-lag or job-failed:backup".into()),
+        false => Ok(Silenced { rule: rule.to_owned(), subject }),
+    }
+}
+
+/// A span that ends: what is forgotten must not be silent for ever.
+fn while_silent(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || "it is a time such as 30m, 2h or 1d, 30 days at most".to_owned();
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    if span.get_years() != 0 || span.get_months() != 0 {
+        return Err(wrong());
+    }
+    let time = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    std::time::Duration::try_from(time).ok().filter(|time| !time.is_zero() && *time <= repo::Silence::LONGEST).ok_or_else(wrong)
 }
 
 fn target(text: &str) -> Result<RecoveryTarget, ParseError> {

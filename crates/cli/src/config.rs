@@ -1,6 +1,9 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
+mod alerts;
 mod packages;
+
+pub use alerts::Alerts;
 
 use crate::args::Common;
 use crate::fault::Fault;
@@ -45,7 +48,10 @@ pub struct Config {
     pub runbook: Runbook,
     pub packages: Option<Packages>,
     #[serde(default)]
+    pub alerts: Alerts,
     pub daemon: Daemon,
+    #[serde(default)]
+    pub page: Page,
     /// Where it was read from.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -100,6 +106,18 @@ impl Objectives {
     pub fn backup_window(&self) -> Duration {
         self.backup_window.unwrap_or(Duration::from_secs(3600))
     }
+}
+
+/// The daemon's page, its metrics and its health.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Page {
+    /// An address and a port, 127.0.0.1:9187 unless said otherwise; `off` for none. Beyond this host it needs the rest.
+    pub listen: Option<String>,
+    pub token: Option<SecretRef>,
+    /// PEM files: the certificate with its chain, and its key.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 /// What the daemon does, and when.
@@ -497,6 +515,7 @@ impl Config {
             let hint = "For no loss at all set wal.synchronous = true.";
             return Err(Fault::misuse("config-wrong", "wal.flush_interval is below 200ms", "", hint));
         }
+        self.alerts.check()?;
         for (key, text, usual) in self.schedules() {
             if let Err(e) = Schedule::parse(text.unwrap_or(usual), self.daemon.timezone.clone().unwrap_or_default()) {
                 return Err(Fault::misuse(

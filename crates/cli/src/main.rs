@@ -3,6 +3,7 @@
 mod args;
 mod config;
 mod fault;
+mod paging;
 mod runbook;
 mod show;
 mod verbs;

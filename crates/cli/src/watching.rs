@@ -22,10 +22,6 @@ use tokio::sync::Mutex;
 use watch::facts::{Objectives, PackagesFacts};
 use watch::{Doors, JobPlan, Settings, Trouble};
 
-/// How far a second copy may be behind unless told.
-pub const REPLICATION_LAG: Duration = HOUR;
-/// How long WAL may wait unless told.
-const WAL_LAG: Duration = Duration::from_secs(900);
 const HOUR: Duration = Duration::from_secs(3600);
 /// How often the receiver reports unless told.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -54,8 +50,8 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
             rpo_seconds: objectives.rpo().as_secs_f64(),
             rto_seconds: objectives.rto().as_secs_f64(),
             backup_window_seconds: objectives.backup_window().as_secs_f64(),
-            wal_lag_seconds: WAL_LAG.as_secs_f64(),
-            replication_lag_seconds: REPLICATION_LAG.as_secs_f64(),
+            wal_lag_seconds: config.alerts.wal_lag().as_secs_f64(),
+            replication_lag_seconds: config.alerts.replication_lag().as_secs_f64(),
             capacity_warning: repository.capacity_warning.unwrap_or(0.8),
             capacity_critical: repository.capacity_critical.unwrap_or(0.88),
         },

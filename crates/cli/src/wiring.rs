@@ -3,15 +3,16 @@
 use crate::args::Common;
 use crate::config::{Config, EncryptionMode, Repository};
 use crate::fault::Fault;
+use alerts::Teller;
 use keys::Spec;
 use pg::ConnInfo;
-use repo::{Reader, Writer};
+use repo::{AlertShelf, Reader, Writer};
 use seal::Recipient;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{ObjectLock, Put, Sight, StoreOptions};
-use terms::{Class, Timestamp};
+use terms::{Class, SystemClock, Timestamp};
 
 /// A configuration with what the command line adds to it.
 pub struct Wiring {
@@ -177,6 +178,24 @@ impl Wiring {
         // Before anything is written: a store that does not encrypt as it must gets nothing.
         store.ready().await?;
         Ok(Writer::open(store, self.recipients()?).await?)
+    }
+
+    /// What is kept of alerts; no key is needed for it.
+    pub fn alert_shelf(&self) -> Result<AlertShelf, Fault> {
+        Ok(AlertShelf::new(self.store()?))
+    }
+
+    /// Whose alerts they are.
+    fn alert_source(&self) -> alerts::Source {
+        let address = self.address();
+        let repository = address.split('?').next().unwrap_or_default().to_owned();
+        alerts::Source { org: self.config.org.clone(), repository, host: crate::verbs::host() }
+    }
+
+    /// Whoever tells people; `lives_on` where this process goes on judging. It begins to work at once, on this runtime.
+    pub fn teller(&self, lives_on: bool) -> Result<Teller, Fault> {
+        let configured = &self.config.alerts;
+        Ok(Teller::start(configured.setup(lives_on), configured.channels(), Some(self.alert_shelf()?), self.alert_source(), Arc::new(SystemClock)))
     }
 
     /// How the server is reached.

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
-use watch::facts::{Facts, RunFacts};
+use watch::facts::{Facts, PastRun, RunFacts};
 use watch::{FINDERS, JobPlan, Trouble};
 
 /// How often the clock is looked at. It may jump, so nothing sleeps until a time.
@@ -43,8 +43,9 @@ struct Daemon {
     receiver: Receiver,
     receiver_facts: channel::Sender<Option<watch::facts::ReceiverFacts>>,
     jobs: JoinSet<(&'static str, Timestamp, Ended)>,
-    /// What this daemon ran itself, newest first: the last look may not know of it yet.
-    own: BTreeMap<&'static str, Vec<Past>>,
+    /// What this daemon ran itself, newest first, each with its name in the ledger where it has one: the last look may not know of it yet,
+    /// or know it as one that still runs.
+    own: BTreeMap<&'static str, Vec<(Option<String>, Past)>>,
 }
 
 /// Runs until SIGTERM or SIGINT. An error is only what keeps it from beginning.
@@ -193,7 +194,7 @@ impl Daemon {
         let repository = facts.repository.seen()?;
         let now = SystemClock.now();
         let job = facts.jobs.iter().find(|job| job.name == plan.name)?;
-        let past = self.past(plan.name, job.past.iter().map(|run| Past { began: run.began, ended: run.ended, is_settled: run.is_settled }));
+        let past = self.past(plan.name, &job.past);
         let newest = repository.backups.iter().rev().find(|backup| backup.is_present);
         let last = past.first();
         let since_last = last.map_or(f64::INFINITY, |last| now.seconds_since(last.began));
@@ -233,14 +234,12 @@ impl Daemon {
         }
     }
 
-    /// What ran, by the ledger and by what is remembered here, newest first.
-    fn past(&self, job: &str, ledger: impl Iterator<Item = Past>) -> Vec<Past> {
-        let mut past: Vec<Past> = ledger.collect();
-        for own in self.own.get(job).into_iter().flatten() {
-            if !past.iter().any(|known| (known.began.seconds_since(own.began)).abs() < 5.0) {
-                past.push(*own);
-            }
-        }
+    /// What ran, by what is remembered here and by the ledger, newest first.
+    fn past(&self, job: &str, ledger: &[PastRun]) -> Vec<Past> {
+        let own = self.own.get(job).map_or(&[][..], Vec::as_slice);
+        let is_own = |run: &&PastRun| own.iter().any(|(name, _)| name.as_ref() == Some(&run.run));
+        let others = ledger.iter().filter(|run| !is_own(run)).map(|run| Past { began: run.began, ended: run.ended, is_settled: run.is_settled });
+        let mut past: Vec<Past> = own.iter().map(|(_, past)| *past).chain(others).collect();
         past.sort_by_key(|run| std::cmp::Reverse(run.began));
         past
     }
@@ -263,14 +262,14 @@ impl Daemon {
             }
             Err(e) => {
                 self.say(format!("{job} cannot be started: {e}"));
-                self.remember(job, Past { began, ended: Some(began), is_settled: false });
+                self.remember(job, None, Past { began, ended: Some(began), is_settled: false });
             }
         }
     }
 
-    fn remember(&mut self, job: &'static str, past: Past) {
+    fn remember(&mut self, job: &'static str, run: Option<String>, past: Past) {
         let own = self.own.entry(job).or_default();
-        own.insert(0, past);
+        own.insert(0, (run, past));
         own.truncate(20);
     }
 
@@ -279,7 +278,7 @@ impl Daemon {
         let now = SystemClock.now();
         let has_found = FINDERS.contains(&job) && ended.said.result.is_some();
         let is_settled = ended.is_ok() || has_found;
-        self.remember(job, Past { began, ended: Some(now), is_settled });
+        self.remember(job, ended.said.run.clone(), Past { began, ended: Some(now), is_settled });
         let text = |name: &str| ended.said.error.as_ref().and_then(|error| error[name].as_str()).map(str::to_owned);
         self.say(match (&ended.status, text("summary")) {
             _ if ended.is_ok() => format!("{job} ended well"),

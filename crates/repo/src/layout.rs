@@ -1,6 +1,6 @@
 //! The one place that spells object names. All are relative to the repository's root, `{prefix}/{org}`.
 
-use crate::Piece;
+use crate::{Piece, RepoError};
 use seal::KeyId;
 use store::ObjectPath;
 use terms::{BackupId, BackupKind, SegmentName, SystemId, Timeline, Timestamp, WalName};
@@ -29,7 +29,7 @@ pub fn is_replaced(path: &str) -> bool {
     let is_coverage = path == "coverage.json" || path.ends_with("/coverage.json");
     ["repository.json", "retention.json", "capacity.json"].contains(&path)
         || is_coverage
-        || ["keys/", "leases/", "probe/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
+        || ["keys/", "leases/", "probe/", "holds/", "expired/", "scrub/", "alerts/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// Whether the object at this path needs no lock: it tells how things stand now, and nothing is lost with it.
@@ -38,7 +38,7 @@ pub fn is_unlocked(path: &str) -> bool {
     is_coverage
         || path == "retention.json"
         || path == "capacity.json"
-        || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/"].iter().any(|folder| path.starts_with(folder))
+        || ["leases/", "probe/", "runs/", "holds/", "expired/", "scrub/", "alerts/"].iter().any(|folder| path.starts_with(folder))
 }
 
 /// The folder of a backup.
@@ -209,6 +209,26 @@ pub fn segment_of(path: &ObjectPath) -> Option<SegmentName> {
         WalName::Segment(segment) | WalName::Partial(segment) | WalName::BackupLabel(segment, _) => Some(segment),
         WalName::History(_) => None,
     }
+}
+
+pub(crate) fn alerts() -> ObjectPath {
+    path("alerts/state.json".into())
+}
+
+/// The folder of silences.
+pub(crate) const SILENCES: &str = "alerts/silences";
+
+/// The name of a silence that began at this time; a further one of the same second has a number from 2 on.
+pub(crate) fn silence_name(at: Timestamp, number: u32) -> String {
+    let number = if number > 1 { format!("-{number}") } else { String::new() };
+    format!("{}{number}", at.compact())
+}
+
+/// An error when the name is no plain word.
+pub(crate) fn silence(name: &str) -> Result<ObjectPath, RepoError> {
+    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let found = plain.then(|| ObjectPath::new(format!("{SILENCES}/{name}.json")).ok()).flatten();
+    found.ok_or_else(|| RepoError::Bug(format!("{name:?} is no name of a silence")))
 }
 
 /// What scrubbing found and how far it is.

@@ -1,5 +1,6 @@
 //! What a repository is: where each object lies, how it is sealed, what a backup and an archive of WAL are made of.
 
+mod alerts;
 pub mod audit;
 mod capacity;
 mod catalog;
@@ -29,6 +30,7 @@ mod slots;
 mod snapshot;
 mod wal;
 
+pub use alerts::{AlertShelf, Silence};
 pub use catalog::{BackupDocument, WalPosition};
 pub use coverage::Coverage;
 pub use epoch::Epoch;

@@ -24,7 +24,7 @@ pub struct Premises {
 }
 
 /// What is replaced as time goes on, under a condition of its own; all else is written once.
-const MUTABLE: [&str; 11] = [
+const MUTABLE: [&str; 12] = [
     "repository.json",
     "retention.json",
     "capacity.json",
@@ -35,6 +35,7 @@ const MUTABLE: [&str; 11] = [
     "holds/*",
     "expired/*",
     "scrub/*",
+    "alerts/*",
     "probe/*",
 ];
 

@@ -26,6 +26,7 @@ pub struct Builder {
     tablespaces: Vec<String>,
     tcp: bool,
     tls: Option<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -49,6 +50,11 @@ impl Builder {
         self.tablespaces.push(name.to_owned());
         self
     }
+    /// Environment variables of the server, as those of a [`crate::MovedClock`].
+    pub fn environment(mut self, variables: Vec<(String, String)>) -> Self {
+        self.environment = variables;
+        self
+    }
     /// Listens on a free port of 127.0.0.1 too, where SCRAM passwords are asked for.
     pub fn tcp(mut self, on: bool) -> Self {
         self.tcp = on;
@@ -67,7 +73,8 @@ impl Builder {
         let data = home.join("data");
         let port = if self.tcp { free_port() } else { 5432 };
         // First of all, so that whatever fails from here on leaves nothing behind.
-        let cluster = Cluster::assemble(self.major, home.clone(), data.clone(), port, self.tcp, Vec::new());
+        let mut cluster = Cluster::assemble(self.major, home.clone(), data.clone(), port, self.tcp, Vec::new());
+        cluster.environment = self.environment;
         let password = home.join("password");
         fs::write(&password, PASSWORD).expect("write the password file");
         let mut initdb = launch::program(self.major, "initdb", &home);
@@ -122,6 +129,7 @@ pub struct Cluster {
     tcp: bool,
     /// Given to each start of the server on its command line.
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     postmaster: Mutex<Option<Postmaster>>,
     /// Last, so that it is dropped after the server is gone.
     _watchdog: Watchdog,
@@ -135,7 +143,16 @@ impl Cluster {
 
     /// A cluster with wishes.
     pub fn builder(major: u32) -> Builder {
-        Builder { major, checksums: true, wal_segment_mib: 16, settings: Vec::new(), tablespaces: Vec::new(), tcp: false, tls: None }
+        Builder {
+            major,
+            checksums: true,
+            wal_segment_mib: 16,
+            settings: Vec::new(),
+            tablespaces: Vec::new(),
+            tcp: false,
+            tls: None,
+            environment: Vec::new(),
+        }
     }
 
     /// Starts a server on a data directory that somebody else made (a restore, say), on a private socket, whatever its own
@@ -157,7 +174,7 @@ impl Cluster {
 
     fn assemble(major: u32, home: PathBuf, data: PathBuf, port: u16, tcp: bool, arguments: Vec<String>) -> Self {
         let watchdog = Watchdog::start(&data, &home);
-        Self { major, home, data, port, tcp, arguments, postmaster: Mutex::new(None), _watchdog: watchdog }
+        Self { major, home, data, port, tcp, arguments, environment: Vec::new(), postmaster: Mutex::new(None), _watchdog: watchdog }
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Postmaster>> {
@@ -265,7 +282,7 @@ impl Cluster {
     fn try_start_server(&self) -> Result<(), String> {
         let mut running = self.running();
         assert!(running.is_none(), "the server is running already");
-        *running = Some(Postmaster::start(self.major, &self.data, &self.home, &self.log_file(), &self.arguments)?);
+        *running = Some(Postmaster::start(self.major, &self.data, &self.home, &self.log_file(), &self.arguments, &self.environment)?);
         Ok(())
     }
 

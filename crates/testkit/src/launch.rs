@@ -53,6 +53,12 @@ pub(crate) fn make_dir(dir: &Path, mode: u32) {
     }
 }
 
+/// Lets everybody read a file.
+pub(crate) fn world_readable(file: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o644)).expect("chmod");
+}
+
 /// A program of this major, run as the servers' user in `home`, with an environment that says nothing of other servers.
 pub(crate) fn program(major: u32, name: &str, home: &Path) -> Command {
     program_in(bin_dir(major), name, home)
@@ -114,10 +120,17 @@ pub(crate) struct Postmaster {
 
 impl Postmaster {
     /// Starts `postgres -D data` with these further arguments and waits until it answers. An error holds the end of its log.
-    pub(crate) fn start(major: u32, data: &Path, home: &Path, log: &Path, arguments: &[String]) -> Result<Self, String> {
+    pub(crate) fn start(
+        major: u32,
+        data: &Path,
+        home: &Path,
+        log: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+    ) -> Result<Self, String> {
         let file = fs::File::options().create(true).append(true).open(log).map_err(|e| format!("cannot open {}: {e}", log.display()))?;
         let mut command = program(major, "postgres", home);
-        command.arg("-D").arg(data).args(arguments);
+        command.arg("-D").arg(data).args(arguments).envs(environment.iter().cloned());
         command.stdout(file.try_clone().expect("dup")).stderr(file).process_group(0);
         let child = command.spawn().map_err(|e| format!("cannot start PostgreSQL {major}: {e}"))?;
         let mut postmaster = Self { child };

@@ -1,17 +1,21 @@
-//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, OpenBao and a mock of the AWS KMS, connections that break on request and the store's conformance suite.
+//! Grounds for tests: real PostgreSQL clusters, alone and under Patroni, the real `bowline` program, a ledger of acknowledged commits, real S3 servers, OpenBao and a mock of the AWS KMS, a real Alertmanager and mail server with mocks of others who take alerts, connections that break on request and the store's conformance suite.
 //!
 //! Nothing here skips: a server that is missing fails the test that needs it, and says which command brings it.
 
+pub mod alertmanager;
 mod asking;
 mod bare;
 pub mod bowline;
 pub mod certificates;
+mod clock;
 pub mod cluster;
 pub mod conformance;
 pub mod damage;
 pub mod drill;
+pub mod hook;
 mod launch;
-mod loopback;
+pub mod loopback;
+pub mod mail;
 pub mod moto;
 pub mod openbao;
 pub mod patroni;
@@ -25,10 +29,14 @@ pub mod tamper;
 pub mod toxiproxy;
 pub mod workload;
 
+pub use alertmanager::Alertmanager;
 pub use bare::BareMachine;
 pub use bowline::{Bowline, RepositoryKind, Restored};
+pub use clock::MovedClock;
 pub use cluster::{Builder, Cluster};
+pub use hook::{Hook, Manner};
 pub use launch::processes_that;
+pub use mail::MailServer;
 pub use moto::Moto;
 pub use openbao::OpenBao;
 pub use patroni::PatroniCluster;
@@ -83,4 +91,10 @@ pub fn seed(name: &str) -> u64 {
     let own = name.bytes().fold(run ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     eprintln!("{name}: BOWLINE_SEED={run} (seed {own})");
     own
+}
+
+/// Lets every user pass through a folder: a test's own is closed to all but who made it.
+pub fn let_everybody_in(folder: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("chmod");
 }

@@ -45,12 +45,18 @@ pub struct ObjectServer {
 impl ObjectServer {
     /// Starts it and waits until it answers. Panics with the reason when that does not work.
     pub fn start(make: Make) -> Self {
+        Self::start_with(make, &[])
+    }
+
+    /// The same with these environment variables.
+    pub fn start_with(make: Make, environment: &[(String, String)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the server can be made");
         let log = folder.path().join("log");
         for _ in 0..3 {
             let port = free_ports(1)[0];
             let out = std::fs::File::create(&log).expect("the log can be made");
             let mut command = make.command(port, folder.path());
+            command.envs(environment.iter().cloned());
             command.stdin(Stdio::null()).stdout(out.try_clone().expect("the log can be shared")).stderr(out);
             let mut child = spawn_for_life(command);
             let begun = Instant::now();

@@ -89,6 +89,9 @@ fn configurations_that_are_wrong_are_refused_by_line_and_never_repeat_a_secret()
     wrong("key", &text.replace("[backup]", "[backup]\nshedule = \"0 2 * * *\""), "config-wrong", &["shedule", "line"]);
     wrong("table", &format!("{text}[packages]\nprimary = \"s3://kb-packages\"\n"), "config-wrong", &["packages"]);
     wrong("zone", &format!("{text}[retention]\ntimezone = \"Mars/Olympus\"\n"), "config-wrong", &["Mars/Olympus", "time zone"]);
+    let channel = |lines: &str| format!("{text}[[alerts.channel]]\n{lines}\n");
+    wrong("slack", &channel("type = \"slack\"\nurl = \"https://hooks.example.org/hunter2\""), "config-wrong", &["never as itself"]);
+    wrong("foreign", &channel("type = \"slack\"\nurl = \"env:A\"\nto = [\"hunter2@example.org\"]"), "config-wrong", &["has no to"]);
     let locked = text.replace("[encryption]", "object_lock = \"governance\"\nobject_lock_days = 35\n[encryption]");
     wrong("lock", &locked, "config-wrong", &["object_lock", "no S3 bucket"]);
     wrong("key", &format!("{text}[drill]\nschedule = \"0 4 * * 0\"\n"), "config-wrong", &["schedule"]);

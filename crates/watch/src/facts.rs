@@ -340,6 +340,7 @@ pub struct JobFacts {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PastRun {
+    pub run: String,
     pub began: Timestamp,
     pub ended: Option<Timestamp>,
     /// It needs no other try: it succeeded, or found what it was to find.

@@ -47,16 +47,16 @@ fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&Reposi
         next: plan.schedule.next_after(now),
         overdue_since,
         running: None,
-        past: own().take(PAST).map(|(_, run)| past(plan.name, run)).collect(),
+        past: own().take(PAST).map(|(name, run)| past(name, run)).collect(),
         last,
         last_success,
     }
 }
 
-fn past(job: &str, run: &Run) -> PastRun {
+fn past(name: &RunName, run: &Run) -> PastRun {
     let ended = run.ended();
-    let is_settled = ended.is_some_and(|run| run.outcome == RunOutcome::Ok || (FINDERS.contains(&job) && run.result.is_some()));
-    PastRun { began: run.began(), ended: ended.map(|run| run.ended), is_settled }
+    let is_settled = ended.is_some_and(|run| run.outcome == RunOutcome::Ok || (FINDERS.contains(&name.job()) && run.result.is_some()));
+    PastRun { run: name.to_string(), began: run.began(), ended: ended.map(|run| run.ended), is_settled }
 }
 
 /// Since when the job should have succeeded again. Before the repository was made nothing was due.

@@ -66,6 +66,7 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     let mut findings = Findings::default();
     findings.ok("configuration", wiring.config.path.as_ref().map_or_else(|| "from the command line".into(), |p| p.display().to_string()));
     let reader = look_at_repository(&wiring, &mut findings).await;
+    look_at_channels(&wiring, &mut findings);
     match server_facts(&wiring).await {
         Ok((sql, facts)) => {
             look_at_server(&wiring, &sql, &facts, reader.as_ref(), &mut findings).await;
@@ -130,6 +131,20 @@ async fn look_at_repository(wiring: &Wiring, findings: &mut Findings) -> Option<
     Some(reader)
 }
 
+/// Whether alerts could be told. A secret may be in the daemon's environment and not in this one: that is no fault yet.
+fn look_at_channels(wiring: &Wiring, findings: &mut Findings) {
+    let channels = wiring.config.alerts.known();
+    let broken = wiring.config.alerts.broken();
+    for (name, fault) in &broken {
+        let found = format!("{name} cannot be used from here: {}: {}", fault.0.summary, fault.0.detail);
+        findings.add("alert channel", Verdict::Warn, found, &fault.0.hint);
+    }
+    if broken.is_empty() && !channels.is_empty() {
+        let names: Vec<&str> = channels.iter().map(|(name, _)| *name).collect();
+        findings.ok("alert channels", format!("{}; bowline alert test tries them", names.join(", ")));
+    }
+}
+
 async fn look_at_second_copy(wiring: &Wiring, reader: &Reader, findings: &mut Findings) {
     let Some(copy) = wiring.replica().await else {
         let fix = "Replicate the bucket to another region, and name that bucket in [repository] replica.";
@@ -139,7 +154,7 @@ async fn look_at_second_copy(wiring: &Wiring, reader: &Reader, findings: &mut Fi
         Ok(copy) => copy,
         Err(fault) => return findings.fail("second copy", &fault),
     };
-    let limit = crate::watching::REPLICATION_LAG.as_secs_f64();
+    let limit = wiring.config.alerts.replication_lag().as_secs_f64();
     match watch::compare_copies(reader, &copy, limit, SystemClock.now()).await {
         Ok(copy) => {
             let behind = copy.lag_seconds.map_or_else(

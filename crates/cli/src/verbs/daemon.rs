@@ -3,6 +3,7 @@
 use crate::args::Common;
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::paging;
 use crate::show::Printer;
 use crate::verbs::ledger;
 use crate::watching::{self, WiredDoors};
@@ -23,9 +24,34 @@ const JOB_LIMIT: Duration = Duration::from_secs(86_400);
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let premises = Arc::new(Wired { common: common.clone() });
     let office = Arc::new(Office::default());
+    let page = show(common, &office, printer).await?;
     daemon::run(premises, office, printer.clone()).await.map_err(fault)?;
+    if let Some(page) = page {
+        page.abort();
+    }
     printer.remark("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the page. Where nobody asked for it, and its usual port is another daemon's, there is none.
+async fn show(common: &Common, office: &Arc<Office>, printer: &Arc<Printer>) -> Result<Option<tokio::task::JoinHandle<()>>, Fault> {
+    let wiring = Wiring::new(common)?;
+    let watch_interval = wiring.config.daemon.watch_interval.unwrap_or(WATCH_INTERVAL);
+    let Some((settings, is_asked_for)) = paging::settings(&wiring, watch_interval)? else { return Ok(None) };
+    let program = Program { path: program()?, arguments: arguments(common), mark: ledger::BY_DAEMON };
+    let source = Arc::new(paging::Shown::new(common.clone(), Arc::clone(office), program));
+    match page::Page::bind(&settings, source).await {
+        Ok(page) => {
+            let scheme = if settings.tls.is_some() { "https" } else { "http" };
+            printer.remark(format!("the page is {scheme}://{}", page.address()));
+            Ok(Some(tokio::spawn(page.run(std::future::pending()))))
+        }
+        Err(e) if is_asked_for => Err(e.into()),
+        Err(e) => {
+            printer.remark(format!("no page: {e}: {} Set [page] listen.", terms::Explain::detail(&e)));
+            Ok(None)
+        }
+    }
 }
 
 fn fault(trouble: Trouble) -> Fault {

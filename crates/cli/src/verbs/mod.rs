@@ -1,5 +1,6 @@
 //! One file a verb; this one chooses.
 
+mod alert;
 mod audit;
 mod backup;
 mod beside;
@@ -80,6 +81,7 @@ pub fn run(args: Args) -> ExitCode {
                 Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
                 Verb::Packages { verb } => packages::run(&common, &verb, &printer).await,
                 Verb::Keys { verb } => keys::run(&common, &verb, &printer).await,
+                Verb::Alert { verb } => alert::run(&common, &verb, &printer).await,
                 Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,
                 Verb::List => list::run(&common, &printer).await,
                 Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
@@ -117,7 +119,7 @@ fn looks_only(verb: &Verb) -> bool {
 }
 
 /// This host's name, for people.
-fn host() -> String {
+pub fn host() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "a host without a name".into())
 }
 
