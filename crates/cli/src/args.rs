@@ -446,7 +446,7 @@ pub enum PackagesVerb {
     Enable(PackagesSureArgs),
     /// How far the replica, or the newest snapshot, is behind the primary
     ///
-    /// Lists both sides once. Exit code 4 says that the copy is more than an hour behind.
+    /// Lists both sides once. Exit code 4 says that the copy is further behind than [alerts] replication_lag, an hour unless said otherwise.
     Status(PackagesStatusArgs),
     /// Keep all objects as they are now in a repository; what did not change since the last snapshot costs nothing
     Snapshot,

@@ -150,7 +150,7 @@ fn has_tags(rule: &str) -> bool {
     xml::inside(rule, "Tag").is_some()
 }
 
-fn is_ours(rule: &String) -> bool {
+fn is_ours(rule: &str) -> bool {
     xml::text(rule, "ID").is_some_and(|id| id.starts_with(RULE))
 }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::{Class, Clock, SystemClock, Timestamp};
 
-/// A copy that is further behind misses an objective of an hour.
-const LAG_MAX: Duration = Duration::from_secs(3600);
+/// How old the newest snapshot may become unless told.
+const EVERY: Duration = Duration::from_secs(3600);
 
 pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let settings = super::settings(wiring)?;
@@ -44,7 +44,7 @@ pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Prin
         printer.say(format!("failed       {} the store gave up, such as {}", facts.failed, facts.failed_keys.join(", ")));
         printer.say("             → bowline packages status --requeue writes them again; on AWS, S3 Batch Replication does so without new versions");
     }
-    let every = wiring.config.packages.as_ref().and_then(|packages| packages.every).unwrap_or(LAG_MAX);
+    let every = wiring.config.packages.as_ref().and_then(|packages| packages.every).unwrap_or(EVERY);
     let is_overdue = facts.mode == "managed" && facts.newest_snapshot.is_none_or(|at| SystemClock.now().seconds_since(at) > every.as_secs_f64());
     if is_overdue {
         printer.say(format!("overdue      a snapshot is wanted every {}: run bowline packages snapshot", duration(every)));
@@ -62,7 +62,7 @@ pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Prin
         printer.say(format!("requeued     {again} versions were written again"));
         result["requeued"] = json!(again);
     }
-    if lag > LAG_MAX {
+    if lag > wiring.config.alerts.replication_lag() {
         let detail = format!("{} versions are missing, the oldest for {}.", facts.behind, duration(lag));
         let hint = "Look at the store's replication, or run bowline packages snapshot.";
         return Err(Fault::of("packages-behind", Class::Refused, "the second copy of the packages is behind", detail, hint).with("packages", result));
