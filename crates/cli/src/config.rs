@@ -49,6 +49,7 @@ pub struct Config {
     pub packages: Option<Packages>,
     #[serde(default)]
     pub alerts: Alerts,
+    #[serde(default)]
     pub daemon: Daemon,
     #[serde(default)]
     pub page: Page,

@@ -5,7 +5,6 @@ use crate::wiring::Wiring;
 use alerts::{Judged, Teller};
 use async_trait::async_trait;
 use daemon::Tell;
-use serde_json::Value;
 use std::time::Duration;
 use terms::{Alarm, Clock, Judgement, SystemClock, Urgency};
 use watch::{FINDERS, Facts};
@@ -29,10 +28,6 @@ impl Tell for Telling {
         // What could not be looked at is no reason to say that all is well.
         let is_well = judgement.unknown.is_empty() && judgement.alarms.iter().all(|alarm| alarm.urgency != Urgency::Critical);
         self.0.heartbeat(is_well);
-    }
-
-    fn view(&self) -> Value {
-        serde_json::to_value(self.0.view()).unwrap_or_default()
     }
 
     async fn finish(&self, limit: Duration) {

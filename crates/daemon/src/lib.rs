@@ -37,8 +37,6 @@ pub trait Premises: Send + Sync {
 pub trait Tell: Send + Sync {
     /// Takes what the rules say now. Quick: what is sent is sent beside.
     async fn judge(&self, judgement: &Judgement, facts: &Facts);
-    /// How alerts and channels stand, for those who show it.
-    fn view(&self) -> serde_json::Value;
     /// Waits for what is on its way, for so long at most.
     async fn finish(&self, limit: Duration);
 }

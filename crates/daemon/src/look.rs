@@ -71,6 +71,5 @@ async fn observe(mut facts: watch::Facts, office: &Office, tell: Option<&dyn Tel
     office.publish(Observed { facts: facts.clone(), judgement: judgement.clone() });
     if let Some(tell) = tell.filter(|_| office.role().stands_in()) {
         drop(timeout(TELL_LIMIT, tell.judge(&judgement, &facts)).await);
-        office.keep_told(tell.view());
     }
 }

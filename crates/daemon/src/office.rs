@@ -2,7 +2,6 @@
 
 use crate::child::{Handle, Said};
 use crate::turn::Role;
-use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use terms::{Judgement, Timestamp};
@@ -41,7 +40,6 @@ pub struct Office {
     lag: Mutex<VecDeque<Sample>>,
     configuration: Mutex<Option<Trouble>>,
     receiver_log: Mutex<Vec<String>>,
-    told: Mutex<Value>,
 }
 
 impl Default for Office {
@@ -54,7 +52,6 @@ impl Default for Office {
             lag: Mutex::default(),
             configuration: Mutex::default(),
             receiver_log: Mutex::default(),
-            told: Mutex::default(),
         }
     }
 }
@@ -88,11 +85,6 @@ impl Office {
         lock(&self.receiver_log).clone()
     }
 
-    /// How alerts and channels stand; null until the first observation was told of.
-    pub fn told(&self) -> Value {
-        lock(&self.told).clone()
-    }
-
     /// Told of each observation.
     pub fn watch(&self) -> channel::Receiver<Option<Arc<Observed>>> {
         self.observed.subscribe()
@@ -104,10 +96,6 @@ impl Office {
 
     pub(crate) fn publish(&self, observed: Observed) {
         self.observed.send_replace(Some(Arc::new(observed)));
-    }
-
-    pub(crate) fn keep_told(&self, view: Value) {
-        *lock(&self.told) = view;
     }
 
     pub(crate) fn keep_receiver_log(&self, log: Vec<String>) {
