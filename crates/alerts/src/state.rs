@@ -190,6 +190,13 @@ impl State {
         merged
     }
 
+    /// After a clock has jumped back a channel that fails since a time to come would be well until then.
+    pub(crate) fn fails_since_no_future(&mut self, now: Timestamp) {
+        for health in self.channels.values_mut() {
+            health.failing_since = health.failing_since.map(|since| since.min(now));
+        }
+    }
+
     /// Writes down how a delivery ended.
     pub fn record(&mut self, delivery: Delivery) {
         let health = self.channels.entry(delivery.channel.clone()).or_default();
@@ -241,5 +248,35 @@ impl State {
         }
         let too_many = self.deliveries.len().saturating_sub(DELIVERIES_KEPT);
         self.deliveries.drain(..too_many);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_fails_since_its_first_failure_also_after_a_clock_jumped_back_and_in_two_processes() {
+        let at = |second: i64| Timestamp::from_unix_micros(second * 1_000_000);
+        let delivery = |second, ok| Delivery {
+            channel: "c".into(),
+            at: at(second),
+            rule: "r".into(),
+            subject: String::new(),
+            kind: "firing".into(),
+            ok,
+            why: None,
+            attempts: 1,
+        };
+        let (mut ours, mut theirs) = (State::default(), State::default());
+        ours.record(delivery(10, false));
+        ours.record(delivery(20, false));
+        theirs.record(delivery(30, false));
+        let mut merged = theirs.clone().merged(ours.clone());
+        assert_eq!(merged.channels["c"].failing_since, Some(at(10)));
+        merged.fails_since_no_future(at(5));
+        assert_eq!(merged.channels["c"].failing_since, Some(at(5)));
+        theirs.record(delivery(40, true));
+        assert_eq!(theirs.merged(ours).channels["c"].failing_since, None, "it works again");
     }
 }

@@ -172,6 +172,7 @@ impl Teller {
         now: Timestamp,
     ) -> (State, Vec<Notice>) {
         let mut judgement = judgement.clone();
+        state.fails_since_no_future(now);
         judgement.alarms.extend(self.dead_channels(&state, now));
         let is_old = |told: Timestamp| now.seconds_since(told) >= LOST_AFTER.as_secs_f64() || told > now;
         state.forget_what_was_lost(

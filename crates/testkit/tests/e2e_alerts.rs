@@ -35,7 +35,7 @@ struct Said {
 impl Said {
     fn json(&self, member: &str) -> Value {
         let lines = self.out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter_map(|line| line.get(member).cloned()).last().unwrap_or_else(|| panic!("no {member}: {} {}", self.out, self.err))
+        lines.filter_map(|line| line.get(member).cloned()).next_back().unwrap_or_else(|| panic!("no {member}: {} {}", self.out, self.err))
     }
 }
 
