@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Fact;
-use terms::Class;
+use terms::{Class, Schedule};
 use tokio::sync::Mutex;
 use watch::facts::{Objectives, PackagesFacts};
 use watch::{Doors, JobPlan, Settings, Trouble};
@@ -44,7 +44,11 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
     let objectives = &config.objectives;
     let repository = &config.repository;
     let plan = |name, key, slack, is_optional| Ok::<_, Fault>(JobPlan { name, schedule: config.schedule(key)?, slack, is_optional });
-    Ok(Settings {
+    // Where Bowline itself keeps the copies: an age that is asked for.
+    let snapshots = config.packages.as_ref().filter(|packages| packages.snapshots.is_some());
+    let every = |packages: &crate::config::Packages| packages.every.unwrap_or(HOUR);
+    let packages = snapshots.map(|packages| JobPlan { name: "packages", schedule: Schedule::every(every(packages)), slack: every(packages), is_optional: true });
+    let mut settings = Settings {
         org: config.org.clone(),
         objectives: Objectives {
             rpo_seconds: objectives.rpo().as_secs_f64(),
@@ -73,7 +77,9 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         policy: policy(config),
         quota_bytes: repository.capacity.map(|size| size.as_u64()),
         folder: repository.url.strip_prefix("file://").map(|path| PathBuf::from(path.split('?').next().unwrap_or(path))),
-    })
+    };
+    settings.jobs.extend(packages);
+    Ok(settings)
 }
 
 /// Opens by the configuration, as it was when this was made.

@@ -251,6 +251,7 @@ impl Daemon {
             "expire" => &["expire", "--yes"],
             "audit" => &["wal", "audit"],
             "check" => &["check"],
+            "packages" => &["packages", "snapshot"],
             other => &[other],
         };
         let began = SystemClock.now();

@@ -3,15 +3,23 @@
 use crate::{ParseError, Timestamp, Zone};
 use croner::Cron;
 use std::fmt;
+use std::time::Duration;
 
 /// A cron expression of five fields (minute, hour, day of month, month, day of week; `@daily` and the like; names, steps, `L`, `#`) in a
 /// time zone. Where a clock goes forward, a time that does not exist happens when the gap ends; where it goes back, a fixed time happens
 /// once.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    cron: Cron,
+    kind: Kind,
     text: String,
     zone: Zone,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Cron(Box<Cron>),
+    /// Each so many microseconds, counted from 1970.
+    Every(i64),
 }
 
 impl Schedule {
@@ -19,23 +27,32 @@ impl Schedule {
     pub fn parse(text: &str, zone: Zone) -> Result<Self, ParseError> {
         let wrong = || ParseError::new("a cron expression of five fields, such as \"0 2 * * *\" for 02:00 each day", text);
         let cron: Cron = text.trim().parse().map_err(|_| wrong())?;
-        let schedule = Self { cron, text: text.trim().to_owned(), zone };
+        let schedule = Self { kind: Kind::Cron(Box::new(cron)), text: text.trim().to_owned(), zone };
         // The 30th of February is written easily, and never comes.
         schedule.next_after(Timestamp::from_unix_micros(1_700_000_000_000_000)).ok_or_else(wrong)?;
         Ok(schedule)
     }
 
+    /// Each time so much time has passed, whatever the clock on the wall says; a second at least.
+    pub fn every(pause: Duration) -> Self {
+        let micros = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 4).max(1_000_000);
+        Self { kind: Kind::Every(micros), text: format!("every {} s", micros / 1_000_000), zone: Zone::default() }
+    }
+
     /// The first time after this instant.
     pub fn next_after(&self, at: Timestamp) -> Option<Timestamp> {
-        self.cron.find_next_occurrence(&self.zone.zoned(at), false).ok().map(|zoned| Timestamp::from_unix_micros(zoned.timestamp().as_microsecond()))
+        match &self.kind {
+            Kind::Cron(cron) => cron.find_next_occurrence(&self.zone.zoned(at), false).ok().map(instant),
+            Kind::Every(micros) => Some(Timestamp::from_unix_micros((at.unix_micros().div_euclid(*micros) + 1) * micros)),
+        }
     }
 
     /// The last time up to this instant, this instant included.
     pub fn last_at(&self, at: Timestamp) -> Option<Timestamp> {
-        self.cron
-            .find_previous_occurrence(&self.zone.zoned(at), true)
-            .ok()
-            .map(|zoned| Timestamp::from_unix_micros(zoned.timestamp().as_microsecond()))
+        match &self.kind {
+            Kind::Cron(cron) => cron.find_previous_occurrence(&self.zone.zoned(at), true).ok().map(instant),
+            Kind::Every(micros) => Some(Timestamp::from_unix_micros(at.unix_micros().div_euclid(*micros) * micros)),
+        }
     }
 
     /// The expression.
@@ -47,6 +64,10 @@ impl Schedule {
     pub fn zone(&self) -> &Zone {
         &self.zone
     }
+}
+
+fn instant(zoned: jiff::Zoned) -> Timestamp {
+    Timestamp::from_unix_micros(zoned.timestamp().as_microsecond())
 }
 
 impl PartialEq for Schedule {
@@ -104,6 +125,14 @@ mod tests {
                 now = next;
             }
         }
+    }
+
+    #[test]
+    fn so_often_is_counted_from_a_fixed_time() {
+        let hourly = Schedule::every(Duration::from_secs(3600));
+        let now = at("2026-02-26 11:07:00 UTC");
+        assert_eq!((hourly.last_at(now), hourly.next_after(now)), (Some(at("2026-02-26 11:00:00 UTC")), Some(at("2026-02-26 12:00:00 UTC"))));
+        assert_eq!(hourly.last_at(at("2026-02-26 12:00:00 UTC")), Some(at("2026-02-26 12:00:00 UTC")));
     }
 
     #[test]

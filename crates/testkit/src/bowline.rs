@@ -149,7 +149,8 @@ impl<'a> Bowline<'a> {
         let dir = ground.home().join(format!("bowline-{number}"));
         launch::make_dir(&dir, 0o700);
         let (repository, environment) = match kind {
-            RepositoryKind::Folder => ((format!("file://{}/repository", dir.display()), String::new()), Vec::new()),
+            // A quota, so that it does not matter how full the disk of this machine is.
+            RepositoryKind::Folder => ((format!("file://{}/repository", dir.display()), "capacity = \"1TiB\"\n".to_owned()), Vec::new()),
             RepositoryKind::S3 | RepositoryKind::S3Locked | RepositoryKind::S3Through(_) => {
                 let server = S3Server::shared();
                 let bucket = format!("e2e-{}-{number}", std::process::id());

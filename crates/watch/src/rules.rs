@@ -10,6 +10,10 @@ use terms::{Alarm, Judgement, Urgency};
 const RELEASE: &str = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();";
 /// A repository that is full in less is told of while there is time.
 const DAYS_TO_FULL_WARN: f64 = 14.0;
+/// A share alone says little of a large disk: pg_wal is short of room when so many bytes are left, too. What the slot may yet hold is the slot's
+/// own rule.
+const WAL_ROOM_WARNING: u64 = 20 << 30;
+const WAL_ROOM_CRITICAL: u64 = 5 << 30;
 /// A receiver that begins again has so long before anybody is told.
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
@@ -511,25 +515,13 @@ fn judge_room(facts: &Facts, found: &mut Found) {
                 detail,
                 "Make room there, or name another directory.",
             ),
-            ("pg_wal", None) if share >= facts.objectives.capacity_critical => {
-                found.tell(
-                    "capacity",
-                    "pg_wal",
-                    Urgency::Critical,
-                    format!("the disk of pg_wal is {:.0} % full", share * 100.0),
-                    detail,
-                    "PostgreSQL stops when it is full. See what holds WAL: bowline status.",
-                );
+            ("pg_wal", None) if share >= facts.objectives.capacity_critical && disk.free_bytes < WAL_ROOM_CRITICAL => {
+                let hint = "PostgreSQL stops when it is full. See what holds WAL: bowline status.";
+                found.tell("capacity", "pg_wal", Urgency::Critical, format!("the disk of pg_wal is {:.0} % full", share * 100.0), detail, hint);
             }
-            ("pg_wal", None) if share >= facts.objectives.capacity_warning => {
-                found.tell(
-                    "capacity",
-                    "pg_wal",
-                    Urgency::Warning,
-                    format!("the disk of pg_wal is {:.0} % full", share * 100.0),
-                    detail,
-                    "PostgreSQL stops when it is full.",
-                );
+            ("pg_wal", None) if share >= facts.objectives.capacity_warning && disk.free_bytes < WAL_ROOM_WARNING => {
+                let hint = "PostgreSQL stops when it is full.";
+                found.tell("capacity", "pg_wal", Urgency::Warning, format!("the disk of pg_wal is {:.0} % full", share * 100.0), detail, hint);
             }
             _ => {}
         }

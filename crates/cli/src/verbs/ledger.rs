@@ -1,6 +1,6 @@
 //! Writes down in the repository that a job began and how it ended, whoever ran it.
 
-use crate::args::{Common, Verb, WalVerb};
+use crate::args::{Common, PackagesVerb, Verb, WalVerb};
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::telling;
@@ -30,6 +30,7 @@ pub fn job(verb: &Verb) -> Option<&'static str> {
         Verb::Expire(asked) if !asked.dry_run => Some("expire"),
         Verb::Scrub(_) => Some("scrub"),
         Verb::Restore(asked) if asked.plan.is_none() && asked.target.is_none() && !asked.files_only => Some("restore"),
+        Verb::Packages { verb: PackagesVerb::Snapshot } => Some("packages"),
         Verb::Check if is_by_daemon => Some("check"),
         Verb::Wal { verb: WalVerb::Audit(_) } if is_by_daemon => Some("audit"),
         _ => None,
