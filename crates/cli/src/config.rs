@@ -45,6 +45,7 @@ pub struct Config {
     pub runbook: Runbook,
     #[serde(default)]
     pub alerts: Alerts,
+    #[serde(default)]
     pub daemon: Daemon,
     #[serde(default)]
     pub page: Page,
