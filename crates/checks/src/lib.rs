@@ -17,6 +17,39 @@ pub struct Question {
     pub database: String,
 }
 
+/// Which objects outside the database it refers to: a query of `key`, and of `size` in bytes where the database knows it.
+#[derive(Debug, Clone)]
+pub struct References {
+    pub sql: String,
+    pub database: String,
+}
+
+/// The keys that the database refers to, each with its size where that is told; or why they are not known.
+pub type Referred = Result<Vec<(String, Option<u64>)>, Fault>;
+
+#[derive(Deserialize)]
+struct ReferenceRow {
+    key: String,
+    #[serde(default)]
+    size: Option<u64>,
+}
+
+/// Asks for them. All of them come in one answer and lie in memory.
+pub async fn referred(info: &ConnInfo, references: &References) -> Referred {
+    let of_query = |error: &PgError| Fault { outcome: Outcome::NotVerified, ..fault(&references.database, &references.sql, error) };
+    let sql = Sql::connect(&info.clone().with_dbname(&references.database)).await.map_err(|error| of_query(&error))?;
+    let query = references.sql.trim().trim_end_matches(';');
+    let answer = sql.answer(&format!("SELECT coalesce(json_agg(row_to_json(referred)), '[]') FROM ({query}) AS referred")).await;
+    let text = answer.map_err(|error| of_query(&error))?.unwrap_or_default();
+    let rows: Vec<ReferenceRow> = serde_json::from_str(&text).map_err(|error| Fault {
+        outcome: Outcome::NotVerified,
+        database: references.database.clone(),
+        object: references.sql.clone(),
+        what: format!("it must give key (text) and may give size (bytes): {error}"),
+    })?;
+    Ok(rows.into_iter().map(|row| (row.key, row.size)).collect())
+}
+
 /// What became of a check. Only [`Outcome::Passed`] is good: what could not be checked proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

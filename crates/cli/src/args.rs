@@ -114,6 +114,11 @@ pub enum Verb {
         #[command(subcommand)]
         verb: WalVerb,
     },
+    /// The application's bucket: its replication, snapshots, and how it was at an instant
+    Packages {
+        #[command(subcommand)]
+        verb: PackagesVerb,
+    },
     /// Whom the repository's data keys open for: list, add, remove, rotate, rewrap, export
     Keys {
         #[command(subcommand)]
@@ -310,6 +315,9 @@ pub struct RestoreArgs {
     /// Leave the restored server without a WAL receiver and without a new backup: it is not protected then
     #[arg(long)]
     pub no_protect: bool,
+    /// Leave the packages as they are; else they come back as of the same instant, where [packages] names a replica or snapshots
+    #[arg(long)]
+    pub no_packages: bool,
     /// Give up what the old pg_wal alone holds
     #[arg(long)]
     pub no_salvage: bool,
@@ -427,6 +435,65 @@ pub enum KeysVerb {
     ///
     /// Whoever has a data key reads what it seals, without any recipient: docs/format/read.py takes them with --data-keys.
     Export(KeysExportArgs),
+}
+
+/// What to do with the application's bucket.
+#[derive(Debug, Subcommand)]
+pub enum PackagesVerb {
+    /// Set native replication up: versions on both buckets, and the rule that copies the primary to the replica
+    ///
+    /// Says first what it will do, and asks. Whatever rule somebody else made is shown and left alone.
+    Enable(PackagesSureArgs),
+    /// How far the replica, or the newest snapshot, is behind the primary
+    ///
+    /// Lists both sides once. Exit code 4 says that the copy is further behind than [alerts] replication_lag, an hour unless said otherwise.
+    Status(PackagesStatusArgs),
+    /// Keep all objects as they are now in a repository; what did not change since the last snapshot costs nothing
+    Snapshot,
+    /// Bring the objects back as they were at a time, from the replica or from snapshots
+    ///
+    /// Shows first what is to be done. What is right already is left alone, what is in the way stays as a version (in a folder it is moved
+    /// aside), and a second run goes on where one broke off.
+    Restore(PackagesRestoreArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PackagesStatusArgs {
+    /// Write the objects again whose replication the store gave up
+    #[arg(long)]
+    pub requeue: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PackagesRestoreArgs {
+    /// A time with its zone ("2026-11-22 14:05:00 UTC") or "10 minutes ago"
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub to: Timestamp,
+    /// Restore into this bucket or folder instead of the primary; reached with the primary's credentials
+    #[arg(long, value_name = "URL")]
+    pub into: Option<String>,
+    /// Hide what came after that time: by delete markers, in a folder by moving it aside
+    #[arg(long)]
+    pub hide_newer: bool,
+    /// Objects at once; 16 unless said otherwise
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub jobs: Option<u16>,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PackagesSureArgs {
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// What to do about alerts.

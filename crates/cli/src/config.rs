@@ -1,6 +1,7 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
 mod alerts;
+mod packages;
 
 pub use alerts::Alerts;
 
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::LockMode;
 use terms::{Schedule, Secret, Zone};
+
+pub use packages::{Packages, Site};
 
 /// Where the configuration is looked for when nobody says.
 pub const DEFAULT_PLACE: &str = "/etc/bowline/bowline.toml";
@@ -43,6 +46,7 @@ pub struct Config {
     pub objectives: Objectives,
     #[serde(default)]
     pub runbook: Runbook,
+    pub packages: Option<Packages>,
     #[serde(default)]
     pub alerts: Alerts,
     #[serde(default)]
@@ -168,6 +172,11 @@ pub struct Repository {
     pub object_lock_days: Option<u32>,
     /// A second copy of this repository, elsewhere, which a replication of the bucket keeps.
     pub replica: Option<String>,
+    /// As whom the store copies to it, by its ARN, and with which KMS key it encrypts there; for `init --bucket`.
+    pub replication_role: Option<String>,
+    pub replica_kms_key_id: Option<String>,
+    /// Where the copy goes, where that is not the bucket's own ARN: MinIO's remote target.
+    pub replication_target: Option<String>,
     /// Whether the store itself must encrypt; required where a key is named, unless said otherwise.
     pub sse: Option<SseKey>,
     pub sse_kms_key_id: Option<String>,

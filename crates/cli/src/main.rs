@@ -6,6 +6,7 @@ mod fault;
 mod paging;
 mod runbook;
 mod show;
+mod telling;
 mod verbs;
 mod watching;
 mod wiring;

@@ -53,6 +53,7 @@ pub struct Shown {
     office: Arc<Office>,
     program: Program,
     ledger: Mutex<Ledger>,
+    told: Mutex<Option<(Instant, Value)>>,
 }
 
 /// What was read of the ledger: runs that ended never change.
@@ -64,7 +65,7 @@ struct Ledger {
 
 impl Shown {
     pub fn new(common: Common, office: Arc<Office>, program: Program) -> Self {
-        Self { common, office, program, ledger: Mutex::default() }
+        Self { common, office, program, ledger: Mutex::default(), told: Mutex::default() }
     }
 
     async fn reader(&self) -> Result<repo::Reader, Trouble> {
@@ -77,6 +78,25 @@ impl Shown {
 impl Source for Shown {
     fn facts(&self) -> Option<Arc<Facts>> {
         self.office.observed().map(|observed| Arc::new(observed.facts.clone()))
+    }
+
+    async fn alerts(&self) -> Value {
+        let mut told = self.told.lock().await;
+        if let Some((_, view)) = told.as_ref().filter(|(read, _)| read.elapsed() < LEDGER_FRESH) {
+            return view.clone();
+        }
+        let read = async {
+            let wiring = Wiring::new(&self.common)?;
+            let state = wiring.alert_shelf()?.state::<alerts::State>(None).await?.map(|(state, _)| state).unwrap_or_default();
+            let mut view = alerts::View::of(&state);
+            let known: Vec<(&str, &'static str, usize)> = wiring.config.alerts.known().into_iter().map(|(name, kind)| (name, kind, 0)).collect();
+            view.name_channels(&known);
+            view.deliveries.clear();
+            Ok::<_, Fault>(serde_json::json!(view))
+        };
+        let view = read.await.unwrap_or_default();
+        *told = Some((Instant::now(), view.clone()));
+        view
     }
 
     async fn runs(&self) -> Result<Vec<RunFacts>, Trouble> {

@@ -1,5 +1,8 @@
 //! What watching needs of the configuration, and how it opens what it looks at.
 
+mod packages;
+
+use self::packages::PackagesLook;
 use crate::args::Common;
 use crate::config::Config;
 use crate::fault::Fault;
@@ -15,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::Fact;
 use terms::Class;
+use tokio::sync::Mutex;
 use watch::facts::{Objectives, PackagesFacts};
 use watch::{Doors, JobPlan, Settings, Trouble};
 
@@ -73,11 +77,11 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
 }
 
 /// Opens by the configuration, as it was when this was made.
-pub struct WiredDoors(Wiring);
+pub struct WiredDoors(Arc<Wiring>, Mutex<PackagesLook>);
 
 impl WiredDoors {
     pub fn new(common: &Common) -> Result<Self, Fault> {
-        Ok(Self(Wiring::new(common)?))
+        Ok(Self(Arc::new(Wiring::new(common)?), Mutex::default()))
     }
 
     pub fn wiring(&self) -> &Wiring {
@@ -104,7 +108,14 @@ impl Doors for WiredDoors {
     }
 
     async fn packages(&self) -> Option<Result<PackagesFacts, Trouble>> {
-        None
+        Some(self.1.lock().await.look(&self.0).await?.map(|seen| PackagesFacts {
+            mode: seen.mode,
+            lag_seconds: Some(seen.lag_seconds),
+            behind: seen.behind,
+            failed: seen.failed,
+            objects: seen.primary.objects,
+            bytes: seen.primary.bytes,
+        }))
     }
 
     async fn used_bytes(&self) -> Result<u64, Trouble> {

@@ -32,7 +32,7 @@ impl Wiring {
         self.root_of(&self.config.repository.url)
     }
 
-    fn root_of(&self, url: &str) -> String {
+    pub fn root_of(&self, url: &str) -> String {
         let (base, query) = url.split_once('?').map_or((url, None), |(b, q)| (b, Some(q)));
         let root = format!("{}/{}", base.trim_end_matches('/'), self.config.org);
         query.map_or(root.clone(), |q| format!("{root}?{q}"))
@@ -154,6 +154,23 @@ impl Wiring {
             Ok(Reader::open(store::open(&self.root_of(url), &options)?, self.recipients()?).await?)
         };
         Some(open.await)
+    }
+
+    /// Another repository of the same organization, opened by the same recipients; its url says what differs.
+    pub async fn reader_at(&self, url: &str) -> Result<Reader, Fault> {
+        Ok(Reader::open(self.store_at(url)?, self.recipients()?).await?)
+    }
+
+    /// The same for adding to it.
+    pub async fn writer_at(&self, url: &str) -> Result<Writer, Fault> {
+        let store = self.store_at(url)?;
+        store.ready().await?;
+        Ok(Writer::open(store, self.recipients()?).await?)
+    }
+
+    fn store_at(&self, url: &str) -> Result<Arc<dyn Put>, Fault> {
+        let options = StoreOptions { region: None, endpoint: None, lock: None, ..self.store_options()? };
+        Ok(store::open(&self.root_of(url), &options)?)
     }
 
     pub async fn writer(&self) -> Result<Writer, Fault> {

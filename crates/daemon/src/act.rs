@@ -338,7 +338,12 @@ impl Daemon {
             Ok(loaded) => {
                 self.say("the configuration was read again".into());
                 self.office.set_configuration(None);
-                self.loaded.send_replace(Arc::new(loaded));
+                let former = self.loaded.send_replace(Arc::new(loaded));
+                tokio::spawn(async move {
+                    if let Some(tell) = &former.tell {
+                        tell.finish(END_LIMIT).await;
+                    }
+                });
                 // It reads its own configuration when it begins.
                 self.receiver.end().await;
             }

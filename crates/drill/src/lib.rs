@@ -18,7 +18,7 @@ pub use pages::PagesProof;
 pub use report::{Comparison, LeftOut, Notice, Phase, Report};
 pub use room::Room;
 
-use checks::{Fault, Outcome, Proof, Question};
+use checks::{Fault, Outcome, Proof, Question, References};
 use counts::Against;
 use pages::Pages;
 use past::Past;
@@ -60,6 +60,8 @@ pub struct DrillOptions {
     pub production: Option<ConnInfo>,
     /// How much of a table may be missing, from 0 to 1, before that is a fault.
     pub tolerance: f64,
+    /// What tells to which objects the database refers.
+    pub references: Option<References>,
 }
 
 /// Restores, checks and removes. What goes wrong with the repository or the database is in the report; an error means that this host could
@@ -128,6 +130,9 @@ async fn hold(
     match server.superuser(&options.roles).await {
         Ok(info) => {
             report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
+            if let Some(references) = &options.references {
+                report.referred = Some(checks::referred(&info, references).await);
+            }
             libraries::look(&info, reader, plan, &target, report).await;
             bad_pages::tell(&info, &found, report).await;
         }

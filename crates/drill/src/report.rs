@@ -1,7 +1,7 @@
 //! What a drill found out, as it is kept: the verdict with its evidence, and how long each phase took.
 
 use crate::pages::PagesProof;
-use checks::{Outcome, Proof};
+use checks::{Fault, Outcome, Proof, Referred};
 use restore::{RestorePlan, RestoreReport};
 use serde::Serialize;
 use std::time::Duration;
@@ -83,6 +83,12 @@ pub struct Report {
     pub phases: Vec<Phase>,
     pub proof: Proof,
     pub seconds: f64,
+    /// How the database agrees with the objects that it refers to; whoever knows the objects adds this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<serde_json::Value>,
+    /// What it refers to, for that.
+    #[serde(skip)]
+    pub referred: Option<Referred>,
     #[serde(skip)]
     segment_bytes: u64,
 }
@@ -115,8 +121,16 @@ impl Report {
             phases: Vec::new(),
             proof: Proof::default(),
             seconds: 0.0,
+            agreement: None,
+            referred: None,
             segment_bytes: 0,
         }
+    }
+
+    /// Adds what was found out beside the drill; the worst counts.
+    pub fn add(&mut self, fault: Fault) {
+        self.outcome = self.outcome.max(fault.outcome);
+        self.proof.faults.push(fault);
     }
 
     pub(crate) fn planned(&mut self, plan: &RestorePlan) {

@@ -37,7 +37,7 @@ impl Source for Kept {
     fn facts(&self) -> Option<Arc<Facts>> {
         Some(Arc::new(self.facts.clone()))
     }
-    fn alerts(&self) -> Value {
+    async fn alerts(&self) -> Value {
         self.alerts.clone()
     }
     async fn runs(&self) -> Result<Vec<RunFacts>, Trouble> {

@@ -24,8 +24,8 @@ use watch::{Facts, Trouble};
 pub trait Source: Send + Sync {
     /// The newest observation; `None` before the first.
     fn facts(&self) -> Option<Arc<Facts>>;
-    /// What was told to whom, silences and channels, as the page shows them; null where nobody is told.
-    fn alerts(&self) -> Value {
+    /// What was told to whom, and how channels stand: `alerts::View` as JSON; null where nobody is told, or where that cannot be read.
+    async fn alerts(&self) -> Value {
         Value::Null
     }
     /// The newest runs, newest first.

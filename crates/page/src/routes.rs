@@ -201,12 +201,11 @@ impl State {
 }
 
 async fn now(Shared(state): Shared<State>) -> Response {
-    match state.0.source.facts() {
-        Some(facts) => {
-            axum::Json(view::now(&facts, &state.0.source.alerts(), state.age().unwrap_or_default(), !state.0.access.is_open())).into_response()
-        }
-        None => (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({ "trouble": "nothing was observed yet" }))).into_response(),
-    }
+    let Some(facts) = state.0.source.facts() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({ "trouble": "nothing was observed yet" }))).into_response();
+    };
+    let alerts = state.0.source.alerts().await;
+    axum::Json(view::now(&facts, &alerts, state.age().unwrap_or_default(), !state.0.access.is_open())).into_response()
 }
 
 fn trouble(trouble: &Trouble) -> Response {

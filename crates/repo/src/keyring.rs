@@ -20,6 +20,8 @@ pub enum KeyPurpose {
     Backup,
     /// The WAL of one cluster.
     Wal,
+    /// One snapshot's packs and list of the application's objects.
+    Packages,
 }
 
 /// `keys/{key-id}.json`: a data key, wrapped once for each recipient.

@@ -27,6 +27,7 @@ pub mod retention;
 mod runs;
 mod scrubbed;
 mod slots;
+mod snapshot;
 mod wal;
 
 pub use alerts::{AlertShelf, Silence};
@@ -50,4 +51,5 @@ pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use runs::{Run, RunBegun, RunEnded, RunName, RunOutcome};
 pub use scrubbed::{ScrubDamage, ScrubRun, ScrubState, ScrubUnit};
 pub use slots::{Change, KeyView, Proof, SlotView};
+pub use snapshot::{SnapshotDocument, SnapshotEnd, SnapshotHeader, SnapshotObject, SnapshotReader, SnapshotWriter};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

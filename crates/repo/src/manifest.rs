@@ -2,6 +2,7 @@
 
 use crate::{BackupDocument, Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
 use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -88,6 +89,11 @@ pub struct ManifestEnd {
 
 /// Writes a manifest line by line in bounded memory. Blocking: not for the runtime's threads.
 pub struct ManifestWriter {
+    lines: Lines,
+}
+
+/// A sealed object of JSON lines, being written.
+pub(crate) struct Lines {
     stream: StreamSealer,
     sink: Arc<dyn ObjectSink>,
     line: Vec<u8>,
@@ -97,18 +103,34 @@ pub struct ManifestWriter {
 impl ManifestWriter {
     /// Begins the manifest of a backup.
     pub fn begin(writer: &Writer, protection: &Protection, header: ManifestHeader) -> Result<Self, RepoError> {
-        let path = layout::manifest(header.kind, header.backup);
-        let object = writer.seal_object(protection, ObjectKind::Manifest, &path);
-        let sink = writer.store.begin(&path)?;
-        let stream = StreamSealer::begin(object, Compression::Zstd(1))?;
-        sink.append(stream.header())?;
-        let mut begun = Self { stream, sink, line: Vec::new(), bytes_stored: HEADER_BYTES as u64 };
+        let lines = Lines::begin(writer, protection, &layout::manifest(header.kind, header.backup))?;
+        let mut begun = Self { lines };
         begun.write(&Entry::Header(Box::new(header)))?;
         Ok(begun)
     }
 
     /// Adds a line.
     pub fn write(&mut self, entry: &Entry) -> Result<(), RepoError> {
+        self.lines.write(entry)
+    }
+
+    /// Adds the last line and ends the object; returns its size in bytes.
+    pub fn finish(mut self, end: ManifestEnd) -> Result<u64, RepoError> {
+        self.write(&Entry::End(end))?;
+        self.lines.finish()
+    }
+}
+
+impl Lines {
+    pub(crate) fn begin(writer: &Writer, protection: &Protection, path: &ObjectPath) -> Result<Self, RepoError> {
+        let object = writer.seal_object(protection, ObjectKind::Manifest, path);
+        let sink = writer.store.begin(path)?;
+        let stream = StreamSealer::begin(object, Compression::Zstd(1))?;
+        sink.append(stream.header())?;
+        Ok(Self { stream, sink, line: Vec::new(), bytes_stored: HEADER_BYTES as u64 })
+    }
+
+    pub(crate) fn write(&mut self, entry: &impl Serialize) -> Result<(), RepoError> {
         self.line.clear();
         serde_json::to_writer(&mut self.line, entry).map_err(|e| RepoError::Bug(e.to_string()))?;
         self.line.push(b'\n');
@@ -120,9 +142,8 @@ impl ManifestWriter {
         })
     }
 
-    /// Adds the last line and ends the object; returns its size in bytes.
-    pub fn finish(mut self, end: ManifestEnd) -> Result<u64, RepoError> {
-        self.write(&Entry::End(end))?;
+    /// Ends the object; returns its size in bytes.
+    pub(crate) fn finish(self) -> Result<u64, RepoError> {
         let Self { stream, sink, mut bytes_stored, .. } = self;
         stream.finish(|chunk| -> Result<(), RepoError> {
             bytes_stored += chunk.bytes().len() as u64;
@@ -237,7 +258,7 @@ impl ManifestReader {
 }
 
 /// Where a reader stands in the object.
-struct Source {
+pub(crate) struct Source {
     reader: Reader,
     path: ObjectPath,
     backup: BackupId,
@@ -249,7 +270,7 @@ struct Source {
 }
 
 impl Source {
-    async fn open(reader: &Reader, kind: BackupKind, backup: BackupId) -> Result<Self, RepoError> {
+    pub(crate) async fn open(reader: &Reader, kind: BackupKind, backup: BackupId) -> Result<Self, RepoError> {
         let path = layout::manifest(kind, backup);
         let missing = || RepoError::Manifest { backup: backup.to_string(), why: "the object is missing".into() };
         let bytes = reader.store.info(&path).await?.ok_or_else(missing)?.bytes;
@@ -261,7 +282,7 @@ impl Source {
     }
 
     /// Fetches and opens one more span; false when the object has ended, and ended properly.
-    async fn fill(&mut self, ready: &mut VecDeque<Entry>) -> Result<bool, RepoError> {
+    pub(crate) async fn fill<T: DeserializeOwned>(&mut self, ready: &mut VecDeque<T>) -> Result<bool, RepoError> {
         if self.at >= self.bytes {
             if let Some(stream) = self.stream.take() {
                 stream.finish().map_err(RepoError::object(&self.path))?;
@@ -293,7 +314,7 @@ impl Source {
         }
     }
 
-    fn damaged(&self, why: &str) -> RepoError {
+    pub(crate) fn damaged(&self, why: &str) -> RepoError {
         RepoError::Manifest { backup: self.backup.to_string(), why: why.to_owned() }
     }
 }

@@ -13,7 +13,7 @@ pub struct ScrubState {
     pub last_run: Option<ScrubRun>,
     /// What stands until it is proven well again, or until somebody says that it is not expected any more.
     pub damage: Vec<ScrubDamage>,
-    /// By name: a backup's folder, 4 GiB of the log of a timeline, the index of a timeline.
+    /// By name: a backup's folder, 4 GiB of the log of a timeline, the index of a timeline, a month of the ledger.
     pub units: BTreeMap<String, ScrubUnit>,
     /// Small objects that nothing ever removes: their absence is seen. Of those that prove nothing themselves (pages, runbooks) the
     /// first 32 digits of the SHA-256 of what was read first; of the others nothing.

@@ -107,6 +107,9 @@ pub struct Journal {
     pub flowing_since: Option<Timestamp>,
     pub serving_since: Option<Timestamp>,
     pub full: Option<(BackupId, Timestamp)>,
+    /// What bringing the application's objects back came to.
+    #[serde(default)]
+    pub packages: Option<serde_json::Value>,
     /// Every step with its seconds, over all runs.
     pub steps: Vec<(String, f64)>,
     #[serde(skip)]
@@ -143,6 +146,7 @@ impl Journal {
             flowing_since: None,
             serving_since: None,
             full: None,
+            packages: None,
             steps: Vec::new(),
             path: target.side_dir.join(NAME),
         }

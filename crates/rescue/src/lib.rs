@@ -14,11 +14,11 @@ pub use report::{Loss, RescueReport};
 pub use run::rescue;
 pub use server::Started;
 
-use checks::Question;
+use checks::{Question, References, Referred};
 use restore::{RestoreOptions, RestorePlan};
 use std::path::Path;
 use std::time::Duration;
-use terms::{Advice, BackupId, Lsn, Timeline};
+use terms::{Advice, BackupId, Lsn, Timeline, Timestamp};
 
 /// The administrator's commands, run in a shell; what is not given is left out, or done by Bowline itself.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +59,10 @@ pub struct RescueOptions {
     pub protects: bool,
     /// Whether what the old pg_wal holds beyond the repository is stored first.
     pub salvages: bool,
+    /// Whether the application's objects come back as of the same instant.
+    pub packages: bool,
+    /// What tells to which objects the database refers; asked when it is validated.
+    pub references: Option<References>,
 }
 
 /// What was found in the old pg_wal.
@@ -80,6 +84,9 @@ pub trait Lent {
     fn plan(&self) -> impl Future<Output = Result<RestorePlan, Advice>>;
     /// Makes the slot, and returns when WAL of this timeline is proven to arrive in the repository.
     fn receive(&self, timeline: Timeline) -> impl Future<Output = Result<(), Advice>>;
+    /// Brings the application's objects back as they were then, and holds them against what the database refers to, where that was asked;
+    /// a report.
+    fn restore_packages(&self, at: Timestamp, referred: Option<Referred>) -> impl Future<Output = Result<serde_json::Value, Advice>>;
     /// Makes a full backup.
     fn back_up(&self) -> impl Future<Output = Result<BackupId, Advice>>;
 }

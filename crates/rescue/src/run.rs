@@ -4,13 +4,13 @@ use crate::journal::{Journal, Lock, RecoveredTo, Stage};
 use crate::report::{RescueReport, loss};
 use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
-use checks::Outcome;
+use checks::{Outcome, Referred};
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
 use repo::Reader;
 use restore::{Occupied, RestoreOptions, RestorePlan, Target};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
+use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step, Timestamp};
 
 /// How long a server's processes may take to end once it is down, or told to end.
 const ENDING_LIMIT: Duration = Duration::from_secs(30);
@@ -26,6 +26,8 @@ struct Rescue<'a, L> {
     events: Arc<dyn Events>,
     journal: Journal,
     open: Vec<Advice>,
+    /// To which objects the recovered database refers, once it was asked.
+    referred: Option<Referred>,
 }
 
 /// Does what is left of the journal's restore, with a plan unless the cluster is recovered already. The target's [`Lock`] is held meanwhile. An error leaves the old data whole and the journal
@@ -41,11 +43,12 @@ pub async fn rescue<L: Lent>(
     clock: &dyn Clock,
     events: Arc<dyn Events>,
 ) -> Result<RescueReport, RescueError> {
-    let mut rescue = Rescue { reader, plan, target, options, lent, clock, events, journal, open: Vec::new() };
+    let mut rescue = Rescue { reader, plan, target, options, lent, clock, events, journal, open: Vec::new(), referred: None };
     rescue.note_plan().await?;
     rescue.clear_the_ground().await?;
     rescue.restore().await?;
     rescue.validate().await?;
+    rescue.restore_packages().await?;
     let started = rescue.start().await?;
     if options.starts && !options.is_side {
         rescue.receive().await?;
@@ -237,9 +240,10 @@ impl<L: Lent> Rescue<'_, L> {
         if self.is_before(Stage::Validated) {
             if self.options.validation != Validation::None {
                 self.until_left().await;
-                let proof = self
+                let (proof, referred) = self
                     .step(Step::Validate, async |rescue| validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await)
                     .await?;
+                self.referred = referred;
                 let faults = faults(&proof);
                 self.journal.validated = proof.outcome() == Outcome::Passed;
                 // A copy to look at serves nobody: what cannot be looked at in it is told, the rest can.
@@ -252,6 +256,31 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.reach(Stage::Validated)?;
         }
         Ok(())
+    }
+
+    /// The application's objects, as of the instant to which the database was recovered. Where that fails the database serves all the
+    /// same, the report says so, and a second run goes on with them.
+    async fn restore_packages(&mut self) -> Result<(), RescueError> {
+        if !self.options.packages || self.options.is_side || self.journal.packages.is_some() {
+            return Ok(());
+        }
+        let (at, referred) = (self.instant()?, self.referred.take());
+        let done = self.try_step(Step::Packages, async |rescue| rescue.lent.restore_packages(at, referred).await.map_err(RescueError::Lent)).await;
+        if done.is_some() {
+            self.journal.packages = done;
+        }
+        self.journal.save()
+    }
+
+    /// The instant to which the database was recovered: the asked one, or that of its last change.
+    fn instant(&self) -> Result<Timestamp, RescueError> {
+        let recovered = self.journal.recovered.as_ref().and_then(|recovered| recovered.last_transaction.as_ref());
+        let last_change = recovered.and_then(|text| text.parse::<Timestamp>().ok());
+        Ok(match self.journal.wish()?.target {
+            RecoveryTarget::Time(at) => at,
+            RecoveryTarget::Latest => last_change.max(self.journal.proven).unwrap_or(self.journal.began),
+            _ => last_change.unwrap_or(self.journal.began),
+        })
     }
 
     async fn start(&mut self) -> Result<Started, RescueError> {

@@ -3,7 +3,7 @@
 
 use crate::journal::Journal;
 use crate::{RescueError, RescueOptions, Validation, hooks};
-use checks::{Outcome, Proof};
+use checks::{Outcome, Proof, Referred};
 use pg::{CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, find_bin_dir, settings_of_a_copy, start_normally};
 use restore::{Target, put_config_back};
 use std::fs;
@@ -26,7 +26,12 @@ pub enum Started {
 }
 
 /// Starts the recovered cluster where nobody else reaches it, asks it what the options say, and stops it.
-pub(crate) async fn validate(major: u32, target: &Target, options: &RescueOptions, events: &dyn Events) -> Result<Proof, RescueError> {
+pub(crate) async fn validate(
+    major: u32,
+    target: &Target,
+    options: &RescueOptions,
+    events: &dyn Events,
+) -> Result<(Proof, Option<Referred>), RescueError> {
     let control = read_control(target)?;
     let mut settings = settings_of_a_copy(&control);
     settings.push(("log_timezone".into(), "UTC".into()));
@@ -48,8 +53,12 @@ pub(crate) async fn validate(major: u32, target: &Target, options: &RescueOption
         Validation::Full => checks::prove(&info, &options.questions, events).await?,
         _ => checks::ask_all(&info, &options.questions).await?,
     };
+    let referred = match &options.references {
+        Some(references) => Some(checks::referred(&info, references).await),
+        None => None,
+    };
     server.stop(StopMode::Fast, SERVER_LIMIT).await?;
-    Ok(proof)
+    Ok((proof, referred))
 }
 
 /// What is wrong, a line each; nothing when all passed.

@@ -16,9 +16,12 @@ mod path;
 mod pending;
 mod probe;
 mod s3;
+mod site;
 mod token;
 
-pub use bucket::{Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Outcome, Step, Unfinished, end_abandoned_uploads};
+pub use bucket::{
+    Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Outcome, Replication, ReplicationWish, Step, Unfinished, end_abandoned_uploads,
+};
 pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};
 pub use lock::{Extended, LockMode, ObjectLock, extend_locks};
@@ -28,6 +31,7 @@ pub use past::{Past, Sight};
 pub use path::ObjectPath;
 pub use probe::{Capabilities, Nature, probe};
 pub use s3::{S3, Sse};
+pub use site::{Item, ItemFacts, Site, SiteUpload};
 
 use async_trait::async_trait;
 use bytes::Bytes;

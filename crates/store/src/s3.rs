@@ -23,7 +23,7 @@ use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, Sto
 use async_trait::async_trait;
 pub use at_rest::Sse;
 use bytes::Bytes;
-pub(crate) use control::{Answered, Ask, Control};
+pub(crate) use control::{Answered, Ask, Call, Control, Reply};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;
@@ -33,6 +33,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub(crate) use tap::http_date;
 use terms::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};

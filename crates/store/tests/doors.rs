@@ -19,6 +19,8 @@ mod makes;
 mod s3;
 #[path = "doors/server.rs"]
 mod server;
+#[path = "doors/site.rs"]
+mod site;
 #[path = "../../testkit/src/stand_in.rs"]
 mod stand_in;
 #[allow(dead_code, reason = "other rooms' tests use more of it")]

@@ -121,12 +121,15 @@ impl FromStr for WalName {
 pub enum BackupKind {
     /// A self-contained base backup.
     Full,
+    /// A snapshot of the application's objects.
+    Packages,
 }
 
 impl fmt::Display for BackupKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "full",
+            Self::Packages => "packages",
         })
     }
 }

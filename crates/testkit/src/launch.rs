@@ -112,6 +112,15 @@ pub(crate) fn ask(mut command: Command, sql: &str) -> Result<String, String> {
     if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
 }
 
+/// The process that this one started with this word on its command line.
+pub fn child_of(parent: u32, word: &str) -> Option<u32> {
+    fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let is_child = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).is_some_and(|found| found == parent.to_string());
+        is_child && fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().split('\0').any(|part| part == word)
+    })
+}
+
 /// One postmaster that this process started.
 #[derive(Debug)]
 pub(crate) struct Postmaster {

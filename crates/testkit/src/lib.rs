@@ -35,7 +35,7 @@ pub use bowline::{Bowline, RepositoryKind, Restored};
 pub use clock::MovedClock;
 pub use cluster::{Builder, Cluster};
 pub use hook::{Hook, Manner};
-pub use launch::processes_that;
+pub use launch::{child_of, processes_that};
 pub use mail::MailServer;
 pub use moto::Moto;
 pub use openbao::OpenBao;
@@ -91,6 +91,12 @@ pub fn seed(name: &str) -> u64 {
     let own = name.bytes().fold(run ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     eprintln!("{name}: BOWLINE_SEED={run} (seed {own})");
     own
+}
+
+/// Lets every user write to a socket of a test's own.
+pub fn let_everybody_write(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
 }
 
 /// Lets every user pass through a folder: a test's own is closed to all but who made it.

@@ -23,6 +23,10 @@ pub enum Kind {
     Configuration,
     Runbook,
     ScrubRecord,
+    /// A document of the ledger.
+    Run,
+    /// What expiry and the watch on room remember.
+    Record,
 }
 
 /// The kind of the object at this path; `None` when nobody thought of it, which a test should notice.
@@ -37,6 +41,8 @@ pub fn kind_of(repository: &Path, object: &Path) -> Option<Kind> {
         ["config", _] => Kind::Configuration,
         ["runbook", ..] => Kind::Runbook,
         ["scrub", ..] => Kind::ScrubRecord,
+        ["runs", ..] => Kind::Run,
+        ["capacity.json" | "retention.json"] | ["alerts", ..] => Kind::Record,
         ["full", _, "backup.json"] => Kind::BackupDocument,
         ["full", _, "manifest"] => Kind::Manifest,
         ["full", _, "data", _] => Kind::Pack,

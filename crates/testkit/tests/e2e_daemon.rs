@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 use testkit::bowline::wait;
-use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
+use testkit::{Bowline, Cluster, RepositoryKind, child_of, newest_major};
 
 /// Every second a look, so that the test need not wait; jobs by the minute.
 const QUICK: &str = "[daemon]\nwatch_interval = \"1s\"\nlease_ttl = \"3s\"\ncheck = \"* * * * *\"\n[wal]\nflush_interval = \"300ms\"\n";
@@ -133,11 +133,34 @@ fn a_job_that_is_killed_is_written_down_as_broken_off_and_takes_nothing_with_it(
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// The process that this daemon started with this word on its command line.
-fn child_of(parent: u32, word: &str) -> Option<u32> {
-    fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let is_child = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).is_some_and(|found| found == parent.to_string());
-        is_child && fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().split('\0').any(|part| part == word)
-    })
+#[test]
+fn systemd_is_told_when_it_is_ready_reloads_lives_and_stops() {
+    use std::os::unix::net::UnixDatagram;
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let path = cluster.home().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    testkit::let_everybody_write(&path);
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let bowline = bowline.with_environment("NOTIFY_SOCKET", path.to_str().expect("a plain path")).with_environment("WATCHDOG_USEC", "4000000");
+    configure(&bowline, &cluster, "");
+    let heard = |wanted: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("{wanted} was not heard: {e}"));
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.contains(wanted) {
+                return text;
+            }
+        }
+    };
+    let daemon = bowline.start_daemon();
+    heard("READY=1");
+    heard("WATCHDOG=1");
+    daemon.signal(Signal::SIGHUP);
+    assert!(heard("RELOADING=1").contains("MONOTONIC_USEC="));
+    heard("READY=1");
+    daemon.signal(Signal::SIGTERM);
+    heard("STOPPING=1");
+    assert_eq!(daemon.stop(), Some(0));
 }

@@ -106,14 +106,15 @@ fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
             // A night on which something cannot be read.
             7 => {
                 let file = cluster.data_dir().join("base/1/PG_VERSION");
-                let hidden = cluster.home().join("hidden");
-                std::fs::rename(&file, &hidden).expect("hide it");
-                std::fs::create_dir(&file).expect("put a folder there");
+                let set_mode = |mode| {
+                    use std::os::unix::fs::PermissionsExt;
+                    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("chmod");
+                };
+                set_mode(0o000);
                 season.set(day, "01:59:59");
                 wait("the failure", Duration::from_secs(60), || season.ran("backup", day, "failed"));
                 assert!(season.has_alarm("job-failed", "backup"));
-                std::fs::remove_dir(&file).expect("take it away");
-                std::fs::rename(&hidden, &file).expect("put it back");
+                set_mode(0o600);
                 season.set(day, "02:11:30");
                 wait("another try by itself", Duration::from_secs(60), || season.ran("backup", day, "ok"));
                 assert!(!season.has_alarm("job-failed", "backup"), "it is resolved");

@@ -36,7 +36,7 @@ fn a_daemons_page_tells_of_the_cluster_that_it_protects_and_prometheus_reads_it(
 
     // Red before there is a backup, green once all is in place.
     wait("the first observation", Duration::from_secs(30), || body(http(port, "GET /readyz", b"")).is_some());
-    wait("the cluster to be protected", Duration::from_secs(60), || get("/metrics").is_some_and(|text| text.contains("bowline_protected 1")));
+    wait("the cluster to be protected", Duration::from_secs(60), || get("/metrics").is_some_and(|text| text.contains("\nbowline_protected 1")));
     let now = json("/api/now");
     assert_eq!(now["facts"]["repository"]["seen"]["backups"].as_array().map(Vec::len), Some(1), "{now:#}");
     assert_ne!(now["verdict"], "unprotected", "{now:#}");

@@ -24,7 +24,7 @@ const LEASE: &str = "scrub";
 /// What was done is written down after so many bytes: at most that is read again after an interruption.
 const SAVE_EVERY_BYTES: u64 = 2 << 30;
 /// Folders of small objects, each proven in every run.
-const SMALL: [&str; 8] = ["keys", "config", "drills", "runbook", "leases", "holds", "expired", "runs"];
+const SMALL: [&str; 8] = ["keys", "config", "drills", "runbook", "leases", "holds", "expired", "alerts"];
 /// A manifest that is not listed after so long is none of a backup that is being made: a day.
 const UNLISTED_SECONDS_MAX: f64 = 86_400.0;
 
@@ -339,7 +339,7 @@ impl<'r> Run<'r> {
 
 /// Whether nothing removes this object in the course of things.
 fn is_witness(path: &str) -> bool {
-    !["keys/", "expired/", "runs/"].iter().any(|folder| path.starts_with(folder))
+    !["keys/", "expired/", "alerts/"].iter().any(|folder| path.starts_with(folder))
 }
 
 impl Unit {

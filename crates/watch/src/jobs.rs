@@ -12,6 +12,8 @@ const RESULT_BYTES_MAX: usize = 16 << 10;
 
 /// Jobs that find something, rather than do something: a verdict is their success.
 pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
+/// A run that began further in the future was written by a clock that was wrong.
+const FUTURE_SECONDS: f64 = 300.0;
 /// Runs of a job that decide when it begins again.
 const PAST: usize = 12;
 
@@ -26,9 +28,10 @@ pub(crate) fn look(
 }
 
 fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&RepositoryFacts>, is_watched: bool, now: Timestamp) -> JobFacts {
-    // One that found another under way says nothing of the job.
+    // One that found another under way says nothing of the job; nor does one that a clock wrote which was wrong.
     let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
-    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run));
+    let is_of_the_future = |run: &Run| run.began().seconds_since(now) > FUTURE_SECONDS;
+    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_of_the_future(run));
     let last = own().next().map(|(name, run)| run_facts(name, run));
     let last_success = own().find(|(_, run)| run.ended().is_some_and(|run| run.outcome == RunOutcome::Ok)).map(|(name, run)| run_facts(name, run));
     // What a job left counts, whoever ran it.

@@ -9,7 +9,7 @@ use repo::{Duty, Premises};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
-use store::{Bucket, BucketWish, Outcome};
+use store::{Bucket, BucketWish, Outcome, ReplicationWish, StoreOptions};
 use terms::Class;
 
 pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
@@ -19,6 +19,7 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
         kms_key: wiring.config.repository.sse_kms_key_id.clone(),
         object_lock: asked.object_lock,
         noncurrent_days: asked.noncurrent_days,
+        replication: replication(&wiring, &bucket)?,
     };
     // Whether it is there may be hidden; then its settings say so, each by itself.
     let state = match bucket.exists().await? {
@@ -28,6 +29,15 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     let (steps, remarks) = wish.steps(state.as_ref(), bucket.prefix());
     for remark in &remarks {
         printer.say(format!("note: {remark}"));
+    }
+    let replication = wish.replication.as_ref().map(|wish| wish.steps(state.as_ref()).1).unwrap_or_default();
+    let unreplicated = |result: serde_json::Value| {
+        let hint = "What the note says has to be decided by a person: writing a replication rule replaces all of them.";
+        let summary = format!("the replication of {} is not set up", bucket.address());
+        Fault::of("bucket-unfinished", Class::Refused, summary, replication.join(" "), hint).with("bucket", result)
+    };
+    if steps.is_empty() && !replication.is_empty() {
+        return Err(unreplicated(json!({ "bucket": bucket.name(), "steps": [], "remarks": remarks, "refused": 0 })));
     }
     if steps.is_empty() {
         printer.say(format!("{} is set up as it should be", bucket.address()));
@@ -83,9 +93,36 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
         )
         .with("bucket", result));
     }
+    if !replication.is_empty() {
+        return Err(unreplicated(result));
+    }
     printer.say("next: bowline init --print-policy writer, then bowline init");
     printer.result(result);
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the bucket is to be copied to the configured second copy, where that is another bucket of S3.
+fn replication(wiring: &Wiring, bucket: &Bucket) -> Result<Option<ReplicationWish>, Fault> {
+    let repository = &wiring.config.repository;
+    let Some(copy) = repository.replica.as_deref() else { return Ok(None) };
+    let options = StoreOptions { region: None, endpoint: None, lock: None, ..wiring.store_options()? };
+    let Some(copy) = Bucket::open(&wiring.root_of(copy), &options)? else { return Ok(None) };
+    if copy.prefix() != bucket.prefix() {
+        let hint = "Replication keeps keys as they are: let url and replica have the same prefix, or copy by other means.";
+        return Err(Fault::misuse("config-wrong", "[repository] replica has another prefix than url", "", hint));
+    }
+    if repository.replication_role.is_none() && bucket.is_aws() {
+        let hint = "Set [repository] replication_role to the ARN of a role that may read this bucket and write the other.";
+        return Err(Fault::misuse("config-wrong", "AWS copies a bucket as a role, and none is named", "", hint));
+    }
+    let target = repository.replication_target.clone();
+    Ok(Some(ReplicationWish {
+        role: repository.replication_role.clone(),
+        existing_objects: target.as_deref().is_some_and(|target| target.starts_with("arn:minio:")),
+        destination: target.unwrap_or_else(|| format!("arn:aws:s3:::{}", copy.name())),
+        prefix: if bucket.prefix().is_empty() { String::new() } else { format!("{}/", bucket.prefix()) },
+        kms_key: repository.replica_kms_key_id.clone(),
+    }))
 }
 
 /// The least-privilege policy with this configuration's real names.

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::paging;
 use crate::show::Printer;
+use crate::telling::Telling;
 use crate::verbs::ledger;
 use crate::watching::{self, WiredDoors};
 use crate::wiring::{Wiring, program};
@@ -89,7 +90,7 @@ fn load(common: &Common) -> Result<Loaded, Fault> {
     let settings = watching::settings(config)?;
     let loaded = Loaded {
         settings,
-        tell: None,
+        tell: Some(Arc::new(Telling::start(doors.wiring())?)),
         program: Program { path: program()?, arguments: arguments(common), mark: ledger::BY_DAEMON },
         receives: daemon.receive.unwrap_or(true),
         watch_interval: daemon.watch_interval.unwrap_or(WATCH_INTERVAL),

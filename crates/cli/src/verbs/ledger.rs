@@ -3,6 +3,7 @@
 use crate::args::{Common, Verb, WalVerb};
 use crate::fault::Fault;
 use crate::show::Printer;
+use crate::telling;
 use crate::wiring::Wiring;
 use repo::{RunBegun, RunEnded, RunName, RunOutcome, Writer};
 use std::process::ExitCode;
@@ -62,6 +63,17 @@ pub async fn recorded(
         _ = term.recv() => Err(interrupted(job)),
         _ = int.recv() => Err(interrupted(job)),
     };
+    if std::env::var_os(BY_DAEMON).is_none()
+        && let Ok(wiring) = Wiring::new(common)
+    {
+        let name = page.as_ref().map(|(_, name)| name.to_string());
+        // Somebody's other run that is under way says nothing of the job.
+        if !outcome.as_ref().is_err_and(|fault| fault.0.class == Class::Held) {
+            for channel in telling::tell_of(&wiring, job, name.as_deref(), outcome.as_ref().map(drop)).await {
+                printer.remark(format!("warning: {channel} was not told how this ended: see bowline alert list"));
+            }
+        }
+    }
     if let Some((writer, name)) = page {
         let ended = describe(begun, &outcome, printer);
         match timeout(LIMIT, writer.end_run(&name, &ended)).await {

@@ -21,6 +21,7 @@ mod ledger;
 mod list;
 mod measured;
 mod outlook;
+pub mod packages;
 mod protect;
 mod push;
 mod relock;
@@ -78,6 +79,7 @@ pub fn run(args: Args) -> ExitCode {
                 Verb::Backup(asked) => backup::run(&common, &asked, &printer).await,
                 Verb::Restore(asked) => restore::run(&common, &asked, &printer).await,
                 Verb::Verify(asked) => verify::run(&common, &asked, &printer).await,
+                Verb::Packages { verb } => packages::run(&common, &verb, &printer).await,
                 Verb::Keys { verb } => keys::run(&common, &verb, &printer).await,
                 Verb::Alert { verb } => alert::run(&common, &verb, &printer).await,
                 Verb::Runbook(asked) => runbook::run(&common, &asked, &printer).await,

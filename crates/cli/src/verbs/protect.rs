@@ -4,9 +4,10 @@ use crate::args::{BackupArgs, Common};
 use crate::fault::Fault;
 use crate::show::Printer;
 use crate::verbs::damage::Course;
-use crate::verbs::{backup, beside};
+use crate::verbs::{backup, beside, packages};
 use crate::wiring::Wiring;
 use capture::Salvaged;
+use checks::Referred;
 use pg::{CONTROL_FILE, ControlFile, Sql};
 use rescue::{Lent, Salvage};
 use restore::RestorePlan;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Advice, BackupId, Class, Event, Events, SegmentSize, Timeline};
+use terms::{Advice, BackupId, Class, Event, Events, SegmentSize, Timeline, Timestamp};
 
 /// A server that was just started may not let anybody in yet.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +51,10 @@ impl Lent for Protector<'_> {
 
     async fn receive(&self, timeline: Timeline) -> Result<(), Advice> {
         self.let_wal_flow(timeline).await.map_err(|fault| fault.0)
+    }
+
+    async fn restore_packages(&self, at: Timestamp, referred: Option<Referred>) -> Result<serde_json::Value, Advice> {
+        packages::restore_beside(self.wiring, at, referred, self.printer).await
     }
 
     async fn back_up(&self) -> Result<BackupId, Advice> {

@@ -39,6 +39,18 @@ pub fn show(
     if !journal.validated {
         printer.say("validated    NO: it was not asked, or did not answer as it should");
     }
+    if let Some(packages) = &journal.packages {
+        let number = |name: &str| packages[name].as_u64().unwrap_or_default();
+        let (back, size) = (number("absent") + number("different"), bytes(number("bytes_written")));
+        let at = packages["at"].as_str().unwrap_or_default();
+        printer.say(format!("packages     {} as of {at}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
+        if let Ok(found) = serde_json::from_value(packages["agreement"].clone()) {
+            printer.say(format!("agreement    {}", crate::verbs::packages::words(&found)));
+        }
+        if let Some(why) = packages["agreement_unknown"].as_str() {
+            printer.say(format!("agreement    NOT COMPARED: {why}"));
+        }
+    }
     let objectives = &wiring.config.objectives;
     let (rpo, rto) = (objectives.rpo(), objectives.rto());
     match taken {
@@ -95,6 +107,7 @@ pub fn show(
         "bytes_kept": journal.bytes_kept, "bytes_written": journal.bytes_written,
         "recovered": recovered, "validated": journal.validated, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
         "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
+        "packages": journal.packages,
         "lost": lost, "loss": taken.map(damage::loss_json),
         "serving_seconds": report.seconds_to_serve(), "rto_seconds": rto.as_secs_f64(), "protected": is_protected,
         "backup": journal.full.as_ref().map(|(backup, _)| backup), "protected_at": journal.full.as_ref().map(|(_, at)| at).filter(|_| is_protected),

@@ -8,7 +8,7 @@ use crate::verbs::confirm::{confirm, confirm_by};
 use crate::verbs::damage::Course;
 use crate::verbs::outlook::{Outlook, destroys};
 use crate::verbs::protect::Protector;
-use crate::verbs::{rescue_report, verify};
+use crate::verbs::{packages, rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
@@ -98,7 +98,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     let summary = course.last_plan().map(|plan| plan.summary());
     rescue_report::show(printer, &wiring, summary, &target, &report, course.taken().as_ref(), asked);
     match report.open.into_iter().next() {
-        None => Ok(ExitCode::SUCCESS),
+        None => packages::disagreement(report.journal.packages.as_ref()).map_or(Ok(ExitCode::SUCCESS), Err),
         Some(advice) => Err(Fault(advice, None)),
     }
 }
@@ -168,6 +168,8 @@ fn options(wiring: &Wiring, asked: &RestoreArgs, target: &Target, is_side: bool)
         protects: !asked.no_protect,
         // What is saved goes to the repository as it is now, where a look at an earlier one does not see it.
         salvages: !asked.no_salvage && !wiring.looks_back(),
+        packages: !asked.no_packages && packages::is_configured(wiring),
+        references: packages::references(wiring).filter(|_| !asked.no_packages && !is_side),
     })
 }
 
@@ -248,6 +250,9 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
             number => format!("validated: every database opens, the {number} questions of [drill] checks are answered"),
         }),
         ValidationMode::Full => steps.push("validated as by a drill: every index, table and row".into()),
+    }
+    if options.packages && !options.is_side {
+        steps.push("the packages are brought back as of the same instant; what is in their way is kept (--no-packages leaves them alone)".into());
     }
     if asked.no_start {
         steps.push("left stopped".into());

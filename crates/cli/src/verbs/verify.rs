@@ -4,6 +4,7 @@ use crate::args::{Common, VerifyArgs};
 use crate::config::DrillCheck;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
+use crate::verbs::packages;
 use crate::wiring::{Wiring, cores, program};
 use checks::{Outcome, Question};
 use drill::{DrillOptions, Report};
@@ -40,6 +41,7 @@ pub async fn run(common: &Common, asked: &VerifyArgs, printer: &Arc<Printer>) ->
         data_dir: wiring.config.postgres.data_dir.clone(),
         production: server,
         tolerance: drill.tolerance.unwrap_or(DEFAULT_TOLERANCE),
+        references: packages::references(&wiring),
     };
     let one = asked.goal.wish();
     let wishes = match asked.all {
@@ -101,7 +103,8 @@ impl Held {
         no_record: bool,
         printer: &Arc<Printer>,
     ) -> Result<Self, Fault> {
-        let report = drill::drill(reader, wish, options, &SystemClock, printer.clone()).await?;
+        let mut report = drill::drill(reader, wish, options, &SystemClock, printer.clone()).await?;
+        packages::judge(wiring, &mut report).await;
         printer.finish();
         show(printer, &report);
         let (kept, unkept) = match no_record {
@@ -201,6 +204,9 @@ fn show(printer: &Printer, report: &Report) {
         let word = if fault.outcome == Outcome::Failed { "WRONG       " } else { "NOT CHECKED " };
         let place = if fault.database.is_empty() { fault.object.clone() } else { format!("{} in {}", fault.object, fault.database) };
         printer.say(format!("{word} {place}: {}", fault.what));
+    }
+    if let Some(found) = report.agreement.as_ref().and_then(|found| serde_json::from_value(found.clone()).ok()) {
+        printer.say(format!("agreement    {}", packages::words(&found)));
     }
     for notice in &report.notices {
         let place = if notice.database.is_empty() { notice.object.clone() } else { format!("{} in {}", notice.object, notice.database) };

@@ -69,11 +69,31 @@ function figures(now) {
     figure("Last drill", drill ? (drill.outcome === "passed" ? "passed" : drill.outcome === "failed" ? "failed" : "not verified") : "none", drill ? `${ago(time(drill.at), at)}, ${many(drill.rows, "row")} read` : "hold one: bowline verify", null, !drill || drill.outcome !== "passed"));
 }
 
+// When it began, and whether anybody was told.
+function told(now, alarm) {
+  const known = now.alerts && now.alerts.alerts.find((alert) => alert.rule === alarm.rule && alert.subject === alarm.subject && alert.state !== "resolved");
+  if (!known) return null;
+  const at = time(now.facts.at), since = `Since ${short(time(known.since))} UTC`;
+  if (known.state === "silenced") return el("p", { class: "soft" }, `${since}; silenced: nobody is told.`);
+  return el("p", { class: known.told && !known.delivered ? "bad" : "soft" }, `${since}; ${!known.told ? "nobody was told yet" : known.delivered ? `people were told ${ago(time(known.told), at)}` : "no channel took it: NOBODY WAS TOLD"}.`);
+}
+
+function channels(now) {
+  const view = now.alerts, at = time(now.facts.at);
+  $("told").hidden = !view;
+  if (!view) return;
+  const row = (channel) => el("tr", {}, el("td", {}, channel.name), el("td", { class: "soft" }, channel.kind || ""), el("td", { class: channel.failing_since ? "bad" : null }, channel.failing_since ? `failing since ${short(time(channel.failing_since))}: ${channel.why || ""}` : channel.last_delivered ? `took a message ${ago(time(channel.last_delivered), at)}` : "had nothing to take yet"));
+  const over = view.alerts.filter((alert) => alert.state === "resolved").slice(0, 5);
+  $("told-body").replaceChildren(
+    view.channels.length ? el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["Channel", "Type", "Last"].map((word) => el("th", { scope: "col" }, word)))), el("tbody", {}, ...view.channels.map(row)))) : el("p", { class: "bad" }, "No channel is configured: nobody is told of anything. See [[alerts.channel]]."),
+    ...(over.length ? [el("p", { class: "soft" }, "Over: " + over.map((alert) => `${alert.summary} (${short(time(alert.since))} to ${short(time(alert.resolved))})`).join("; ") + ".")] : []));
+}
+
 function alarms(now) {
   $("alarms").hidden = now.alarms.length === 0;
   $("alarms-body").replaceChildren(...now.alarms.map((alarm) => el("article", { class: `alarm ${alarm.urgency}` },
     el("h3", {}, capital(alarm.summary), el("span", { class: "tag" }, `${alarm.urgency}, ${alarm.rule}${alarm.subject ? ` ${alarm.subject}` : ""}`)),
-    alarm.detail && el("p", { class: "soft" }, alarm.detail), alarm.hint && el("p", { class: "hint" }, alarm.hint))));
+    alarm.detail && el("p", { class: "soft" }, alarm.detail), alarm.hint && el("p", { class: "hint" }, alarm.hint), told(now, alarm))));
 }
 
 function trouble(look, what) {
@@ -287,7 +307,7 @@ async function look() {
   $("observed").className = `observed${now.age_seconds > 120 ? " bad" : ""}`;
   set($("version"), `Bowline ${now.version}`);
   $("logout").hidden = !now.has_login;
-  for (const part of [verdict, figures, alarms, recovery, lag, drills, room, jobs, details]) part(now);
+  for (const part of [verdict, figures, alarms, recovery, lag, drills, room, jobs, channels, details]) part(now);
   const key = JSON.stringify(seen(now.facts.repository)?.backups) + now.facts.at.slice(0, 10);
   if (key !== look.calendar) { look.calendar = key; calendar(now); }
 }

@@ -1,6 +1,6 @@
 //! What a bucket says of itself, each fact by itself: one that is denied or unknown to the server hides no other.
 
-use super::{Bucket, xml};
+use super::{Bucket, Replication, xml};
 use crate::StoreError;
 use crate::s3::{Answered, Ask};
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,8 @@ pub struct BucketState {
     pub object_lock: Fact<bool>,
     /// The rules, each as the server wrote it.
     pub lifecycle: Fact<Vec<String>>,
+    /// To where it is copied.
+    pub replication: Fact<Replication>,
 }
 
 /// An upload in parts that nobody completed.
@@ -113,6 +115,7 @@ impl Bucket {
         let public = self.fact("publicAccessBlock=", &["NoSuchPublicAccessBlockConfiguration"]).await?;
         let lock = self.fact("object-lock=", &["ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"]).await?;
         let lifecycle = self.fact("lifecycle=", &["NoSuchLifecycleConfiguration"]).await?;
+        let replication = self.fact("replication=", &["ReplicationConfigurationNotFoundError", "NoSuchReplicationConfiguration"]).await?;
         Ok(BucketState {
             versioning: versioning.map(|body| xml::text(&body, "Status").unwrap_or_else(|| "Off".to_owned())),
             encryption: encryption.map(|body| DefaultEncryption {
@@ -127,6 +130,10 @@ impl Bucket {
             }),
             object_lock: lock.map(|body| xml::text(&body, "ObjectLockEnabled").as_deref() == Some("Enabled")),
             lifecycle: lifecycle.map(|body| xml::all(&body, "Rule").into_iter().map(str::to_owned).collect()),
+            replication: replication.map(|body| Replication {
+                role: xml::text(&body, "Role").unwrap_or_default(),
+                rules: xml::all(&body, "Rule").into_iter().map(str::to_owned).collect(),
+            }),
         })
     }
 

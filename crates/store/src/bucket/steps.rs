@@ -1,7 +1,7 @@
 //! Sets a bucket up: which steps are needed, as data that can be printed, and each of them carried out by itself.
 
 use super::state::{BucketState, DefaultEncryption, Fact};
-use super::{Bucket, xml};
+use super::{Bucket, ReplicationWish, xml};
 use crate::StoreError;
 use crate::s3::{Answered, Ask};
 
@@ -14,6 +14,8 @@ pub struct BucketWish {
     pub object_lock: bool,
     /// How many days an overwritten or removed version stays.
     pub noncurrent_days: u32,
+    /// How it is to be copied to another one.
+    pub replication: Option<ReplicationWish>,
 }
 
 /// One thing to do.
@@ -29,6 +31,8 @@ pub enum Step {
     BlockPublic,
     /// End abandoned uploads after a day and old versions after some; `kept` are the rules that somebody else made.
     Lifecycle { noncurrent_days: u32, kept: Vec<String> },
+    /// Copy it to another one.
+    Replicate(ReplicationWish),
 }
 
 /// How a step ended.
@@ -93,6 +97,11 @@ impl BucketWish {
                 "the store has no lifecycle rules ({why}): remove old versions and abandoned uploads by its own means; bowline check lists the uploads"
             )),
         }
+        if let Some(replication) = &self.replication {
+            let (wanted, more) = replication.steps(state);
+            steps.extend(wanted);
+            remarks.extend(more);
+        }
         if self.object_lock && state.is_some_and(|state| state.object_lock.known() != Some(&true)) {
             remarks.push("objects of this bucket cannot be locked: that is chosen when a bucket is made, so use a new one".to_owned());
         }
@@ -114,6 +123,7 @@ impl Step {
     /// What it does, in a line.
     pub fn describe(&self) -> String {
         match self {
+            Self::Replicate(wish) => wish.describe(),
             Self::Create { object_lock: false } => "make the bucket".to_owned(),
             Self::Create { object_lock: true } => "make the bucket, so that objects can be locked (none is by default)".to_owned(),
             Self::Encrypt { kms_key } => format!("encrypt by default with the KMS key {kms_key}, with bucket keys"),
@@ -134,12 +144,14 @@ impl Step {
             Self::Version => "versioning",
             Self::BlockPublic => "public-access",
             Self::Lifecycle { .. } => "lifecycle",
+            Self::Replicate(_) => "replication",
         }
     }
 
     fn document(&self, bucket: &Bucket) -> String {
         let xmlns = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
         match self {
+            Self::Replicate(wish) => wish.document(bucket),
             // us-east-1 is not named: there, naming it is an error.
             Self::Create { .. } if bucket.region() == "us-east-1" || !bucket.is_aws() => String::new(),
             Self::Create { .. } => {
@@ -199,6 +211,7 @@ impl Step {
                 let rules = serde_json::json!({"Rules": [{"ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": true}]});
                 command("put-bucket-encryption", format!(" --server-side-encryption-configuration '{rules}'"))
             }
+            Self::Replicate(wish) => command("put-bucket-replication", wish.aws_options()),
             Self::Version => command("put-bucket-versioning", " --versioning-configuration Status=Enabled".to_owned()),
             Self::BlockPublic => command(
                 "put-public-access-block",
@@ -228,6 +241,7 @@ impl Bucket {
             Step::Version => ("versioning=", &[]),
             Step::BlockPublic => ("publicAccessBlock=", &[]),
             Step::Lifecycle { .. } => ("lifecycle=", &[]),
+            Step::Replicate(_) => ("replication=", &[]),
         };
         let ask = Ask { method: "PUT", query, headers, body: step.document(self), ..Ask::default() };
         Ok(match self.control.send(&ask).await? {
@@ -246,9 +260,10 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bucket::Replication;
 
     fn wish() -> BucketWish {
-        BucketWish { kms_key: Some("arn:k".to_owned()), object_lock: false, noncurrent_days: 30 }
+        BucketWish { kms_key: Some("arn:k".to_owned()), object_lock: false, noncurrent_days: 30, replication: None }
     }
 
     fn perfect() -> BucketState {
@@ -261,6 +276,7 @@ mod tests {
                 "<ID>bowline-kb-uploads</ID><Status>Enabled</Status><DaysAfterInitiation>1</DaysAfterInitiation>".to_owned(),
                 "<ID>bowline-kb-versions</ID><Status>Enabled</Status><NoncurrentDays>30</NoncurrentDays>".to_owned(),
             ]),
+            replication: Fact::Known(Replication::default()),
         }
     }
 

@@ -29,6 +29,13 @@ pub(super) fn all<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     found
 }
 
+/// The text without the first `<name>` and all that is in it.
+pub(super) fn without(text: &str, name: &str) -> String {
+    let (open, close) = (format!("<{name}"), format!("</{name}>"));
+    let cut = text.find(&open).and_then(|at| text[at..].find(&close).map(|end| (at, at + end + close.len())));
+    cut.map_or_else(|| text.to_owned(), |(from, to)| format!("{}{}", &text[..from], &text[to..]))
+}
+
 /// The text of the first `<name>`, with its entities undone.
 pub(super) fn text(from: &str, name: &str) -> Option<String> {
     inside(from, name).map(|raw| {

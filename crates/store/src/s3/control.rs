@@ -6,6 +6,8 @@ use super::tap::md5_of_bytes;
 use super::trouble::Trouble;
 use crate::StoreError;
 use crate::address::BucketAddress;
+use bytes::Bytes;
+use http::HeaderName;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use object_store::{ClientOptions, HeaderMap, HeaderValue};
@@ -15,10 +17,16 @@ use std::time::Duration;
 const ATTEMPTS: u32 = 4;
 /// One attempt, answer and all.
 const ATTEMPT_SECONDS_MAX: u64 = 30;
+/// The slowest transfer that is waited for.
+const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// A body above this takes time.
+const LARGE_BYTES: usize = 1 << 20;
 
 /// Where a bucket's own settings are asked for.
 pub(crate) struct Control {
     client: HttpClient,
+    /// More patient: for bodies.
+    uploads: HttpClient,
     credentials: AwsCredentialProvider,
     pub(crate) region: String,
     /// The server's address when it is not AWS.
@@ -56,9 +64,10 @@ impl Control {
         address: &BucketAddress,
         settings: &Settings,
         credentials: AwsCredentialProvider,
-        options: ClientOptions,
+        options: [ClientOptions; 2],
     ) -> Result<Self, String> {
-        let client = ReqwestConnector::default().connect(&options).map_err(|error| error.to_string())?;
+        let [client, uploads] = options.map(|options| ReqwestConnector::default().connect(&options).map_err(|error| error.to_string()));
+        let (client, uploads) = (client?, uploads?);
         let (bucket, region) = (&address.bucket, &settings.region);
         let base = match (&settings.endpoint, settings.is_path_style) {
             (Some(endpoint), true) => format!("{endpoint}/{bucket}"),
@@ -71,6 +80,7 @@ impl Control {
         };
         Ok(Self {
             client,
+            uploads,
             credentials,
             region: region.clone(),
             endpoint: settings.endpoint.clone(),
@@ -87,40 +97,50 @@ impl Control {
 
     /// Sends, again while that may help. The error means that nobody answered; a refusal is an answer.
     pub(crate) async fn send(&self, ask: &Ask<'_>) -> Result<Answered, StoreError> {
+        let headers = ask.headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let call = Call { method: ask.method, path: ask.path, query: ask.query, headers, body: Bytes::from(ask.body.clone()) };
+        Ok(match self.exchange(&call).await? {
+            Ok(reply) => Answered::Yes(String::from_utf8_lossy(&reply.body).into_owned()),
+            Err(trouble) => Answered::No(trouble),
+        })
+    }
+
+    /// The same with any bytes, and with the answer's headers.
+    pub(crate) async fn exchange(&self, call: &Call<'_>) -> Result<Result<Reply, Trouble>, StoreError> {
+        let limit = ATTEMPT_SECONDS_MAX + call.body.len() as u64 / BYTES_PER_SECOND_MIN + call.expected_bytes() / BYTES_PER_SECOND_MIN;
         for tries in 1.. {
-            let attempt = self.attempt(ask);
-            let trouble = match tokio::time::timeout(Duration::from_secs(ATTEMPT_SECONDS_MAX), attempt).await {
-                Ok(Ok(body)) => return Ok(Answered::Yes(body)),
+            let trouble = match tokio::time::timeout(Duration::from_secs(limit), self.attempt(call)).await {
+                Ok(Ok(reply)) => return Ok(Ok(reply)),
                 Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::silent(ATTEMPT_SECONDS_MAX),
+                Err(_) => Trouble::silent(limit),
             };
             if trouble.is_answer() && !trouble.may_pass() {
-                return Ok(Answered::No(trouble));
+                return Ok(Err(trouble));
             }
             if tries == ATTEMPTS || !trouble.may_pass() {
                 // A server that fails each time at this one question does so for good: that, too, is an answer.
-                return if trouble.is_answer() { Ok(Answered::No(trouble)) } else { Err(trouble.of_store(&self.address, "ask", ask.query)) };
+                let asked = if call.path.is_empty() { call.query } else { call.path };
+                return if trouble.is_answer() { Ok(Err(trouble)) } else { Err(trouble.of_store(&self.address, "ask", asked)) };
             }
             tokio::time::sleep(pause(tries)).await;
         }
         unreachable!("the loop ends by itself")
     }
 
-    async fn attempt(&self, ask: &Ask<'_>) -> Result<String, Trouble> {
-        let mut request = HttpRequest::new(HttpRequestBody::from(ask.body.clone().into_bytes()));
-        *request.method_mut() = ask.method.parse().map_err(|_| Trouble::ours("no method"))?;
+    async fn attempt(&self, call: &Call<'_>) -> Result<Reply, Trouble> {
+        let mut request = HttpRequest::new(HttpRequestBody::from(call.body.clone()));
+        *request.method_mut() = call.method.parse().map_err(|_| Trouble::ours("no method"))?;
         let mut url = self.base.clone();
-        // Keys are plain letters, digits and a few signs that an address may carry as they are, but for these two.
-        if !ask.path.is_empty() {
-            url = format!("{url}/{}", ask.path.replace('+', "%2B").replace('=', "%3D"));
+        if !call.path.is_empty() {
+            url = format!("{url}/{}", encoded_path(call.path));
         }
-        if !ask.query.is_empty() {
-            url = format!("{url}?{}", ask.query);
+        if !call.query.is_empty() {
+            url = format!("{url}?{}", call.query);
         }
         *request.uri_mut() = url.parse().map_err(|_| Trouble::ours("the bucket's address is none"))?;
-        let md5 = md5_of_bytes(ask.body.as_bytes());
-        let mut headers: Vec<(&'static str, &str)> = ask.headers.to_vec();
-        if !ask.body.is_empty() {
+        let mut headers: Vec<(&str, &str)> = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let md5 = md5_of_bytes(&call.body);
+        if !call.body.is_empty() {
             // Servers demand it of some of these requests, and differ in which.
             headers.push(("content-md5", &md5));
         }
@@ -129,17 +149,57 @@ impl Control {
         AwsAuthorizer::new(&credential, "s3", &self.region)
             .try_authorize(&mut request, None)
             .map_err(|_| Trouble::ours("the request could not be signed"))?;
-        let answer = self.client.execute(request).await.map_err(Trouble::transport)?;
-        let status = answer.status().as_u16();
+        let client = if call.body.len() > LARGE_BYTES { &self.uploads } else { &self.client };
+        let answer = client.execute(request).await.map_err(Trouble::transport)?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let body = answer.into_body().bytes().await.map_err(Trouble::transport)?;
-        let body = String::from_utf8_lossy(&body).into_owned();
-        if (200..300).contains(&status) && !body.contains("<Error>") { Ok(body) } else { Err(Trouble::answered(status, &body)) }
+        // Errors in the body of a 200 are S3's way of failing late; an object may hold anything.
+        let fails_late = call.method != "GET" || call.path.is_empty();
+        let is_error = fails_late && body.len() < LARGE_BYTES && String::from_utf8_lossy(&body).contains("<Error>");
+        if (200..300).contains(&status) && !is_error {
+            Ok(Reply { headers, body })
+        } else {
+            Err(Trouble::answered(status, &String::from_utf8_lossy(&body)))
+        }
     }
 }
 
-fn set(to: &mut HeaderMap, headers: &[(&'static str, &str)]) -> Result<(), Trouble> {
+/// A request with a body of any bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Call<'a> {
+    pub(crate) method: &'static str,
+    /// An object's whole key; empty for the bucket.
+    pub(crate) path: &'a str,
+    pub(crate) query: &'a str,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+}
+
+impl Call<'_> {
+    /// What the answer may carry, as far as the range tells.
+    fn expected_bytes(&self) -> u64 {
+        let range = self.headers.iter().find(|(name, _)| name == "range").and_then(|(_, value)| value.strip_prefix("bytes="));
+        let ends = range.and_then(|range| range.split_once('-')).and_then(|(from, to)| Some((from.parse::<u64>().ok()?, to.parse::<u64>().ok()?)));
+        ends.map_or(0, |(from, to)| to.saturating_sub(from))
+    }
+}
+
+/// An answer that is no refusal.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// A key as an address has it; its slashes stay.
+fn encoded_path(key: &str) -> String {
+    key.split('/').map(crate::bucket::encoded).collect::<Vec<_>>().join("/")
+}
+
+fn set(to: &mut HeaderMap, headers: &[(&str, &str)]) -> Result<(), Trouble> {
     for (name, value) in headers {
-        to.insert(*name, HeaderValue::from_str(value).map_err(|_| Trouble::ours("a header holds what no header can"))?);
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Trouble::ours("a header has no name"))?;
+        to.insert(name, HeaderValue::from_str(value).map_err(|_| Trouble::ours("a header holds what no header can"))?);
     }
     Ok(())
 }

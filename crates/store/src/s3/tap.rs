@@ -95,7 +95,7 @@ fn md5_of(body: &HttpRequestBody) -> String {
 }
 
 /// `Sun, 22 Nov 2026 14:05:00 GMT`, the one form in which servers write dates (RFC 9110, 5.6.7).
-fn http_date(text: &str) -> Option<Timestamp> {
+pub(crate) fn http_date(text: &str) -> Option<Timestamp> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [_, day, month, year, time, "GMT"] = words[..] else { return None };
     let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

@@ -31,12 +31,12 @@ impl Run<'_> {
                 if is_well {
                     self.well(&path, 0);
                 }
-            } else if path.starts_with("wal/") && !path.ends_with("/index") {
+            } else if ["wal/", "runs/"].iter().any(|folder| path.starts_with(folder)) && !path.ends_with("/index") {
                 let path = ObjectPath::new(path).map_err(|e| RepoError::Bug(e.to_string()))?;
                 match self.reader.store().info(&path).await? {
                     Some(info) => self.prove_wal(&[info]).await?,
                     // Let go by retention, or a gap, which the audit tells of. A history or a mark is seen to be missing elsewhere.
-                    None if repo::segment_of(&path).is_some() => self.well(path.as_str(), 0),
+                    None if repo::segment_of(&path).is_some() || path.as_str().starts_with("runs/") => self.well(path.as_str(), 0),
                     None => {}
                 }
             }

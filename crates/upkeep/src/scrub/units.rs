@@ -44,28 +44,34 @@ pub(super) fn of_backups(backups: &[BackupDocument]) -> impl Iterator<Item = Uni
     })
 }
 
-/// The units of the log, from one listing of all of it; small objects that every run proves go to `small`.
+/// The units of the log and of the ledger, from one listing of all of it; small objects that every run proves go to `small`.
 pub(super) async fn of_log(reader: &Reader, small: &mut Vec<ObjectInfo>) -> Result<Vec<Unit>, RepoError> {
     let mut units: BTreeMap<String, (u64, Timestamp)> = BTreeMap::new();
-    let mut listing = reader.store().list("wal", None);
-    while let Some(object) = listing.try_next().await? {
-        match prefix_of(object.path.as_str()) {
-            Some(prefix) => {
-                let (count, came) = units.entry(prefix.to_owned()).or_insert((0, object.modified));
-                (*count, *came) = (*count + 1, object.modified.min(*came));
+    for folder in ["wal", "runs"] {
+        let mut listing = reader.store().list(folder, None);
+        while let Some(object) = listing.try_next().await? {
+            match prefix_of(object.path.as_str()) {
+                Some(prefix) => {
+                    let (count, came) = units.entry(prefix.to_owned()).or_insert((0, object.modified));
+                    (*count, *came) = (*count + 1, object.modified.min(*came));
+                }
+                None => small.push(object),
             }
-            None => small.push(object),
         }
     }
     let unit = |(prefix, (objects, came)): (String, _)| Unit { name: prefix.clone(), what: What::Log { prefix, objects }, came };
     Ok(units.into_iter().map(unit).collect())
 }
 
-/// The unit of an object of the log: the index of its timeline, or the 4 GiB of log that the first 16 digits of a segment's name name.
+/// The unit of an object: a month of the ledger, the index of its timeline, or the 4 GiB of log that the first 16 digits of a segment's name name.
 fn prefix_of(path: &str) -> Option<&str> {
     let mut slashes = path.match_indices('/').map(|(at, _)| at);
     let name_at = slashes.nth(2)? + 1;
     let name = &path[name_at..];
+    // `runs/{YYYY}/{MM}/…`: a month of the ledger.
+    if path.starts_with("runs/") {
+        return Some(&path[..name_at - 1]);
+    }
     if name.starts_with("index/") {
         return Some(&path[..name_at + "index".len()]);
     }
@@ -84,6 +90,7 @@ mod tests {
             assert_eq!(prefix_of(&format!("wal/7/00000001/{name}")), log, "{name}");
         }
         assert_eq!(prefix_of("wal/7/00000001/index/000000010000000A00000001-x"), Some("wal/7/00000001/index"));
+        assert_eq!(prefix_of("runs/2026/11/20261122T020000Z-backup.json"), Some("runs/2026/11"));
         for name in ["wal/7/00000002.history", "wal/7/coverage.json"] {
             assert_eq!(prefix_of(name), None, "{name}");
         }

@@ -57,6 +57,7 @@ fn purpose(reader: &Reader, key: &KeyView) -> String {
     let is_present = present_wal_key(reader) == Some(key.id) || reader.document().digest_key == Some(key.id);
     match key.purpose {
         KeyPurpose::Backup => "a backup",
+        KeyPurpose::Packages => "a snapshot of packages",
         KeyPurpose::Digest if is_present => "digests",
         KeyPurpose::Digest => "digests, unused",
         KeyPurpose::Wal if is_present => "WAL, now",

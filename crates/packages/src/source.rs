@@ -1,0 +1,264 @@
+//! From where packages come back: the versions of a replica, or snapshots; and which object each key was at an instant.
+
+use crate::{PackagesError, Place, Settings};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, SnapshotReader, pack_path};
+use seal::{HEADER_BYTES, ObjectKind, OpenObject, Opener};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use store::{Item, ItemFacts, Site};
+use terms::{BackupId, BackupKind, Timestamp};
+
+/// So many packs' headers are remembered.
+const PACKS_MAX: usize = 4096;
+/// Chunks that lie side by side are fetched together, up to so many bytes.
+const SPAN_BYTES_MAX: u64 = 8 << 20;
+
+/// See the module.
+pub enum Source {
+    /// A bucket that the store itself copies the primary to.
+    Replica(Site),
+    /// Snapshots in a repository.
+    Snapshots(Box<Snapshots>),
+}
+
+/// The snapshots around an instant.
+pub struct Snapshots {
+    reader: Reader,
+    /// The newest one that began no later.
+    pub newest: SnapshotDocument,
+    /// The oldest one that began later: what it holds, and what was written before the instant, was there at the instant.
+    pub after: Option<SnapshotDocument>,
+    digester: seal::Digester,
+    packs: Mutex<HashMap<(BackupId, u32), Arc<OpenObject>>>,
+}
+
+/// What a key was.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub key: String,
+    pub bytes: u64,
+    pub modified: Timestamp,
+    pub etag: String,
+    /// It was overwritten or removed between the snapshots around the instant, and nobody knows when.
+    pub is_uncertain: bool,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    Version(Item),
+    Chunks(SnapshotObject, BackupId),
+}
+
+impl Source {
+    /// Chooses: the replica where there is one, else snapshots.
+    pub async fn choose(settings: &Settings, snapshots: Option<&Reader>, at: Timestamp) -> Result<Self, PackagesError> {
+        if let Some(Place { url, options }) = &settings.replica {
+            let site = Site::open(url, options)?;
+            if !site.keeps_versions().await? {
+                return Err(PackagesError::NoVersions { address: site.address() });
+            }
+            return Ok(Self::Replica(site));
+        }
+        let reader = snapshots.ok_or(PackagesError::NoSource)?;
+        let ours = Site::open(&settings.primary.url, &settings.primary.options)?.address();
+        let listed = reader.snapshots().await?;
+        let (own, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|snapshot| snapshot.source == ours);
+        if let Some(other) = others.first().filter(|_| own.is_empty()) {
+            return Err(PackagesError::OtherBucket { repository: reader.address(), theirs: other.source.clone(), ours });
+        }
+        let newest = own.iter().rev().find(|snapshot| snapshot.began <= at);
+        let after = own.iter().find(|snapshot| snapshot.began > at).cloned();
+        // One that began later knows what was written before, all but what was overwritten or removed meanwhile.
+        let Some(newest) = newest.cloned() else {
+            return Err(PackagesError::NoSnapshot {
+                at,
+                oldest: own.first().map(|snapshot| format!("{}, begun at {}", snapshot.id, snapshot.began)),
+            });
+        };
+        let digester = reader.digester().await?;
+        Ok(Self::Snapshots(Box::new(Snapshots { reader: reader.clone(), newest, after, digester, packs: Mutex::default() })))
+    }
+
+    /// For people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Replica(site) => format!("the replica {}", site.address()),
+            Self::Snapshots(all) => match &all.after {
+                Some(after) => format!("the snapshots {} and {} in {}", all.newest.id, after.id, all.reader.address()),
+                None => format!("the snapshot {} in {}", all.newest.id, all.reader.address()),
+            },
+        }
+    }
+
+    /// Seconds before the instant of which nothing may be known.
+    pub fn unknown_seconds(&self, at: Timestamp) -> Option<f64> {
+        match self {
+            Self::Replica(_) => None,
+            Self::Snapshots(all) if all.after.is_some() => Some(0.0),
+            Self::Snapshots(all) => Some(at.seconds_since(all.newest.began).max(0.0)),
+        }
+    }
+
+    /// Every key that was there at the instant, in the order of keys' bytes.
+    pub async fn wanted(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Wanted, PackagesError>>, PackagesError> {
+        match self {
+            Self::Replica(site) => Ok(current_at(site.versions().map_err(PackagesError::from).boxed(), at)),
+            Self::Snapshots(all) => all.wanted(at).await,
+        }
+    }
+
+    /// Key and size of each, for [`crate::agree`].
+    pub async fn sizes(&self, at: Timestamp) -> Result<BoxStream<'_, Result<(String, u64), PackagesError>>, PackagesError> {
+        Ok(self.wanted(at).await?.map_ok(|wanted| (wanted.key, wanted.bytes)).boxed())
+    }
+
+    /// Reads `bytes` of it from `from` on.
+    pub async fn read(&self, wanted: &Wanted, from: u64, bytes: u64) -> Result<(Bytes, ItemFacts), PackagesError> {
+        match (self, &wanted.origin) {
+            (Self::Replica(site), Origin::Version(item)) => match site.read(item, from..from + bytes).await? {
+                Some(found) => Ok(found),
+                None => Err(PackagesError::Bug(format!("the version {} of {} is gone", item.id.as_deref().unwrap_or_default(), item.key))),
+            },
+            (Self::Snapshots(all), Origin::Chunks(object, id)) => Ok((all.read(object, *id, from, bytes).await?, object.facts.clone())),
+            _ => Err(PackagesError::Bug("an object of another source".into())),
+        }
+    }
+}
+
+/// Of versions in order, the one of each key that was there at the instant.
+fn current_at(versions: BoxStream<'_, Result<Item, PackagesError>>, at: Timestamp) -> BoxStream<'_, Result<Wanted, PackagesError>> {
+    let mut decided: Option<String> = None;
+    versions
+        .try_filter_map(move |item| {
+            // The newest comes first: the first one that is old enough decides.
+            let is_next = decided.as_ref() != Some(&item.key) && item.modified <= at;
+            if is_next {
+                decided = Some(item.key.clone());
+            }
+            let wanted = (is_next && !item.is_removal).then(|| Wanted {
+                key: item.key.clone(),
+                bytes: item.bytes,
+                modified: item.modified,
+                etag: item.etag.clone(),
+                is_uncertain: false,
+                origin: Origin::Version(item),
+            });
+            async move { Ok(wanted) }
+        })
+        .boxed()
+}
+
+type Objects = BoxStream<'static, Result<(SnapshotObject, BackupId), PackagesError>>;
+
+impl Snapshots {
+    async fn objects(&self, of: &SnapshotDocument, at: Timestamp) -> Result<Objects, PackagesError> {
+        let (id, reader) = (of.id, SnapshotReader::open(&self.reader, of).await?);
+        let all = stream::try_unfold(reader, move |mut reader| async move {
+            let next = reader.next().await?;
+            Ok::<_, PackagesError>(next.map(|object| {
+                let id = object.stored_in.unwrap_or(id);
+                ((object, id), reader)
+            }))
+        });
+        Ok(all.try_filter(move |(object, _)| std::future::ready(object.modified <= at)).boxed())
+    }
+
+    /// What the later one holds from before the instant was there; what only the earlier one holds was there, or had just gone.
+    async fn wanted(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Wanted, PackagesError>>, PackagesError> {
+        let newest = self.objects(&self.newest, at).await?;
+        let after = match &self.after {
+            Some(after) => self.objects(after, at).await?,
+            None => stream::empty().boxed(),
+        };
+        let has_after = self.after.is_some();
+        let wanted = move |(object, id): (SnapshotObject, BackupId), is_uncertain| Wanted {
+            key: object.key.clone(),
+            bytes: object.size,
+            modified: object.modified,
+            etag: object.etag.clone(),
+            is_uncertain,
+            origin: Origin::Chunks(object, id),
+        };
+        let state = (newest.peekable(), after.peekable());
+        Ok(stream::try_unfold(state, move |(mut newest, mut after)| async move {
+            let keys = {
+                let key = |head: Option<&Result<(SnapshotObject, BackupId), PackagesError>>| {
+                    head.and_then(|head| head.as_ref().ok()).map(|(object, _)| object.key.clone())
+                };
+                let a = std::pin::Pin::new(&mut newest).peek().await;
+                let a = (a.is_some(), key(a));
+                let b = std::pin::Pin::new(&mut after).peek().await;
+                (a, (b.is_some(), key(b)))
+            };
+            let takes_after = match &keys {
+                ((_, a), (true, b)) => a.is_none() || b.is_none() || b <= a,
+                (_, (false, _)) => false,
+            };
+            let next = match takes_after {
+                true => {
+                    if keys.0.1.is_some() && keys.0.1 == keys.1.1 {
+                        newest.try_next().await?;
+                    }
+                    after.try_next().await?.map(|found| wanted(found, false))
+                }
+                false => newest.try_next().await?.map(|found| wanted(found, has_after)),
+            };
+            Ok(next.map(|next| (next, (newest, after))))
+        })
+        .boxed())
+    }
+
+    async fn pack(&self, id: BackupId, number: u32) -> Result<Arc<OpenObject>, PackagesError> {
+        if let Some(open) = self.packs.lock().unwrap_or_else(PoisonError::into_inner).get(&(id, number)) {
+            return Ok(Arc::clone(open));
+        }
+        let path = pack_path(BackupKind::Packages, id, number);
+        let header = self.reader.store().get_range(&path, 0..HEADER_BYTES as u64).await?;
+        let open = Arc::new(self.reader.open_object(&path, ObjectKind::Pack, &header).await?);
+        let mut known = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= PACKS_MAX {
+            known.clear();
+        }
+        known.insert((id, number), Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// From a chunk's beginning on.
+    async fn read(&self, object: &SnapshotObject, id: BackupId, from: u64, bytes: u64) -> Result<Bytes, PackagesError> {
+        let damaged = |why: String| PackagesError::Damaged { snapshot: id.to_string(), why: format!("{}: {why}.", object.key) };
+        let (first, last) = (from / seal::CHUNK_BYTES as u64, (from + bytes).div_ceil(seal::CHUNK_BYTES as u64));
+        let mut chunks = object.chunks.get(first as usize..last as usize).ok_or_else(|| damaged("it has too few chunks".into()))?;
+        let mut opener = Opener::new().map_err(|e| damaged(e.to_string()))?;
+        let mut digester = self.digester.clone();
+        let (mut whole, mut plain) = (BytesMut::with_capacity(bytes as usize), Vec::new());
+        while let Some(ChunkRef(number, start, ..)) = chunks.first().copied() {
+            let mut end = start;
+            let beside = chunks.iter().take_while(|ChunkRef(pack, offset, stored, _)| {
+                let is_beside = *pack == number && *offset == end && end - start < SPAN_BYTES_MAX;
+                end += u64::from(if is_beside { *stored } else { 0 });
+                is_beside
+            });
+            let count = beside.count();
+            let path = pack_path(BackupKind::Packages, id, number);
+            let open = self.pack(id, number).await?;
+            let span = self.reader.store().get_range(&path, start..end).await?;
+            for ChunkRef(_, offset, stored, digest) in &chunks[..count] {
+                let at = (offset - start) as usize;
+                let mut frame = span[at..at + *stored as usize].to_vec();
+                opener.open(&open, &mut frame, &mut plain).map_err(|e| damaged(format!("{path} at {offset}: {e}")))?;
+                if digester.digest(&plain) != *digest {
+                    return Err(damaged(format!("{path} at {offset} holds other bytes than its list says")));
+                }
+                whole.extend_from_slice(&plain);
+            }
+            chunks = &chunks[count..];
+        }
+        match whole.len() as u64 == bytes {
+            true => Ok(whole.freeze()),
+            false => Err(damaged("its chunks have another length than its list says".into())),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The files of a folder as objects: walked in the order of keys' bytes, written beside and linked into place.
+
+use super::{Item, ItemFacts};
+use crate::StoreError;
+use crate::token::token;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use terms::Timestamp;
+use tokio::sync::mpsc;
+
+/// What the names of files begin with that are being written.
+const TEMPORARY: &str = ".bowline-tmp-";
+/// How many items travel from the walking thread at once.
+const BATCH: usize = 256;
+
+/// A folder.
+pub(super) struct FolderSite {
+    root: PathBuf,
+}
+
+impl FolderSite {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn address(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+
+    pub(super) fn failed(&self, operation: &'static str, key: &str, why: &str) -> StoreError {
+        StoreError::Failed { store: self.address(), operation, path: key.to_owned(), why: why.to_owned() }
+    }
+
+    fn fail(&self, operation: &'static str, key: &str, error: &io::Error) -> StoreError {
+        let (store, path, why) = (self.address(), key.to_owned(), error.to_string());
+        match error.kind() {
+            ErrorKind::PermissionDenied => StoreError::Denied { store, operation, path, why },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full { store, operation, path, why },
+            ErrorKind::NotFound if !self.root.is_dir() => StoreError::NoStore { why: format!("{} is not there", self.root.display()), store },
+            _ => StoreError::Failed { store, operation, path, why },
+        }
+    }
+
+    /// Every file, in the order of keys' bytes.
+    pub(super) fn list(self: &Arc<Self>) -> BoxStream<'static, Result<Item, StoreError>> {
+        let (give, mut take) = mpsc::channel::<Vec<Result<Item, StoreError>>>(2);
+        let site = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let mut batch = Vec::new();
+            let mut tell = |item| {
+                batch.push(item);
+                batch.len() < BATCH || give.blocking_send(std::mem::take(&mut batch)).is_ok()
+            };
+            if let Err(error) = site.walk("", &mut tell) {
+                tell(Err(error));
+            }
+            // Nobody listens any more when this fails.
+            let _ = give.blocking_send(batch);
+        });
+        stream::poll_fn(move |context| take.poll_recv(context)).map(stream::iter).flatten().boxed()
+    }
+
+    fn walk(&self, prefix: &str, tell: &mut impl FnMut(Result<Item, StoreError>) -> bool) -> Result<bool, StoreError> {
+        let folder = self.root.join(prefix);
+        let read = match fs::read_dir(&folder) {
+            // It went while its parent was read.
+            Err(error) if error.kind() == ErrorKind::NotFound && !prefix.is_empty() => return Ok(true),
+            read => read.map_err(|error| self.fail("list", prefix, &error))?,
+        };
+        let mut entries = Vec::new();
+        for entry in read {
+            let entry = entry.map_err(|error| self.fail("list", prefix, &error))?;
+            let kind = entry.file_type().map_err(|error| self.fail("list", prefix, &error))?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                let why = format!("the name {:?} is not UTF-8", entry.file_name());
+                return Err(self.failed("list", prefix, &why));
+            };
+            if name.starts_with(TEMPORARY) {
+                continue;
+            }
+            match (kind.is_dir(), kind.is_file()) {
+                (true, _) => entries.push((format!("{prefix}{name}/"), true)),
+                (_, true) => entries.push((format!("{prefix}{name}"), false)),
+                _ => {
+                    return Err(self.failed(
+                        "list",
+                        &format!("{prefix}{name}"),
+                        "it is neither a file nor a folder (a link?), and cannot be kept as an object",
+                    ));
+                }
+            }
+        }
+        entries.sort();
+        for (key, is_folder) in entries {
+            let goes_on = match is_folder {
+                true => self.walk(&key, tell)?,
+                false => match fs::symlink_metadata(self.root.join(&key)) {
+                    Ok(found) => tell(Ok(item(key, &found))),
+                    Err(error) if error.kind() == ErrorKind::NotFound => true,
+                    Err(error) => return Err(self.fail("list", &key, &error)),
+                },
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        key: &str,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let site = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&site)).await {
+            Ok(result) => result.map_err(|error| self.fail(operation, key, &error)),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(self.failed(operation, key, "the program is ending")),
+        }
+    }
+
+    pub(super) async fn read(self: &Arc<Self>, wanted: &Item, range: Range<u64>) -> Result<Option<(Bytes, ItemFacts)>, StoreError> {
+        let expected = wanted.clone();
+        self.blocking("read", &wanted.key, move |site| {
+            let file = match File::open(site.root.join(&expected.key)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
+            let mut body = vec![0; (range.end - range.start) as usize];
+            match file.read_exact_at(&mut body, range.start) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+                read => read?,
+            }
+            // Asked last: what was written meanwhile is not what was listed.
+            let found = file.metadata()?;
+            let facts = ItemFacts { mode: Some(found.permissions().mode() & 0o7777), ..ItemFacts::default() };
+            Ok((item(expected.key.clone(), &found).etag == expected.etag).then(|| (Bytes::from(body), facts)))
+        })
+        .await
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.root.is_dir()
+    }
+
+    pub(super) async fn look(self: &Arc<Self>, key: &str) -> Result<Option<Item>, StoreError> {
+        let name = key.to_owned();
+        self.blocking("read", key, move |site| match fs::symlink_metadata(site.root.join(&name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            found => found.map(|found| Some(item(name, &found))),
+        })
+        .await
+    }
+
+    pub(super) async fn set_aside(self: &Arc<Self>, key: &str, aside: PathBuf) -> Result<(), StoreError> {
+        let name = key.to_owned();
+        self.blocking("move aside", key, move |site| move_aside(&site.root.join(&name), &aside.join(&name))).await
+    }
+
+    pub(super) async fn begin(
+        site: &Arc<Self>,
+        key: &str,
+        facts: &ItemFacts,
+        modified: Timestamp,
+        aside: Option<PathBuf>,
+    ) -> Result<Upload, StoreError> {
+        let is_plain = !key.split('/').any(|part| part.is_empty() || part == "." || part == "..") && !key.contains('\0');
+        if !is_plain {
+            return Err(site.failed("write", key, "no file can have this key as its name"));
+        }
+        let (target, mode) = (site.root.join(key), facts.mode.unwrap_or(0o644));
+        let folder = target.parent().unwrap_or(&site.root).to_owned();
+        let temporary = folder.join(format!("{TEMPORARY}{}", token()));
+        let made = temporary.clone();
+        let file = site
+            .blocking("write", key, move |_| {
+                fs::create_dir_all(&folder)?;
+                OpenOptions::new().write(true).create_new(true).mode(mode).open(&made)
+            })
+            .await?;
+        let aside = aside.map(|aside| aside.join(key));
+        Ok(Upload { site: Arc::clone(site), key: key.to_owned(), file: Arc::new(file), temporary: Temporary(temporary), target, modified, aside })
+    }
+}
+
+/// A file on its way.
+pub(super) struct Upload {
+    site: Arc<FolderSite>,
+    key: String,
+    file: Arc<File>,
+    temporary: Temporary,
+    target: PathBuf,
+    modified: Timestamp,
+    aside: Option<PathBuf>,
+}
+
+impl Upload {
+    pub(super) async fn piece(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let file = Arc::clone(&self.file);
+        self.site.blocking("write", &self.key, move |_| (&*file).write_all(&bytes)).await
+    }
+
+    pub(super) async fn finish(self) -> Result<(), StoreError> {
+        let Self { site, key, file, temporary, target, modified, aside } = self;
+        site.blocking("write", &key, move |_| {
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_micros(modified.unix_micros().max(0).unsigned_abs()))?;
+            file.sync_all()?;
+            if let Some(aside) = aside.filter(|_| fs::symlink_metadata(&target).is_ok()) {
+                move_aside(&target, &aside)?;
+            }
+            // A link replaces nothing: whatever came meanwhile stays.
+            fs::hard_link(&temporary.0, &target)?;
+            drop(temporary);
+            sync_folder(&target)
+        })
+        .await
+    }
+}
+
+/// A file that is gone when nobody needs it any more, finished or not.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What stays is no object: listings pass it over.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn move_aside(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to.parent().unwrap_or(Path::new("/")))?;
+    // An earlier run may have moved another one there: neither is lost.
+    let mut place = to.to_owned();
+    for number in 2.. {
+        if fs::symlink_metadata(&place).is_err() {
+            break;
+        }
+        place = PathBuf::from(format!("{}.{number}", to.display()));
+    }
+    fs::rename(from, &place)?;
+    sync_folder(&place)
+}
+
+fn sync_folder(of: &Path) -> io::Result<()> {
+    File::open(of.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn item(key: String, found: &Metadata) -> Item {
+    let micros = found.mtime() * 1_000_000 + found.mtime_nsec() / 1_000;
+    let etag = format!("{:x}-{:x}-{:x}.{:x}", found.ino(), found.len(), found.mtime(), found.mtime_nsec());
+    Item { key, id: None, bytes: found.len(), modified: Timestamp::from_unix_micros(micros), etag, is_latest: true, is_removal: false }
+}
