@@ -47,7 +47,8 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
     // Where Bowline itself keeps the copies: an age that is asked for.
     let snapshots = config.packages.as_ref().filter(|packages| packages.snapshots.is_some());
     let every = |packages: &crate::config::Packages| packages.every.unwrap_or(HOUR);
-    let packages = snapshots.map(|packages| JobPlan { name: "packages", schedule: Schedule::every(every(packages)), slack: every(packages), is_optional: true });
+    let packages =
+        snapshots.map(|packages| JobPlan { name: "packages", schedule: Schedule::every(every(packages)), slack: every(packages), is_optional: true });
     let mut settings = Settings {
         org: config.org.clone(),
         objectives: Objectives {

@@ -83,7 +83,7 @@ fn one_flipped_bit_in_any_object_and_any_missing_object_is_found_and_named() {
                     names(&scrub(bowline), &object, &format!("a flipped bit at {part}"));
                 }
                 // Of the record nothing tells once it is gone, nor of a run; and a piece whose segment is whole may go.
-                if !matches!(kind, Kind::ScrubRecord | Kind::Repository | Kind::Run) && !(*kind == Kind::Piece && is_covered(path)) {
+                if !(matches!(kind, Kind::ScrubRecord | Kind::Repository | Kind::Run) || *kind == Kind::Piece && is_covered(path)) {
                     let broken = Broken::new(path, Damage::Deleted, path);
                     // A segment that its pieces make up is no gap.
                     let (pieces, aside) = (path.with_extension("pieces"), root.with_extension("aside"));

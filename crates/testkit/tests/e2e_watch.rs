@@ -166,7 +166,9 @@ fn a_disk_that_fills_is_told_of_before_it_is_full_and_what_runs_into_it_says_so(
     // The repository moves to a small disk of its own.
     let place = bowline.dir().join("repository");
     let kept = bowline.dir().join("kept");
-    let run = |words: &[&str]| assert!(Command::new(words[0]).args(&words[1..]).status().expect(words[0]).success(), "{words:?}: this test mounts a tmpfs as root");
+    let run = |words: &[&str]| {
+        assert!(Command::new(words[0]).args(&words[1..]).status().expect(words[0]).success(), "{words:?}: this test mounts a tmpfs as root")
+    };
     // By the disk itself, not by a quota.
     let text = fs::read_to_string(bowline.config()).expect("the configuration");
     fs::write(bowline.config(), text.replace("capacity = \"1TiB\"\n", "")).expect("write it");
