@@ -260,7 +260,10 @@ impl Teller {
         let Some(heart) = &self.heart else { return false };
         // That it did not get through is found to be over only by trying.
         let is_own = |alert: &crate::Alert| (alert.rule.as_str(), alert.subject.as_str()) == (CHANNEL_DEAD, HEARTBEAT);
-        let is_critical = |alert: &crate::Alert| alert.fires() && alert.urgency == Urgency::Critical && !is_own(alert);
+        // A warning that only stayed for long, and what somebody silenced, say nothing against the watch itself.
+        let is_critical = |alert: &crate::Alert| {
+            alert.fires() && alert.urgency == Urgency::Critical && !alert.escalated && alert.silenced_by.is_none() && !is_own(alert)
+        };
         if !healthy || lock(&self.shared.shown).alerts.iter().any(is_critical) {
             return false;
         }

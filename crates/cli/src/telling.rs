@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use daemon::Tell;
 use std::time::Duration;
 use terms::{Alarm, Clock, Judgement, SystemClock, Urgency};
-use watch::{FINDERS, Facts};
+use watch::Facts;
 
 /// How long a plain command waits for what it tells.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -35,29 +35,49 @@ impl Tell for Telling {
     }
 }
 
-/// After a job that no daemon began: whether it failed, and that it does no more. The daemon's own jobs are the daemon's to tell of. What
-/// could not be told; nothing where nobody is to be told.
-pub async fn tell_of(wiring: &Wiring, job: &str, run: Option<&str>, outcome: Result<(), &Fault>) -> Vec<String> {
-    if wiring.config.alerts.known().is_empty() || FINDERS.contains(&job) && outcome.is_ok() {
+/// How a job ended, for those who are told.
+pub enum Ending<'a> {
+    Well,
+    /// It came to a verdict, and that is a bad one.
+    Badly,
+    Failed(&'a Fault),
+}
+
+/// After a job that no daemon began: whether it failed, and that it does no more. The daemon's own jobs are the daemon's to tell of. The
+/// channels over which nobody could be told; none where nobody is to be told.
+pub async fn tell_of(wiring: &Wiring, job: &str, run: Option<&str>, ending: Ending<'_>) -> Vec<String> {
+    if wiring.config.alerts.known().is_empty() {
         return Vec::new();
     }
     let teller = match wiring.teller(false) {
         Ok(teller) => teller,
         Err(fault) => return vec![fault.0.summary],
     };
-    let alarms = outcome.err().map(|fault| {
-        let advice = &fault.0;
-        let log = run.map_or_else(String::new, |run| format!(" Its log: bowline runs {run}."));
-        Alarm {
-            rule: "job-failed".into(),
-            subject: job.to_owned(),
-            urgency: Urgency::Critical,
-            summary: format!("the last {job} failed"),
-            detail: format!("{}: {}", advice.summary, advice.detail),
-            hint: format!("{}{log}", advice.hint),
+    let log = run.map_or_else(String::new, |run| format!("Its log: bowline runs {run}."));
+    let alarm = |rule: &str, subject: &str, summary: String, detail: String, hint: String| Alarm {
+        rule: rule.into(),
+        subject: subject.into(),
+        urgency: Urgency::Critical,
+        summary,
+        detail,
+        hint,
+    };
+    let mut judged = vec![Judged::one("job-failed", job)];
+    let mut alarms = Vec::new();
+    match ending {
+        Ending::Failed(Fault(advice, _)) => {
+            let detail = format!("{}: {}", advice.summary, advice.detail);
+            alarms.push(alarm("job-failed", job, format!("the last {job} failed"), detail, format!("{} {log}", advice.hint).trim().to_owned()));
         }
-    });
-    let judgement = Judgement { alarms: alarms.into_iter().collect(), ..Judgement::default() };
-    teller.tell_partial(&[Judged::one("job-failed", job)], &judgement, SystemClock.now()).await;
+        Ending::Well | Ending::Badly if job == "drill" => {
+            judged.push(Judged::rule("drill-failed"));
+            if matches!(ending, Ending::Badly) {
+                alarms.push(alarm("drill-failed", "", "the drill did not pass".into(), String::new(), log));
+            }
+        }
+        // What a check or an audit found is judged by those who look at everything.
+        Ending::Well | Ending::Badly => {}
+    }
+    teller.tell_partial(&judged, &Judgement { alarms, ..Judgement::default() }, SystemClock.now()).await;
     teller.finish(LIMIT).await
 }

@@ -1,7 +1,7 @@
 //! The daemon's own loop: begins what is due, minds what runs, ends cleanly.
 
 use crate::child::Ended;
-use crate::due::{Past, Situation, Why, due};
+use crate::due::{FUTURE_SECONDS, Past, Situation, Why, due};
 use crate::look::{Asked, go_on_looking};
 use crate::office::{Office, Underway};
 use crate::receiver::{Heed, Receiver};
@@ -27,10 +27,20 @@ const TICK: Duration = Duration::from_millis(500);
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// How long one that was told to end may take before it is killed.
 const KILL_AFTER: Duration = Duration::from_secs(60);
+/// How long one that was killed may take to be gone.
+const KILLED_LIMIT: Duration = Duration::from_secs(5);
 /// How long the ledger may keep us from going on.
 const LEDGER_LIMIT: Duration = Duration::from_secs(20);
 /// While there is no room, expired things are looked for this often.
 const EXPIRE_AGAIN_SECONDS: f64 = 3600.0;
+/// Two runs of expiry lie at least so far apart.
+const EXPIRE_PAUSE_SECONDS: f64 = 30.0;
+/// A hole in what is stored is led past by a backup no more often than this.
+const HOLE_AGAIN_SECONDS: f64 = 3600.0;
+/// A drill that somebody else began, and that has no end, is left alone for so long.
+const DRILL_UNENDED: Duration = Duration::from_secs(6 * 3600);
+/// A job that found another one at it waits so long.
+const HELD_PAUSE: Duration = Duration::from_secs(600);
 /// A backup that leads past a break is begun no more often than this.
 const BREAK_AGAIN_SECONDS: f64 = 600.0;
 
@@ -43,6 +53,10 @@ struct Daemon {
     receiver: Receiver,
     receiver_facts: channel::Sender<Option<watch::facts::ReceiverFacts>>,
     jobs: JoinSet<(&'static str, Timestamp, Ended)>,
+    /// What is still to be written down of jobs that ended.
+    after: JoinSet<()>,
+    /// Jobs that found another at it: not before then.
+    not_before: BTreeMap<&'static str, Instant>,
     /// What this daemon ran itself, newest first, each with its name in the ledger where it has one: the last look may not know of it yet,
     /// or know it as one that still runs.
     own: BTreeMap<&'static str, Vec<(Option<String>, Past)>>,
@@ -71,6 +85,8 @@ pub async fn run(premises: Arc<dyn Premises>, office: Arc<Office>, events: Arc<d
         receiver: Receiver::default(),
         receiver_facts: channel::Sender::new(None),
         jobs: JoinSet::new(),
+        after: JoinSet::new(),
+        not_before: BTreeMap::new(),
         own: BTreeMap::new(),
     };
     let line = tokio::spawn(stand_in_line(premises, ttl, office.role_sender(), Arc::clone(&events), ends.clone()));
@@ -96,6 +112,7 @@ pub async fn run(premises: Arc<dyn Premises>, office: Arc<Office>, events: Arc<d
             Some(done) = daemon.jobs.join_next() => if let Ok((job, began, ended)) = done {
                 daemon.job_ended(job, began, ended);
             },
+            Some(_) = daemon.after.join_next() => {}
             _ = hup.recv() => daemon.reload().await,
             _ = term.recv() => break,
             _ = int.recv() => break,
@@ -168,10 +185,10 @@ impl Daemon {
         }
     }
 
-    fn begin_what_is_due(&mut self, loaded: &Loaded, acting_since: Timestamp) {
+    fn begin_what_is_due(&mut self, loaded: &Loaded, acting_since: Instant) {
         let Some(observed) = self.office.observed() else { return };
         // What the last one who acted ran is known by a look that was made since.
-        if observed.facts.at < acting_since {
+        if observed.at < acting_since {
             return;
         }
         let is_full = observed
@@ -182,6 +199,7 @@ impl Daemon {
         let underway = self.office.underway();
         for plan in &loaded.settings.jobs {
             if !underway.contains_key(plan.name)
+                && self.not_before.get(plan.name).is_none_or(|time| Instant::now() >= *time)
                 && let Some(why) = self.is_due(plan, &observed.facts, is_full)
             {
                 self.begin(plan.name, &why, loaded);
@@ -202,7 +220,9 @@ impl Daemon {
             let newest = newest?;
             if let Some(last) = last.filter(|last| last.is_settled) {
                 let is_pressed = is_full && since_last >= EXPIRE_AGAIN_SECONDS;
-                return if newest.at > last.began { Some("after a backup".into()) } else { is_pressed.then(|| "there is no room".into()) };
+                // The backup's time is the server's, whose clock is not ours: never again at once.
+                let is_after = newest.at > last.began && since_last >= EXPIRE_PAUSE_SECONDS;
+                return if is_after { Some("after a backup".into()) } else { is_pressed.then(|| "there is no room".into()) };
             }
             if last.is_none() {
                 return Some("after a backup".into());
@@ -215,15 +235,26 @@ impl Daemon {
         {
             return Some("the log is broken: nothing later can be restored without it".into());
         }
+        // What is stored does not lead to now, whoever noticed it: once an hour, until it does.
+        let is_holed = newest.is_some() && repository.stored.as_ref().is_none_or(|stored| stored.hole.is_some());
+        if plan.name == "backup" && is_holed && since_last >= HOLE_AGAIN_SECONDS {
+            return Some("the stored log has a hole: nothing later can be restored without it".into());
+        }
         // Nothing can be drilled, or audited, before there is a backup.
         if newest.is_none() && ["drill", "audit"].contains(&plan.name) {
             return None;
         }
+        // Of another cluster, before an upgrade, nothing protects this one.
+        let epoch = repository.epochs.iter().find(|epoch| epoch.is_present).map_or(repository.created, |epoch| epoch.since);
+        let is_wanted_at_once = plan.name == "backup" && newest.is_none();
+        let of_this: Vec<Past> = past.iter().copied().filter(|run| !is_wanted_at_once || run.began >= epoch).collect();
         let situation = Situation {
             schedule: &plan.schedule,
-            past: &past,
+            past: &of_this,
             since: repository.created,
-            is_wanted_at_once: plan.name == "backup" && newest.is_none(),
+            is_wanted_at_once,
+            // A backup has a lease that refuses a second one; two drills would share the disk.
+            unended_pause: if plan.name == "drill" { DRILL_UNENDED } else { Duration::ZERO },
             now,
         };
         match due(&situation)? {
@@ -239,7 +270,10 @@ impl Daemon {
         let own = self.own.get(job).map_or(&[][..], Vec::as_slice);
         let is_own = |run: &&PastRun| own.iter().any(|(name, _)| name.as_ref() == Some(&run.run));
         let others = ledger.iter().filter(|run| !is_own(run)).map(|run| Past { began: run.began, ended: run.ended, is_settled: run.is_settled });
+        let now = SystemClock.now();
         let mut past: Vec<Past> = own.iter().map(|(_, past)| *past).chain(others).collect();
+        // A clock that was wrong wrote these.
+        past.retain(|run| run.began.seconds_since(now) <= FUTURE_SECONDS);
         past.sort_by_key(|run| std::cmp::Reverse(run.began));
         past
     }
@@ -279,8 +313,13 @@ impl Daemon {
         let now = SystemClock.now();
         let has_found = FINDERS.contains(&job) && ended.said.result.is_some();
         let is_settled = ended.is_ok() || has_found;
-        self.remember(job, ended.said.run.clone(), Past { began, ended: Some(now), is_settled });
         let text = |name: &str| ended.said.error.as_ref().and_then(|error| error[name].as_str()).map(str::to_owned);
+        // Another one is at it: that is no failure of the job, and no success.
+        let is_held = text("class").as_deref() == Some("held");
+        match is_held {
+            true => drop(self.not_before.insert(job, Instant::now() + HELD_PAUSE)),
+            false => self.remember(job, ended.said.run.clone(), Past { began, ended: Some(now), is_settled }),
+        }
         self.say(match (&ended.status, text("summary")) {
             _ if ended.is_ok() => format!("{job} ended well"),
             _ if has_found => format!("{job} found something: see bowline doctor"),
@@ -292,7 +331,7 @@ impl Daemon {
             self.receiver.mended_by(began);
         }
         // What no ledger knows is known here.
-        let unwritten = (!is_settled && ended.said.run.is_none() && text("slug").as_deref() != Some("lease-held")).then(|| RunFacts {
+        let unwritten = (!is_settled && ended.said.run.is_none() && !is_held).then(|| RunFacts {
             run: format!("{}-{job}", began.compact()),
             job: job.to_owned(),
             began,
@@ -309,7 +348,7 @@ impl Daemon {
         let was_killed = ended.status.is_some_and(|status| status.code().is_none());
         let (premises, asked, measures) = (Arc::clone(&self.premises), Arc::clone(&self.asked), job == "expire");
         let (doors, events) = (Arc::clone(&self.now().doors), Arc::clone(&self.events));
-        tokio::spawn(async move {
+        self.after.spawn(async move {
             if was_killed && let Some(name) = ended.said.run.as_deref().and_then(RunName::parse) {
                 drop(timeout(LEDGER_LIMIT, write_down(&*premises, &name, began, &ended)).await);
             }
@@ -376,6 +415,12 @@ impl Daemon {
         for one in self.office.underway().values() {
             one.handle.signal(Signal::SIGKILL);
         }
+        while let Ok(Some(done)) = timeout(KILLED_LIMIT, self.jobs.join_next()).await {
+            if let Ok((job, began, ended)) = done {
+                self.job_ended(job, began, ended);
+            }
+        }
+        drop(timeout(LEDGER_LIMIT, async { while self.after.join_next().await.is_some() {} }).await);
         if let Some(tell) = &self.now().tell {
             tell.finish(END_LIMIT).await;
         }

@@ -101,9 +101,14 @@ impl Running {
     /// Waits for its end, and for the last word of it. Dropped before that, it goes on waiting when called again.
     pub async fn ended(&mut self) -> Ended {
         let status = self.child.wait().await.ok();
-        for reader in self.readers.drain(..) {
-            // A grandchild may hold the pipe: what it says is nobody's.
-            drop(tokio::time::timeout(std::time::Duration::from_secs(2), reader).await);
+        // A grandchild may hold the pipe: what it says is nobody's.
+        let patience = tokio::time::sleep(std::time::Duration::from_secs(2));
+        tokio::pin!(patience);
+        while let Some(reader) = self.readers.last_mut() {
+            tokio::select! {
+                _ = reader => drop(self.readers.pop()),
+                () = &mut patience => break,
+            }
         }
         Ended { status, said: self.said() }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use terms::{Schedule, Timestamp};
 
 /// A run that began further in the future was written by a clock that was wrong: it says nothing about when the job ran.
-const FUTURE_SECONDS: f64 = 300.0;
+pub(crate) const FUTURE_SECONDS: f64 = 300.0;
 /// How long after a failure the job is tried again; doubled with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(600);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
@@ -40,6 +40,8 @@ pub struct Situation<'a> {
     pub since: Timestamp,
     /// Nothing of it is there yet, and it must not wait for its time.
     pub is_wanted_at_once: bool,
+    /// How long after its beginning one that has no end is tried again: whoever began it may still be at it.
+    pub unended_pause: Duration,
     pub now: Timestamp,
 }
 
@@ -51,6 +53,7 @@ pub fn due(situation: &Situation<'_>) -> Option<Why> {
     let last = past.first();
     if let Some(last) = last.filter(|_| failures > 0) {
         let pause = RETRY_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(RETRY_MAX);
+        let pause = if last.ended.is_none() { pause.max(situation.unended_pause) } else { pause };
         let over = last.ended.unwrap_or(last.began);
         if now.seconds_since(over) >= pause.as_secs_f64() {
             return Some(Why::Retry(failures));
@@ -80,7 +83,7 @@ mod tests {
 
     fn nightly(past: &[Past], now: &str) -> Option<Why> {
         let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
-        due(&Situation { schedule: &schedule, past, since: at("01 12:00:00"), is_wanted_at_once: false, now: at(now) })
+        due(&Situation { schedule: &schedule, past, since: at("01 12:00:00"), is_wanted_at_once: false, unended_pause: Duration::ZERO, now: at(now) })
     }
 
     #[test]
@@ -116,8 +119,16 @@ mod tests {
     #[test]
     fn the_first_one_does_not_wait_for_the_night() {
         let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
-        let situation =
-            |past: &[Past]| due(&Situation { schedule: &schedule, past, since: at("01 12:00:00"), is_wanted_at_once: true, now: at("01 13:00:00") });
+        let situation = |past: &[Past]| {
+            due(&Situation {
+                schedule: &schedule,
+                past,
+                since: at("01 12:00:00"),
+                is_wanted_at_once: true,
+                unended_pause: Duration::ZERO,
+                now: at("01 13:00:00"),
+            })
+        };
         assert_eq!(situation(&[]), Some(Why::First));
         assert_eq!(situation(&[ran("01 12:59:00", false)]), None, "and is not tried all the time");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::{Clock, SystemClock};
 use tokio::sync::{Notify, watch as channel};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use watch::facts::ReceiverFacts;
 use watch::{Ages, Watcher, judge};
 
@@ -68,7 +68,7 @@ async fn told_quickly(asked: &Asked, receiver: &channel::Receiver<Option<Receive
 async fn observe(mut facts: watch::Facts, office: &Office, tell: Option<&dyn Tell>) {
     office.add_to(&mut facts);
     let judgement = judge(&facts);
-    office.publish(Observed { facts: facts.clone(), judgement: judgement.clone() });
+    office.publish(Observed { at: Instant::now(), facts: facts.clone(), judgement: judgement.clone() });
     if let Some(tell) = tell.filter(|_| office.role().stands_in()) {
         drop(timeout(TELL_LIMIT, tell.judge(&judgement, &facts)).await);
     }

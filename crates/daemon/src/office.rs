@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use terms::{Judgement, Timestamp};
 use tokio::sync::watch as channel;
+use tokio::time::Instant;
 use watch::facts::{JobFacts, RunFacts, RunningFacts, Sample};
 use watch::{Facts, Trouble};
 
@@ -17,6 +18,8 @@ const SAMPLE_SECONDS: f64 = 60.0;
 /// One observation and what the rules say of it.
 #[derive(Debug, Clone)]
 pub struct Observed {
+    /// When it was made, by a clock that does not jump.
+    pub at: Instant,
     pub facts: Facts,
     pub judgement: Judgement,
 }
@@ -27,7 +30,7 @@ pub(crate) struct Underway {
     pub began: Timestamp,
     pub handle: Handle,
     /// It was told to end, because it took too long.
-    pub told_to_end: Option<tokio::time::Instant>,
+    pub told_to_end: Option<Instant>,
 }
 
 /// Shared by everything in the daemon, and by the page.
@@ -120,7 +123,7 @@ impl Office {
 
     pub(crate) fn told_to_end(&self, job: &'static str) {
         if let Some(one) = lock(&self.underway).get_mut(job) {
-            one.told_to_end = Some(tokio::time::Instant::now());
+            one.told_to_end = Some(Instant::now());
         }
     }
 
@@ -142,6 +145,10 @@ impl Office {
             {
                 job.last = Some(run.clone());
             }
+        }
+        // What a drill has taken is part of what it needs.
+        if underway.contains_key("drill") {
+            facts.disks.iter_mut().filter(|disk| disk.name == "drill").for_each(|disk| disk.needed_bytes = None);
         }
         let mut lag = lock(&self.lag);
         if let Some(seconds) = watch::rpo_seconds(facts) {

@@ -86,25 +86,20 @@ impl Receiver {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
-    /// Waits for something that it says, or for its end.
+    /// Waits for something that it says, or for its end. It may be dropped while it waits, and called again.
     pub async fn next(&mut self) -> Heed {
-        let (Some(running), Some(events)) = (&mut self.running, &mut self.events) else { return std::future::pending().await };
-        tokio::select! {
-            biased;
-            event = events.recv() => match event {
-                Some(event) => self.hear(&event),
-                // Its pipe is closed: it ends.
-                None => {
-                    self.events = None;
-                    self.end_of_it().await
-                }
-            },
-            ended = running.ended() => self.has_ended(&ended),
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        if let Some(events) = &mut self.events {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(event) => return self.hear(&event),
+                    // Its pipe is closed: it ends.
+                    None => self.events = None,
+                },
+                ended = running.ended() => return self.has_ended(&ended),
+            }
         }
-    }
-
-    async fn end_of_it(&mut self) -> Heed {
-        let Some(running) = &mut self.running else { return Heed::Nothing };
         let ended = running.ended().await;
         self.has_ended(&ended)
     }
@@ -113,7 +108,7 @@ impl Receiver {
         let error = ended.said.error.as_ref();
         let text = |name: &str| error.and_then(|error| error[name].as_str()).unwrap_or_default().to_owned();
         let why = if error.is_some() { format!("{}. {}", text("summary"), text("detail")) } else { "it ended".to_owned() };
-        self.running = None;
+        (self.running, self.events) = (None, None);
         self.is_down(why);
         Heed::Tell
     }

@@ -4,9 +4,9 @@ use crate::Premises;
 use repo::{Claim, Contender, Loss};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Event, Events, SystemClock, Timestamp};
+use terms::{Clock, Event, Events, SystemClock};
 use tokio::sync::watch as channel;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a store that does not answer may keep a daemon from ending.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ pub enum Role {
     /// Another one acts.
     Standby { holder: String },
     /// This one acts, since then.
-    Acting { since: Timestamp },
+    Acting { since: Instant },
     /// It acted, and can no longer prove that it is the one: it begins nothing, and goes on with what another would be kept from anyway.
     Adrift,
 }
@@ -55,7 +55,7 @@ pub(crate) async fn stand_in_line(
         let pause = match claim {
             Ok(Claim::Acquired(lease)) => {
                 let kept = lease.keep();
-                tell(&role, Role::Acting { since: SystemClock.now() }, &*events);
+                tell(&role, Role::Acting { since: Instant::now() }, &*events);
                 tokio::select! {
                     loss = kept.lost() => match loss {
                         Loss::Taken { holder } => tell(&role, Role::Standby { holder }, &*events),

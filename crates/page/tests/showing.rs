@@ -310,7 +310,8 @@ async fn a_real_browser_shows_what_is_so_without_a_complaint() {
         "role=\"slider\"",
         "Backup of 22 Nov 2026: passed",
         "1 Dec 2025",
-        "people were told 3.8\u{a0}h ago",
+        // How long ago that is depends on when this runs.
+        "people were told ",
         "404 Not Found",
         "Backup of 1 Jul 2026: monthly, held",
         "scrub running",

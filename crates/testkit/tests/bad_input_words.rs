@@ -87,7 +87,7 @@ fn configurations_that_are_wrong_are_refused_by_line_and_never_repeat_a_secret()
         }
     };
     wrong("key", &text.replace("[backup]", "[backup]\nshedule = \"0 2 * * *\""), "config-wrong", &["shedule", "line"]);
-    wrong("table", &format!("{text}[packages]\nprimary = \"s3://kb-packages\"\n"), "config-wrong", &["packages"]);
+    wrong("table", &format!("{text}[logical]\nschedule = \"0 3 * * *\"\n"), "config-wrong", &["logical"]);
     wrong("zone", &format!("{text}[retention]\ntimezone = \"Mars/Olympus\"\n"), "config-wrong", &["Mars/Olympus", "time zone"]);
     let channel = |lines: &str| format!("{text}[[alerts.channel]]\n{lines}\n");
     wrong("slack", &channel("type = \"slack\"\nurl = \"https://hooks.example.org/hunter2\""), "config-wrong", &["never as itself"]);

@@ -28,6 +28,9 @@ pub struct Facts {
     pub packages: Option<Look<PackagesFacts>>,
     /// Who acts: the holder of the daemon's lease, as far as known.
     pub acting: Option<String>,
+    /// Since when the one who is to act has not been heard of.
+    #[serde(default)]
+    pub daemon_silent_since: Option<Timestamp>,
     /// A configuration that was to be loaded and is wrong; the former one is in force.
     pub configuration: Option<Trouble>,
 }

@@ -1,19 +1,26 @@
 //! Looks at everything, each part in its own time: a part that hangs is a part that was not seen.
 
-use crate::facts::{CapacityFacts, CopyFacts, DiskFacts, Facts, Look, PackagesFacts, ReceiverFacts, RecipientFacts, RepositoryFacts, Trouble};
+use crate::facts::{
+    CapacityFacts, CopyFacts, DiskFacts, Facts, Look, PackagesFacts, ReceiverFacts, RecipientFacts, RepositoryFacts, ScrubFacts, ServerFacts, Trouble,
+};
 use crate::settings::{Doors, Settings};
 use crate::{capacity, copy, jobs, keys, repository, server};
-use repo::{Reader, Run, RunName};
+use repo::{LeaseView, Reader, Run, RunName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::Timestamp;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 /// How long one part may take.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Runs of the ledger that are looked at.
-const RUNS: usize = 150;
+/// A daemon that was not heard of for so long is silent.
+const SILENT: Duration = Duration::from_secs(120);
+/// How long a look waits for a repository of which it has something to show already.
+const AT_ONCE: Duration = Duration::from_secs(3);
+const TIMED_OUT: &str = "look-timeout";
 
 /// How old what is not looked at each time may become.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +47,8 @@ impl Ages {
 struct Aged<T> {
     at: Instant,
     value: T,
+    /// Something was done to it since.
+    is_old: bool,
 }
 
 impl<T: Clone> Aged<T> {
@@ -47,127 +56,172 @@ impl<T: Clone> Aged<T> {
         kept.as_ref().filter(|kept| !age.is_zero() && kept.at.elapsed() < age).map(|kept| kept.value.clone())
     }
     fn keep(value: &T) -> Option<Self> {
-        Some(Self { at: Instant::now(), value: value.clone() })
+        Some(Self { at: Instant::now(), value: value.clone(), is_old: false })
     }
+}
+
+/// Everything that is read from the repository at one moment.
+#[derive(Clone)]
+struct FromRepository {
+    facts: RepositoryFacts,
+    runs: BTreeMap<RunName, Run>,
+    scrub: Option<ScrubFacts>,
+    capacity: Option<CapacityFacts>,
+    daemon: Option<LeaseView>,
+    /// A receiver was here once: a slot that is missing was lost.
+    was_received: bool,
+}
+
+/// A look at the repository that goes on beside everything else: of a large one it takes minutes.
+struct Beside {
+    since: Instant,
+    task: JoinHandle<Result<FromRepository, Trouble>>,
 }
 
 /// One that looks again and again.
 pub struct Watcher {
-    settings: Settings,
+    settings: Arc<Settings>,
     doors: Arc<dyn Doors>,
     ages: Ages,
-    repository: Option<Aged<Look<RepositoryFacts>>>,
+    memory: Arc<Mutex<repository::Memory>>,
+    beside: Option<Beside>,
+    repository: Option<Aged<FromRepository>>,
+    /// How long the last whole look at the repository took.
+    took: Duration,
+    server: Option<ServerFacts>,
+    server_misses: u32,
     keys: Option<Aged<Option<Look<Vec<RecipientFacts>>>>>,
     second_copy: Option<Aged<Option<Look<CopyFacts>>>>,
     packages: Option<Aged<Option<Look<PackagesFacts>>>>,
-    runs: BTreeMap<RunName, Run>,
-    memory: repository::Memory,
 }
 
 impl Watcher {
     pub fn new(settings: Settings, doors: Arc<dyn Doors>, ages: Ages) -> Self {
         Self {
-            settings,
+            settings: Arc::new(settings),
             doors,
             ages,
+            memory: Arc::default(),
+            beside: None,
             repository: None,
+            took: Duration::ZERO,
+            server: None,
+            server_misses: 0,
             keys: None,
             second_copy: None,
             packages: None,
-            runs: BTreeMap::new(),
-            memory: repository::Memory::default(),
         }
-    }
-
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// What the ledger says, as far as it was looked at, newest last.
-    pub fn runs(&self) -> &BTreeMap<RunName, Run> {
-        &self.runs
     }
 
     /// Looks at the repository again the next time, whatever its age: something was done to it.
     pub fn forget_repository(&mut self) {
-        self.repository = None;
+        if let Some(kept) = &mut self.repository {
+            kept.is_old = true;
+        }
     }
 
-    /// One observation. `receiver` is what the one who supervises it knows.
+    /// One observation. `receiver` is what the one who supervises it knows. It may be dropped while it looks.
     pub async fn look(&mut self, now: Timestamp, receiver: Option<ReceiverFacts>, is_acting: bool) -> Facts {
         let doors = Arc::clone(&self.doors);
         let reader = bounded("the repository", doors.reader()).await;
-        let repository = self.look_at_repository(&reader, now).await;
+        let found = match &reader {
+            Ok(reader) => self.look_at_repository(reader, now).await,
+            Err(trouble) => Err(trouble.clone()),
+        };
         let seen = reader.as_ref().ok();
         let known_id = seen.and_then(Reader::epoch).map(|epoch| epoch.system_id);
+        let facts = found.as_ref().ok().map(|found| &found.facts);
+        let was_received = self.repository.as_ref().is_none_or(|kept| kept.value.was_received);
         let (server, keys, second_copy, packages) = tokio::join!(
-            bounded("PostgreSQL", server::look(&*doors, &self.settings, seen, repository.seen(), known_id, now)),
+            bounded("PostgreSQL", server::look(&*doors, &self.settings, was_received, facts, known_id, now)),
             self.look_at_keys(seen),
             self.look_at_copy(seen, now),
             self.look_at_packages(),
         );
+        let server = self.forgive_once(server);
         self.keys = Aged::fresh(&self.keys, self.ages.keys).map_or_else(|| Aged::keep(&keys), |_| self.keys.take());
         self.second_copy =
             Aged::fresh(&self.second_copy, self.ages.second_copy).map_or_else(|| Aged::keep(&second_copy), |_| self.second_copy.take());
         self.packages = Aged::fresh(&self.packages, self.ages.packages).map_or_else(|| Aged::keep(&packages), |_| self.packages.take());
-        let scrub = match seen {
-            Some(reader) => bounded("the scrub", repository::scrub(reader)).await.ok().flatten(),
-            None => None,
+        // What the ledger said is so until it says otherwise.
+        let known = self.repository.as_ref().map(|kept| &kept.value);
+        let lease = found.as_ref().ok().and_then(|found| found.daemon.as_ref()).filter(|lease| !lease.released);
+        // Renewed at a third of its time to live: one that was not for so long is gone, and nobody took over.
+        let patience = |ttl: Duration| (ttl * 3).max(SILENT).as_secs_f64();
+        let silent = lease.filter(|lease| !is_acting && now.seconds_since(lease.renewed) > patience(lease.ttl));
+        let daemon_silent_since = silent.map(|lease| lease.renewed);
+        let acting = lease.filter(|_| silent.is_none()).map(|lease| lease.holder.clone());
+        let is_watched = is_acting || lease.is_some();
+        let none = BTreeMap::new();
+        let jobs = match known {
+            Some(known) => jobs::look(&self.settings, &known.runs, facts, is_watched, now),
+            None if facts.is_some() => jobs::look(&self.settings, &none, facts, is_watched, now),
+            // Nothing was ever read: nothing is known of any job.
+            None => Vec::new(),
         };
-        let capacity = self.look_at_capacity(seen, now).await;
-        let acting = match seen {
-            Some(reader) => reader.lease(crate::DAEMON_LEASE).await.ok().flatten().filter(|lease| !lease.released).map(|lease| lease.holder),
-            None => None,
-        };
-        let is_watched = is_acting || acting.is_some();
-        let jobs = jobs::look(&self.settings, &self.runs, repository.seen(), is_watched, now);
-        let disks = self.disks(repository.seen());
+        let disks = self.disks(facts);
         Facts {
             at: now,
             org: self.settings.org.clone(),
             objectives: self.settings.objectives,
-            repository,
+            scrub: found.as_ref().ok().and_then(|found| found.scrub.clone()),
+            capacity: found.as_ref().ok().and_then(|found| found.capacity.clone()).map(Look::Seen),
+            repository: look_of(found.map(|found| found.facts)),
             server: look_of(server),
             keys,
             second_copy,
-            capacity,
             disks,
             jobs,
             receiver,
-            scrub,
             packages,
             acting,
+            daemon_silent_since,
             configuration: None,
         }
     }
 
-    async fn look_at_repository(&mut self, reader: &Result<Reader, Trouble>, now: Timestamp) -> Look<RepositoryFacts> {
-        let reader = match reader {
-            Ok(reader) => reader,
-            Err(trouble) => return Look::Unseen(trouble.clone()),
-        };
-        if let Some(fresh) = Aged::fresh(&self.repository, self.ages.repository) {
-            return fresh;
-        }
-        let known = std::mem::take(&mut self.runs);
-        let looked = bounded("the repository", async {
-            let names = reader.run_names(RUNS).await.map_err(|e| Trouble::of(&e))?;
-            let runs = reader.runs(&names[..names.len().min(RUNS)], &known).await.map_err(|e| Trouble::of(&e))?;
-            let facts = repository::look(reader, &self.settings, &mut self.memory, &runs, now).await?;
-            Ok((facts, runs))
-        });
-        let found = match looked.await {
-            Ok((facts, runs)) => {
-                self.runs = runs;
-                Look::Seen(facts)
+    /// A server that did not answer in time is asked once more before anybody is woken.
+    fn forgive_once(&mut self, found: Result<ServerFacts, Trouble>) -> Result<ServerFacts, Trouble> {
+        match found {
+            Ok(facts) => {
+                (self.server, self.server_misses) = (Some(facts.clone()), 0);
+                Ok(facts)
             }
             Err(trouble) => {
-                self.runs = known;
-                return Look::Unseen(trouble);
+                self.server_misses += 1;
+                let last = self.server.clone().filter(|_| self.server_misses == 1 && trouble.slug == TIMED_OUT);
+                last.ok_or(trouble)
             }
-        };
-        self.repository = Aged::keep(&found);
-        found
+        }
+    }
+
+    /// What was read last, while it is young enough; else reads it anew, beside. Waits where nothing else can be told.
+    async fn look_at_repository(&mut self, reader: &Reader, now: Timestamp) -> Result<FromRepository, Trouble> {
+        // A large repository is not listed all the time.
+        let age = self.ages.repository.max(self.took * 5);
+        if let Some(kept) = self.repository.as_ref().filter(|kept| !kept.is_old && !self.ages.repository.is_zero() && kept.at.elapsed() < age) {
+            return Ok(kept.value.clone());
+        }
+        let beside = self.beside.get_or_insert_with(|| {
+            let (reader, settings, memory) = (reader.clone(), Arc::clone(&self.settings), Arc::clone(&self.memory));
+            Beside { since: Instant::now(), task: tokio::spawn(async move { read_all(&reader, &settings, &mut *memory.lock().await, now).await }) }
+        });
+        // A small one answers at once; with something to show already nobody waits for a large one.
+        let patience = if self.repository.is_some() && !self.ages.repository.is_zero() { AT_ONCE } else { LIMIT };
+        match timeout(patience, &mut beside.task).await {
+            Ok(done) => {
+                let took = beside.since.elapsed();
+                self.beside = None;
+                let found = done.unwrap_or_else(|e| Err(timed_out(&format!("the repository ({e})"), took)))?;
+                (self.took, self.repository) = (took, Aged::keep(&found));
+                Ok(found)
+            }
+            Err(_) => {
+                let waited = beside.since.elapsed();
+                let kept = self.repository.as_ref().filter(|_| waited < LIMIT.max(self.took * 3));
+                kept.map(|kept| kept.value.clone()).ok_or_else(|| timed_out("the repository", waited))
+            }
+        }
     }
 
     async fn look_at_keys(&self, reader: Option<&Reader>) -> Option<Look<Vec<RecipientFacts>>> {
@@ -204,13 +258,6 @@ impl Watcher {
         }
     }
 
-    async fn look_at_capacity(&self, reader: Option<&Reader>, now: Timestamp) -> Option<Look<CapacityFacts>> {
-        let reader = reader?;
-        bounded("the capacity", capacity::look(reader, &self.settings, now))
-            .await
-            .map_or_else(|trouble| Some(Look::Unseen(trouble)), |found| found.map(Look::Seen))
-    }
-
     fn disks(&self, repository: Option<&RepositoryFacts>) -> Vec<DiskFacts> {
         let mut disks = Vec::new();
         if let Some(dir) = &self.settings.data_dir {
@@ -222,16 +269,30 @@ impl Watcher {
     }
 }
 
+/// Everything of the repository, one thing after another.
+async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository::Memory, now: Timestamp) -> Result<FromRepository, Trouble> {
+    let of = |e: repo::RepoError| Trouble::of(&e);
+    let runs = memory.runs(reader, settings).await?;
+    let facts = repository::look(reader, settings, memory, &runs, now).await?;
+    let capacity = capacity::look(reader, settings, now).await?;
+    let scrub = repository::scrub(reader).await?;
+    let daemon = reader.lease(crate::DAEMON_LEASE).await.map_err(of)?;
+    let was_received = reader.lease(repo::RECEIVER_LEASE).await.map_err(of)?.is_some();
+    Ok(FromRepository { facts, runs, scrub, capacity, daemon, was_received })
+}
+
 /// A look that takes too long is none.
 async fn bounded<T>(what: &str, look: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    timeout(LIMIT, look).await.unwrap_or_else(|_| {
-        Err(Trouble {
-            slug: "look-timeout".into(),
-            summary: format!("{what} did not answer within {} s", LIMIT.as_secs()),
-            detail: String::new(),
-            hint: "It may hang: try bowline check by hand.".into(),
-        })
-    })
+    timeout(LIMIT, look).await.unwrap_or_else(|_| Err(timed_out(what, LIMIT)))
+}
+
+fn timed_out(what: &str, after: Duration) -> Trouble {
+    Trouble {
+        slug: TIMED_OUT.into(),
+        summary: format!("{what} did not answer within {} s", after.as_secs()),
+        detail: String::new(),
+        hint: "It may hang: try bowline check by hand.".into(),
+    }
 }
 
 fn look_of<T>(found: Result<T, Trouble>) -> Look<T> {

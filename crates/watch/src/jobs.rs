@@ -14,6 +14,8 @@ const RESULT_BYTES_MAX: usize = 16 << 10;
 pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
 /// A run that began further in the future was written by a clock that was wrong.
 const FUTURE_SECONDS: f64 = 300.0;
+/// No run takes longer: one that has not ended by then broke off.
+const LOST_SECONDS: f64 = 86_400.0;
 /// Runs of a job that decide when it begins again.
 const PAST: usize = 12;
 
@@ -32,7 +34,16 @@ fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&Reposi
     let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
     let is_of_the_future = |run: &Run| run.began().seconds_since(now) > FUTURE_SECONDS;
     let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_of_the_future(run));
-    let last = own().next().map(|(name, run)| run_facts(name, run));
+    // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once another
+    // began after it, or when nothing runs so long.
+    let is_lost = |number: usize, run: &Run| run.ended().is_none() && (number > 0 || now.seconds_since(run.began()) > LOST_SECONDS);
+    let last = own().enumerate().find(|(number, (_, run))| run.ended().is_some() || is_lost(*number, run)).map(|(_, (name, run))| {
+        let facts = run_facts(name, run);
+        match run.ended() {
+            Some(_) => facts,
+            None => RunFacts { outcome: "broken-off".into(), ..facts },
+        }
+    });
     let last_success = own().find(|(_, run)| run.ended().is_some_and(|run| run.outcome == RunOutcome::Ok)).map(|(name, run)| run_facts(name, run));
     // What a job left counts, whoever ran it.
     let left = repository.and_then(|repository| match plan.name {

@@ -22,17 +22,33 @@ const FAULTS: usize = 10;
 
 /// How old a plan of retention may become while nothing it is made from seems to change.
 const PLAN_AGE: Duration = Duration::from_secs(300);
+/// So many names of runs are listed at least, in whole months: some weeks of the busiest schedule.
+const RUNS_LISTED: usize = 5000;
+/// Of these so many of each job are read.
+const RUNS_OF_A_JOB: usize = 12;
 /// Reports read at once.
 const AT_ONCE: usize = 16;
 
 /// What was read once and does not change.
 #[derive(Default)]
 pub(crate) struct Memory {
+    runs: BTreeMap<RunName, Run>,
     drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
     plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
 }
 
 impl Memory {
+    /// The newest runs of each job: of one that is seldom run, too.
+    pub(crate) async fn runs(&mut self, reader: &Reader, settings: &Settings) -> Result<BTreeMap<RunName, Run>, Trouble> {
+        let names = reader.run_names(RUNS_LISTED).await.map_err(|e| Trouble::of(&e))?;
+        let mut wanted: Vec<RunName> = Vec::new();
+        for plan in &settings.jobs {
+            wanted.extend(names.iter().filter(|name| name.job() == plan.name).take(RUNS_OF_A_JOB).cloned());
+        }
+        self.runs = reader.runs(&wanted, &self.runs).await.map_err(|e| Trouble::of(&e))?;
+        Ok(self.runs.clone())
+    }
+
     /// The reports of drills, newest first.
     async fn drills(&mut self, reader: &Reader) -> Result<Vec<DrillDocument>, Trouble> {
         let paths = reader.drills().await.map_err(|e| Trouble::of(&e))?;

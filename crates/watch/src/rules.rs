@@ -18,8 +18,9 @@ const WAL_ROOM_CRITICAL: u64 = 5 << 30;
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
 /// Every rule, with what it watches: docs and metrics list them.
-pub const RULES: [(&str, &str); 24] = [
+pub const RULES: [(&str, &str); 25] = [
     ("repository", "the repository can be read"),
+    ("daemon-silent", "a daemon that began to act is heard of, or gave its turn up"),
     ("kms", "the data keys open, for every recipient"),
     ("encryption-off", "what is stored is sealed"),
     ("no-backup", "there is a backup of the present cluster"),
@@ -63,6 +64,12 @@ pub fn judge(facts: &Facts) -> Judgement {
                 "clock-skew",
                 "damaged-pages",
                 "foreign-server",
+                "scrub-damage",
+                "capacity",
+                "backup-window",
+                "daemon-silent",
+                "kms",
+                "replication-lag",
             ]);
         }
     }
@@ -79,6 +86,17 @@ pub fn judge(facts: &Facts) -> Judgement {
     judge_jobs(facts, &mut found);
     judge_check(facts, &mut found);
     judge_room(facts, &mut found);
+    if let Some(since) = facts.daemon_silent_since {
+        let detail = "it holds its lease, and has not renewed it: it was killed, or hangs; nothing runs in time";
+        found.tell(
+            "daemon-silent",
+            "",
+            Urgency::Critical,
+            format!("the daemon has been silent since {since}"),
+            detail,
+            "Start it again: systemctl restart bowline.",
+        );
+    }
     if let Some(trouble) = &facts.configuration {
         found.trouble("configuration", "", Urgency::Warning, "the configuration was changed and is wrong: the former one is in force", trouble);
     }
@@ -261,13 +279,12 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
         None => found.cannot(["foreign-server"]),
     }
     let slot = &server.slot;
-    if !slot.active {
-        let is_new =
-            facts.receiver.as_ref().and_then(|receiver| receiver.since).is_some_and(|since| facts.at.seconds_since(since) < RECEIVER_GRACE_SECONDS);
-        if !is_new {
-            let why = facts.receiver.as_ref().and_then(|receiver| receiver.why.clone()).unwrap_or_default();
-            found.tell("receiver", "", Urgency::Critical, "no WAL receiver is running", why, "Start it: bowline daemon, or bowline wal receive.");
-        }
+    // It is being started again: that is nobody's concern yet.
+    let is_new =
+        facts.receiver.as_ref().and_then(|receiver| receiver.since).is_some_and(|since| facts.at.seconds_since(since) < RECEIVER_GRACE_SECONDS);
+    if !slot.active && !is_new {
+        let why = facts.receiver.as_ref().and_then(|receiver| receiver.why.clone()).unwrap_or_default();
+        found.tell("receiver", "", Urgency::Critical, "no WAL receiver is running", why, "Start it: bowline daemon, or bowline wal receive.");
     }
     match server.wal_lag_seconds {
         Some(lag) if lag > facts.objectives.wal_lag_seconds => {
@@ -290,7 +307,7 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
         None => found.cannot(["wal-lag"]),
     }
     let mut is_unknown = false;
-    for finding in &server.findings {
+    for finding in server.findings.iter().filter(|finding| !(is_new && finding.slug == "sync-absent")) {
         let urgency = match finding.severity.as_str() {
             "critical" => Urgency::Critical,
             "warn" => Urgency::Warning,
@@ -386,7 +403,10 @@ fn judge_copies(facts: &Facts, found: &mut Found) {
 
 fn judge_jobs(facts: &Facts, found: &mut Found) {
     if facts.jobs.is_empty() {
-        found.cannot(["job-failed", "job-overdue"]);
+        found.cannot(["job-failed", "job-overdue", "check", "clock-skew", "backup-window"]);
+    }
+    if facts.repository.seen().is_none() {
+        found.cannot(["job-overdue"]);
     }
     for job in &facts.jobs {
         judge_job(facts, job, found);

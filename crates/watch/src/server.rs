@@ -4,25 +4,24 @@ use crate::Trouble;
 use crate::facts::{FindingFacts, RepositoryFacts, ServerFacts, SlotFacts};
 use crate::settings::{Doors, Settings};
 use pg::{Severity, SlotExpectation, SlotGuard, Sql};
-use repo::Reader;
 use terms::{SystemId, Timestamp};
 
 pub(crate) async fn look(
     doors: &dyn Doors,
     settings: &Settings,
-    reader: Option<&Reader>,
+    was_used: bool,
     repository: Option<&RepositoryFacts>,
     known: Option<SystemId>,
     now: Timestamp,
 ) -> Result<ServerFacts, Trouble> {
     let sql = Sql::connect(&doors.server()?).await.map_err(|e| Trouble::of(&e))?;
-    ask(&sql, settings, reader, repository, known, now).await
+    ask(&sql, settings, was_used, repository, known, now).await
 }
 
 async fn ask(
     sql: &Sql,
     settings: &Settings,
-    reader: Option<&Reader>,
+    was_used: bool,
     repository: Option<&RepositoryFacts>,
     known: Option<SystemId>,
     now: Timestamp,
@@ -30,10 +29,6 @@ async fn ask(
     let trouble = |e: pg::PgError| Trouble::of(&e);
     let facts = sql.server_facts().await.map_err(trouble)?;
     let guard = sql.slot_guard(&settings.slot, settings.data_dir.as_deref()).await.map_err(trouble)?;
-    let was_used = match reader {
-        Some(reader) => reader.lease(repo::RECEIVER_LEASE).await.map_err(|e| Trouble::of(&e))?.is_some(),
-        None => false,
-    };
     let archived_otherwise = sql.archiver().await.map_err(trouble)?.archived_count > 0;
     let mut findings = guard.judge(&SlotExpectation { was_used, archived_otherwise, status_interval: settings.status_interval });
     findings.extend(sql.sync_facts().await.map_err(trouble)?.judge(settings.receiver, settings.is_synchronous));

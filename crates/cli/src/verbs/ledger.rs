@@ -3,7 +3,7 @@
 use crate::args::{Common, PackagesVerb, Verb, WalVerb};
 use crate::fault::Fault;
 use crate::show::Printer;
-use crate::telling;
+use crate::telling::{self, Ending};
 use crate::wiring::Wiring;
 use repo::{RunBegun, RunEnded, RunName, RunOutcome, Writer};
 use std::process::ExitCode;
@@ -20,10 +20,13 @@ const RESULT_BYTES_MAX: usize = 64 << 10;
 /// Set by the daemon for the commands that it starts.
 pub const BY_DAEMON: &str = "BOWLINE_DAEMON";
 
+/// Set by the units of timers, for those who run no daemon.
+const BY_TIMER: &str = "BOWLINE_SCHEDULED";
+
 /// Under which job a command is written down; `None` for what is none.
 pub fn job(verb: &Verb) -> Option<&'static str> {
     // Looked at by hand these say something about the moment, and nothing about the schedule.
-    let is_by_daemon = std::env::var_os(BY_DAEMON).is_some();
+    let is_on_schedule = std::env::var_os(BY_DAEMON).is_some() || std::env::var_os(BY_TIMER).is_some();
     match verb {
         Verb::Backup(_) => Some("backup"),
         Verb::Verify(asked) if !asked.no_record => Some("drill"),
@@ -31,8 +34,8 @@ pub fn job(verb: &Verb) -> Option<&'static str> {
         Verb::Scrub(_) => Some("scrub"),
         Verb::Restore(asked) if asked.plan.is_none() && asked.target.is_none() && !asked.files_only => Some("restore"),
         Verb::Packages { verb: PackagesVerb::Snapshot } => Some("packages"),
-        Verb::Check if is_by_daemon => Some("check"),
-        Verb::Wal { verb: WalVerb::Audit(_) } if is_by_daemon => Some("audit"),
+        Verb::Check if is_on_schedule => Some("check"),
+        Verb::Wal { verb: WalVerb::Audit(_) } if is_on_schedule => Some("audit"),
         _ => None,
     }
 }
@@ -58,19 +61,34 @@ pub async fn recorded(
         printer.begins_run(&name.to_string());
     }
     let signals = |kind| signal(kind).map_err(|e| Fault::of("no-signals", Class::Bug, "cannot listen for signals", format!("{e}."), ""));
-    let (mut term, mut int) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    // A person at a prompt ends the command as any other: the question is waited for where no signal is heard.
+    let is_asked = std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let mut term = signals(SignalKind::terminate())?;
+    let mut int = if is_asked { None } else { Some(signals(SignalKind::interrupt())?) };
+    let interrupted_by_key = async {
+        match &mut int {
+            Some(int) => int.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     let outcome = tokio::select! {
         outcome = work => outcome,
         _ = term.recv() => Err(interrupted(job)),
-        _ = int.recv() => Err(interrupted(job)),
+        _ = interrupted_by_key => Err(interrupted(job)),
     };
     if std::env::var_os(BY_DAEMON).is_none()
         && let Ok(wiring) = Wiring::new(common)
     {
         let name = page.as_ref().map(|(_, name)| name.to_string());
-        // Somebody's other run that is under way says nothing of the job.
-        if !outcome.as_ref().is_err_and(|fault| fault.0.class == Class::Held) {
-            for channel in telling::tell_of(&wiring, job, name.as_deref(), outcome.as_ref().map(drop)).await {
+        let ending = match &outcome {
+            Ok(code) if *code == ExitCode::SUCCESS => Some(Ending::Well),
+            Ok(_) => Some(Ending::Badly),
+            // Another run is under way, or somebody typed it wrongly, said no, or gave up: nothing of that says anything of the job.
+            Err(fault) if matches!(fault.0.class, Class::Held | Class::Misuse) || ["interrupted", "not-confirmed"].contains(&fault.0.slug) => None,
+            Err(fault) => Some(Ending::Failed(fault)),
+        };
+        if let Some(ending) = ending {
+            for channel in telling::tell_of(&wiring, job, name.as_deref(), ending).await {
                 printer.remark(format!("warning: {channel} was not told how this ended: see bowline alert list"));
             }
         }

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::Class;
 
+/// So many names at least are looked through for those of one job.
+const JOB_AMONG: usize = 5000;
+
 pub async fn run(common: &Common, asked: &RunsArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let reader = Wiring::new(common)?.reader().await?;
     if let Some(text) = &asked.run {
@@ -33,7 +36,8 @@ pub async fn run(common: &Common, asked: &RunsArgs, printer: &Arc<Printer>) -> R
         });
         return Ok(ExitCode::SUCCESS);
     }
-    let names = reader.run_names(asked.last).await?;
+    // Of one job there may be few among many.
+    let names = reader.run_names(if asked.job.is_some() { JOB_AMONG } else { asked.last }).await?;
     let wanted: Vec<RunName> = names.into_iter().filter(|name| asked.job.as_deref().is_none_or(|job| name.job() == job)).take(asked.last).collect();
     let runs = reader.runs(&wanted, &BTreeMap::new()).await?;
     for (name, run) in &runs {

@@ -41,6 +41,10 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             printer.say(format!("{:12} → {}", "", alarm.hint));
         }
     }
+    if !judgement.unknown.is_empty() {
+        let rules: Vec<&str> = judgement.unknown.iter().map(String::as_str).collect();
+        printer.say(format!("not judged   {}", rules.join(", ")));
+    }
     let red: Vec<&str> = judgement.alarms.iter().filter(|alarm| alarm.urgency == Urgency::Critical).map(|alarm| alarm.summary.as_str()).collect();
     printer.say(if red.is_empty() { "verdict      protected".to_owned() } else { format!("verdict      NOT PROTECTED: {}", red.join("; ")) });
     printer.result(result(&facts, &judgement, &red));

@@ -33,7 +33,16 @@ async fn bucket(name: &'static str) -> Place {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "MinIO takes minutes to compile: ./test --full installs it and runs this"]
 async fn minio_locks_and_keeps_versions() {
-    let server = tokio::task::spawn_blocking(|| ObjectServer::start(Make::Minio)).await.unwrap();
+    locks_and_keeps_versions(Make::Minio).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn versitygw_locks_and_keeps_versions() {
+    locks_and_keeps_versions(Make::Versitygw).await;
+}
+
+async fn locks_and_keeps_versions(make: Make) {
+    let server = tokio::task::spawn_blocking(move || ObjectServer::start(make)).await.unwrap();
     let place = async |name: &str| {
         let bucket = store::Bucket::open(&server.url(name, ""), &server.options()).unwrap().unwrap();
         for step in [store::Step::Create { object_lock: true }, store::Step::Version] {
