@@ -257,8 +257,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "the version of a key that came after the instant is taken",
         "crates/packages/src/source.rs",
-        "Ok(all.try_filter(move |(object, _)| std::future::ready(object.modified <= at)).boxed())",
-        "Ok(all.try_filter(move |_| std::future::ready(at == at)).boxed())",
+        "(Some(later), _) if later.0.modified <= at =>",
+        "(Some(later), _) if later.0.modified <= at || true =>",
         ("e2e_packages", "a_database_and_a_folder_of_packages"),
     ),
     twin(
