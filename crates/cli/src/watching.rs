@@ -116,12 +116,14 @@ impl Doors for WiredDoors {
 
     async fn packages(&self) -> Option<Result<PackagesFacts, Trouble>> {
         Some(self.1.lock().await.look(&self.0).await?.map(|seen| PackagesFacts {
-            mode: seen.mode,
             lag_seconds: Some(seen.lag_seconds),
+            oldest_behind: seen.oldest_behind,
+            usual_seconds: seen.usual_seconds(crate::verbs::packages::every(&self.0)),
             behind: seen.behind,
             failed: seen.failed,
             objects: seen.primary.objects,
             bytes: seen.primary.bytes,
+            mode: seen.mode,
         }))
     }
 

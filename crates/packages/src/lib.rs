@@ -11,8 +11,8 @@ mod source;
 pub use agree::{Agreement, Reference, agree};
 pub use enable::{Enabling, Side, Task};
 pub use error::PackagesError;
-pub use observe::{Observed, PackagesFacts, SideFacts, look, observe};
-pub use restore::{RestoreReport, RestoreWish, plan, restore};
+pub use observe::{Observed, PackagesFacts, Requeued, SideFacts, look, observe};
+pub use restore::{RestoreReport, RestoreWish, as_restored, plan, restore};
 pub use snapshot::{SnapshotReport, age_seconds, snapshot};
 pub use source::{Snapshots, Source, Wanted};
 

@@ -4,12 +4,16 @@ use crate::{PackagesError, Settings};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use repo::{Reader, SnapshotObject, SnapshotReader};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::time::Duration;
 use store::{Item, Site};
 use terms::{Clock, Timestamp};
 
 /// Of so many versions that are behind the store is asked why.
 const ASKED_MAX: usize = 1000;
+
+/// A job begins when it is its turn, and a listing is a few minutes old.
+const SLACK_SECONDS: f64 = 600.0;
 
 /// What one side holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub struct PackagesFacts {
     pub complete_until: Option<Timestamp>,
     /// When the newest snapshot began; managed only.
     pub newest_snapshot: Option<Timestamp>,
+    /// How long it took.
+    pub snapshot_seconds: Option<f64>,
 }
 
 /// What the copy lacks.
@@ -92,17 +98,30 @@ pub async fn look(settings: &Settings, snapshots: Option<&Reader>, clock: &dyn C
     Ok(Observed { facts, failed })
 }
 
+/// What came of writing again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Requeued {
+    pub again: u64,
+    /// Overwritten or removed since they were listed: left alone.
+    pub overtaken: u64,
+    /// Key and why.
+    pub failed: Vec<String>,
+}
+
 impl Observed {
-    /// Writes what the store gave up again, so that it is queued anew; how many.
-    pub async fn requeue(&self, settings: &Settings) -> Result<u64, PackagesError> {
+    /// Writes what the store gave up again, so that it is queued anew. What fails for one keeps no other from it.
+    pub async fn requeue(&self, settings: &Settings) -> Result<Requeued, PackagesError> {
         let primary = Site::open(&settings.primary.url, &settings.primary.options)?;
-        let mut again = 0;
+        let mut requeued = Requeued::default();
         // What was overwritten since is no longer what anybody asks for.
         for item in self.failed.iter().filter(|item| item.is_latest && !item.is_removal) {
-            primary.write_again(item).await?;
-            again += 1;
+            match primary.write_again(item).await {
+                Ok(true) => requeued.again += 1,
+                Ok(false) => requeued.overtaken += 1,
+                Err(error) => requeued.failed.push(format!("{}: {}", item.key, terms::Explain::in_a_line(&error))),
+            }
         }
-        Ok(again)
+        Ok(requeued)
     }
 }
 
@@ -117,14 +136,29 @@ impl SideFacts {
 }
 
 impl PackagesFacts {
+    /// What the copy may be behind while all goes as it should: an object waits for the next snapshot, and for it to be made.
+    pub fn usual_seconds(&self, every: Duration) -> f64 {
+        match self.mode.as_str() {
+            "managed" => every.as_secs_f64() + self.snapshot_seconds.unwrap_or_default() + SLACK_SECONDS,
+            _ => 0.0,
+        }
+    }
+
     fn lacks(&mut self, bytes: u64, modified: Timestamp) {
         (self.behind, self.behind_bytes) = (self.behind + 1, self.behind_bytes + bytes);
         self.oldest_behind = Some(self.oldest_behind.map_or(modified, |oldest| oldest.min(modified)));
     }
 }
 
+/// Up to when the copy has everything that the primary keeps; `None` when it lacks nothing.
+pub(crate) async fn lacks_from(primary: &Site, copy: &Site) -> Result<Option<Timestamp>, PackagesError> {
+    let mut facts = PackagesFacts::default();
+    compare_versions(primary, copy, &mut facts).await?;
+    Ok(facts.oldest_behind)
+}
+
 /// All versions of one key after the other.
-async fn group(of: &mut BoxStream<'static, Result<Item, PackagesError>>, head: &mut Option<Item>) -> Result<Vec<Item>, PackagesError> {
+pub(crate) async fn group(of: &mut BoxStream<'_, Result<Item, PackagesError>>, head: &mut Option<Item>) -> Result<Vec<Item>, PackagesError> {
     let mut found: Vec<Item> = head.take().into_iter().collect();
     while let Some(item) = of.try_next().await? {
         if found.first().is_some_and(|first| first.key != item.key) {
@@ -159,19 +193,42 @@ async fn compare_versions(primary: &Site, copy: &Site, facts: &mut PackagesFacts
         }
         let is_there = there.first().map(|item| &item.key) == key.as_ref();
         let matching: &[Item] = if is_there { &there } else { &[] };
-        let ids: BTreeSet<&Option<String>> = matching.iter().map(|item| &item.id).collect();
-        let bodies: BTreeSet<(&str, u64, bool)> = matching.iter().map(|item| (item.etag.as_str(), item.bytes, item.is_removal)).collect();
-        for item in &here {
-            facts.primary.count(item);
-            // Stores keep a version's id; where one does not, the same bytes will do.
-            if !ids.contains(&item.id) && !bodies.contains(&(item.etag.as_str(), item.bytes, item.is_removal)) {
-                facts.lacks(item.bytes, item.modified);
-                if asked.len() < ASKED_MAX {
-                    asked.push(item.clone());
-                }
+        here.iter().for_each(|item| facts.primary.count(item));
+        for item in lacking(&here, matching) {
+            facts.lacks(item.bytes, item.modified);
+            if asked.len() < ASKED_MAX {
+                asked.push(item.clone());
             }
         }
     }
+}
+
+/// The versions of a key that the copy lacks. Stores keep a version's id; where none does, each version there stands for one of the same
+/// bytes here, the oldest first.
+fn lacking<'a>(here: &'a [Item], there: &[Item]) -> Vec<&'a Item> {
+    // Every bucket calls what it had before it kept versions so: the name alone says nothing.
+    let name = |item: &Item| item.id.clone().filter(|id| id != "null");
+    let body = |item: &Item| (item.etag.clone(), item.bytes, item.is_removal);
+    let by_id: BTreeMap<String, &Item> = there.iter().filter_map(|item| Some((name(item)?, item))).collect();
+    let same_id = |item: &Item| name(item).and_then(|id| by_id.get(&id)).is_some_and(|of| (of.bytes, of.is_removal) == (item.bytes, item.is_removal));
+    let keeps_ids = here.iter().any(same_id);
+    let mut bodies: BTreeMap<(String, u64, bool), usize> = BTreeMap::new();
+    // With ids, only what has none is left to its bytes.
+    for item in there.iter().filter(|item| !keeps_ids || name(item).is_none()) {
+        *bodies.entry(body(item)).or_default() += 1;
+    }
+    let mut lacking: Vec<&Item> = Vec::new();
+    for item in here.iter().rev() {
+        if same_id(item) {
+            continue;
+        }
+        let may_match = !keeps_ids || name(item).is_none();
+        match bodies.get_mut(&body(item)).filter(|left| may_match && **left > 0) {
+            Some(left) => *left -= 1,
+            None => lacking.push(item),
+        }
+    }
+    lacking
 }
 
 async fn compare_snapshot(primary: &Site, reader: &Reader, facts: &mut PackagesFacts) -> Result<(), PackagesError> {
@@ -182,6 +239,7 @@ async fn compare_snapshot(primary: &Site, reader: &Reader, facts: &mut PackagesF
         Some(newest) => {
             (facts.copy.objects, facts.copy.versions, facts.copy.bytes) = (newest.objects, newest.objects, newest.bytes);
             facts.newest_snapshot = Some(newest.began);
+            facts.snapshot_seconds = Some(newest.ended.seconds_since(newest.began).max(0.0));
             Some(SnapshotReader::open(reader, newest).await?)
         }
         None => None,
@@ -208,4 +266,46 @@ async fn compare_snapshot(primary: &Site, reader: &Reader, facts: &mut PackagesF
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(id: &str, etag: &str, second: i64) -> Item {
+        let modified = Timestamp::from_unix_micros(second * 1_000_000);
+        let bytes = etag.len() as u64;
+        Item { key: "k".into(), id: Some(id.into()), bytes, modified, etag: etag.into(), is_latest: false, is_removal: etag.is_empty() }
+    }
+
+    fn times(lacking: &[&Item]) -> Vec<i64> {
+        lacking.iter().map(|item| item.modified.unix_micros() / 1_000_000).collect()
+    }
+
+    #[test]
+    fn a_version_of_the_copy_stands_for_one_of_the_primarys_and_not_for_two() {
+        // Put, removed, put, removed, and A-B-A: the copy has the first half, under ids of its own.
+        let here = [item("4", "", 4), item("3", "a", 3), item("2", "", 2), item("1", "a", 1)];
+        assert_eq!(times(&lacking(&here, &[item("y", "", 2), item("x", "a", 1)])), [3, 4]);
+        let here = [item("3", "a", 3), item("2", "b", 2), item("1", "a", 1)];
+        assert_eq!(times(&lacking(&here, &[item("y", "b", 2), item("x", "a", 1)])), [3]);
+        // Where ids are kept the bytes prove nothing.
+        assert_eq!(times(&lacking(&here, &[item("2", "b", 2), item("1", "a", 1)])), [3]);
+        assert_eq!(times(&lacking(&here, &[item("2", "b", 2), item("9", "a", 3), item("1", "a", 1)])), [3]);
+        assert_eq!(times(&lacking(&here, &here)), [0; 0]);
+    }
+
+    #[test]
+    fn snapshots_are_late_only_when_the_next_one_should_have_been_there() {
+        let facts = |mode: &str| PackagesFacts { mode: mode.into(), snapshot_seconds: Some(120.0), ..PackagesFacts::default() };
+        assert_eq!(facts("managed").usual_seconds(Duration::from_secs(3600)), 4320.0);
+        assert_eq!(facts("native").usual_seconds(Duration::from_secs(3600)), 0.0);
+    }
+
+    #[test]
+    fn what_has_no_id_of_its_own_is_known_by_its_bytes_only() {
+        assert_eq!(times(&lacking(&[item("null", "new", 2)], &[item("null", "old", 1)])), [2]);
+        assert_eq!(times(&lacking(&[item("null", "same", 2)], &[item("null", "same", 1)])), [0; 0]);
+        assert_eq!(times(&lacking(&[item("1", "longer", 2)], &[item("1", "short", 2)])), [2], "an id with another size is another version");
+    }
 }

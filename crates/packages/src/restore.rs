@@ -1,7 +1,7 @@
 //! Brings packages back as they were at an instant: what is right is left alone, what is newer stays as a version or aside, and
 //! a second run goes on where the first one ended.
 
-use crate::source::{Source, Wanted};
+use crate::source::{Known, Source, Wanted};
 use crate::{PackagesError, Place};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::Serialize;
@@ -22,6 +22,9 @@ pub struct RestoreWish {
     pub into: Place,
     /// What came after the instant is hidden: by a delete marker, or moved aside in a folder.
     pub hides_newer: bool,
+    /// The target is what the source is a copy of: what was written there no later than the instant, and is there still, was there
+    /// at the instant, whatever the copy says. True of a bucket, whose store sets the time.
+    pub is_primary: bool,
     /// Objects at once.
     pub jobs: usize,
 }
@@ -37,6 +40,8 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// Of these, what is right already.
     pub same: u64,
+    /// Of these, what the primary has from before the instant, and the copy lacks: right, and kept.
+    pub kept: u64,
     /// What was not there, and what was another one.
     pub absent: u64,
     pub different: u64,
@@ -46,10 +51,16 @@ pub struct RestoreReport {
     pub newer_hidden: u64,
     /// Objects that were overwritten or removed around the instant, nobody knows when exactly; they are brought back.
     pub uncertain: u64,
+    /// Keys that were written after the instant, and of which nobody knows whether they were there before in another version.
+    pub untold: u64,
+    /// Files of a folder that are in the way, or count as newer, and whose own time is before the instant: a file's time proves nothing.
+    pub doubtful: u64,
     /// Objects that could not be brought back.
     pub failed: u64,
     pub first_failure: Option<String>,
-    /// Seconds before the instant of which the snapshots know nothing; absent with a replica.
+    /// Up to here the copy is complete; no later than the instant. Absent for a replica that could not be held against the primary.
+    pub complete_until: Option<Timestamp>,
+    /// Seconds before the instant of which the copy does not know everything; absent as the former is.
     pub unknown_seconds: Option<f64>,
     /// Where a folder's files went that were in the way.
     pub aside: Option<PathBuf>,
@@ -59,8 +70,13 @@ pub struct RestoreReport {
 /// What there is to do for a key.
 enum Job {
     Same(Wanted),
-    Write(Wanted, bool),
-    Newer(String),
+    Kept(Item),
+    /// And what is in its way.
+    Write(Wanted, Option<Item>),
+    /// Whether there may have been another one before it.
+    Newer(Item, bool),
+    Untold,
+    Failed(Wanted, PackagesError),
 }
 
 /// Looks at what would be done; touches nothing.
@@ -70,7 +86,11 @@ pub async fn plan(source: &Source, wish: &RestoreWish) -> Result<RestoreReport, 
     let mut jobs = jobs(source, &target, wish).await?;
     let began = Instant::now();
     while let Some(job) = jobs.try_next().await? {
-        report.count(&job);
+        report.count(&job, &target, wish.at);
+        if let Job::Failed(wanted, error) = &job {
+            report.failed += 1;
+            report.first_failure.get_or_insert_with(|| why(&wanted.key, error));
+        }
     }
     report.took_seconds = began.elapsed().as_secs_f64();
     Ok(report)
@@ -81,26 +101,37 @@ fn begun(source: &Source, target: &Site, wish: &RestoreWish) -> RestoreReport {
         source: source.describe(),
         target: target.address(),
         at: Some(wish.at),
+        complete_until: source.complete_until(wish.at),
         unknown_seconds: source.unknown_seconds(wish.at),
         ..RestoreReport::default()
     }
 }
 
 impl RestoreReport {
-    fn count(&mut self, job: &Job) {
+    fn count(&mut self, job: &Job, target: &Site, at: Timestamp) {
+        let is_doubtful = |found: &Item| u64::from(target.is_folder() && found.modified <= at);
+        let counter = match job {
+            Job::Same(_) => &mut self.same,
+            Job::Kept(_) => &mut self.kept,
+            Job::Write(_, Some(_)) => &mut self.different,
+            Job::Write(_, None) => &mut self.absent,
+            Job::Newer(..) => &mut self.newer,
+            Job::Untold => &mut self.untold,
+            Job::Failed(..) => &mut 0,
+        };
+        *counter += 1;
         match job {
-            Job::Newer(_) => self.newer += 1,
-            Job::Same(wanted) | Job::Write(wanted, _) => {
+            Job::Same(wanted) | Job::Write(wanted, _) | Job::Failed(wanted, _) => {
                 self.keys += 1;
                 self.bytes += wanted.bytes;
                 self.uncertain += u64::from(wanted.is_uncertain);
             }
+            Job::Kept(found) => (self.keys, self.bytes) = (self.keys + 1, self.bytes + found.bytes),
+            Job::Newer(_, is_untold) => self.untold += u64::from(*is_untold),
+            Job::Untold => {}
         }
-        match job {
-            Job::Same(_) => self.same += 1,
-            Job::Write(_, true) => self.different += 1,
-            Job::Write(_, false) => self.absent += 1,
-            Job::Newer(_) => {}
+        if let Job::Newer(found, _) | Job::Write(_, Some(found)) = job {
+            self.doubtful += is_doubtful(found);
         }
     }
 }
@@ -110,14 +141,15 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
     let target = Site::open(&wish.into.url, &wish.into.options)?;
     let keeps_versions = target.keeps_versions().await?;
     let mut report = begun(source, &target, wish);
-    if !target.is_folder() && !keeps_versions {
+    let may_replace = target.is_folder() || keeps_versions;
+    if !may_replace {
         // Without versions nothing may be overwritten: known before anything is written.
         let planned = plan(source, wish).await?;
         if planned.different > 0 || (wish.hides_newer && planned.newer > 0) {
             return Err(PackagesError::WouldDestroy { address: target.address() });
         }
     }
-    let aside = target.is_folder().then(|| aside_of(&target, wish.at));
+    let aside = target.aside(&wish.at.compact());
     let (began, done) = (Instant::now(), Done::default());
     let mut planned = RestoreReport::default();
     let jobs = jobs(source, &target, wish).await?;
@@ -127,14 +159,18 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
             async move {
                 let job = job?;
                 match &job {
-                    Job::Same(_) => {}
-                    Job::Newer(key) if wish.hides_newer => {
-                        let hidden = target.hide(key, aside).await;
-                        done.note(key, hidden.map(|()| done.add(&done.hidden, 1)).map_err(PackagesError::from));
+                    Job::Failed(wanted, error) => done.fail(&wanted.key, error),
+                    Job::Newer(found, _) if wish.hides_newer => {
+                        let hidden = target.hide(&found.key, aside).await;
+                        done.note(&found.key, hidden.map(|()| done.add(&done.hidden, 1)).map_err(PackagesError::from));
                     }
-                    Job::Newer(_) => {}
+                    Job::Same(_) | Job::Kept(_) | Job::Newer(..) | Job::Untold => {}
+                    // It came after the plan.
+                    Job::Write(wanted, Some(_)) if !may_replace => {
+                        done.fail(&wanted.key, &PackagesError::WouldDestroy { address: target.address() });
+                    }
                     Job::Write(wanted, _) => {
-                        let copied = copy(source, target, wanted, aside).await;
+                        let copied = copy(source, target, wanted, aside, may_replace).await;
                         done.note(&wanted.key, copied.map(|()| done.add(&done.bytes, wanted.bytes)));
                     }
                 }
@@ -143,7 +179,7 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
         })
         .buffer_unordered(wish.jobs.max(1));
     while let Some(job) = running.try_next().await? {
-        planned.count(&job);
+        planned.count(&job, &target, wish.at);
         if planned.keys % 64 == 0 {
             let bytes_done = done.bytes.load(Ordering::Relaxed);
             let (bytes_total, files_done) = (planned.bytes, planned.keys);
@@ -151,7 +187,8 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
         }
     }
     drop(running);
-    report = RestoreReport { source: report.source, target: report.target, at: report.at, unknown_seconds: report.unknown_seconds, ..planned };
+    report = RestoreReport { source: report.source, target: report.target, at: report.at, ..planned };
+    (report.complete_until, report.unknown_seconds) = (source.complete_until(wish.at), source.unknown_seconds(wish.at));
     report.bytes_written = done.bytes.into_inner();
     report.newer_hidden = done.hidden.into_inner();
     report.failed = done.failed.into_inner();
@@ -186,17 +223,18 @@ impl Done {
 
     fn note(&self, key: &str, outcome: Result<(), PackagesError>) {
         if let Err(error) = outcome {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            let why = format!("{key}: {}", terms::Explain::in_a_line(&error));
-            self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+            self.fail(key, &error);
         }
+    }
+
+    fn fail(&self, key: &str, error: &PackagesError) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why(key, error));
     }
 }
 
-/// Where a folder's files go that are in the way: beside it, the same for every run to the same instant.
-fn aside_of(target: &Site, at: Timestamp) -> PathBuf {
-    let root = target.address().trim_start_matches("file://").to_owned();
-    PathBuf::from(format!("{root}.aside-{}", at.compact()))
+fn why(key: &str, error: &PackagesError) -> String {
+    format!("{key}: {}", terms::Explain::in_a_line(error))
 }
 
 /// How an object that was brought back is known again.
@@ -204,10 +242,14 @@ fn note_of(wanted: &Wanted) -> String {
     format!("{}:{}", wanted.etag, wanted.bytes)
 }
 
-async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<PathBuf>) -> Result<(), PackagesError> {
+async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<PathBuf>, may_replace: bool) -> Result<(), PackagesError> {
     let piece = Site::piece_bytes(wanted.bytes);
     let (mut body, facts) = source.read(wanted, 0, wanted.bytes.min(piece)).await?;
     let mut upload = target.begin(&wanted.key, wanted.bytes, &facts.copy_of(&note_of(wanted)), wanted.modified, aside).await?;
+    if !may_replace {
+        // Asked of the store itself: whatever came since it was listed stays.
+        upload = upload.replaces_nothing();
+    }
     let mut at = 0;
     loop {
         at += body.len() as u64;
@@ -220,9 +262,11 @@ async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<Pat
     Ok(upload.finish().await?)
 }
 
+type Pair = (Option<Known>, Option<Item>);
+
 /// Both lists beside each other, in the order of keys.
-async fn jobs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> Result<BoxStream<'a, Result<Job, PackagesError>>, PackagesError> {
-    let wanted = source.wanted(wish.at).await?.peekable();
+async fn pairs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> Result<BoxStream<'a, Result<Pair, PackagesError>>, PackagesError> {
+    let wanted = source.known(wish.at).await?.peekable();
     // A folder that is gone altogether is an empty one.
     let there = match target.exists().await? {
         true => target.current().map_err(PackagesError::from).boxed(),
@@ -230,7 +274,7 @@ async fn jobs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> R
     };
     let pairs = stream::try_unfold((wanted, there.peekable()), |(mut wanted, mut there)| async move {
         let key_of_wanted = match Pin::new(&mut wanted).peek().await {
-            Some(Ok(next)) => Some(next.key.clone()),
+            Some(Ok(Known::Was(Wanted { key, .. }) | Known::Untold(key))) => Some(key.clone()),
             Some(Err(_)) => return Err(wanted.try_next().await.err().unwrap_or_else(|| PackagesError::Bug("an error went away".into()))),
             None => None,
         };
@@ -248,15 +292,65 @@ async fn jobs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> R
         let found = if takes_there { there.try_next().await? } else { None };
         Ok::<_, PackagesError>(Some(((next, found), (wanted, there))))
     });
-    let jobs = pairs.map_ok(move |(wanted, found)| async move {
-        Ok(match (wanted, found) {
-            (Some(wanted), Some(found)) if is_same(target, &wanted, &found).await? => Some(Job::Same(wanted)),
-            (Some(wanted), found) => Some(Job::Write(wanted, found.is_some())),
-            (None, Some(found)) => Some(Job::Newer(found.key)),
-            (None, None) => None,
-        })
+    Ok(pairs.boxed())
+}
+
+async fn jobs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> Result<BoxStream<'a, Result<Job, PackagesError>>, PackagesError> {
+    let (at, is_primary) = (wish.at, wish.is_primary && !target.is_folder());
+    let jobs = pairs(source, target, wish).await?.map_ok(move |(known, found)| async move {
+        match settle(known, found, is_primary, at) {
+            Settled::Job(job) => Ok(Some(job)),
+            Settled::Compare(wanted, found) => Ok(Some(match is_same(target, &wanted, &found).await {
+                Ok(true) => Job::Same(wanted),
+                Ok(false) => Job::Write(wanted, Some(found)),
+                Err(error) => Job::Failed(wanted, error),
+            })),
+            Settled::Nothing => Ok(None),
+        }
     });
     Ok(jobs.try_buffered(16).try_filter_map(|job| async move { Ok(job) }).boxed())
+}
+
+/// Key and size of what a restore leaves there as of the instant, for [`crate::agree`]: the copy's, and what the primary had kept.
+pub async fn as_restored<'a>(
+    source: &'a Source,
+    target: &'a Site,
+    wish: &RestoreWish,
+) -> Result<BoxStream<'a, Result<(String, u64), PackagesError>>, PackagesError> {
+    let (at, is_primary) = (wish.at, wish.is_primary && !target.is_folder());
+    let there = pairs(source, target, wish).await?.try_filter_map(move |(known, found)| async move {
+        Ok(match settle(known, found, is_primary, at) {
+            Settled::Job(Job::Kept(found)) => Some((found.key, found.bytes)),
+            Settled::Job(Job::Same(wanted) | Job::Write(wanted, _)) | Settled::Compare(wanted, _) => Some((wanted.key, wanted.bytes)),
+            Settled::Job(Job::Newer(..) | Job::Untold | Job::Failed(..)) | Settled::Nothing => None,
+        })
+    });
+    Ok(there.boxed())
+}
+
+enum Settled {
+    Job(Job),
+    Compare(Wanted, Item),
+    Nothing,
+}
+
+/// What there is to do, without asking; what the primary proves is believed before the copy.
+fn settle(known: Option<Known>, found: Option<Item>, is_primary: bool, at: Timestamp) -> Settled {
+    let job = match (known, found) {
+        (known, Some(found)) if is_primary && found.modified <= at => match known {
+            Some(Known::Was(mut wanted)) if (&wanted.etag, wanted.bytes) == (&found.etag, found.bytes) => {
+                wanted.is_uncertain = false;
+                Job::Same(wanted)
+            }
+            _ => Job::Kept(found),
+        },
+        (Some(Known::Was(wanted)), Some(found)) => return Settled::Compare(wanted, found),
+        (Some(Known::Was(wanted)), None) => Job::Write(wanted, None),
+        (known, Some(found)) => Job::Newer(found, known.is_some()),
+        (Some(Known::Untold(_)), None) => Job::Untold,
+        (None, None) => return Settled::Nothing,
+    };
+    Settled::Job(job)
 }
 
 /// Whether what is there is what is wanted: by its etag, or because an earlier run brought it back.
@@ -272,4 +366,39 @@ async fn is_same(target: &Site, wanted: &Wanted, found: &Item) -> Result<bool, P
     }
     let facts = target.facts(found).await?;
     Ok(facts.is_some_and(|facts| facts.is_copy_of() == Some(note_of(wanted).as_str())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_primary_has_from_before_the_instant_is_believed_before_the_copy() {
+        let second = |number: i64| Timestamp::from_unix_micros(number * 1_000_000);
+        let item = |time, etag: &str| {
+            let (key, etag) = ("k".to_owned(), etag.to_owned());
+            Item { key, id: None, bytes: 1, modified: second(time), etag, is_latest: true, is_removal: false }
+        };
+        let was = || Some(Known::Was(Wanted::of_version(item(5, "v1"))));
+        let told = |known, found, is_primary| match settle(known, found, is_primary, second(20)) {
+            Settled::Job(Job::Same(_)) => "same",
+            Settled::Job(Job::Kept(_)) => "kept",
+            Settled::Job(Job::Write(..)) => "write",
+            Settled::Job(Job::Newer(..)) => "newer",
+            Settled::Job(Job::Untold | Job::Failed(..)) => "untold",
+            Settled::Compare(..) => "compare",
+            Settled::Nothing => "nothing",
+        };
+        assert_eq!(told(was(), Some(item(10, "v2")), true), "kept", "the copy has an older one");
+        assert_eq!(told(None, Some(item(10, "v2")), true), "kept", "the copy has none");
+        assert_eq!(told(Some(Known::Untold("k".into())), Some(item(10, "v2")), true), "kept");
+        assert_eq!(told(was(), Some(item(5, "v1")), true), "same");
+        // Elsewhere the time of an object says when it was put there.
+        assert_eq!(told(was(), Some(item(10, "v2")), false), "compare");
+        assert_eq!(told(None, Some(item(10, "v2")), false), "newer");
+        assert_eq!(told(was(), Some(item(30, "v3")), true), "compare");
+        assert_eq!(told(None, Some(item(30, "v3")), true), "newer");
+        assert_eq!(told(was(), None, true), "write");
+        assert_eq!(told(Some(Known::Untold("k".into())), None, true), "untold");
+    }
 }

@@ -1,6 +1,6 @@
 //! From where packages come back: the versions of a replica, or snapshots; and which object each key was at an instant.
 
-use crate::{PackagesError, Place, Settings};
+use crate::{PackagesError, Place, Settings, observe};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, SnapshotReader, pack_path};
@@ -17,8 +17,8 @@ const SPAN_BYTES_MAX: u64 = 8 << 20;
 
 /// See the module.
 pub enum Source {
-    /// A bucket that the store itself copies the primary to.
-    Replica(Site),
+    /// A bucket that the store itself copies the primary to, and up to when it is complete, where somebody looked.
+    Replica(Site, Option<Timestamp>),
     /// Snapshots in a repository.
     Snapshots(Box<Snapshots>),
 }
@@ -52,6 +52,13 @@ enum Origin {
     Chunks(SnapshotObject, BackupId),
 }
 
+/// What is known of a key.
+pub(crate) enum Known {
+    Was(Wanted),
+    /// Only a later version of it was seen, after the instant: whether there was one before it nobody knows.
+    Untold(String),
+}
+
 impl Source {
     /// Chooses: the replica where there is one, else snapshots.
     pub async fn choose(settings: &Settings, snapshots: Option<&Reader>, at: Timestamp) -> Result<Self, PackagesError> {
@@ -60,7 +67,7 @@ impl Source {
             if !site.keeps_versions().await? {
                 return Err(PackagesError::NoVersions { address: site.address() });
             }
-            return Ok(Self::Replica(site));
+            return Ok(Self::Replica(site, None));
         }
         let reader = snapshots.ok_or(PackagesError::NoSource)?;
         let ours = Site::open(&settings.primary.url, &settings.primary.options)?.address();
@@ -85,7 +92,7 @@ impl Source {
     /// For people.
     pub fn describe(&self) -> String {
         match self {
-            Self::Replica(site) => format!("the replica {}", site.address()),
+            Self::Replica(site, _) => format!("the replica {}", site.address()),
             Self::Snapshots(all) => match &all.after {
                 Some(after) => format!("the snapshots {} and {} in {}", all.newest.id, after.id, all.reader.address()),
                 None => format!("the snapshot {} in {}", all.newest.id, all.reader.address()),
@@ -93,20 +100,51 @@ impl Source {
         }
     }
 
-    /// Seconds before the instant of which nothing may be known.
-    pub fn unknown_seconds(&self, at: Timestamp) -> Option<f64> {
-        match self {
-            Self::Replica(_) => None,
-            Self::Snapshots(all) if all.after.is_some() => Some(0.0),
-            Self::Snapshots(all) => Some(at.seconds_since(all.newest.began).max(0.0)),
+    /// Looks how far a replica is complete, while the primary can be listed beside it; where it cannot, nobody knows.
+    pub async fn measure(&mut self, settings: &Settings, at: Timestamp) {
+        if let Self::Replica(site, complete_until) = self
+            && let Ok(primary) = Site::open(&settings.primary.url, &settings.primary.options)
+            && let Ok(lacks_from) = observe::lacks_from(&primary, site).await
+        {
+            *complete_until = Some(lacks_from.map_or(at, |from| from.min(at)));
         }
+    }
+
+    /// Up to here it has everything that was there; no later than the instant.
+    pub fn complete_until(&self, at: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Replica(_, complete_until) => *complete_until,
+            // What came after that and went before the next one is in neither.
+            Self::Snapshots(all) => Some(all.newest.began.min(at)),
+        }
+    }
+
+    /// Seconds before the instant of which not everything is known.
+    pub fn unknown_seconds(&self, at: Timestamp) -> Option<f64> {
+        self.complete_until(at).map(|until| at.seconds_since(until).max(0.0))
     }
 
     /// Every key that was there at the instant, in the order of keys' bytes.
     pub async fn wanted(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Wanted, PackagesError>>, PackagesError> {
+        let known = self.known(at).await?;
+        Ok(known
+            .try_filter_map(|known| async move {
+                Ok(match known {
+                    Known::Was(wanted) => Some(wanted),
+                    Known::Untold(_) => None,
+                })
+            })
+            .boxed())
+    }
+
+    /// The same, with the keys of which nobody knows.
+    pub(crate) async fn known(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Known, PackagesError>>, PackagesError> {
         match self {
-            Self::Replica(site) => Ok(current_at(site.versions().map_err(PackagesError::from).boxed(), at)),
-            Self::Snapshots(all) => all.wanted(at).await,
+            Self::Replica(site, _) => {
+                let versions = site.versions().map_err(PackagesError::from).boxed();
+                Ok(current_at(versions, at, site.orders_versions()).map_ok(Known::Was).boxed())
+            }
+            Self::Snapshots(all) => all.known(at).await,
         }
     }
 
@@ -118,7 +156,7 @@ impl Source {
     /// Reads `bytes` of it from `from` on.
     pub async fn read(&self, wanted: &Wanted, from: u64, bytes: u64) -> Result<(Bytes, ItemFacts), PackagesError> {
         match (self, &wanted.origin) {
-            (Self::Replica(site), Origin::Version(item)) => match site.read(item, from..from + bytes).await? {
+            (Self::Replica(site, _), Origin::Version(item)) => match site.read(item, from..from + bytes).await? {
                 Some(found) => Ok(found),
                 None => Err(PackagesError::Bug(format!("the version {} of {} is gone", item.id.as_deref().unwrap_or_default(), item.key))),
             },
@@ -129,32 +167,36 @@ impl Source {
 }
 
 /// Of versions in order, the one of each key that was there at the instant.
-fn current_at(versions: BoxStream<'_, Result<Item, PackagesError>>, at: Timestamp) -> BoxStream<'_, Result<Wanted, PackagesError>> {
-    let mut decided: Option<String> = None;
-    versions
-        .try_filter_map(move |item| {
-            // The newest comes first: the first one that is old enough decides.
-            let is_next = decided.as_ref() != Some(&item.key) && item.modified <= at;
-            if is_next {
-                decided = Some(item.key.clone());
-            }
-            let wanted = (is_next && !item.is_removal).then(|| Wanted {
-                key: item.key.clone(),
-                bytes: item.bytes,
-                modified: item.modified,
-                etag: item.etag.clone(),
-                is_uncertain: false,
-                origin: Origin::Version(item),
-            });
-            async move { Ok(wanted) }
-        })
-        .boxed()
+fn current_at(versions: BoxStream<'_, Result<Item, PackagesError>>, at: Timestamp, is_ordered: bool) -> BoxStream<'_, Result<Wanted, PackagesError>> {
+    stream::try_unfold((versions, None), move |(mut versions, mut head)| async move {
+        let all = observe::group(&mut versions, &mut head).await?;
+        Ok((!all.is_empty()).then(|| (decide(&all, at, is_ordered), (versions, head))))
+    })
+    .try_filter_map(|wanted| async move { Ok(wanted) })
+    .boxed()
+}
+
+impl Wanted {
+    pub(crate) fn of_version(item: Item) -> Self {
+        let Item { key, bytes, modified, etag, .. } = item.clone();
+        Self { key, bytes, modified, etag, is_uncertain: false, origin: Origin::Version(item) }
+    }
+}
+
+/// Of a key's versions, the newest first, the one that was there at the instant.
+fn decide(all: &[Item], at: Timestamp, is_ordered: bool) -> Option<Wanted> {
+    let first = all.iter().find(|item| item.modified <= at)?;
+    // Removed and written in one second, by a server that lists them apart: which of it came last nobody knows.
+    let is_other = |item: &&Item| item.is_removal != first.is_removal && item.modified == first.modified;
+    let other = all.iter().find(is_other).filter(|_| !is_ordered && !first.is_latest);
+    let item = if first.is_removal { other? } else { first };
+    Some(Wanted { is_uncertain: other.is_some(), ..Wanted::of_version(item.clone()) })
 }
 
 type Objects = BoxStream<'static, Result<(SnapshotObject, BackupId), PackagesError>>;
 
 impl Snapshots {
-    async fn objects(&self, of: &SnapshotDocument, at: Timestamp) -> Result<Objects, PackagesError> {
+    async fn objects(&self, of: &SnapshotDocument) -> Result<Objects, PackagesError> {
         let (id, reader) = (of.id, SnapshotReader::open(&self.reader, of).await?);
         let all = stream::try_unfold(reader, move |mut reader| async move {
             let next = reader.next().await?;
@@ -163,52 +205,17 @@ impl Snapshots {
                 ((object, id), reader)
             }))
         });
-        Ok(all.try_filter(move |(object, _)| std::future::ready(object.modified <= at)).boxed())
+        Ok(all.boxed())
     }
 
     /// What the later one holds from before the instant was there; what only the earlier one holds was there, or had just gone.
-    async fn wanted(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Wanted, PackagesError>>, PackagesError> {
-        let newest = self.objects(&self.newest, at).await?;
+    async fn known(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Known, PackagesError>>, PackagesError> {
+        let newest = self.objects(&self.newest).await?.try_filter(move |(object, _)| std::future::ready(object.modified <= at)).boxed();
         let after = match &self.after {
-            Some(after) => self.objects(after, at).await?,
+            Some(after) => self.objects(after).await?,
             None => stream::empty().boxed(),
         };
-        let has_after = self.after.is_some();
-        let wanted = move |(object, id): (SnapshotObject, BackupId), is_uncertain| Wanted {
-            key: object.key.clone(),
-            bytes: object.size,
-            modified: object.modified,
-            etag: object.etag.clone(),
-            is_uncertain,
-            origin: Origin::Chunks(object, id),
-        };
-        let state = (newest.peekable(), after.peekable());
-        Ok(stream::try_unfold(state, move |(mut newest, mut after)| async move {
-            let keys = {
-                let key = |head: Option<&Result<(SnapshotObject, BackupId), PackagesError>>| {
-                    head.and_then(|head| head.as_ref().ok()).map(|(object, _)| object.key.clone())
-                };
-                let a = std::pin::Pin::new(&mut newest).peek().await;
-                let a = (a.is_some(), key(a));
-                let b = std::pin::Pin::new(&mut after).peek().await;
-                (a, (b.is_some(), key(b)))
-            };
-            let takes_after = match &keys {
-                ((_, a), (true, b)) => a.is_none() || b.is_none() || b <= a,
-                (_, (false, _)) => false,
-            };
-            let next = match takes_after {
-                true => {
-                    if keys.0.1.is_some() && keys.0.1 == keys.1.1 {
-                        newest.try_next().await?;
-                    }
-                    after.try_next().await?.map(|found| wanted(found, false))
-                }
-                false => newest.try_next().await?.map(|found| wanted(found, has_after)),
-            };
-            Ok(next.map(|next| (next, (newest, after))))
-        })
-        .boxed())
+        Ok(meet(newest, after, at, self.after.is_some()))
     }
 
     async fn pack(&self, id: BackupId, number: u32) -> Result<Arc<OpenObject>, PackagesError> {
@@ -260,5 +267,97 @@ impl Snapshots {
             true => Ok(whole.freeze()),
             false => Err(damaged("its chunks have another length than its list says".into())),
         }
+    }
+}
+
+/// What the later snapshot holds from before the instant was there; what only the earlier one holds was there, or had just gone; and of
+/// what the later one holds from after it nobody knows what it was before.
+fn meet<'a>(newest: Objects, after: Objects, at: Timestamp, has_after: bool) -> BoxStream<'a, Result<Known, PackagesError>> {
+    let wanted = move |(object, id): (SnapshotObject, BackupId), is_uncertain| {
+        Known::Was(Wanted {
+            key: object.key.clone(),
+            bytes: object.size,
+            modified: object.modified,
+            etag: object.etag.clone(),
+            is_uncertain,
+            origin: Origin::Chunks(object, id),
+        })
+    };
+    let state = (newest.peekable(), after.peekable());
+    stream::try_unfold(state, move |(mut newest, mut after)| async move {
+        let keys = {
+            let key = |head: Option<&Result<(SnapshotObject, BackupId), PackagesError>>| {
+                head.and_then(|head| head.as_ref().ok()).map(|(object, _)| object.key.clone())
+            };
+            let a = std::pin::Pin::new(&mut newest).peek().await;
+            let a = (a.is_some(), key(a));
+            let b = std::pin::Pin::new(&mut after).peek().await;
+            (a, (b.is_some(), key(b)))
+        };
+        let takes_after = match &keys {
+            ((_, a), (true, b)) => a.is_none() || b.is_none() || b <= a,
+            (_, (false, _)) => false,
+        };
+        let next = match takes_after {
+            true => {
+                let earlier = if keys.0.1.is_some() && keys.0.1 == keys.1.1 { newest.try_next().await? } else { None };
+                match (after.try_next().await?, earlier) {
+                    (Some(later), _) if later.0.modified <= at => Some(wanted(later, false)),
+                    (Some(_), Some(earlier)) => Some(wanted(earlier, true)),
+                    (later, _) => later.map(|(object, _)| Known::Untold(object.key)),
+                }
+            }
+            false => newest.try_next().await?.map(|found| wanted(found, has_after)),
+        };
+        Ok(next.map(|next| (next, (newest, after))))
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(number: i64) -> Timestamp {
+        Timestamp::from_unix_micros(number * 1_000_000)
+    }
+
+    #[tokio::test]
+    async fn what_came_and_was_overwritten_between_two_snapshots_is_told_as_unknown() {
+        let objects = |all: &[(&str, i64)]| -> Objects {
+            let object = |(key, time): &(&str, i64)| {
+                let (key, modified) = ((*key).to_owned(), second(*time));
+                let facts = ItemFacts::default();
+                Ok((
+                    SnapshotObject { key, size: 1, modified, etag: String::new(), facts, stored_in: None, chunks: Vec::new() },
+                    BackupId::begun(second(0)),
+                ))
+            };
+            stream::iter(all.iter().map(object).collect::<Vec<_>>()).boxed()
+        };
+        let earlier = objects(&[("gone", 5), ("overwritten", 6), ("same", 7)]);
+        let later = objects(&[("before", 15), ("came or was overwritten", 40), ("overwritten", 41), ("same", 7), ("z", 42)]);
+        let known: Vec<Known> = meet(earlier, later, second(20), true).try_collect().await.unwrap();
+        let told = |known: &Known| match known {
+            Known::Was(wanted) => format!("{} {}", wanted.key, if wanted.is_uncertain { "uncertain" } else { "certain" }),
+            Known::Untold(key) => format!("{key} untold"),
+        };
+        let wanted = ["before certain", "came or was overwritten untold", "gone uncertain", "overwritten uncertain", "same certain", "z untold"];
+        assert_eq!(known.iter().map(told).collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn a_removal_before_the_instant_holds_and_one_of_the_same_second_is_uncertain() {
+        let item = |time, is_removal, is_latest| {
+            let (key, id) = ("k".to_owned(), Some(time.to_string()));
+            Item { key, id, bytes: 1, modified: second(time), etag: String::new(), is_latest, is_removal }
+        };
+        let all = [item(30, false, true), item(20, true, false), item(10, false, false)];
+        assert!(decide(&all, second(25), false).is_none() && decide(&all, second(5), false).is_none());
+        assert_eq!(decide(&all, second(15), false).map(|wanted| (wanted.modified, wanted.is_uncertain)), Some((second(10), false)));
+        let tied = [item(30, false, true), item(20, true, false), item(20, false, false)];
+        assert_eq!(decide(&tied, second(25), false).map(|wanted| wanted.is_uncertain), Some(true));
+        assert!(decide(&tied, second(25), true).is_none(), "a server that orders them is believed");
+        assert!(decide(&[item(20, true, true), item(20, false, false)], second(25), false).is_none(), "and so is the newest");
     }
 }

@@ -12,6 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step, Timestamp};
 
+/// Why database and packages are not held against each other by the run that goes on with the packages.
+fn asked_before() -> checks::Fault {
+    let what = "the server was asked for its references by the run before this one; compare by hand, or with bowline verify to the same instant";
+    checks::Fault { outcome: Outcome::NotVerified, database: String::new(), object: "packages".into(), what: what.into() }
+}
+
 /// How long a server's processes may take to end once it is down, or told to end.
 const ENDING_LIMIT: Duration = Duration::from_secs(30);
 
@@ -264,7 +270,10 @@ impl<L: Lent> Rescue<'_, L> {
         if !self.options.packages || self.options.is_side || self.journal.packages.is_some() {
             return Ok(());
         }
-        let (at, referred) = (self.instant()?, self.referred.take());
+        let at = self.instant()?;
+        // An earlier run asked the server, and it serves since then: what it would say now is of another instant.
+        let is_asked_for = self.options.references.is_some() && self.options.validation != Validation::None;
+        let referred = self.referred.take().or_else(|| is_asked_for.then(|| Err(asked_before())));
         let done = self.try_step(Step::Packages, async |rescue| rescue.lent.restore_packages(at, referred).await.map_err(RescueError::Lent)).await;
         if done.is_some() {
             self.journal.packages = done;

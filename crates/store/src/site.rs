@@ -153,6 +153,14 @@ impl Site {
         Ok(SiteUpload { kind })
     }
 
+    /// Where a folder's files go that are in the way, by this name; `None` of a bucket.
+    pub fn aside(&self, name: &str) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Bucket(_) => None,
+            Kind::Folder(folder) => Some(folder.aside(name)),
+        }
+    }
+
     /// Whether the bucket or folder is there at all; a bucket that is not is an error of every other question.
     pub async fn exists(&self) -> Result<bool, StoreError> {
         match &self.kind {
@@ -180,8 +188,17 @@ impl Site {
         }
     }
 
-    /// Writes the newest version again as it is, so that the store replicates it anew; what it was is noted beside it.
-    pub async fn write_again(&self, item: &Item) -> Result<(), StoreError> {
+    /// Whether of versions and removals of the same time the order can be believed, too.
+    pub fn orders_versions(&self) -> bool {
+        match &self.kind {
+            Kind::Bucket(bucket) => bucket.is_aws(),
+            Kind::Folder(_) => true,
+        }
+    }
+
+    /// Writes the newest version again as it is, so that the store replicates it anew; what it was is noted beside it. Whether it did:
+    /// what was overwritten or removed since it was listed is left alone.
+    pub async fn write_again(&self, item: &Item) -> Result<bool, StoreError> {
         match &self.kind {
             Kind::Bucket(bucket) => bucket.write_again(item).await,
             Kind::Folder(folder) => Err(folder.failed("replicate", &item.key, "a folder replicates nothing")),
@@ -190,6 +207,14 @@ impl Site {
 }
 
 impl SiteUpload {
+    /// Nothing that is there under this key is replaced, whatever came meanwhile: finishing fails then. A folder never replaces.
+    pub fn replaces_nothing(mut self) -> Self {
+        if let UploadKind::Bucket(upload) = &mut self.kind {
+            upload.is_first = true;
+        }
+        self
+    }
+
     /// The next piece: of [`Site::piece_bytes`], but for the last one.
     pub async fn piece(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         match &mut self.kind {

@@ -8,6 +8,8 @@ mod minio;
 mod replication;
 #[path = "packages/together.rs"]
 mod together;
+#[path = "packages/versions.rs"]
+mod versions;
 
 use ground::{Folder, Objects, now};
 use std::fs;

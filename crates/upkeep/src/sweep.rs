@@ -41,6 +41,10 @@ pub(crate) async fn backups(reader: &Reader, remover: &dyn Remove, grace: Grace)
     // A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
     let keys: BTreeSet<String> = reader.keys().await?.iter().filter(|key| key.purpose == KeyPurpose::Backup).map(|key| key.id.to_string()).collect();
     for Tombstone { backup, .. } in ripe {
+        // Snapshots of packages are not expired: later ones need them, and nobody but a forger buries one.
+        if backup.kind != BackupKind::Full {
+            continue;
+        }
         if is_listed(backup.id) || held.contains_key(&backup.id) {
             continue;
         }
@@ -63,10 +67,29 @@ pub(crate) async fn backups(reader: &Reader, remover: &dyn Remove, grace: Grace)
 /// backup, whose listing somebody removed: it is whole perhaps, and stays.
 pub(crate) async fn attempts(reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
     let mut swept = Swept::default();
-    let kind = BackupKind::Full;
+    // What a later snapshot refers to stays, whether its own listing is there or not.
+    let needed: BTreeSet<BackupId> = reader.snapshots().await?.into_iter().flat_map(|snapshot| snapshot.needs).collect();
+    for kind in [BackupKind::Full, BackupKind::Packages] {
+        attempts_of(kind, &needed, reader, remover, grace, &mut swept).await?;
+    }
+    Ok(swept)
+}
+
+async fn attempts_of(
+    kind: BackupKind,
+    needed: &BTreeSet<BackupId>,
+    reader: &Reader,
+    remover: &dyn Remove,
+    grace: Grace,
+    swept: &mut Swept,
+) -> Result<(), UpkeepError> {
     let buried: BTreeSet<BackupId> = reader.tombstones().await?.iter().map(|(tombstone, _)| tombstone.backup.id).collect();
     for name in remover.folders(&kind.to_string()).await? {
-        let Some(id) = name.parse::<BackupId>().ok().filter(|id| !buried.contains(id)) else { continue };
+        let Some(id) = name.parse::<BackupId>().ok() else { continue };
+        // A tombstone speaks of backups only.
+        if needed.contains(&id) || (kind == BackupKind::Full && buried.contains(&id)) {
+            continue;
+        }
         let folder = backup_folder(kind, id);
         let objects: Vec<ObjectInfo> = remover.list(&folder, None).try_collect().await?;
         if objects.iter().any(|object| object.path.name() == "manifest" || !grace.is_over(object.modified)) {
@@ -79,7 +102,7 @@ pub(crate) async fn attempts(reader: &Reader, remover: &dyn Remove, grace: Grace
             }
         }
     }
-    Ok(swept)
+    Ok(())
 }
 
 async fn swept_folder(remover: &dyn Remove, kind: BackupKind, id: BackupId, swept: &mut Swept) -> Result<(), UpkeepError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use repo::retention::RetentionPolicy;
-use repo::{BackupDocument, Encryption, WalPosition, Writer, backup_folder, pack_path};
+use repo::{BackupDocument, Encryption, SnapshotDocument, Tombstone, WalPosition, Writer, backup_folder, pack_path};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,4 +166,47 @@ fn monthly_is_apart() -> bool {
     let zone = terms::Zone::default();
     let day = |back: i64| zone.day(SystemClock.now().plus_micros(-back * 86_400_000_000)).month();
     day(1) == day(3)
+}
+
+#[tokio::test]
+async fn no_tombstone_buries_a_snapshot_of_packages_and_only_what_none_needs_is_swept() {
+    let memory = filled().await;
+    let now = SystemClock.now();
+    let writer = Writer::open(Arc::new(memory.clone()), Vec::new()).await.unwrap();
+    let id = |days: i64| BackupId::begun(now.plus_micros(-days * 86_400_000_000));
+    let (attempt, needed, snapshot) = (id(12), id(11), id(10));
+    let pack = |id: BackupId| pack_path(BackupKind::Packages, id, 1).to_string();
+    for id in [attempt, needed, snapshot] {
+        memory.put_new(&path(&pack(id)), Bytes::from_static(b"x")).await.unwrap();
+    }
+    let (format, written_by) = SnapshotDocument::stamp();
+    let document = SnapshotDocument {
+        format,
+        id: snapshot,
+        kind: BackupKind::Packages,
+        repository: writer.reader().document().id,
+        source: "file:///srv/packages".into(),
+        began: now,
+        ended: now,
+        objects: 1,
+        bytes: 1,
+        objects_new: 1,
+        bytes_new: 1,
+        bytes_stored: 1,
+        packs: 1,
+        encryption: Encryption::Off,
+        key: None,
+        needs: BTreeSet::from([needed]),
+        written_by,
+    };
+    writer.publish_snapshot(&document).await.unwrap();
+    // Whoever can only put can write this.
+    for id in [needed, snapshot] {
+        let forged = BackupDocument { id, kind: BackupKind::Packages, ..backup(&writer, 2, now) };
+        let forged = Tombstone { format, expired: now.plus_micros(-90 * 86_400_000_000), backup: forged };
+        memory.put_new(&repo::tombstone(id), Bytes::from(serde_json::to_vec(&forged).unwrap())).await.unwrap();
+    }
+    let left = settled(&memory).await;
+    assert!(!left.contains(&pack(attempt)), "{left:#?}");
+    assert!(left.contains(&pack(needed)) && left.contains(&pack(snapshot)), "{left:#?}");
 }

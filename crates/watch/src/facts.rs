@@ -410,9 +410,28 @@ pub struct ScrubFacts {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PackagesFacts {
     pub mode: String,
+    /// When it was listed.
     pub lag_seconds: Option<f64>,
+    /// The oldest version that the copy lacks: the lag grows with it until the next listing.
+    #[serde(default)]
+    pub oldest_behind: Option<Timestamp>,
+    /// What a copy that is made now and then may be behind without anybody having to act; 0 for one that is kept all the time.
+    #[serde(default)]
+    pub usual_seconds: f64,
     pub behind: u64,
     pub failed: u64,
     pub objects: u64,
     pub bytes: u64,
+}
+
+impl PackagesFacts {
+    /// How far the copy is behind at this moment, as far as the last listing tells.
+    pub fn lag_at(&self, now: Timestamp) -> Option<f64> {
+        self.oldest_behind.map(|oldest| now.seconds_since(oldest).max(0.0)).or(self.lag_seconds)
+    }
+}
+
+impl Trouble {
+    /// It was not looked at yet; nothing is wrong.
+    pub const NOT_YET: &str = "not-yet";
 }

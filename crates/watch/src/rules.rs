@@ -383,8 +383,8 @@ fn judge_copies(facts: &Facts, found: &mut Found) {
     }
     match &facts.packages {
         Some(Look::Seen(packages)) => {
-            let limit = facts.objectives.replication_lag_seconds;
-            if let Some(lag) = packages.lag_seconds.filter(|lag| *lag > limit) {
+            let limit = facts.objectives.replication_lag_seconds.max(packages.usual_seconds);
+            if let Some(lag) = packages.lag_at(facts.at).filter(|lag| *lag > limit) {
                 let detail = format!("{} versions are behind, {} failed", packages.behind, packages.failed);
                 found.tell(
                     "replication-lag",
@@ -396,6 +396,8 @@ fn judge_copies(facts: &Facts, found: &mut Found) {
                 );
             }
         }
+        // A large bucket is being listed: what was wrong before is not over for that.
+        Some(Look::Unseen(trouble)) if trouble.slug == Trouble::NOT_YET => found.cannot(["replication-lag"]),
         Some(Look::Unseen(trouble)) => found.trouble("replication-lag", "packages", Urgency::Critical, "the packages cannot be looked at", trouble),
         None => {}
     }
@@ -545,5 +547,39 @@ fn judge_room(facts: &Facts, found: &mut Found) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of the packages, and whether that is unknown.
+    fn judged(packages: serde_json::Value) -> (usize, bool) {
+        let mut sample: serde_json::Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        sample["facts"]["packages"] = packages;
+        sample["facts"]["at"] = "2026-11-26T12:00:00Z".into();
+        let judgement = judge(&serde_json::from_value(sample["facts"].take()).unwrap());
+        let alarms = judgement.alarms.iter().filter(|alarm| (alarm.rule.as_str(), alarm.subject.as_str()) == ("replication-lag", "packages"));
+        (alarms.count(), judgement.unknown.contains("replication-lag"))
+    }
+
+    #[test]
+    fn packages_that_nobody_has_listed_yet_are_neither_well_nor_behind() {
+        let unseen = |slug: &str| serde_json::json!({ "unseen": { "slug": slug, "summary": "s", "detail": "", "hint": "" } });
+        assert_eq!(judged(unseen(Trouble::NOT_YET)), (0, true));
+        assert_eq!(judged(unseen("look-timeout")).0, 1);
+    }
+
+    #[test]
+    fn packages_fall_behind_between_two_listings_and_a_snapshot_has_its_time() {
+        let seen = |oldest: &str, usual: f64| {
+            judged(serde_json::json!({ "seen": {
+                "mode": "m", "lag_seconds": 10.0, "oldest_behind": oldest, "usual_seconds": usual, "behind": 1, "failed": 0, "objects": 1, "bytes": 1 } }))
+        };
+        assert_eq!(seen("2026-11-26T11:59:00Z", 0.0), (0, false));
+        assert_eq!(seen("2026-11-26T10:59:00Z", 0.0), (1, false), "the listing is old, and the oldest has waited since");
+        assert_eq!(seen("2026-11-26T10:59:00Z", 4000.0), (0, false), "each hour, and a few minutes for the snapshot itself");
+        assert_eq!(seen("2026-11-26T10:50:00Z", 4000.0), (1, false));
     }
 }

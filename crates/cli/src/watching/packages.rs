@@ -27,7 +27,7 @@ pub struct PackagesLook {
 }
 
 impl PackagesLook {
-    /// What was seen last; `None` where nothing is configured, or nothing was seen yet.
+    /// What was seen last; `None` where nothing is configured.
     pub async fn look(&mut self, wiring: &Arc<Wiring>) -> Option<Seen> {
         if !verb::is_configured(wiring) {
             return None;
@@ -53,7 +53,14 @@ impl PackagesLook {
                 Err(_) => {}
             }
         }
-        self.last.as_ref().map(|(_, seen)| seen.clone())
+        Some(self.last.as_ref().map_or_else(
+            || {
+                let summary = "the packages are being listed for the first time".to_owned();
+                let hint = "Wait; a large bucket takes minutes.".to_owned();
+                Err(Trouble { slug: Trouble::NOT_YET.to_owned(), summary, detail: String::new(), hint })
+            },
+            |(_, seen)| seen.clone(),
+        ))
     }
 }
 

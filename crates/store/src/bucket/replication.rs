@@ -30,6 +30,25 @@ pub struct ReplicationWish {
 
 /// The name of our rule begins so.
 const RULE: &str = "bowline-";
+/// What a rule of ours is made of.
+const WRITTEN: [&str; 14] = [
+    "ID",
+    "Priority",
+    "Filter",
+    "Prefix",
+    "Status",
+    "SourceSelectionCriteria",
+    "SseKmsEncryptedObjects",
+    "DeleteMarkerReplication",
+    "ExistingObjectReplication",
+    "DeleteReplication",
+    "Destination",
+    "Bucket",
+    "EncryptionConfiguration",
+    "ReplicaKmsKeyID",
+];
+/// What MinIO adds by itself.
+const OF_MINIO: [&str; 1] = ["ReplicaModifications"];
 
 impl ReplicationWish {
     /// What there is to do at the source, and what nothing can be done about.
@@ -47,7 +66,7 @@ impl ReplicationWish {
         if found.rules.iter().any(|rule| self.is_done_by(rule)) {
             return (Vec::new(), Vec::new());
         }
-        let (own, others): (Vec<&String>, Vec<&String>) = found.rules.iter().partition(|rule| is_ours(rule));
+        let (own, others): (Vec<&String>, Vec<&String>) = found.rules.iter().partition(|rule| is_ours(rule) && self.writes_all_of(rule));
         if others.is_empty() && (own.is_empty() || self.is_no_weaker_than(&own)) {
             return (vec![ours], Vec::new());
         }
@@ -72,6 +91,12 @@ impl ReplicationWish {
             && enabled("DeleteMarkerReplication")
             && copies_encrypted
             && !has_tags(rule)
+    }
+
+    /// Whether ours, written anew, would lose nothing that somebody has added to this one.
+    fn writes_all_of(&self, rule: &str) -> bool {
+        let names = rule.split('<').skip(1).map(|rest| rest.split(['>', ' ', '/']).next().unwrap_or_default());
+        names.filter(|name| !name.is_empty()).all(|name| WRITTEN.contains(&name) || (self.is_of_minio() && OF_MINIO.contains(&name)))
     }
 
     /// Ours may be written anew when nothing that it does now would end.
@@ -213,12 +238,22 @@ mod tests {
         assert!(steps.is_empty() && remarks[0].contains("cannot be read"), "{steps:?} {remarks:?}");
     }
 
+    fn weak_with(destination: &str) -> BucketState {
+        let rule = rule("bowline-kb-replication", "kb/", "arn:aws:s3:::copy", "Disabled", "Enabled");
+        state(vec![rule.replace("<Destination>", destination)])
+    }
+
     #[test]
     fn our_own_rule_is_mended_and_not_turned_to_another_bucket() {
         let weak = state(vec![rule("bowline-kb-replication", "kb/", "arn:aws:s3:::copy", "Disabled", "Enabled")]);
         assert_eq!(wish().steps(Some(&weak)).0, [Step::Replicate(wish())]);
         let elsewhere = state(vec![rule("bowline-kb-replication", "kb/", "arn:aws:s3:::elsewhere", "Enabled", "Enabled")]);
         assert_eq!(wish().steps(Some(&elsewhere)).0, []);
+        // What somebody has added to it would be lost.
+        let tuned = weak_with("<Destination><StorageClass>GLACIER</StorageClass>");
+        let (steps, remarks) = wish().steps(Some(&tuned));
+        assert!(steps.is_empty() && remarks[0].contains("bowline-kb-replication"), "{steps:?} {remarks:?}");
+        assert_eq!(wish().steps(Some(&weak_with("<Destination>"))).0, [Step::Replicate(wish())]);
         assert_eq!(wish().steps(Some(&state(Vec::new()))).0, [Step::Replicate(wish())]);
     }
 }

@@ -234,6 +234,13 @@ impl Step {
 impl Bucket {
     /// Carries one step out. The error means that nobody answered; a refusal is an outcome.
     pub async fn carry_out(&self, step: &Step) -> Result<Outcome, StoreError> {
+        if let Step::Replicate(wish) = step {
+            // Writing the rules replaces all of them, and somebody may have written others while the plan was read.
+            let (steps, mut remarks) = wish.steps(Some(&self.state().await?));
+            if !steps.contains(step) {
+                return Ok(remarks.pop().map_or(Outcome::Done, Outcome::Failed));
+            }
+        }
         let (query, headers): (&str, &[(&'static str, &str)]) = match step {
             Step::Create { object_lock: true } => ("", &[("x-amz-bucket-object-lock-enabled", "true")]),
             Step::Create { object_lock: false } => ("", &[]),

@@ -124,6 +124,10 @@ impl S3 {
             (true, None) => return Err(wrong(&"it is cut off and names no place to go on")),
             (false, _) => None,
         };
+        if next.is_some() && next == *from {
+            // Asked for ever, or taken for whole: neither.
+            return Err(wrong(&"it says that there is more, and goes on where it began"));
+        }
         Ok((page.entries, next))
     }
 
@@ -165,8 +169,7 @@ impl Versions for S3 {
             async move {
                 let Some(from) = state else { return Ok::<_, StoreError>(None) };
                 let (entries, next) = self.page(&raw, false, &from).await?;
-                // A server that does not move on would be asked for ever.
-                let next = next.filter(|next| from.as_ref() != Some(next)).map(Some);
+                let next = next.map(Some);
                 let found: Vec<_> = entries.into_iter().filter_map(|entry| self.version(entry)).collect();
                 Ok(Some((stream::iter(found), next)))
             }
@@ -203,7 +206,6 @@ impl Versions for S3 {
                 }
             }
             match next {
-                Some(next) if from.as_ref() == Some(&next) => break,
                 Some(next) => from = Some(next),
                 None => break,
             }

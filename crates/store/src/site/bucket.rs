@@ -118,19 +118,31 @@ impl BucketSite {
         self.done("hide", key, Call { method: "DELETE", ..Call::default() }).await.map(drop)
     }
 
-    pub(super) async fn write_again(&self, item: &Item) -> Result<(), StoreError> {
-        let Some(facts) = self.facts(item).await? else { return Ok(()) };
+    /// Whether it did: only while this version is what is there now.
+    pub(super) async fn write_again(&self, item: &Item) -> Result<bool, StoreError> {
+        // Asked just before, of what is there now: a listing is old, and an old body must not come over a newer one.
+        let reply = match self.ask("look up", &item.key, Call { method: "HEAD", ..Call::default() }).await? {
+            Ok(reply) => reply,
+            Err(trouble) if matches!(trouble.status(), Some(404 | 405)) => return Ok(false),
+            Err(trouble) => return Err(self.fail("look up", &item.key, &trouble)),
+        };
+        let text = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok());
+        let (id, etag) = (text("x-amz-version-id").unwrap_or("null"), text("etag").unwrap_or_default().trim_matches('"'));
+        if id != item.id.as_deref().unwrap_or("null") || etag != item.etag {
+            return Ok(false);
+        }
+        let facts = ItemFacts::of_headers(&reply.headers);
         let version = item.id.as_deref().map(|id| format!("?versionId={}", encoded(id))).unwrap_or_default();
         let whole: Vec<String> = format!("{}{}", self.prefix, item.key).split('/').map(encoded).collect();
         let mut headers = facts.copy_of(&format!("{} of {}", item.id.as_deref().unwrap_or(&item.etag), item.modified)).headers();
         headers.push(("x-amz-copy-source".to_owned(), format!("/{}/{}{version}", self.control.bucket, whole.join("/"))));
         headers.push(("x-amz-metadata-directive".to_owned(), "REPLACE".to_owned()));
-        self.done("replicate", &item.key, Call { method: "PUT", headers, ..Call::default() }).await.map(drop)
+        self.done("replicate", &item.key, Call { method: "PUT", headers, ..Call::default() }).await.map(|_| true)
     }
 
     pub(super) async fn begin(site: &Arc<Self>, key: &str, bytes: u64, facts: &ItemFacts) -> Result<Upload, StoreError> {
         let headers = facts.headers();
-        let mut upload = Upload { site: Arc::clone(site), key: key.to_owned(), headers, id: None, parts: Vec::new(), whole: None };
+        let mut upload = Upload { site: Arc::clone(site), key: key.to_owned(), headers, id: None, parts: Vec::new(), whole: None, is_first: false };
         if bytes > Site::piece_bytes(bytes) {
             let call = Call { method: "POST", query: "uploads=", headers: upload.headers.clone(), ..Call::default() };
             let reply = site.done("write", key, call).await?;
@@ -152,6 +164,8 @@ pub(super) struct Upload {
     parts: Vec<String>,
     /// What goes up in one request.
     whole: Option<Bytes>,
+    /// The server is asked to refuse it when there is something under this key.
+    pub(super) is_first: bool,
 }
 
 impl Upload {
@@ -168,8 +182,10 @@ impl Upload {
     }
 
     pub(super) async fn finish(self) -> Result<(), StoreError> {
-        let Self { site, key, headers, id, parts, whole } = self;
+        let Self { site, key, mut headers, id, parts, whole, is_first } = self;
+        let condition: Vec<_> = is_first.then(|| ("if-none-match".to_owned(), "*".to_owned())).into_iter().collect();
         let Some(id) = id else {
+            headers.extend(condition);
             let call = Call { method: "PUT", headers, body: whole.unwrap_or_default(), ..Call::default() };
             return site.done("write", &key, call).await.map(drop);
         };
@@ -177,6 +193,7 @@ impl Upload {
         let parts: String = parts.iter().enumerate().map(part).collect();
         let body = format!("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>");
         let query = format!("uploadId={}", encoded(&id));
-        site.done("write", &key, Call { method: "POST", query: &query, body: Bytes::from(body), ..Call::default() }).await.map(drop)
+        let call = Call { method: "POST", query: &query, headers: condition, body: Bytes::from(body), ..Call::default() };
+        site.done("write", &key, call).await.map(drop)
     }
 }

@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 
 /// What the names of files begin with that are being written.
 const TEMPORARY: &str = ".bowline-tmp-";
+/// What folders begin with into which goes what is in the way, where they lie within.
+const ASIDE: &str = ".bowline-aside-";
 /// How many items travel from the walking thread at once.
 const BATCH: usize = 256;
 
@@ -82,7 +84,7 @@ impl FolderSite {
                 let why = format!("the name {:?} is not UTF-8", entry.file_name());
                 return Err(self.failed("list", prefix, &why));
             };
-            if name.starts_with(TEMPORARY) {
+            if name.starts_with(TEMPORARY) || (prefix.is_empty() && name.starts_with(ASIDE)) {
                 continue;
             }
             match (kind.is_dir(), kind.is_file()) {
@@ -146,6 +148,15 @@ impl FolderSite {
             Ok((item(expected.key.clone(), &found).etag == expected.etag).then(|| (Bytes::from(body), facts)))
         })
         .await
+    }
+
+    /// Where its files go that are in the way: beside it, the same for every run of this name; within it where it is a mount point, since
+    /// no file can be moved out of that.
+    pub(super) fn aside(&self, name: &str) -> PathBuf {
+        match is_mount_point(&self.root) {
+            true => self.root.join(format!("{ASIDE}{name}")),
+            false => PathBuf::from(format!("{}.aside-{name}", self.root.display())),
+        }
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -254,8 +265,59 @@ fn sync_folder(of: &Path) -> io::Result<()> {
     File::open(of.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
+fn is_mount_point(root: &Path) -> bool {
+    let (Ok(root), Ok(mounts)) = (fs::canonicalize(root), fs::read_to_string("/proc/self/mountinfo")) else { return false };
+    // Some letters are written as \ooo.
+    let plain = |text: &str| {
+        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+            .iter()
+            .fold(text.to_owned(), |text, (code, letter)| text.replace(code, letter))
+    };
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|place| Path::new(&plain(place)) == root)
+}
+
 fn item(key: String, found: &Metadata) -> Item {
     let micros = found.mtime() * 1_000_000 + found.mtime_nsec() / 1_000;
-    let etag = format!("{:x}-{:x}-{:x}.{:x}", found.ino(), found.len(), found.mtime(), found.mtime_nsec());
+    // The time of the last change to anything about it, too: `rsync -a` and `touch -r` set the other one.
+    let (size, times) = (found.len(), (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()));
+    let etag = format!("{:x}-{size:x}-{:x}.{:x}-{:x}.{:x}", found.ino(), times.0, times.1, times.2, times.3);
     Item { key, id: None, bytes: found.len(), modified: Timestamp::from_unix_micros(micros), etag, is_latest: true, is_removal: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_goes_where_it_can_be_moved_and_is_no_object_there() {
+        assert_eq!(FolderSite::new("/proc".into()).aside("t"), PathBuf::from("/proc/.bowline-aside-t"));
+        let folder = tempfile::tempdir().unwrap();
+        let site = FolderSite::new(folder.path().to_owned());
+        assert_eq!(site.aside("t"), PathBuf::from(format!("{}.aside-t", folder.path().display())));
+        fs::create_dir(folder.path().join(".bowline-aside-t")).unwrap();
+        for name in ["kept", ".bowline-aside-t/in-the-way"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let mut keys = Vec::new();
+        site.walk("", &mut |item| {
+            keys.push(item.unwrap().key);
+            true
+        })
+        .unwrap();
+        assert_eq!(keys, ["kept"]);
+    }
+
+    #[test]
+    fn a_file_that_was_rewritten_with_its_former_time_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        fs::write(&file, "one").unwrap();
+        let before = fs::metadata(&file).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(&file, "two").unwrap();
+        File::options().write(true).open(&file).unwrap().set_modified(before.modified().unwrap()).unwrap();
+        let (before, after) = (item("a".into(), &before), item("a".into(), &fs::metadata(&file).unwrap()));
+        assert_eq!(before.modified, after.modified);
+        assert_ne!(before.etag, after.etag);
+    }
 }

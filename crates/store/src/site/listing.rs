@@ -8,6 +8,7 @@ use crate::bucket::encoded;
 use crate::s3::Call;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::Deserialize;
+use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 use terms::Timestamp;
 use tokio::sync::mpsc;
@@ -91,6 +92,16 @@ impl Part {
             Self::Folder { below, .. } => below,
         }
     }
+
+    /// By key, and of a key the newest first, for servers that list removals apart from versions (SeaweedFS does). What neither
+    /// tells apart stays as the server has it.
+    fn newest_first(&self, other: &Self) -> Ordering {
+        let age = |part: &Self| match part {
+            Self::Item(item) => (!item.is_latest, Reverse(item.modified)),
+            Self::Folder { .. } => (false, Reverse(Timestamp::from_unix_micros(0))),
+        };
+        self.key().cmp(other.key()).then_with(|| age(self).cmp(&age(other)))
+    }
 }
 
 /// Everything, in order; the listing ends with an error when the server does not keep to it.
@@ -158,9 +169,11 @@ fn pages(site: Arc<BucketSite>, what: What, prefix: String, by_level: bool) -> B
             let Some(from) = from else { return Ok::<_, StoreError>(None) };
             let (mut parts, next) = page(&site, what, &prefix, by_level, from.as_deref()).await?;
             parts.sort_by(|a, b| a.key().cmp(b.key()));
-            // A server that does not move on would be asked for ever.
-            let next = next.filter(|next| from.as_ref() != Some(next)).map(Some);
-            Ok(Some((stream::iter(parts.into_iter().map(Ok)), next)))
+            if next.is_some() && next == from {
+                // Asked for ever, or taken for whole: neither.
+                return Err(site.failed("list", &prefix, "the server says that there is more, and goes on where it began"));
+            }
+            Ok(Some((stream::iter(parts.into_iter().map(Ok)), next.map(Some))))
         }
     })
     .try_flatten();
@@ -169,7 +182,7 @@ fn pages(site: Arc<BucketSite>, what: What, prefix: String, by_level: bool) -> B
     }
     let sorted = async move {
         let mut parts: Vec<Part> = pages.try_collect().await?;
-        parts.sort_by(|a, b| a.key().cmp(b.key()));
+        parts.sort_by(Part::newest_first);
         Ok(stream::iter(parts.into_iter().map(Ok)))
     };
     stream::once(sorted).try_flatten().boxed()
@@ -233,4 +246,28 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
         parts.push(Part::Item(Item { key: key.to_owned(), id, bytes: listed.bytes, modified, etag, is_latest, is_removal }));
     }
     Ok((parts, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_that_are_listed_apart_come_between_the_versions_that_they_are_between() {
+        let part = |second: i64, is_removal, is_latest| {
+            let modified = Timestamp::from_unix_micros(second * 1_000_000);
+            Part::Item(Item { key: "a".into(), id: None, bytes: 1, modified, etag: String::new(), is_latest, is_removal })
+        };
+        // As SeaweedFS answers: versions, then removals; the newest one is of the same second as the one before.
+        let mut parts = [part(30, false, false), part(10, false, false), part(30, true, true), part(20, true, false)];
+        parts.sort_by(Part::newest_first);
+        let order: Vec<_> = parts
+            .iter()
+            .map(|part| match part {
+                Part::Item(item) => (item.modified.unix_micros() / 1_000_000, item.is_removal),
+                Part::Folder { .. } => (0, false),
+            })
+            .collect();
+        assert_eq!(order, [(30, true), (30, false), (20, true), (10, false)]);
+    }
 }

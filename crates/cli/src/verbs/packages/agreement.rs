@@ -4,7 +4,8 @@ use crate::fault::Fault;
 use crate::wiring::Wiring;
 use checks::{Outcome, References};
 use drill::Report;
-use packages::{Agreement, Reference, Source};
+use futures::Stream;
+use packages::{Agreement, PackagesError, Reference, Source};
 use serde_json::Value;
 use terms::{Advice, Class, Explain, Timestamp};
 
@@ -16,9 +17,8 @@ pub fn references(wiring: &Wiring) -> Option<References> {
 }
 
 /// Compares what the database refers to with what was there then.
-pub async fn compare(source: &Source, at: Timestamp, rows: Vec<(String, Option<u64>)>) -> Result<Agreement, Advice> {
+pub async fn compare(there: impl Stream<Item = Result<(String, u64), PackagesError>>, rows: Vec<(String, Option<u64>)>) -> Result<Agreement, Advice> {
     let references = rows.into_iter().map(|(key, size)| Reference { key, size }).collect();
-    let there = source.sizes(at).await.map_err(|error| error.advice())?;
     packages::agree(references, there).await.map_err(|error| error.advice())
 }
 
@@ -50,11 +50,16 @@ async fn compared(wiring: &Wiring, at: Timestamp, rows: Vec<(String, Option<u64>
     let settings = super::settings(wiring).map_err(told)?;
     let reader = super::snapshots(wiring).await.map_err(told)?;
     let source = Source::choose(&settings, reader.as_ref(), at).await.map_err(|error| error.advice())?;
-    compare(&source, at, rows).await
+    compare(source.sizes(at).await.map_err(|error| error.advice())?, rows).await
 }
 
-/// The fault that a restore ends with whose database refers to what is not there.
+/// The fault that a restore ends with whose database refers to what is not there, or that could not be asked.
 pub fn disagreement(packages: Option<&Value>) -> Option<Fault> {
+    if let Some(why) = packages?.get("agreement_unknown").and_then(Value::as_str) {
+        let hint = "The database runs, and the packages are there. Whether they agree: bowline verify, to the same instant.";
+        let summary = "whether the database and its packages agree is not known";
+        return Some(Fault::of("packages-not-compared", Class::Missing, summary, format!("{why}."), hint));
+    }
     let found: Agreement = serde_json::from_value(packages?.get("agreement")?.clone()).ok()?;
     let hint = "The database runs. Look for these objects in another copy, or restore to another instant.";
     let summary = "the database refers to packages that were not there at that instant";
@@ -73,4 +78,21 @@ pub fn words(found: &Agreement) -> String {
         named(&found.changed_keys),
         found.orphaned
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_restore_whose_agreement_nobody_knows_is_no_success() {
+        let slug = |packages: Value| disagreement(Some(&packages)).map(|fault| fault.0.slug);
+        assert_eq!(slug(json!({ "agreement_unknown": "the run before" })), Some("packages-not-compared"));
+        let mut found = Agreement { referred: 1, ..Agreement::default() };
+        assert_eq!(slug(json!({ "agreement": found })), None);
+        found.missing = 1;
+        assert_eq!(slug(json!({ "agreement": found })), Some("packages-disagree"));
+        assert_eq!(slug(json!({})), None);
+    }
 }

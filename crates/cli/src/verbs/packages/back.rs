@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use store::StoreOptions;
+use store::{Site, StoreOptions};
 use terms::{Advice, Explain, Timestamp};
 
 /// Objects that are brought back at once.
@@ -20,13 +20,15 @@ const JOBS: usize = 16;
 pub async fn run(wiring: &Wiring, asked: &PackagesRestoreArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let settings = super::settings(wiring)?;
     let reader = super::snapshots(wiring).await?;
-    let source = Source::choose(&settings, reader.as_ref(), asked.to).await?;
+    let mut source = Source::choose(&settings, reader.as_ref(), asked.to).await?;
+    source.measure(&settings, asked.to).await;
     let into = match &asked.into {
         None => settings.primary.clone(),
         // Another region, another endpoint: its url says which.
         Some(url) => Place { url: url.clone(), options: StoreOptions { region: None, endpoint: None, ..settings.primary.options.clone() } },
     };
-    let wish = RestoreWish { at: asked.to, into, hides_newer: asked.hide_newer, jobs: asked.jobs.map_or(JOBS, usize::from) };
+    let is_primary = asked.into.is_none();
+    let wish = RestoreWish { at: asked.to, into, hides_newer: asked.hide_newer, is_primary, jobs: asked.jobs.map_or(JOBS, usize::from) };
     let planned = packages::plan(&source, &wish).await?;
     show(&planned, false, printer);
     if asked.plan {
@@ -56,13 +58,19 @@ pub async fn restore_beside(wiring: &Wiring, at: Timestamp, referred: Option<Ref
     let settings = super::settings(wiring).map_err(told)?;
     let reader = super::snapshots(wiring).await.map_err(told)?;
     let advice = |error: PackagesError| error.advice();
-    let source = Source::choose(&settings, reader.as_ref(), at).await.map_err(advice)?;
-    let wish = RestoreWish { at, into: settings.primary, hides_newer: false, jobs: JOBS };
+    let mut source = Source::choose(&settings, reader.as_ref(), at).await.map_err(advice)?;
+    source.measure(&settings, at).await;
+    let wish = RestoreWish { at, into: settings.primary, hides_newer: false, is_primary: true, jobs: JOBS };
     let report = packages::restore(&source, &wish, printer.clone()).await.map_err(advice)?;
     report.complete().map_err(advice)?;
     let mut told = json!(report);
     match referred {
-        Some(Ok(rows)) => told["agreement"] = json!(super::agreement::compare(&source, at, rows).await?),
+        Some(Ok(rows)) => {
+            // Against what is there now as of then: the primary may have kept what the copy lacks.
+            let target = Site::open(&wish.into.url, &wish.into.options).map_err(|error| error.advice())?;
+            let there = packages::as_restored(&source, &target, &wish).await.map_err(advice)?;
+            told["agreement"] = json!(super::agreement::compare(there, rows).await?);
+        }
         Some(Err(why)) => told["agreement_unknown"] = json!(why.what),
         None => {}
     }
@@ -74,6 +82,10 @@ fn show(report: &RestoreReport, is_done: bool, printer: &Printer) {
     printer.say(format!("packages     {} as of {at}, from {}", report.target, report.source));
     printer.say(format!("were there   {} objects, {}", report.keys, bytes(report.bytes)));
     printer.say(format!("right        {} already", report.same));
+    if report.kept > 0 {
+        printer
+            .say(format!("kept         {} that the primary has from before that, and the copy lacks: newer than the copy, and right", report.kept));
+    }
     let (verb, other) = if is_done { ("brought back", "replaced") } else { ("to bring back", "to replace") };
     printer.say(format!("{verb:<12} {} that are gone; {other} {} that are different now", report.absent, report.different));
     if report.newer > 0 {
@@ -86,9 +98,18 @@ fn show(report: &RestoreReport, is_done: bool, printer: &Printer) {
             report.uncertain
         ));
     }
-    if let Some(seconds) = report.unknown_seconds.filter(|seconds| *seconds > 0.0) {
+    if report.untold > 0 {
+        printer.say(format!("untold       {} were written after that; whether there was another version before nobody knows", report.untold));
+    }
+    if report.doubtful > 0 {
+        printer.say(format!(
+            "doubtful     {} files that are in the way or newer have a time before that: a file's time proves nothing",
+            report.doubtful
+        ));
+    }
+    if let Some((until, seconds)) = report.complete_until.zip(report.unknown_seconds.filter(|seconds| *seconds > 0.0)) {
         let span = duration(Duration::from_secs_f64(seconds));
-        printer.say(format!("unknown      what was written in the last {span} before that is in no snapshot"));
+        printer.say(format!("unknown      the copy is complete up to {until}: what was written in the last {span} before may be missing in it"));
     }
     if let Some(aside) = &report.aside {
         printer.say(format!("aside        {}: what was in the way", aside.display()));

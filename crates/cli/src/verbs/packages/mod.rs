@@ -18,6 +18,7 @@ use packages::{Place, Settings};
 use repo::{Reader, Writer};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What `[packages] snapshots` says for the repository of the backups.
 const OWN: &str = "repository";
@@ -68,4 +69,9 @@ async fn snapshots_writer(wiring: &Wiring) -> Result<Writer, Fault> {
             Err(Fault::misuse("packages-no-snapshots", "the configuration does not say where snapshots of the packages go", "", hint))
         }
     }
+}
+
+/// How old the newest snapshot may become; an hour unless told.
+pub fn every(wiring: &Wiring) -> Duration {
+    wiring.config.packages.as_ref().and_then(|packages| packages.every).unwrap_or(Duration::from_secs(3600))
 }

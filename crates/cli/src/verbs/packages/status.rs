@@ -11,9 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use terms::{Class, Clock, SystemClock, Timestamp};
 
-/// How old the newest snapshot may become unless told.
-const EVERY: Duration = Duration::from_secs(3600);
-
 pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let settings = super::settings(wiring)?;
     let reader = super::snapshots(wiring).await?;
@@ -44,7 +41,7 @@ pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Prin
         printer.say(format!("failed       {} the store gave up, such as {}", facts.failed, facts.failed_keys.join(", ")));
         printer.say("             → bowline packages status --requeue writes them again; on AWS, S3 Batch Replication does so without new versions");
     }
-    let every = wiring.config.packages.as_ref().and_then(|packages| packages.every).unwrap_or(EVERY);
+    let every = super::every(wiring);
     let is_overdue = facts.mode == "managed" && facts.newest_snapshot.is_none_or(|at| SystemClock.now().seconds_since(at) > every.as_secs_f64());
     if is_overdue {
         printer.say(format!("overdue      a snapshot is wanted every {}: run bowline packages snapshot", duration(every)));
@@ -58,11 +55,22 @@ pub async fn run(wiring: &Wiring, asked: &PackagesStatusArgs, printer: &Arc<Prin
     let mut result = json!(facts);
     (result["joint_until"], result["snapshot_overdue"]) = (json!(joint), json!(is_overdue));
     if asked.requeue {
-        let again = observed.requeue(&settings).await?;
-        printer.say(format!("requeued     {again} versions were written again"));
-        result["requeued"] = json!(again);
+        let requeued = observed.requeue(&settings).await?;
+        let overtaken = match requeued.overtaken {
+            0 => String::new(),
+            count => format!("; {count} were overwritten or removed meanwhile and are left alone"),
+        };
+        printer.say(format!("requeued     {} versions were written again{overtaken}", requeued.again));
+        requeued.failed.iter().for_each(|failed| printer.say(format!("FAILED       {failed}")));
+        result["requeued"] = json!(requeued.again);
+        result["requeue"] = json!(requeued);
+        if let Some(first) = requeued.failed.first() {
+            let (what, detail) = (format!("{} versions could not be written again", requeued.failed.len()), format!("The first one: {first}."));
+            let fault = Fault::of("packages-not-requeued", Class::Missing, &what, detail, "Run the same command again.");
+            return Err(fault.with("packages", result));
+        }
     }
-    if lag > wiring.config.alerts.replication_lag() {
+    if lag > wiring.config.alerts.replication_lag().max(Duration::from_secs_f64(facts.usual_seconds(every))) {
         let detail = format!("{} versions are missing, the oldest for {}.", facts.behind, duration(lag));
         let hint = "Look at the store's replication, or run bowline packages snapshot.";
         return Err(Fault::of("packages-behind", Class::Refused, "the second copy of the packages is behind", detail, hint).with("packages", result));

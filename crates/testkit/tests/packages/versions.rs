@@ -1,0 +1,112 @@
+//! What a real server does with versions, removals and conditions, where its packages hang on it.
+
+use crate::ground::{InBucket, Objects, now};
+use bytes::Bytes;
+use packages::{Place, RestoreWish, Settings, Source};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Item, ItemFacts, StoreOptions};
+use testkit::s3::S3Server;
+
+fn place(url: &str, options: &StoreOptions) -> Place {
+    Place { url: url.to_owned(), options: options.clone() }
+}
+
+/// The server tells whole seconds.
+fn a_second_later() {
+    std::thread::sleep(Duration::from_millis(1100));
+}
+
+#[test]
+fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept() {
+    let server = S3Server::shared();
+    for bucket in ["proven", "proven-copy"] {
+        server.create_bucket(bucket);
+    }
+    let (url, copy_url, options) = (server.url("proven", ""), server.url("proven-copy", ""), server.options());
+    let (primary, copy) = (InBucket::open(&url, &options, true), InBucket::open(&copy_url, &options, true));
+    for bucket in [&primary, &copy] {
+        bucket.put("removed", b"long gone");
+        bucket.put("changed", b"first");
+        bucket.put("lost", b"by accident");
+    }
+    a_second_later();
+    for bucket in [&primary, &copy] {
+        bucket.wait(bucket.site.hide("removed", None)).expect("it can be hidden");
+    }
+    a_second_later();
+    // From here on the copy falls behind.
+    primary.put("changed", b"second, which nobody copied");
+    primary.put("new", b"as well");
+    a_second_later();
+    let at = now();
+    a_second_later();
+    // Removed for good at the primary and written anew, after the instant; the copy has that again.
+    for bucket in [&primary, &copy] {
+        bucket.put("removed", b"again");
+        bucket.wait(bucket.site.hide("lost", None)).expect("it can be hidden");
+    }
+    primary.put("later", b"after the instant");
+    let order: Vec<Item> = copy.versions().into_iter().filter(|item| item.key == "removed").collect();
+    assert_eq!(order.iter().map(|item| item.is_removal).collect::<Vec<_>>(), [false, true, false], "{order:?}");
+
+    let settings = Settings {
+        primary: place(&url, &options),
+        replica: Some(place(&copy_url, &options)),
+        replication_role: None,
+        replication_target: None,
+        replica_kms_key: None,
+    };
+    let report = primary.wait(async {
+        let mut source = Source::choose(&settings, None, at).await.expect("a replica");
+        source.measure(&settings, at).await;
+        let wish = RestoreWish { at, into: settings.primary.clone(), hides_newer: true, is_primary: true, jobs: 4 };
+        let planned = packages::plan(&source, &wish).await.expect("a plan");
+        let done = packages::restore(&source, &wish, Arc::new(terms::Silent)).await.expect("a restore");
+        assert_eq!((planned.kept, planned.absent, planned.newer), (done.kept, done.absent, done.newer));
+        done
+    });
+    assert_eq!((report.kept, report.absent, report.different, report.newer_hidden, report.failed), (2, 1, 0, 2, 0), "{report:#?}");
+    assert!(report.unknown_seconds.is_some_and(|seconds| seconds > 1.0), "{report:#?}");
+    assert_eq!(primary.get("changed").as_deref(), Some(&b"second, which nobody copied"[..]));
+    assert_eq!(primary.get("new").as_deref(), Some(&b"as well"[..]));
+    assert_eq!(primary.get("lost").as_deref(), Some(&b"by accident"[..]));
+    assert_eq!((primary.get("removed"), primary.get("later")), (None, None), "it was gone at the instant; it came after it");
+}
+
+#[test]
+fn nothing_is_replaced_without_versions_and_no_old_version_is_written_over_a_newer_one() {
+    let server = S3Server::shared();
+    for bucket in ["unversioned", "again"] {
+        server.create_bucket(bucket);
+    }
+    let plain = InBucket::open(&server.url("unversioned", ""), &server.options(), false);
+    // Small, and in parts.
+    for (key, bytes) in [("small", 5), ("large", 9 << 20)] {
+        let write = |fill: u8| {
+            plain.wait(async {
+                let upload = plain.site.begin(key, bytes as u64, &ItemFacts::default(), now(), None).await?;
+                let mut upload = upload.replaces_nothing();
+                for part in vec![fill; bytes].chunks(8 << 20) {
+                    upload.piece(Bytes::copy_from_slice(part)).await?;
+                }
+                upload.finish().await
+            })
+        };
+        write(b'a').expect("nothing is there");
+        write(b'b').expect_err("something is there");
+        assert_eq!(plain.get(key).expect("it is there")[0], b'a', "{key}");
+    }
+
+    let bucket = InBucket::open(&server.url("again", ""), &server.options(), true);
+    for key in ["as it was", "overwritten", "removed"] {
+        bucket.put(key, b"first");
+    }
+    let listed = bucket.versions();
+    bucket.put("overwritten", b"second");
+    bucket.wait(bucket.site.hide("removed", None)).expect("it can be hidden");
+    let again: Vec<bool> = listed.iter().map(|item| bucket.wait(bucket.site.write_again(item)).expect("an answer")).collect();
+    assert_eq!(again, [true, false, false], "{listed:?}");
+    assert_eq!((bucket.get("overwritten").as_deref(), bucket.get("removed")), (Some(&b"second"[..]), None));
+    assert_eq!(bucket.versions().iter().filter(|item| item.key == "as it was").count(), 2);
+}
