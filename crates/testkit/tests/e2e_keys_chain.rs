@@ -1,6 +1,7 @@
 //! Where the credentials for the AWS KMS come from: each place that the whole of AWS looks at, one at a time, with nothing else there. The
 //! places are stand-ins on the loopback, and the KMS a mock: what is shown is that each is asked, and what it gives is used.
 
+#[allow(dead_code, reason = "this one names its own credentials")]
 #[path = "keys/ground.rs"]
 mod ground;
 
