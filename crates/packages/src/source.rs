@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_removal_before_the_instant_holds_and_one_of_the_same_second_is_uncertain() {
-        let item = |time, is_removal, is_latest| {
+        let item = |time: i64, is_removal, is_latest| {
             let (key, id) = ("k".to_owned(), Some(time.to_string()));
             Item { key, id, bytes: 1, modified: second(time), etag: String::new(), is_latest, is_removal }
         };
