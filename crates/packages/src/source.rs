@@ -53,6 +53,7 @@ enum Origin {
 }
 
 /// What is known of a key.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one, and one lives at a time")]
 pub(crate) enum Known {
     Was(Wanted),
     /// Only a later version of it was seen, after the instant: whether there was one before it nobody knows.
