@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use repo::retention::RetentionPolicy;
-use repo::{BackupDocument, Encryption, SnapshotDocument, Tombstone, WalPosition, Writer, backup_folder, pack_path};
+use repo::{BackupDocument, Encryption, SnapshotDocument, WalPosition, Writer, backup_folder, pack_path};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,8 +203,7 @@ async fn no_tombstone_buries_a_snapshot_of_packages_and_only_what_none_needs_is_
     // Whoever can only put can write this.
     for id in [needed, snapshot] {
         let forged = BackupDocument { id, kind: BackupKind::Packages, ..backup(&writer, 2, now) };
-        let forged = Tombstone { format, expired: now.plus_micros(-90 * 86_400_000_000), backup: forged };
-        memory.put_new(&repo::tombstone(id), Bytes::from(serde_json::to_vec(&forged).unwrap())).await.unwrap();
+        writer.bury(&forged, now).await.unwrap();
     }
     let left = settled(&memory).await;
     assert!(!left.contains(&pack(attempt)), "{left:#?}");
