@@ -94,7 +94,7 @@ fn configurations_that_are_wrong_are_refused_by_line_and_never_repeat_a_secret()
     wrong("foreign", &channel("type = \"slack\"\nurl = \"env:A\"\nto = [\"hunter2@example.org\"]"), "config-wrong", &["has no to"]);
     let locked = text.replace("[encryption]", "object_lock = \"governance\"\nobject_lock_days = 35\n[encryption]");
     wrong("lock", &locked, "config-wrong", &["object_lock", "no S3 bucket"]);
-    wrong("key", &format!("{text}[drill]\nschedule = \"0 4 * * 0\"\n"), "config-wrong", &["schedule"]);
+    wrong("schedule", &format!("{text}[drill]\nschedule = \"13am\"\n"), "config-wrong", &["drill.schedule", "minute"]);
     wrong("secret", &text.replace("[encryption]", "secret_access_key = \"hunter2hunter2\"\n[encryption]"), "config-wrong", &["never as itself"]);
     wrong("typo", &text.replace("[encryption]", "secret_acces_key = \"hunter2hunter2\"\n[encryption]"), "config-wrong", &["secret_acces_key"]);
     wrong("broken", &text.replace("[encryption]", "secret_access_key = \"hunter2hunter2\n[encryption]"), "config-wrong", &["line"]);

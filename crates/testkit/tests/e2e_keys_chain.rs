@@ -77,14 +77,14 @@ fn credentials_come_from_each_place_that_aws_names() {
     };
     let off = ("AWS_EC2_METADATA_DISABLED", "true");
 
-    // With none of them there is nothing to sign with, and it says where was looked.
-    let bowline = Bowline::sealed_for(&cluster, RepositoryKind::Folder, &["file:{key}"], &[off]);
+    // With none of them there is nothing to sign with, and it says so.
+    let nowhere = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::chown(nowhere.path(), cluster.user().map(|user| user.0), None).expect("chown");
+    let url = format!("file://{}/repository", nowhere.path().display());
+    let bowline = Bowline::at(&cluster, &url, "", &[off]);
     bowline.set_recipients(&cluster, &[&recipient]);
-    let (slug, text) = {
-        let outcome = bowline.run(&["backup"]);
-        let (slug, text) = outcome.error();
-        (slug.to_owned(), text)
-    };
+    let outcome = bowline.run(&["init"]);
+    let (slug, text) = outcome.error();
     assert!(slug.starts_with("key-") && text.to_lowercase().contains("credential"), "{slug}: {text}");
 
     opens("an instance's metadata", &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &giver.address)]);

@@ -62,10 +62,10 @@ fn a_second_copy_is_missed_watched_and_told_apart_from_another_repository() {
 
     // What is on its way is no fault yet, and is told.
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    let second = bowline.ok(&["backup"])["id"].clone();
+    bowline.ok(&["backup"]);
     let (behind, status) = look();
     assert!(behind.0 == "ok" && behind.1.contains("1 of 2 backups"), "{behind:?}");
-    assert_eq!(status["second_copy"]["missing"], Value::Array(vec![second]), "{status:#}");
+    assert_eq!(status["second_copy"]["missing"], 1, "{status:#}");
 
     let other = Bowline::new(&cluster, RepositoryKind::Folder);
     fs::remove_dir_all(&copy).expect("lose the copy");

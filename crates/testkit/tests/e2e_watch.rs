@@ -21,7 +21,7 @@ struct Watched<'a> {
 
 impl Watched<'_> {
     fn configure(&self, alerts: &str, more: &str) {
-        let channel = format!("[alerts]\n{alerts}[[alerts.channel]]\ntype = \"webhook\"\nurl = \"{}\"\n", self.hook.url("told"));
+        let channel = format!("[alerts]\n{alerts}[[alerts.channel]]\ntype = \"webhook\"\nurl = \"env:HOOK\"\n");
         self.bowline.configure(&self.cluster.conninfo(), Some(self.cluster.data_dir()), &format!("{QUICK}{more}{channel}"));
     }
 
@@ -58,7 +58,12 @@ fn what_goes_wrong_is_told_within_its_time_and_so_is_its_end() {
     let cluster = Cluster::builder(newest_major()).setting("wal_sender_timeout", "5s").start();
     let hook = Hook::start(Manner::Takes);
     let key = format!("vault-transit:kb?address={}", keeper.endpoint());
-    let bowline = Bowline::sealed_for(&cluster, RepositoryKind::S3Through(&store), &[&key], &[("VAULT_TOKEN", testkit::openbao::ROOT_TOKEN)]);
+    let bowline = Bowline::sealed_for(
+        &cluster,
+        RepositoryKind::S3Through(&store),
+        &[&key],
+        &[("VAULT_TOKEN", testkit::openbao::ROOT_TOKEN), ("HOOK", &hook.url("told"))],
+    );
     let watched = Watched { cluster: &cluster, bowline: &bowline, hook: &hook };
     watched.configure("wal_lag = \"4s\"\n", "");
     cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
@@ -131,7 +136,7 @@ fn a_clock_that_jumps_stops_expiry_loudly_and_nothing_once_it_is_right_again() {
     testkit::let_everybody_in(folder.path());
     let now = || terms::Clock::now(&terms::SystemClock);
     let clock = MovedClock::at(&folder.path().join("clock"), &now().to_string());
-    let mut bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let mut bowline = Bowline::new(&cluster, RepositoryKind::Folder).with_environment("HOOK", &hook.url("told"));
     // Only Bowline's own clock is wrong: the server's and the store's are not.
     for (name, value) in clock.environment() {
         bowline = bowline.with_environment(&name, &value);
@@ -195,6 +200,7 @@ fn a_disk_that_fills_is_told_of_before_it_is_full_and_what_runs_into_it_says_so(
     assert_eq!(critical["urgency"], "critical", "{critical:#}");
     assert!(critical["hint"].as_str().is_some_and(|hint| hint.contains("Nothing is expired")), "{critical:#}");
     // Full: the backup says so, and what is there stays whole.
+    fill("36");
     let receiver = bowline.receive();
     let failed = bowline.run(&["backup"]);
     let (slug, text) = failed.error();
