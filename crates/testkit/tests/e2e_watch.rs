@@ -25,12 +25,13 @@ impl Watched<'_> {
         self.bowline.configure(&self.cluster.conninfo(), Some(self.cluster.data_dir()), &format!("{QUICK}{more}{channel}"));
     }
 
-    /// What was told of this rule so far: `firing` or `resolved`, each with its time.
+    /// What was told of this rule, or `rule:subject`, so far: `firing` or `resolved`, each with its time.
     fn told(&self, rule: &str) -> Vec<(String, Instant)> {
+        let (rule, subject) = rule.split_once(':').unwrap_or((rule, ""));
         let of = |asked: &testkit::hook::Asked| {
             let body = asked.json();
             let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-            (text("rule") == rule).then(|| (text("state"), asked.at))
+            (text("rule") == rule && text("subject").starts_with(subject)).then(|| (text("state"), asked.at))
         };
         self.hook.asked().iter().filter_map(of).collect()
     }
@@ -90,7 +91,7 @@ fn what_goes_wrong_is_told_within_its_time_and_so_is_its_end() {
 
     // A backup that is killed, and the next one.
     watched.sees(
-        "job-failed",
+        "job-failed:backup",
         60,
         || {
             let mut slow = bowline.start("backup", bowline.command(&["--json", "backup", "--max-rate", "1MB"]));
@@ -103,7 +104,7 @@ fn what_goes_wrong_is_told_within_its_time_and_so_is_its_end() {
 
     // Room: a quota that is too small already.
     watched.sees(
-        "capacity",
+        "capacity:repository",
         60,
         || {
             bowline.ok(&["expire", "--yes"]);
@@ -120,7 +121,21 @@ fn what_goes_wrong_is_told_within_its_time_and_so_is_its_end() {
     // Nothing else was said in between but what follows from these.
     let rules: Vec<String> = hook.asked().iter().map(|asked| asked.json()["rule"].as_str().unwrap_or_default().to_owned()).collect();
     for rule in &rules {
-        let known = ["repository", "kms", "server", "wal-lag", "job-failed", "capacity", "receiver", "slot", "wal-held-up", "rpo", "no-backup"];
+        let known = [
+            "repository",
+            "kms",
+            "server",
+            "wal-lag",
+            "job-failed",
+            "capacity",
+            "receiver",
+            "slot",
+            "wal-held-up",
+            "rpo",
+            "no-backup",
+            "check",
+            "clock-skew",
+        ];
         assert!(known.contains(&rule.as_str()), "{rule} among {rules:?}");
     }
     let list: Value = bowline.ok(&["alert", "list"]);
@@ -148,7 +163,7 @@ fn a_clock_that_jumps_stops_expiry_loudly_and_nothing_once_it_is_right_again() {
     let backups = || bowline.ok(&["list"])["backups"].as_array().map(Vec::len);
     let before = backups();
     watched.sees(
-        "job-failed",
+        "job-failed:expire",
         60,
         || {
             clock.set(&now().plus_micros(3 * 86_400_000_000).to_string());
@@ -200,7 +215,8 @@ fn a_disk_that_fills_is_told_of_before_it_is_full_and_what_runs_into_it_says_so(
     assert_eq!(critical["urgency"], "critical", "{critical:#}");
     assert!(critical["hint"].as_str().is_some_and(|hint| hint.contains("Nothing is expired")), "{critical:#}");
     // Full: the backup says so, and what is there stays whole.
-    fill("36");
+    let all = Command::new("dd").args(["if=/dev/zero", &format!("of={from}/ballast"), "bs=64k", "status=none"]).status();
+    assert!(all.is_ok_and(|status| !status.success()), "a disk of 40 MB has an end");
     let receiver = bowline.receive();
     let failed = bowline.run(&["backup"]);
     let (slug, text) = failed.error();

@@ -33,28 +33,31 @@ async fn bucket(name: &'static str) -> Place {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "MinIO takes minutes to compile: ./test --full installs it and runs this"]
 async fn minio_locks_and_keeps_versions() {
-    locks_and_keeps_versions(Make::Minio).await;
+    let server = locks_and_keeps_versions(Make::Minio).await;
+    an_instant_is_seen(place_on(&server, "instants").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn versitygw_locks_and_keeps_versions() {
+    // An instant of the past is not seen there: docs/stores.md says so.
     locks_and_keeps_versions(Make::Versitygw).await;
 }
 
-async fn locks_and_keeps_versions(make: Make) {
+async fn place_on(server: &ObjectServer, name: &str) -> Place {
+    let bucket = store::Bucket::open(&server.url(name, ""), &server.options()).unwrap().unwrap();
+    for step in [store::Step::Create { object_lock: true }, store::Step::Version] {
+        assert_eq!(bucket.carry_out(&step).await.unwrap(), store::Outcome::Done, "{step:?}");
+    }
+    Place { url: server.url(name, "org/kb"), locking: StoreOptions { lock: Some(LOCK), ..server.options() }, plain: server.options() }
+}
+
+async fn locks_and_keeps_versions(make: Make) -> ObjectServer {
     let server = tokio::task::spawn_blocking(move || ObjectServer::start(make)).await.unwrap();
-    let place = async |name: &str| {
-        let bucket = store::Bucket::open(&server.url(name, ""), &server.options()).unwrap().unwrap();
-        for step in [store::Step::Create { object_lock: true }, store::Step::Version] {
-            assert_eq!(bucket.carry_out(&step).await.unwrap(), store::Outcome::Done, "{step:?}");
-        }
-        Place { url: server.url(name, "org/kb"), locking: StoreOptions { lock: Some(LOCK), ..server.options() }, plain: server.options() }
-    };
-    whole_objects_and_those_of_parts_are_locked(place("locks").await).await;
-    a_lock_never_shrinks(place("grows").await).await;
-    locks_are_extended(place("extends").await).await;
-    the_oldest_is_read(place("overwritten").await).await;
-    an_instant_is_seen(place("instants").await).await;
+    whole_objects_and_those_of_parts_are_locked(place_on(&server, "locks").await).await;
+    a_lock_never_shrinks(place_on(&server, "grows").await).await;
+    locks_are_extended(place_on(&server, "extends").await).await;
+    the_oldest_is_read(place_on(&server, "overwritten").await).await;
+    server
 }
 
 async fn versions(door: &dyn Versions, prefix: &str) -> Vec<ObjectVersion> {
