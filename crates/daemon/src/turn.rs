@@ -72,11 +72,8 @@ pub(crate) async fn stand_in_line(
                 tell(&role, Role::Standby { holder: held.holder }, &*events);
                 held.wait.min(ttl / 3).max(Duration::from_millis(50))
             }
-            // It says nothing about who acts. Opened anew the next time.
-            Err(()) => {
-                contender = None;
-                ttl / 3
-            }
+            // It says nothing about who acts. The same contender asks again: another one would take its own lease for somebody else's.
+            Err(()) => ttl / 3,
         };
         tokio::select! {
             () = sleep(pause) => {}

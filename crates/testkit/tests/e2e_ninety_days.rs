@@ -62,7 +62,7 @@ impl Season<'_> {
 
 #[test]
 fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
-    let (days, daily, minimum) = if testkit::full() { (90, 30, 7) } else { (8, 3, 2) };
+    let (days, daily, minimum) = if testkit::full() { (90, 30, 7) } else { (6, 2, 2) };
     let cluster_home = tempfile::tempdir().expect("a folder");
     testkit::let_everybody_in(cluster_home.path());
     let clock = MovedClock::at(&cluster_home.path().join("clock"), &format!("{FIRST} 12:00:00 UTC"));
@@ -104,7 +104,7 @@ fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
                 day = 4;
             }
             // A night on which something cannot be read.
-            7 => {
+            6 => {
                 let file = cluster.data_dir().join("base/1/PG_VERSION");
                 let set_mode = |mode| {
                     use std::os::unix::fs::PermissionsExt;

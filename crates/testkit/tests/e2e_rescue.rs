@@ -171,7 +171,7 @@ fn a_restore_that_is_killed_at_any_step_goes_on_and_the_old_data_stay_whole() {
     let mut kept: Vec<PathBuf> = Vec::new();
     let seed = testkit::seed("killed restores");
     // All of them take a while: each run takes some, chosen by its seed.
-    let is_chosen = |number: usize| testkit::full() || seed.wrapping_add(number as u64).is_multiple_of(4);
+    let is_chosen = |number: usize| testkit::full() || seed.wrapping_add(number as u64).is_multiple_of(6);
     // When the last step ends the restore ends, too: whether the kill comes in between is luck, and nothing may be left to continue.
     let is_the_end = |number: usize, ending: &str| number + 1 == steps.len() && ending == "step-ended";
     let mut points = 0;
