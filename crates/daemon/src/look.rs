@@ -49,7 +49,8 @@ pub(crate) async fn go_on_looking(
                 () = sleep(now.watch_interval) => {}
                 () = asked.repository.notified() => watcher.forget_repository(),
                 () = told_quickly(&asked, &receiver, &office, &now) => {}
-                _ = loaded.changed() => {}
+                // Seen by this, it would be news to nobody.
+                _ = loaded.changed() => break,
                 () = crate::told(&mut end) => return,
             }
         }
