@@ -126,14 +126,10 @@ impl Doors for WiredDoors {
             mode: seen.mode,
         }))
     }
-
-    async fn used_bytes(&self) -> Result<u64, Trouble> {
-        used_bytes(&self.0).await.map_err(trouble)
-    }
 }
 
-/// Of a bucket that keeps versions all of them, whether listed or not, and uploads that are under way.
-async fn used_bytes(wiring: &Wiring) -> Result<u64, Fault> {
+/// How many bytes the repository takes: of a bucket that keeps versions all of them, whether listed or not, and uploads that are under way.
+pub async fn used_bytes(wiring: &Wiring) -> Result<u64, Fault> {
     let options = wiring.store_options()?;
     let address = wiring.address();
     let store = store::open(&address, &options)?;

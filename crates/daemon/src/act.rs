@@ -346,15 +346,10 @@ impl Daemon {
         });
         self.office.keep_unwritten(job, unwritten);
         let was_killed = ended.status.is_some_and(|status| status.code().is_none());
-        let (premises, asked, measures) = (Arc::clone(&self.premises), Arc::clone(&self.asked), job == "expire");
-        let (doors, events) = (Arc::clone(&self.now().doors), Arc::clone(&self.events));
+        let (premises, asked) = (Arc::clone(&self.premises), Arc::clone(&self.asked));
         self.after.spawn(async move {
             if was_killed && let Some(name) = ended.said.run.as_deref().and_then(RunName::parse) {
                 drop(timeout(LEDGER_LIMIT, write_down(&*premises, &name, began, &ended)).await);
-            }
-            asked.repository.notify_one();
-            if measures && let Err(trouble) = measure(&*premises, &*doors).await {
-                events.tell(Event::Noticed { what: format!("how full the repository is could not be measured: {}", trouble.summary) });
             }
             asked.repository.notify_one();
         });
@@ -434,10 +429,4 @@ async fn write_down(premises: &dyn Premises, name: &RunName, began: Timestamp, e
     run.summary = Some(ended.status.map_or_else(|| "it was killed".to_owned(), |status| format!("it was killed ({status})")));
     run.log = ended.said.log.iter().cloned().collect();
     writer.end_run(name, &run).await.map_err(|e| Trouble::of(&e))
-}
-
-/// Measures how full the repository is: a measurement a day makes the forecast.
-async fn measure(premises: &dyn Premises, doors: &dyn watch::Doors) -> Result<(), Trouble> {
-    let used = doors.used_bytes().await?;
-    premises.writer().await?.keep_capacity(SystemClock.now(), used).await.map_err(|e| Trouble::of(&e))
 }

@@ -1,7 +1,7 @@
 //! How full the repository is, how fast it grows, and when it is full at that rate.
 
 use crate::Trouble;
-use crate::facts::{CapacityFacts, DiskFacts, Sample};
+use crate::facts::{CapacityFacts, DiskFacts, Look, Sample};
 use crate::settings::Settings;
 use nix::sys::statvfs::statvfs;
 use repo::Reader;
@@ -15,14 +15,14 @@ const SPAN_SECONDS_MIN: f64 = 20.0 * 3600.0;
 const DAY_SECONDS: f64 = 86_400.0;
 
 /// Where a quota is set, by the last measurement; else by the disk of the folder, asked now. `None` where neither is.
-pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<CapacityFacts>, Trouble> {
+pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<Look<CapacityFacts>>, Trouble> {
     let history: Vec<Sample> =
         reader.capacity().await.map_err(|e| Trouble::of(&e))?.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
     let disk = settings.folder.as_deref().and_then(|folder| disk("repository", folder, None));
     let (kind, used_bytes, limit_bytes) = match (settings.quota_bytes, disk) {
         (Some(quota), _) => match history.last() {
             Some(last) => ("quota", last.value as u64, quota),
-            None => return Ok(None),
+            None => return Ok(Some(Look::Unseen(unmeasured()))),
         },
         (None, Some(disk)) => ("disk", disk.total_bytes.saturating_sub(disk.free_bytes), disk.total_bytes),
         (None, None) => return Ok(None),
@@ -30,7 +30,16 @@ pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -
     let growth = growth_per_day(&history, now);
     let left = limit_bytes.saturating_sub(used_bytes) as f64;
     let days_to_full = growth.filter(|growth| *growth > 0.0).map(|growth| left / growth).filter(|days| days.is_finite());
-    Ok(Some(CapacityFacts { kind: kind.to_owned(), used_bytes, limit_bytes, growth_bytes_per_day: growth, days_to_full, history }))
+    Ok(Some(Look::Seen(CapacityFacts { kind: kind.to_owned(), used_bytes, limit_bytes, growth_bytes_per_day: growth, days_to_full, history })))
+}
+
+fn unmeasured() -> Trouble {
+    Trouble {
+        slug: "not-measured".into(),
+        summary: "how full the repository is was not measured yet".into(),
+        detail: String::new(),
+        hint: "bowline expire measures it; the daemon runs that after each backup.".into(),
+    }
 }
 
 /// The slope of the line that lies closest to the last days' measurements, in bytes a day.

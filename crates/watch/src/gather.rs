@@ -66,7 +66,7 @@ struct FromRepository {
     facts: RepositoryFacts,
     runs: BTreeMap<RunName, Run>,
     scrub: Option<ScrubFacts>,
-    capacity: Option<CapacityFacts>,
+    capacity: Option<Look<CapacityFacts>>,
     daemon: Option<LeaseView>,
     /// A receiver was here once: a slot that is missing was lost.
     was_received: bool,
@@ -165,7 +165,7 @@ impl Watcher {
             org: self.settings.org.clone(),
             objectives: self.settings.objectives,
             scrub: found.as_ref().ok().and_then(|found| found.scrub.clone()),
-            capacity: found.as_ref().ok().and_then(|found| found.capacity.clone()).map(Look::Seen),
+            capacity: found.as_ref().ok().and_then(|found| found.capacity.clone()),
             repository: look_of(found.map(|found| found.facts)),
             server: look_of(server),
             keys,

@@ -55,6 +55,4 @@ pub trait Doors: Send + Sync {
     fn server(&self) -> Result<ConnInfo, Trouble>;
     /// What the packages' monitor says, where packages are configured.
     async fn packages(&self) -> Option<Result<crate::facts::PackagesFacts, Trouble>>;
-    /// Bytes in the repository, all versions and unfinished uploads included.
-    async fn used_bytes(&self) -> Result<u64, Trouble>;
 }

@@ -56,8 +56,18 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     if done.uploads > 0 {
         printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));
     }
+    // A measurement a day makes the forecast; a run without one has expired what it should all the same.
+    if let Err(fault) = measure(&wiring).await {
+        printer.remark(format!("warning: how full the repository is could not be measured: {}", fault.0.summary));
+    }
     printer.result(json!(done));
     Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(wiring: &Wiring) -> Result<(), Fault> {
+    let used = crate::watching::used_bytes(wiring).await?;
+    wiring.writer().await?.keep_capacity(SystemClock.now(), used).await?;
+    Ok(())
 }
 
 fn list(backups: &[BackupId]) -> String {
