@@ -103,6 +103,22 @@ fn what_goes_wrong_is_told_within_its_time_and_so_is_its_end() {
         || drop(bowline.ok(&["backup"])),
     );
 
+    // Room: a quota that is too small already.
+    watched.sees(
+        "capacity:repository",
+        60,
+        || {
+            bowline.ok(&["expire", "--yes"]);
+            watched.configure("", "");
+            let text = fs::read_to_string(bowline.config()).expect("the configuration");
+            fs::write(bowline.config(), text.replace("[encryption]", "capacity = \"1MB\"\n[encryption]")).expect("write it");
+            daemon.signal(Signal::SIGHUP);
+        },
+        || {
+            watched.configure("", "");
+            daemon.signal(Signal::SIGHUP);
+        },
+    );
     assert_eq!(daemon.stop(), Some(0));
 }
 
