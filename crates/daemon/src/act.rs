@@ -17,7 +17,7 @@ use terms::{Clock, Event, Events, SystemClock, Timestamp, Urgency};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, timeout, timeout_at};
 use watch::facts::{Facts, PastRun, RunFacts};
 use watch::{FINDERS, JobPlan, Trouble};
 
@@ -148,7 +148,6 @@ impl Daemon {
             self.stand_down().await;
         } else if loaded.receives {
             self.receiver.begin(&loaded.program);
-            self.office.keep_receiver_log(self.receiver.log());
             self.receiver_facts.send_replace(Some(self.receiver.facts()));
         }
         self.mind_the_time(&loaded);
@@ -401,23 +400,24 @@ impl Daemon {
             one.handle.signal(Signal::SIGTERM);
         }
         self.receiver.end().await;
-        let deadline = Instant::now() + END_LIMIT;
-        while let Ok(Some(done)) = tokio::time::timeout_at(deadline, self.jobs.join_next()).await {
-            if let Ok((job, began, ended)) = done {
-                self.job_ended(job, began, ended);
-            }
-        }
+        self.collect(END_LIMIT).await;
         for one in self.office.underway().values() {
             one.handle.signal(Signal::SIGKILL);
         }
-        while let Ok(Some(done)) = timeout(KILLED_LIMIT, self.jobs.join_next()).await {
-            if let Ok((job, began, ended)) = done {
-                self.job_ended(job, began, ended);
-            }
-        }
+        self.collect(KILLED_LIMIT).await;
         drop(timeout(LEDGER_LIMIT, async { while self.after.join_next().await.is_some() {} }).await);
         if let Some(tell) = &self.now().tell {
             tell.finish(END_LIMIT).await;
+        }
+    }
+
+    /// Takes the ends of jobs until none is under way, for so long at most.
+    async fn collect(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while let Ok(Some(done)) = timeout_at(deadline, self.jobs.join_next()).await {
+            if let Ok((job, began, ended)) = done {
+                self.job_ended(job, began, ended);
+            }
         }
     }
 }

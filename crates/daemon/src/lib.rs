@@ -10,7 +10,6 @@ mod turn;
 
 pub use act::run;
 pub use child::{Program, Said};
-pub use due::{Past, Situation, Why, due};
 pub use office::{Observed, Office};
 pub use turn::Role;
 

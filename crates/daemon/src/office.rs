@@ -42,7 +42,6 @@ pub struct Office {
     unwritten: Mutex<BTreeMap<&'static str, RunFacts>>,
     lag: Mutex<VecDeque<Sample>>,
     configuration: Mutex<Option<Trouble>>,
-    receiver_log: Mutex<Vec<String>>,
 }
 
 impl Default for Office {
@@ -54,7 +53,6 @@ impl Default for Office {
             unwritten: Mutex::default(),
             lag: Mutex::default(),
             configuration: Mutex::default(),
-            receiver_log: Mutex::default(),
         }
     }
 }
@@ -83,26 +81,12 @@ impl Office {
             .map(|(_, said)| said)
     }
 
-    /// What the receiver printed last.
-    pub fn receiver_log(&self) -> Vec<String> {
-        lock(&self.receiver_log).clone()
-    }
-
-    /// Told of each observation.
-    pub fn watch(&self) -> channel::Receiver<Option<Arc<Observed>>> {
-        self.observed.subscribe()
-    }
-
     pub(crate) fn role_sender(&self) -> channel::Sender<Role> {
         self.role.clone()
     }
 
     pub(crate) fn publish(&self, observed: Observed) {
         self.observed.send_replace(Some(Arc::new(observed)));
-    }
-
-    pub(crate) fn keep_receiver_log(&self, log: Vec<String>) {
-        *lock(&self.receiver_log) = log;
     }
 
     pub(crate) fn set_configuration(&self, trouble: Option<Trouble>) {

@@ -189,11 +189,6 @@ impl Receiver {
         }
     }
 
-    /// What it printed last.
-    pub fn log(&self) -> Vec<String> {
-        self.running.as_ref().map(|running| running.said().log.into_iter().collect()).unwrap_or_default()
-    }
-
     /// Ends it: it lets what is on its way land.
     pub async fn end(&mut self) {
         let Some(mut running) = self.running.take() else { return };

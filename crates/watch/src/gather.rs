@@ -52,12 +52,23 @@ struct Aged<T> {
 }
 
 impl<T: Clone> Aged<T> {
-    fn fresh(kept: &Option<Self>, age: Duration) -> Option<T> {
-        kept.as_ref().filter(|kept| !age.is_zero() && kept.at.elapsed() < age).map(|kept| kept.value.clone())
+    fn new(value: &T) -> Self {
+        Self { at: Instant::now(), value: value.clone(), is_old: false }
     }
-    fn keep(value: &T) -> Option<Self> {
-        Some(Self { at: Instant::now(), value: value.clone(), is_old: false })
+
+    fn is_fresh(&self, age: Duration) -> bool {
+        !self.is_old && !age.is_zero() && self.at.elapsed() < age
     }
+}
+
+/// What was seen last, while it is young enough; else looks, and remembers what that saw.
+async fn remembered<T: Clone>(kept: &mut Option<Aged<T>>, age: Duration, look: impl Future<Output = T>) -> T {
+    if let Some(fresh) = kept.as_ref().filter(|kept| kept.is_fresh(age)) {
+        return fresh.value.clone();
+    }
+    let value = look.await;
+    *kept = Some(Aged::new(&value));
+    value
 }
 
 /// Everything that is read from the repository at one moment.
@@ -132,19 +143,17 @@ impl Watcher {
         let known_id = seen.and_then(Reader::epoch).map(|epoch| epoch.system_id);
         let facts = found.as_ref().ok().map(|found| &found.facts);
         let was_received = self.repository.as_ref().is_none_or(|kept| kept.value.was_received);
+        let (settings, ages) = (Arc::clone(&self.settings), self.ages);
         let (server, keys, second_copy, packages) = tokio::join!(
-            bounded("PostgreSQL", server::look(&*doors, &self.settings, was_received, facts, known_id, now)),
-            self.look_at_keys(seen),
-            self.look_at_copy(seen, now),
-            self.look_at_packages(),
+            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, facts, known_id, now)),
+            // Without the repository nothing can be asked, and nothing of that is remembered.
+            async { remembered(&mut self.keys, ages.keys, look_at_keys(&*doors, seen?)).await },
+            async { remembered(&mut self.second_copy, ages.second_copy, look_at_copy(&*doors, seen?, &settings, now)).await },
+            remembered(&mut self.packages, ages.packages, look_at_packages(&*doors)),
         );
         let server = self.forgive_once(server);
-        self.keys = Aged::fresh(&self.keys, self.ages.keys).map_or_else(|| Aged::keep(&keys), |_| self.keys.take());
-        self.second_copy =
-            Aged::fresh(&self.second_copy, self.ages.second_copy).map_or_else(|| Aged::keep(&second_copy), |_| self.second_copy.take());
-        self.packages = Aged::fresh(&self.packages, self.ages.packages).map_or_else(|| Aged::keep(&packages), |_| self.packages.take());
         // What the ledger said is so until it says otherwise.
-        let known = self.repository.as_ref().map(|kept| &kept.value);
+        let runs = self.repository.as_ref().map(|kept| &kept.value.runs);
         let lease = found.as_ref().ok().and_then(|found| found.daemon.as_ref()).filter(|lease| !lease.released);
         // Renewed at a third of its time to live: one that was not for so long is gone, and nobody took over.
         let patience = |ttl: Duration| (ttl * 3).max(SILENT).as_secs_f64();
@@ -152,13 +161,8 @@ impl Watcher {
         let daemon_silent_since = silent.map(|lease| lease.renewed);
         let acting = lease.filter(|_| silent.is_none()).map(|lease| lease.holder.clone());
         let is_watched = is_acting || lease.is_some();
-        let none = BTreeMap::new();
-        let jobs = match known {
-            Some(known) => jobs::look(&self.settings, &known.runs, facts, is_watched, now),
-            None if facts.is_some() => jobs::look(&self.settings, &none, facts, is_watched, now),
-            // Nothing was ever read: nothing is known of any job.
-            None => Vec::new(),
-        };
+        // Nothing was ever read: nothing is known of any job.
+        let jobs = runs.map_or_else(Vec::new, |runs| jobs::look(&self.settings, runs, facts, is_watched, now));
         let disks = self.disks(facts);
         Facts {
             at: now,
@@ -199,7 +203,7 @@ impl Watcher {
     async fn look_at_repository(&mut self, reader: &Reader, now: Timestamp) -> Result<FromRepository, Trouble> {
         // A large repository is not listed all the time.
         let age = self.ages.repository.max(self.took * 5);
-        if let Some(kept) = self.repository.as_ref().filter(|kept| !kept.is_old && !self.ages.repository.is_zero() && kept.at.elapsed() < age) {
+        if let Some(kept) = self.repository.as_ref().filter(|kept| !self.ages.repository.is_zero() && kept.is_fresh(age)) {
             return Ok(kept.value.clone());
         }
         let beside = self.beside.get_or_insert_with(|| {
@@ -213,7 +217,7 @@ impl Watcher {
                 let took = beside.since.elapsed();
                 self.beside = None;
                 let found = done.unwrap_or_else(|e| Err(timed_out(&format!("the repository ({e})"), took)))?;
-                (self.took, self.repository) = (took, Aged::keep(&found));
+                (self.took, self.repository) = (took, Some(Aged::new(&found)));
                 Ok(found)
             }
             Err(_) => {
@@ -221,40 +225,6 @@ impl Watcher {
                 let kept = self.repository.as_ref().filter(|_| waited < LIMIT.max(self.took * 3));
                 kept.map(|kept| kept.value.clone()).ok_or_else(|| timed_out("the repository", waited))
             }
-        }
-    }
-
-    async fn look_at_keys(&self, reader: Option<&Reader>) -> Option<Look<Vec<RecipientFacts>>> {
-        if let Some(fresh) = Aged::fresh(&self.keys, self.ages.keys) {
-            return fresh;
-        }
-        let reader = reader?;
-        match bounded("the data keys", keys::look(reader, &*self.doors)).await {
-            Ok(found) => found.map(Look::Seen),
-            Err(trouble) => Some(Look::Unseen(trouble)),
-        }
-    }
-
-    async fn look_at_copy(&self, reader: Option<&Reader>, now: Timestamp) -> Option<Look<CopyFacts>> {
-        if let Some(fresh) = Aged::fresh(&self.second_copy, self.ages.second_copy) {
-            return fresh;
-        }
-        let reader = reader?;
-        let limit = self.settings.objectives.replication_lag_seconds;
-        Some(match bounded("the second copy", async { self.doors.replica().await.transpose() }).await {
-            Ok(None) => return None,
-            Ok(Some(replica)) => look_of(bounded("the second copy", copy::compare(reader, &replica, limit, now)).await),
-            Err(trouble) => Look::Unseen(trouble),
-        })
-    }
-
-    async fn look_at_packages(&self) -> Option<Look<PackagesFacts>> {
-        if let Some(fresh) = Aged::fresh(&self.packages, self.ages.packages) {
-            return fresh;
-        }
-        match bounded("the packages", async { self.doors.packages().await.transpose() }).await {
-            Ok(found) => found.map(Look::Seen),
-            Err(trouble) => Some(Look::Unseen(trouble)),
         }
     }
 
@@ -267,6 +237,24 @@ impl Watcher {
         disks.extend(capacity::disk("drill", &self.settings.drill_dir, newest));
         disks
     }
+}
+
+async fn look_at_keys(doors: &dyn Doors, reader: &Reader) -> Option<Look<Vec<RecipientFacts>>> {
+    bounded("the data keys", keys::look(reader, doors)).await.map_or_else(|trouble| Some(Look::Unseen(trouble)), |found| found.map(Look::Seen))
+}
+
+async fn look_at_copy(doors: &dyn Doors, reader: &Reader, settings: &Settings, now: Timestamp) -> Option<Look<CopyFacts>> {
+    let limit = settings.objectives.replication_lag_seconds;
+    Some(match bounded("the second copy", async { doors.replica().await.transpose() }).await {
+        Ok(None) => return None,
+        Ok(Some(replica)) => look_of(bounded("the second copy", copy::compare(reader, &replica, limit, now)).await),
+        Err(trouble) => Look::Unseen(trouble),
+    })
+}
+
+async fn look_at_packages(doors: &dyn Doors) -> Option<Look<PackagesFacts>> {
+    let found = bounded("the packages", async { doors.packages().await.transpose() }).await;
+    found.map_or_else(|trouble| Some(Look::Unseen(trouble)), |found| found.map(Look::Seen))
 }
 
 /// Everything of the repository, one thing after another.

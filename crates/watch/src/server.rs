@@ -14,19 +14,8 @@ pub(crate) async fn look(
     known: Option<SystemId>,
     now: Timestamp,
 ) -> Result<ServerFacts, Trouble> {
-    let sql = Sql::connect(&doors.server()?).await.map_err(|e| Trouble::of(&e))?;
-    ask(&sql, settings, was_used, repository, known, now).await
-}
-
-async fn ask(
-    sql: &Sql,
-    settings: &Settings,
-    was_used: bool,
-    repository: Option<&RepositoryFacts>,
-    known: Option<SystemId>,
-    now: Timestamp,
-) -> Result<ServerFacts, Trouble> {
     let trouble = |e: pg::PgError| Trouble::of(&e);
+    let sql = Sql::connect(&doors.server()?).await.map_err(trouble)?;
     let facts = sql.server_facts().await.map_err(trouble)?;
     let guard = sql.slot_guard(&settings.slot, settings.data_dir.as_deref()).await.map_err(trouble)?;
     let archived_otherwise = sql.archiver().await.map_err(trouble)?.archived_count > 0;
