@@ -54,7 +54,7 @@ pub async fn recorded(
     let begun = RunBegun::new(job, SystemClock.now(), by);
     let page = match timeout(LIMIT, open(common, &begun)).await {
         Ok(Ok(page)) => Some(page),
-        // The work opens the same repository, and says what is wrong with it.
+        // The work opens the same repository, and says what is wrong with it; where nothing is, that is said at the end.
         Ok(Err(_)) | Err(_) => None,
     };
     if let Some((_, name)) = &page {
@@ -92,6 +92,9 @@ pub async fn recorded(
                 printer.remark(format!("warning: {channel} was not told how this ended: see bowline alert list"));
             }
         }
+    }
+    if page.is_none() && outcome.is_ok() {
+        printer.remark("warning: this run is not in the ledger: the repository could not be written to when it began");
     }
     if let Some((writer, name)) = page {
         let ended = describe(begun, &outcome, printer);
