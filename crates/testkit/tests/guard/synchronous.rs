@@ -216,6 +216,10 @@ fn every_weakened_level_is_seen_and_its_remedy_ends_it() {
 fn the_names_to_write_are_those_of_the_standbys_that_are_there() {
     let cluster = Cluster::start(newest_major());
     let standby = cluster.standby();
+    // It answers before it streams.
+    wait("the standby to stream", Duration::from_secs(30), || {
+        cluster.psql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'walreceiver' AND state = 'streaming'") == "1"
+    });
     run(async {
         let sql = ok(Sql::connect(&as_superuser(&cluster)).await);
         follow(&cluster, "bowline", async {
