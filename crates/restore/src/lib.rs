@@ -2,6 +2,7 @@
 
 mod ahead;
 mod at_once;
+mod buffers;
 mod contents;
 mod deep;
 mod delta;

@@ -185,7 +185,7 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         ("max_logical_replication_workers", "0".to_owned()),
         // Between its promotion and its stop nothing is written that the log did not hold.
         ("autovacuum", "off".to_owned()),
-        ("shared_buffers", "256MB".to_owned()),
+        ("shared_buffers", crate::buffers::for_replay()),
         // Restartpoints write and sync every dirty page, and only spare a replay that is interrupted its way from the last one. As many
         // replayed segments stay in pg_wal meanwhile: that is why there is a bound.
         ("max_wal_size", MAX_WAL_SIZE.to_owned()),

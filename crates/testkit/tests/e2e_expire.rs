@@ -1,11 +1,17 @@
 //! What retention lets go goes late, in order, and leaves what stays whole: with real backups and their log.
 
+use nix::sys::signal::Signal;
+use std::path::Path;
 use std::time::Duration;
 use testkit::bowline::{files_below, wait};
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
 const POLICY: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n\
                       [retention]\ndaily = 1\nmonthly = 1\nminimum = 1\ngrace = \"2s\"\n";
+
+fn is_begun_drill(path: &Path) -> bool {
+    path.to_string_lossy().ends_with("-drill.begun.json")
+}
 
 /// A backup, a second after the last one, and what was in the table when it ended.
 fn backup(bowline: &Bowline, cluster: &Cluster, rows: u32) -> String {
@@ -41,6 +47,19 @@ fn what_expires_goes_after_its_grace_and_what_stays_restores() {
         listed.as_array().expect("backups").iter().map(|b| b["id"].as_str().expect("an id").to_owned()).collect()
     };
     assert_eq!(listed(), ids);
+
+    // While a drill is under way it may read any of them.
+    let mut words = bowline.command(&["--json", "verify", "--backup", &ids[4], "--dir"]);
+    words.arg(bowline.dir());
+    let mut drill = bowline.start("verify", words);
+    wait("the drill to begin", Duration::from_secs(20), || files_below(&bowline.repository().join("runs")).iter().any(|path| is_begun_drill(path)));
+    drill.signal(Signal::SIGSTOP);
+    let done = bowline.ok(&["expire", "--yes"]);
+    assert_eq!(done["unlisted"].as_array().map(Vec::len), Some(0), "{done:#}");
+    assert!(done["plan"]["verdicts"][1]["kept"].to_string().contains("in use by the drill that began at"), "{done:#}");
+    drill.signal(Signal::SIGCONT);
+    wait("the drill to end", Duration::from_secs(60), || drill.has_ended());
+    assert_eq!(drill.stop(), Some(0));
 
     // Unlisted at once, removed after the grace.
     let keys = || files_below(&bowline.repository().join("keys")).len();

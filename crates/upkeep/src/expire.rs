@@ -60,17 +60,18 @@ impl Grace {
 }
 
 /// What would be kept, and why. Changes nothing.
-pub async fn plan(reader: &Reader, policy: &RetentionPolicy) -> Result<RetentionPlan, UpkeepError> {
+pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> Result<RetentionPlan, UpkeepError> {
     let chosen = reader.expiry().await?.map(|(state, _)| state.monthlies).unwrap_or_default();
-    Ok(planned(reader, policy, &chosen).await?.0)
+    Ok(planned(reader, policy, &chosen, now).await?.0)
 }
 
 async fn planned(
     reader: &Reader,
     policy: &RetentionPolicy,
     chosen: &BTreeMap<terms::Month, BackupId>,
+    now: Timestamp,
 ) -> Result<(RetentionPlan, BTreeMap<SystemId, SegmentSize>), RepoError> {
-    let candidates = known::candidates(reader).await?;
+    let candidates = known::candidates(reader, now).await?;
     let present = reader.epoch().map(|epoch| epoch.system_id);
     let sizes = candidates.iter().map(|candidate| (candidate.backup.system_id, candidate.backup.segment_bytes)).collect();
     Ok((RetentionPlan::new(policy, &candidates, present, chosen), sizes))
@@ -106,7 +107,7 @@ async fn run(
     }
     let grace = Grace { now, length: options.grace };
     let (mut state, version) = found.map_or_else(|| (ExpiryState::new(now), None), |(state, version)| (state, Some(version)));
-    let (plan, sizes) = planned(reader, &options.policy, &state.monthlies).await?;
+    let (plan, sizes) = planned(reader, &options.policy, &state.monthlies, now).await?;
     // Chosen monthlies are written down before anything goes that was not chosen.
     (state.last_run, state.monthlies) = (now, plan.monthlies.clone());
     let version = Some(writer.save_expiry(&state, version.as_ref()).await?);

@@ -1,14 +1,21 @@
-//! What retention has to know of each backup beside its document: how its last drill went, and whether it is held.
+//! What retention has to know of each backup beside its document: how its last drill went, whether it is held, and whether somebody reads it.
 
 use futures::{StreamExt, TryStreamExt, stream};
 use repo::retention::Candidate;
-use repo::{Reader, RepoError};
+use repo::{Reader, RepoError, Run, RunName};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use terms::{BackupId, Timestamp};
 
 /// Reports read at once.
 const AT_ONCE: usize = 16;
+
+/// Jobs that read a backup. Which one they chose the ledger does not know while they run.
+const READING: [&str; 2] = ["drill", "restore"];
+/// A run that began longer ago and has no end was killed, or is covered by the grace of what is unlisted.
+const READING_SECONDS_MAX: f64 = 86_400.0;
+/// So many of the newest runs are looked at, at least.
+const RUNS: usize = 100;
 
 /// What of a drill's report counts here.
 #[derive(Debug, Deserialize)]
@@ -19,15 +26,25 @@ struct Drill {
 }
 
 /// Every listed backup with what is known of it.
-pub(crate) async fn candidates(reader: &Reader) -> Result<Vec<Candidate>, RepoError> {
+pub(crate) async fn candidates(reader: &Reader, now: Timestamp) -> Result<Vec<Candidate>, RepoError> {
     let backups = reader.backups().await?;
+    let in_use = reading(reader, now).await?;
     let mut holds = reader.holds().await?;
     let mut drilled = drilled(reader).await?;
     let known = |backup: repo::BackupDocument| {
         let id = backup.id;
-        Candidate { backup, drilled: drilled.remove(&id), held: holds.remove(&id), in_use: None }
+        Candidate { backup, drilled: drilled.remove(&id), held: holds.remove(&id), in_use: in_use.clone() }
     };
     Ok(backups.into_iter().map(known).collect())
+}
+
+/// The drill or restore that is under way, in words: until it has ended it may read any backup.
+async fn reading(reader: &Reader, now: Timestamp) -> Result<Option<String>, RepoError> {
+    let is_recent = |name: &RunName| READING.contains(&name.job()) && now.seconds_since(name.began()).abs() <= READING_SECONDS_MAX;
+    let names: Vec<RunName> = reader.run_names(RUNS).await?.into_iter().filter(is_recent).collect();
+    let runs = reader.runs(&names, &BTreeMap::new()).await?;
+    let underway = runs.into_values().find(|run| matches!(run, Run::Begun(_)));
+    Ok(underway.map(|run| format!("the {} that began at {}, perhaps", run.job(), run.began())))
 }
 
 /// The newest drill of each backup that ended in a verdict. One that could not look at everything says nothing against the backup.

@@ -70,7 +70,7 @@ impl Memory {
         Ok(paths.iter().filter_map(|path| self.drills.get(path).cloned().flatten()).collect())
     }
 
-    async fn plan(&mut self, reader: &Reader, settings: &Settings, backups: &[BackupDocument]) -> Result<RetentionPlan, Trouble> {
+    async fn plan(&mut self, reader: &Reader, settings: &Settings, backups: &[BackupDocument], now: Timestamp) -> Result<RetentionPlan, Trouble> {
         let ids: Vec<BackupId> = backups.iter().map(|backup| backup.id).collect();
         if let Some((at, of, drills, plan)) = &self.plan
             && at.elapsed() < PLAN_AGE
@@ -79,7 +79,7 @@ impl Memory {
         {
             return Ok(plan.clone());
         }
-        let plan = upkeep::plan(reader, &settings.policy).await.map_err(|e| Trouble::of(&e))?;
+        let plan = upkeep::plan(reader, &settings.policy, now).await.map_err(|e| Trouble::of(&e))?;
         self.plan = Some((Instant::now(), ids, self.drills.len(), plan.clone()));
         Ok(plan)
     }
@@ -95,7 +95,7 @@ pub(crate) async fn look(
     let trouble = |e: &RepoError| Trouble::of(e);
     let documents = reader.backups().await.map_err(|e| trouble(&e))?;
     let drills = memory.drills(reader).await?;
-    let plan = memory.plan(reader, settings, &documents).await?;
+    let plan = memory.plan(reader, settings, &documents, now).await?;
     let expiry = reader.expiry().await.map_err(|e| trouble(&e))?.map(|(state, _)| state);
     let epoch = reader.epoch();
     let is_present = |backup: &BackupDocument| epoch.is_some_and(|epoch| epoch.system_id == backup.system_id);

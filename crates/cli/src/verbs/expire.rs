@@ -22,7 +22,7 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     let wiring = Wiring::new(common)?;
     let configured = &wiring.config.retention;
     let policy = crate::watching::policy(&wiring.config);
-    let plan = upkeep::plan(&wiring.reader().await?, &policy).await?;
+    let plan = upkeep::plan(&wiring.reader().await?, &policy, SystemClock.now()).await?;
     show(&plan, printer);
     if asked.dry_run {
         printer.result(json!({ "plan": plan }));

@@ -28,6 +28,8 @@ struct Night {
     /// Somebody holds the newest backup, and lets go of all.
     holds: bool,
     lets_go: bool,
+    /// A drill or a restore is under way while retention is planned.
+    is_read: bool,
     /// The cluster is upgraded.
     upgrade: bool,
     /// The server's clock is wrong by so many days.
@@ -38,8 +40,9 @@ fn night() -> impl Strategy<Value = Night> {
     let hours = prop_oneof![1 => Just(vec![]), 6 => vec(0i64..24, 1..2), 1 => vec(0i64..24, 2..4)];
     let drill = prop_oneof![8 => Just(None), 1 => Just(Some(true)), 1 => Just(Some(false))];
     let off = prop_oneof![40 => Just(0i64), 1 => -400i64..400];
-    (hours, drill, prop::bool::weighted(0.03), prop::bool::weighted(0.03), prop::bool::weighted(0.005), off)
-        .prop_map(|(hours, drill, holds, lets_go, upgrade, off)| Night { hours, drill, holds, lets_go, upgrade, off })
+    let rarely = prop::bool::weighted;
+    (hours, drill, rarely(0.03), rarely(0.03), rarely(0.1), rarely(0.005), off)
+        .prop_map(|(hours, drill, holds, lets_go, is_read, upgrade, off)| Night { hours, drill, holds, lets_go, is_read, upgrade, off })
 }
 
 /// A repository whose nights pass, one retention after each.
@@ -68,6 +71,7 @@ impl Years {
         if night.lets_go {
             self.present.iter_mut().for_each(|candidate| candidate.held = None);
         }
+        self.present.iter_mut().for_each(|candidate| candidate.in_use = night.is_read.then(|| "a drill".to_owned()));
         RetentionPlan::new(&self.policy, &self.present, Some(SystemId::new(self.system)), &self.chosen)
     }
 
@@ -95,8 +99,8 @@ fn holds_after(years: &Years, plan: &RetentionPlan) {
     let proven =
         all.iter().filter(|candidate| candidate.drilled.is_some_and(|(_, passed)| passed)).max_by_key(|candidate| candidate.backup.stop.time);
     assert!(proven.is_none_or(|proven| kept.contains_key(&proven.backup.id)), "the newest that was proven goes");
-    for candidate in all.iter().filter(|candidate| candidate.held.is_some()) {
-        assert!(kept.contains_key(&candidate.backup.id), "a held one goes");
+    for candidate in all.iter().filter(|candidate| candidate.held.is_some() || candidate.in_use.is_some()) {
+        assert!(kept.contains_key(&candidate.backup.id), "one that is held, or read, goes");
     }
     // Each of the most recent days, and months, that have a backup keeps one.
     for day in years.days().iter().rev().take(years.policy.daily) {
@@ -144,7 +148,7 @@ proptest! {
 #[test]
 fn a_year_and_a_half_of_good_nights_keeps_thirty_dailies_and_twelve_monthlies() {
     let mut years = Years { policy: RetentionPolicy::default(), present: Vec::new(), chosen: BTreeMap::new(), lsn: 0x100_0000, system: 1 };
-    let night = Night { hours: vec![2], drill: None, holds: false, lets_go: false, upgrade: false, off: 0 };
+    let night = Night { hours: vec![2], drill: None, holds: false, lets_go: false, is_read: false, upgrade: false, off: 0 };
     for number in 0..550 {
         let plan = years.pass(number, &night);
         years.carry_out(&plan);
