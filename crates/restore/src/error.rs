@@ -34,9 +34,9 @@ pub enum RestoreError {
     /// The target lies outside what is stored.
     #[error("cannot restore to {target}")]
     Unreachable { target: String, why: String, window: String },
-    /// WAL is missing in the middle.
+    /// WAL is missing in the middle. `promised`: the beginning of that segment is there, and the log was stored up to here once.
     #[error("cannot restore to {target}: WAL is missing")]
-    Hole { target: String, missing: SegmentName, reachable: Lsn },
+    Hole { target: String, missing: SegmentName, reachable: Lsn, promised: Option<Lsn> },
     /// WAL is stored and makes no sense from a position on.
     #[error("cannot restore to {target}: WAL is damaged")]
     Cut { target: String, at: Lsn, segment: SegmentName, promised: Lsn },
@@ -178,6 +178,11 @@ impl Explain for RestoreError {
             Self::Pack { why, .. } => format!("{why}. Nothing was touched."),
             Self::Altered { .. } => "It opens, but its bytes are not those that the index has the digest of. Nothing was touched.".into(),
             Self::Unreachable { why, window, .. } => format!("{why} {window}").trim().to_owned(),
+            Self::Hole { missing, reachable, promised: Some(promised), .. } => {
+                format!(
+                    "Of segment {missing} only what lies before {reachable} is in the repository, although the log was stored up to {promised} once."
+                )
+            }
             Self::Hole { missing, reachable, .. } => {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
             }

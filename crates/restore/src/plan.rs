@@ -232,9 +232,14 @@ impl<'a> Planner<'a> {
 
     /// The error that says that the log goes no further: something of it may be there and not open, which then is to blame.
     async fn hole(&self, missing: SegmentName, reachable: Lsn) -> RestoreError {
+        let target = self.wish.target.to_string();
         match self.log.reader.fetch_segment(self.log.system_id, missing, self.log.size).await {
             Err(e) if e.class() == Class::Damaged && !self.known.spoiled.is_segment(missing) => e.into(),
-            _ => RestoreError::Hole { target: self.wish.target.to_string(), missing, reachable },
+            _ => {
+                let promised = self.known.proof(&self.history).stored;
+                let is_begun = reachable > missing.start(self.log.size) && reachable < promised && !self.known.spoiled.is_segment(missing);
+                RestoreError::Hole { target, missing, reachable, promised: is_begun.then_some(promised) }
+            }
         }
     }
 

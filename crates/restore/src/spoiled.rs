@@ -73,8 +73,8 @@ impl Spoiled {
 
 fn thing(error: &RestoreError) -> Option<Thing> {
     match error {
-        RestoreError::Hole { missing, .. } => Some(Thing::Segment(*missing)),
-        RestoreError::Cut { segment, .. } => Some(Thing::Break(*segment)),
+        RestoreError::Hole { missing, promised: None, .. } => Some(Thing::Segment(*missing)),
+        RestoreError::Cut { segment, .. } | RestoreError::Hole { missing: segment, .. } => Some(Thing::Break(*segment)),
         RestoreError::Broken { segment, .. } | RestoreError::Foreign { segment, .. } => Some(Thing::Segment(*segment)),
         RestoreError::History { timeline, .. } => Some(Thing::History(*timeline)),
         RestoreError::Altered { segment, .. } => Some(Thing::Segment(*segment)),

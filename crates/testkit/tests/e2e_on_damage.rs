@@ -173,7 +173,7 @@ fn damaged_missing_and_foreign_wal_is_refused_and_what_lies_before_it_restores()
     let positions = [("first", 0, SECOND_BACKUP_AFTER), ("middle", 4, 3), ("last", 5, 4), ("piece", 6, 5)];
     for kind in [Kind::Flipped, Kind::Truncated, Kind::Deleted, Kind::Replaced] {
         for (place, row, kept) in positions {
-            let in_short_form = [(Kind::Truncated, "middle"), (Kind::Deleted, "last"), (Kind::Replaced, "middle")];
+            let in_short_form = [(Kind::Truncated, "middle"), (Kind::Truncated, "piece"), (Kind::Deleted, "last"), (Kind::Replaced, "middle")];
             if !full() && kind != Kind::Flipped && !in_short_form.contains(&(kind, place)) {
                 continue;
             }
@@ -183,7 +183,9 @@ fn damaged_missing_and_foreign_wal_is_refused_and_what_lies_before_it_restores()
                 row => (scene.object(row), scene.rows[row - 1].segment.clone()),
             };
             let _broken = Broken::new(&object, kind, &scene.foreign);
-            let code = if kind == Kind::Deleted { 3 } else { 6 };
+            // A log of pieces that was cut short says nothing of what followed, and is refused for want of it.
+            let is_wanting = kind == Kind::Deleted || (kind, place) == (Kind::Truncated, "piece");
+            let code = if is_wanting { 3 } else { 6 };
             let offered = scene.refused(&[], code, &named);
             let alone = if place == "first" { 0 } else { SECOND_BACKUP_AFTER };
             assert_eq!(ways(&offered), ["stop-before", "nearest-backup"], "{what}");
