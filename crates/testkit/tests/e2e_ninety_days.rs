@@ -12,6 +12,9 @@ use testkit::{Bowline, Cluster, MovedClock, newest_major};
 /// The first night is the one to Wednesday, 28 January 2026; the fifth is a Sunday, and the first of a month.
 const FIRST: jiff::civil::Date = jiff::civil::date(2026, 1, 27);
 
+/// How long a job of a night may let wait for itself: this says nothing of how quick it is, and the mock is slow on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
 struct Season<'a> {
     clock: &'a MovedClock,
     cluster: &'a Cluster,
@@ -41,11 +44,11 @@ impl Season<'_> {
         self.cluster
             .psql(&format!("INSERT INTO t SELECT {day}, repeat(md5(random()::text), 20) FROM generate_series(1, 500); SELECT pg_switch_wal()"));
         self.set(day, "01:59:59");
-        wait(&format!("the backup of day {day}"), Duration::from_secs(60), || self.ran("backup", day, "ok"));
-        wait(&format!("the expiry of day {day}"), Duration::from_secs(60), || self.ran("expire", day, "ok"));
+        wait(&format!("the backup of day {day}"), PATIENCE, || self.ran("backup", day, "ok"));
+        wait(&format!("the expiry of day {day}"), PATIENCE, || self.ran("expire", day, "ok"));
         if self.date(day).weekday() == jiff::civil::Weekday::Sunday {
             self.set(day, "03:59:59");
-            wait(&format!("the drill of day {day}"), Duration::from_secs(120), || self.ran("drill", day, "ok"));
+            wait(&format!("the drill of day {day}"), PATIENCE, || self.ran("drill", day, "ok"));
         }
     }
 
@@ -87,7 +90,7 @@ fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
     cluster.psql("CREATE TABLE t (a int, b text)");
     let season = Season { clock: &clock, cluster: &cluster, bowline: &bowline };
     let mut daemon = bowline.start_daemon();
-    wait("the first backup, at once", Duration::from_secs(60), || season.ran("backup", 0, "ok"));
+    wait("the first backup, at once", PATIENCE, || season.ran("backup", 0, "ok"));
 
     let mut day = 1;
     let mut missed = BTreeSet::new();
@@ -99,8 +102,8 @@ fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
                 missed.extend([2, 3]);
                 season.set(4, "12:00:00");
                 daemon = bowline.start_daemon();
-                wait("the catching up", Duration::from_secs(60), || season.ran("backup", 4, "ok"));
-                wait("expiry after it", Duration::from_secs(60), || season.ran("expire", 4, "ok"));
+                wait("the catching up", PATIENCE, || season.ran("backup", 4, "ok"));
+                wait("expiry after it", PATIENCE, || season.ran("expire", 4, "ok"));
                 day = 4;
             }
             // A night on which something cannot be read.
@@ -112,13 +115,13 @@ fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
                 };
                 set_mode(0o000);
                 season.set(day, "01:59:59");
-                wait("the failure", Duration::from_secs(60), || season.ran("backup", day, "failed"));
+                wait("the failure", PATIENCE, || season.ran("backup", day, "failed"));
                 assert!(season.has_alarm("job-failed", "backup"));
                 set_mode(0o600);
                 season.set(day, "02:11:30");
-                wait("another try by itself", Duration::from_secs(60), || season.ran("backup", day, "ok"));
+                wait("another try by itself", PATIENCE, || season.ran("backup", day, "ok"));
                 assert!(!season.has_alarm("job-failed", "backup"), "it is resolved");
-                wait("expiry after it", Duration::from_secs(60), || season.ran("expire", day, "ok"));
+                wait("expiry after it", PATIENCE, || season.ran("expire", day, "ok"));
             }
             _ => season.night(day),
         }
