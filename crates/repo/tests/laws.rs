@@ -12,6 +12,8 @@ mod index;
 mod leases;
 #[path = "laws/retention.rs"]
 mod retention;
+#[path = "laws/snapshots.rs"]
+mod snapshots;
 #[path = "laws/slots.rs"]
 mod slots;
 

@@ -1,7 +1,7 @@
 //! What retention has to know of each backup beside its document: how its last drill went, and whether it is held.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use repo::retention::Candidate;
+use repo::retention::{Candidate, SnapshotCandidate};
 use repo::{Reader, RepoError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -28,6 +28,13 @@ pub(crate) async fn candidates(reader: &Reader) -> Result<Vec<Candidate>, RepoEr
         Candidate { backup, drilled: drilled.remove(&id), held: holds.remove(&id), in_use: None }
     };
     Ok(backups.into_iter().map(known).collect())
+}
+
+/// Every listed snapshot of packages with what is known of it.
+pub(crate) async fn snapshots(reader: &Reader) -> Result<Vec<SnapshotCandidate>, RepoError> {
+    let holds = reader.holds().await?;
+    let known = |snapshot: repo::SnapshotDocument| SnapshotCandidate { held: holds.get(&snapshot.id).cloned(), snapshot };
+    Ok(reader.snapshots().await?.into_iter().map(known).collect())
 }
 
 /// The newest drill of each backup that ended in a verdict. One that could not look at everything says nothing against the backup.

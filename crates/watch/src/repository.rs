@@ -118,7 +118,7 @@ pub(crate) async fn look(
     let tombstones = reader.tombstones().await.map_err(|e| trouble(&e))?;
     let expired = ExpiredFacts {
         backups: tombstones.len() as u64,
-        bytes: tombstones.iter().map(|(tombstone, _)| tombstone.backup.bytes_stored).sum(),
+        bytes: tombstones.iter().map(|(tombstone, _)| tombstone.buried.bytes_stored()).sum(),
         since: tombstones.iter().map(|(_, written)| *written).min(),
     };
     let (audited, gaps) = audited(runs);
