@@ -12,10 +12,10 @@ mod index;
 mod leases;
 #[path = "laws/retention.rs"]
 mod retention;
-#[path = "laws/snapshots.rs"]
-mod snapshots;
 #[path = "laws/slots.rs"]
 mod slots;
+#[path = "laws/snapshots.rs"]
+mod snapshots;
 
 use async_trait::async_trait;
 use bytes::Bytes;

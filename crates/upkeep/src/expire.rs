@@ -258,11 +258,7 @@ struct Unlisting<'r, M> {
 
 impl<M: AsyncFn() -> Result<bool, UpkeepError>> Unlisting<'_, M> {
     /// What of it was unlisted.
-    async fn unlist(
-        &mut self,
-        going: impl Iterator<Item = Listed>,
-        confirmed: Option<&BTreeSet<BackupId>>,
-    ) -> Result<Vec<BackupId>, UpkeepError> {
+    async fn unlist(&mut self, going: impl Iterator<Item = Listed>, confirmed: Option<&BTreeSet<BackupId>>) -> Result<Vec<BackupId>, UpkeepError> {
         let mut unlisted = Vec::new();
         for listed in going {
             let id = listed.id();
@@ -285,12 +281,7 @@ fn sizes<'b>(backups: impl Iterator<Item = &'b BackupDocument>) -> BTreeMap<Syst
 }
 
 /// The grace of what this plan does not keep begins. Clusters that were known once stay known: their log is to go, too.
-fn waiting_from(
-    plan: &RetentionPlan,
-    mut sizes: BTreeMap<SystemId, SegmentSize>,
-    before: Option<&WalWaiting>,
-    since: Timestamp,
-) -> WalWaiting {
+fn waiting_from(plan: &RetentionPlan, mut sizes: BTreeMap<SystemId, SegmentSize>, before: Option<&WalWaiting>, since: Timestamp) -> WalWaiting {
     for (system_id, size) in before.into_iter().flat_map(|before| &before.sizes) {
         sizes.entry(*system_id).or_insert(*size);
     }

@@ -41,8 +41,7 @@ pub(crate) async fn buried(kind: BackupKind, reader: &Reader, remover: &dyn Remo
     let listed = Named::listed(reader).await?;
     let held = reader.holds().await?;
     // A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
-    let keys: BTreeSet<String> =
-        reader.keys().await?.iter().filter(|key| key.purpose == purpose(kind)).map(|key| key.id.to_string()).collect();
+    let keys: BTreeSet<String> = reader.keys().await?.iter().filter(|key| key.purpose == purpose(kind)).map(|key| key.id.to_string()).collect();
     for buried in ripe {
         let id = buried.id();
         if listed.ids.contains(&(kind, id)) || held.contains_key(&id) || (kind == BackupKind::Packages && listed.needed.contains(&id)) {

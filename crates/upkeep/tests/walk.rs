@@ -195,10 +195,13 @@ async fn after_any_fault_what_is_listed_is_whole_and_the_next_runs_end_the_same(
     let count = |folder: &str, name: &str| wanted.iter().filter(|path| path.starts_with(folder) && path.ends_with(name)).count();
     assert_eq!(count("full/", "/manifest"), 3 + usize::from(monthly_is_apart()), "{wanted:#?}");
     assert_eq!(count("full/", "backup.json"), 2 + usize::from(monthly_is_apart()), "{wanted:#?}");
-    // Of six snapshots the two of the window are listed, and the two around the monthly; what they refer to of the others is there.
-    assert_eq!(count("packages/", "backup.json"), 2 + 2 * usize::from(monthly_is_apart()), "{wanted:#?}");
-    // The fourth day's only the fifth day's refers to, and that goes; of that the packs stay, since the sixth day's does.
-    assert_eq!(count("packages/", "/000001"), if monthly_is_apart() { 5 } else { 4 }, "{wanted:#?}");
+    // Of six snapshots those of the window are listed, and those around the monthly; what they refer to of the others is there.
+    let stays: BTreeSet<u64> = match first_of_the_month() {
+        first if first < 6 => BTreeSet::from([first, first + 1, 6, 7]),
+        _ => BTreeSet::from([6, 7]),
+    };
+    let with_packs: BTreeSet<u64> = stays.iter().flat_map(|index| [*index, 2, (*index - 1).max(2)]).collect();
+    assert_eq!((count("packages/", "backup.json"), count("packages/", "/000001")), (stays.len(), with_packs.len()), "{wanted:#?}");
     assert_eq!(count("expired/packages-", ".json"), count("packages/", "/manifest") - count("packages/", "backup.json"), "{wanted:#?}");
     assert!(operations > 50, "only {operations} operations");
     for k in 1..=operations {
@@ -218,6 +221,13 @@ fn monthly_is_apart() -> bool {
     let zone = terms::Zone::default();
     let day = |back: i64| zone.day(SystemClock.now().plus_micros(-back * 86_400_000_000)).month();
     day(1) == day(3)
+}
+
+/// The index of the backup that its month keeps.
+fn first_of_the_month() -> u64 {
+    let zone = terms::Zone::default();
+    let month = |index: u64| zone.day(SystemClock.now().plus_micros((index as i64 - 8) * DAY)).month();
+    (2..=7).find(|index| month(*index) == month(7)).unwrap()
 }
 
 #[tokio::test]

@@ -150,7 +150,8 @@ fn show(plans: &Plans, printer: &Printer) {
         printer.say("snapshots of packages:");
     }
     for SnapshotVerdict { snapshot, kept, needed_by, .. } in &plans.snapshots.verdicts {
-        let goes = needed_by.map_or_else(nothing, |by| format!("nothing asks for it any more; its packs stay as long as snapshots such as {by} refer to them"));
+        let goes = needed_by
+            .map_or_else(nothing, |by| format!("nothing asks for it any more; its packs stay as long as snapshots such as {by} refer to them"));
         say(snapshot.to_string(), kept, goes);
     }
 }

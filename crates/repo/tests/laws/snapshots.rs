@@ -279,7 +279,15 @@ fn an_hourly_snapshot_for_ninety_days_leaves_a_month_of_them() {
     for hour in 0..90 * 24 {
         let snapshot = Some((0, 1, if hour < 48 { Vec::new() } else { vec![0] }));
         let backup = (hour % 24 == 2).then_some(10);
-        world.pass(&Step { minutes: if backup.is_some() { 50 } else { 60 }, backup, snapshot, holds_backup: false, holds_snapshot: false, lets_go: false, upgrade: false });
+        world.pass(&Step {
+            minutes: if backup.is_some() { 50 } else { 60 },
+            backup,
+            snapshot,
+            holds_backup: false,
+            holds_snapshot: false,
+            lets_go: false,
+            upgrade: false,
+        });
         let (backups, snapshots) = world.plans();
         unneeded += snapshots.verdicts.iter().filter(|verdict| verdict.kept.is_empty() && verdict.needed_by.is_none()).count();
         world.carry_out(&backups, &snapshots);

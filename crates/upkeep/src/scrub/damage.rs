@@ -158,7 +158,8 @@ impl Surroundings {
             _ => "all of it".to_owned(),
         };
         let is_pack = matches!(rest, ["data", _]);
-        let later: Vec<String> = self.snapshots.iter().filter(|s| s.needs.iter().any(|need| need.to_string() == id)).map(|s| s.id.to_string()).collect();
+        let later: Vec<String> =
+            self.snapshots.iter().filter(|s| s.needs.iter().any(|need| need.to_string() == id)).map(|s| s.id.to_string()).collect();
         let also = match later.as_slice() {
             [first, .., last] if is_pack => format!(" {} later snapshots, from {first} to {last}, may refer to it, too.", later.len()),
             [one] if is_pack => format!(" Snapshot {one} may refer to it, too."),

@@ -32,7 +32,8 @@ impl Run<'_> {
         // Only whoever expires unlists, and says so first.
         match self.reader.tombstones().await {
             Ok(tombstones) => {
-                let buried: BTreeMap<_, _> = tombstones.into_iter().map(|(Tombstone { buried, .. }, _)| ((buried.kind(), buried.id()), buried)).collect();
+                let buried: BTreeMap<_, _> =
+                    tombstones.into_iter().map(|(Tombstone { buried, .. }, _)| ((buried.kind(), buried.id()), buried)).collect();
                 for own in [&of_backups, &of_snapshots] {
                     let own_buried = buried.keys().filter(|(kind, _)| *kind == Some(own.kind)).map(|(_, id)| *id).collect();
                     self.unlisted(own, &needed, &own_buried, &mut found).await?;

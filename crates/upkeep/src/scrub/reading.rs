@@ -1,9 +1,9 @@
 //! Reads the large: what was damaged once more, then unit after unit from where the last run ended.
 
 use super::packs::{Packs, Tell, Told};
-use super::{backup, damage, snapshot};
 use super::units::{Unit, What};
 use super::{Found, Run, SAVE_EVERY_BYTES};
+use super::{backup, damage, snapshot};
 use futures::TryStreamExt;
 use repo::{Listed, Reader, RepoError, ScrubDamage};
 use store::{ObjectInfo, ObjectPath, StoreError};

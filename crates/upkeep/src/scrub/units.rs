@@ -12,10 +12,7 @@ pub(super) enum What {
     /// A backup or a snapshot of packages.
     Listed(Box<Listed>),
     /// Objects of the log whose paths begin so, and how many there are.
-    Log {
-        prefix: String,
-        objects: u64,
-    },
+    Log { prefix: String, objects: u64 },
 }
 
 /// A unit that is there.
