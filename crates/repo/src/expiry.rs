@@ -83,7 +83,6 @@ pub struct Tombstone {
 /// What is listed and can be unlisted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and none lives long")]
 pub enum Listed {
     Backup(BackupDocument),
     Snapshot(SnapshotDocument),

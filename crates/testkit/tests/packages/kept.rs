@@ -5,6 +5,7 @@ use crate::ground::{Folder, Objects, now};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use terms::Timestamp;
@@ -243,8 +244,12 @@ fn a_flipped_bit_of_a_snapshot_is_named_and_raises_the_alarm_and_a_failed_attemp
     let keys = || files_below(&root.join("keys"));
     let before = keys();
     let attempt = root.join("packages/20200101T000000Z/data");
+    let pack = attempt.join("000001");
     fs::create_dir_all(&attempt).expect("a folder can be made");
-    fs::copy(root.join(format!("packages/{first}/data/000001")), attempt.join("000001")).expect("a pack can be copied");
+    fs::copy(root.join(format!("packages/{first}/data/000001")), &pack).expect("a pack can be copied");
+    for place in [attempt.parent().expect("a parent"), &attempt, &pack] {
+        fs::set_permissions(place, fs::Permissions::from_mode(0o777)).expect("and opened");
+    }
     ground.put("d");
     let link = PathBuf::from(ground.folder.url().trim_start_matches("file://")).join("z-link");
     std::os::unix::fs::symlink("/nowhere", &link).expect("a link can be made");
@@ -316,7 +321,7 @@ fn snapshots_in_a_repository_of_their_own_expire_and_are_scrubbed_beside_the_bac
     // That it cannot be opened keeps no backup from expiring, and is told.
     let away = root.with_extension("away");
     fs::rename(&root, &away).expect("it can be moved");
-    bowline.fails(&["expire", "--yes"], 3, "repository-missing");
+    bowline.fails(&["expire", "--yes"], 3, "store-absent");
     fs::rename(&away, &root).expect("and back");
     assert_eq!(receiver.stop(), Some(0));
 }
