@@ -245,7 +245,9 @@ proptest! {
                 let recent: BTreeSet<_> = days.iter().rev().take(world.policy.daily).collect();
                 prop_assert!(own.iter().filter(|snapshot| recent.contains(&day(snapshot))).all(|snapshot| is_listed(snapshot.id)));
                 let mut months: BTreeMap<Month, BackupId> = BTreeMap::new();
-                own.iter().for_each(|snapshot| drop(months.entry(day(snapshot).month()).or_insert(snapshot.id)));
+                for snapshot in &own {
+                    months.entry(day(snapshot).month()).or_insert(snapshot.id);
+                }
                 prop_assert!(months.values().rev().take(world.policy.monthly).all(|id| is_listed(*id)), "a month loses its first");
             }
             prop_assert_eq!(world.plans().1.expired().count(), 0);

@@ -21,8 +21,15 @@ struct Ground<'a> {
     cluster: &'a Cluster,
     bowline: &'a Bowline<'a>,
     folder: Folder,
-    /// By name: the instant, the objects, and how many rows there were.
-    past: BTreeMap<&'static str, (Timestamp, Vec<(String, Vec<u8>)>, String)>,
+    past: BTreeMap<&'static str, Past>,
+}
+
+/// How it was at an instant.
+struct Past {
+    at: Timestamp,
+    objects: Vec<(String, Vec<u8>)>,
+    /// How many there were.
+    rows: String,
 }
 
 impl<'a> Ground<'a> {
@@ -58,13 +65,13 @@ impl<'a> Ground<'a> {
 
     fn remember(&mut self, name: &'static str, at: Timestamp) {
         let rows = self.cluster.psql("SELECT count(*) FROM packages");
-        self.past.insert(name, (at, self.folder.all(), rows));
+        self.past.insert(name, Past { at, objects: self.folder.all(), rows });
         std::thread::sleep(Duration::from_millis(50));
     }
 
     /// The objects as of then come back elsewhere byte for byte, and the database has as many rows as then.
     fn comes_back(&self, name: &'static str, target: &[&str]) {
-        let (at, objects, rows) = &self.past[name];
+        let Past { at, objects, rows } = &self.past[name];
         let elsewhere = Folder::make(self.cluster, name);
         self.bowline.ok(&["packages", "restore", "--to", &at.to_string(), "--into", &elsewhere.url(), "--yes"]);
         assert_eq!(&elsewhere.all(), objects, "{name}");
@@ -178,7 +185,7 @@ fn snapshots_go_with_the_backups_that_needed_them_and_what_is_promised_comes_bac
     assert!(files_below(&packages(&third)).is_empty(), "{:?}", files_below(&packages(&third)));
     assert!(packages(&first).join("backup.json").exists(), "the monthly's stays");
     let again = Folder::make(&cluster, "again");
-    let (at, objects, _) = &ground.past["monthly"];
+    let Past { at, objects, .. } = &ground.past["monthly"];
     bowline.ok(&["packages", "restore", "--to", &at.to_string(), "--into", &again.url(), "--yes"]);
     assert_eq!(&again.all(), objects);
     assert_eq!(receiver.stop(), Some(0));
