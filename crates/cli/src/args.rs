@@ -79,23 +79,23 @@ pub enum Verb {
     /// locked longer: whatever is locked for less than half of that time is locked for all of it from now on. Every backup does this when it is
     /// done.
     Relock,
-    /// Unlist the backups that retention lets go, and remove what was unlisted long enough ago
+    /// Unlist the backups and snapshots of packages that retention lets go, and remove what was unlisted long enough ago
     ///
     /// Kept are: of each of the 30 most recent days that have a backup the newest, of each of the 12 most recent months the first, the 7 newest, the
-    /// newest that passed a drill, and whatever is held; all WAL from the oldest daily on, and of older backups their own. Each backup's reasons
-    /// are shown first. Objects go a day after their backup was unlisted.
+    /// newest that passed a drill, and whatever is held; all WAL from the oldest daily on, and of older backups their own; and the snapshots of
+    /// packages that a restore to any of these instants needs. Each one's reasons are shown first. Objects go a day after their backup was unlisted.
     Expire(ExpireArgs),
     /// Read again what was stored, oldest proof first, and name each object that is damaged or missing
     ///
-    /// Every object is opened with its key and held against its digests: packs against the manifest that names their chunks, WAL against its
-    /// index. A run reads as much as --budget allows and the next one goes on from there. What it finds stands in the repository's record,
+    /// Every object is opened with its key and held against its digests: packs of backups and of snapshots against the manifest that names their
+    /// chunks, WAL against its index. A run reads as much as --budget allows and the next one goes on from there. What it finds stands in the repository's record,
     /// scrub/state.json, until it is proven well again; exit code 6 says that something stands.
     Scrub(ScrubArgs),
-    /// Keep a backup, whatever retention says
+    /// Keep a backup, or a snapshot of packages, whatever retention says
     Hold(HoldArgs),
-    /// Let a held backup go
+    /// Let a held backup or snapshot go
     Unhold {
-        /// The backup's name, as list shows it
+        /// Its name, as list or expire --dry-run shows it
         backup: BackupId,
     },
     /// One screen: what is protected, and up to when
@@ -160,7 +160,7 @@ pub struct ScrubArgs {
 
 #[derive(Debug, ClapArgs)]
 pub struct HoldArgs {
-    /// The backup's name, as list shows it
+    /// Its name, as list or expire --dry-run shows it; where a backup and a snapshot have one name, both are kept
     pub backup: BackupId,
     /// Why it is kept, for whoever wonders later
     #[arg(long, value_name = "TEXT")]

@@ -11,7 +11,7 @@ use seal::Recipient;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{ObjectLock, Put, Sight, StoreOptions};
+use store::{ObjectLock, Put, Remove, Sight, StoreOptions};
 use terms::{Class, SystemClock, Timestamp};
 
 /// A configuration with what the command line adds to it.
@@ -168,9 +168,17 @@ impl Wiring {
         Ok(Writer::open(store, self.recipients()?).await?)
     }
 
+    /// The same for removing what is not listed there any more.
+    pub fn remover_at(&self, url: &str) -> Result<Arc<dyn Remove>, Fault> {
+        Ok(store::open_remover(&self.root_of(url), &self.options_at()?)?)
+    }
+
     fn store_at(&self, url: &str) -> Result<Arc<dyn Put>, Fault> {
-        let options = StoreOptions { region: None, endpoint: None, lock: None, ..self.store_options()? };
-        Ok(store::open(&self.root_of(url), &options)?)
+        Ok(store::open(&self.root_of(url), &self.options_at()?)?)
+    }
+
+    fn options_at(&self) -> Result<StoreOptions, Fault> {
+        Ok(StoreOptions { region: None, endpoint: None, lock: None, ..self.store_options()? })
     }
 
     pub async fn writer(&self) -> Result<Writer, Fault> {

@@ -103,6 +103,7 @@ impl Writer {
     /// Publishes a backup: one conditional put, after which it is listed.
     /// Private to the room's neighbours by convention: only a covered backup session may call it.
     pub async fn publish(&self, backup: &BackupDocument) -> Result<(), RepoError> {
+        self.key_is_there(backup.key).await?;
         let path = layout::backup_document(backup.kind, backup.id);
         match self.store.put_new(&path, document::write(backup)?).await? {
             Created::New => Ok(()),

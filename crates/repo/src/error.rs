@@ -74,6 +74,9 @@ pub enum RepoError {
     /// The backup's name is taken.
     #[error("backup {backup} exists already")]
     BackupExists { backup: String },
+    /// Another run listed a snapshot while this one was made.
+    #[error("snapshot {snapshot} was overtaken by another one")]
+    SnapshotOvertaken { snapshot: String, source_address: String },
     /// Someone keeps replacing the document between our reading and writing it.
     #[error("{path} is being changed by others without end")]
     Contended { path: String },
@@ -122,6 +125,7 @@ impl Explain for RepoError {
             Self::Conflict { .. } => "wal-conflict",
             Self::BackupExists { .. } => "backup-exists",
             Self::NoBackup { .. } => "backup-missing",
+            Self::SnapshotOvertaken { .. } => "snapshot-overtaken",
             Self::Contended { .. } => "repository-contended",
             Self::LeaseHeld { .. } => "lease-held",
             Self::LeaseLost { .. } => "lease-lost",
@@ -142,7 +146,7 @@ impl Explain for RepoError {
             Self::NobodyToWrapFor | Self::NobodyToProve => Class::Misuse,
             Self::BackupExists { .. } | Self::LeaseHeld { .. } | Self::LeaseLost { .. } => Class::Held,
             Self::NoBackup { .. } => Class::Missing,
-            Self::Contended { .. } => Class::Transient,
+            Self::Contended { .. } | Self::SnapshotOvertaken { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -177,6 +181,9 @@ impl Explain for RepoError {
                     "Two different histories of the cluster wrote {name}: a second primary, or a server restored without a new timeline. Nothing was overwritten."
                 )
             }
+            Self::SnapshotOvertaken { source_address, .. } => {
+                format!("A newer one of {source_address} was listed meanwhile and does not need all that this one refers to. This one is not listed.")
+            }
             Self::LeaseHeld { since, renewed, .. } => format!("It holds it since {since} and last renewed it at {renewed}."),
             Self::LeaseLost { holder, .. } if holder.is_empty() => "It is free, or its object is gone.".into(),
             Self::LeaseLost { holder, .. } => format!("{holder} holds it now: this process was not heard of for the lease's time."),
@@ -202,7 +209,8 @@ impl Explain for RepoError {
             Self::MajorDiffers { .. } => "Look at [postgres] conninfo; give this cluster a repository of its own (another url or org).".into(),
             Self::NotEncrypted { .. } => "If encryption was switched off on purpose, leave out [encryption] recipients. Else somebody replaced repository.json: restore it from a copy of the bucket.".into(),
             Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
-            Self::NoBackup { .. } => "See bowline list.".into(),
+            Self::NoBackup { .. } => "See bowline list, and bowline expire --dry-run for snapshots of packages.".into(),
+            Self::SnapshotOvertaken { .. } => "Run it again, one at a time.".into(),
             Self::LeaseHeld { .. } => "Let it act, or stop it: a lease that is not renewed is free after its time.".into(),
             Self::LeaseLost { .. } => "Nothing needs to be done if the other one is meant to act; otherwise stop it and start this one again.".into(),
             Self::Document { path, .. } if path.starts_with("leases/") => format!("Stop every Bowline that uses this repository, remove {path}, and start them again."),

@@ -1,12 +1,13 @@
 //! What expiry remembers between its runs: choices, holds, and what was unlisted and waits to be removed.
 
 use crate::retention::WalKept;
-use crate::{BackupDocument, Reader, RepoError, Writer, document, layout};
+use crate::{BackupDocument, Reader, RepoError, SnapshotDocument, Writer, document, layout};
 use futures::TryStreamExt;
+use seal::KeyId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use store::Version;
-use terms::{BackupId, Month, SegmentName, SegmentSize, SystemId, Timestamp};
+use terms::{BackupId, BackupKind, Month, SegmentName, SegmentSize, SystemId, Timestamp};
 
 /// How often a document that others write at the same moment is read again.
 const TRIES: u32 = 10;
@@ -39,8 +40,7 @@ impl ExpiryState {
 
     /// Whether every instant after this backup is still wanted, rather than the backup's own end alone.
     pub fn reaches_on_from(&self, backup: &BackupDocument) -> bool {
-        let is_window = |kept: &WalKept| kept.timeline.is_none() && kept.from <= backup.start.lsn;
-        self.kept_of(backup.system_id).is_none_or(|mut kept| kept.any(is_window))
+        self.kept_of(backup.system_id).is_none_or(|mut kept| kept.any(|kept| kept.reaches_on_from(backup)))
     }
 
     /// What is kept of this cluster's log, once anything was let go. A cluster that came later has lost nothing.
@@ -60,7 +60,7 @@ pub struct WalWaiting {
     pub sizes: Vec<(SystemId, SegmentSize)>,
 }
 
-/// `holds/{backup}.json`: somebody wants this backup kept.
+/// `holds/{backup}.json`: somebody wants this backup kept, or this snapshot, or both where they have one name.
 #[derive(Debug, Serialize, Deserialize)]
 struct HoldDocument {
     format: u32,
@@ -70,13 +70,50 @@ struct HoldDocument {
     released: bool,
 }
 
-/// `expired/{backup}.json`: this backup was unlisted, and its objects go when the grace has passed.
+/// `expired/{backup}.json`, of a snapshot `expired/packages-{backup}.json`: it was unlisted, and its objects go when the grace has passed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tombstone {
     pub format: u32,
     pub expired: Timestamp,
     /// As it was listed.
-    pub backup: BackupDocument,
+    #[serde(rename = "backup")]
+    pub buried: Listed,
+}
+
+/// What is listed and can be unlisted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Listed {
+    Backup(BackupDocument),
+    Snapshot(SnapshotDocument),
+}
+
+impl Listed {
+    pub fn id(&self) -> BackupId {
+        match self {
+            Self::Backup(backup) => backup.id,
+            Self::Snapshot(snapshot) => snapshot.id,
+        }
+    }
+    /// `None` for what no tombstone of ours speaks of.
+    pub fn kind(&self) -> Option<BackupKind> {
+        match self {
+            Self::Backup(backup) => Some(backup.kind).filter(|kind| *kind == BackupKind::Full),
+            Self::Snapshot(snapshot) => Some(snapshot.kind).filter(|kind| *kind == BackupKind::Packages),
+        }
+    }
+    pub fn key(&self) -> Option<KeyId> {
+        match self {
+            Self::Backup(backup) => backup.key,
+            Self::Snapshot(snapshot) => snapshot.key,
+        }
+    }
+    pub fn bytes_stored(&self) -> u64 {
+        match self {
+            Self::Backup(backup) => backup.bytes_stored,
+            Self::Snapshot(snapshot) => snapshot.bytes_stored,
+        }
+    }
 }
 
 impl Reader {
@@ -85,7 +122,7 @@ impl Reader {
         self.versioned(layout::expiry()).await
     }
 
-    /// The backups that somebody holds, and why.
+    /// The backups and snapshots that somebody holds, and why.
     pub async fn holds(&self) -> Result<BTreeMap<BackupId, String>, RepoError> {
         let mut found = BTreeMap::new();
         let mut objects = self.store.list(layout::HOLDS, None);
@@ -108,6 +145,17 @@ impl Reader {
         Ok(found)
     }
 
+    /// Of what kinds something of this name is listed.
+    async fn listed_kinds(&self, id: BackupId) -> Result<Vec<BackupKind>, RepoError> {
+        let mut found = Vec::new();
+        for kind in [BackupKind::Full, BackupKind::Packages] {
+            if self.store.info(&layout::listing_of(kind, id)).await?.is_some() {
+                found.push(kind);
+            }
+        }
+        Ok(found)
+    }
+
     async fn versioned<T: serde::de::DeserializeOwned>(&self, path: store::ObjectPath) -> Result<Option<(T, Version)>, RepoError> {
         // The version first: what is read then is that or newer, and a newer one makes the write fail.
         let Some(info) = self.store.info(&path).await? else { return Ok(None) };
@@ -123,14 +171,15 @@ impl Writer {
         saved.ok_or_else(|| RepoError::Contended { path: path.to_string() })
     }
 
-    /// Keeps a listed backup until [`Writer::unhold`].
+    /// Keeps a listed backup until [`Writer::unhold`]; or a snapshot of packages, or both where they have one name.
     pub async fn hold(&self, backup: BackupId, why: &str, now: Timestamp) -> Result<(), RepoError> {
-        if !self.reader().backups().await?.iter().any(|known| known.id == backup) {
+        let kinds = self.reader().listed_kinds(backup).await?;
+        if kinds.is_empty() {
             return Err(RepoError::NoBackup { backup: backup.to_string() });
         }
         self.set_hold(HoldDocument { format: document::FORMAT, backup, why: why.to_owned(), since: now, released: false }).await?;
         // An expiry that did not see the hold has unlisted it.
-        match self.reader().backups().await?.iter().any(|known| known.id == backup) {
+        match self.reader().listed_kinds(backup).await? == kinds {
             true => Ok(()),
             false => Err(RepoError::NoBackup { backup: backup.to_string() }),
         }
@@ -147,10 +196,11 @@ impl Writer {
         self.put_over(&layout::hold(hold.backup), document::write(&hold)?).await
     }
 
-    /// Writes down that a backup is about to be unlisted. One that an interrupted run left is written anew: the grace begins now.
-    pub async fn bury(&self, backup: &BackupDocument, now: Timestamp) -> Result<(), RepoError> {
-        let tombstone = Tombstone { format: document::FORMAT, expired: now, backup: backup.clone() };
-        self.put_over(&layout::tombstone(backup.id), document::write(&tombstone)?).await
+    /// Writes down that this is about to be unlisted. What an interrupted run left is written anew: the grace begins now.
+    pub async fn bury(&self, listed: &Listed, now: Timestamp) -> Result<(), RepoError> {
+        let kind = listed.kind().ok_or_else(|| RepoError::Bug(format!("{} is of no kind that expires", listed.id())))?;
+        let tombstone = Tombstone { format: document::FORMAT, expired: now, buried: listed.clone() };
+        self.put_over(&layout::tombstone(kind, listed.id()), document::write(&tombstone)?).await
     }
 
     /// Replaces a document whatever it says now.

@@ -177,9 +177,12 @@ pub(crate) fn hold(id: BackupId) -> ObjectPath {
 /// The folder of what was unlisted and waits to be removed.
 pub(crate) const EXPIRED: &str = "expired";
 
-/// What tells that a backup was unlisted on purpose.
-pub fn tombstone(id: BackupId) -> ObjectPath {
-    path(format!("{EXPIRED}/{id}.json"))
+/// What tells that a backup, or a snapshot of packages, was unlisted on purpose. One of each may have one name.
+pub fn tombstone(kind: BackupKind, id: BackupId) -> ObjectPath {
+    path(match kind {
+        BackupKind::Full => format!("{EXPIRED}/{id}.json"),
+        BackupKind::Packages => format!("{EXPIRED}/{kind}-{id}.json"),
+    })
 }
 
 /// The object whose presence lists a backup.

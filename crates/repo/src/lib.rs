@@ -35,7 +35,7 @@ pub use catalog::{BackupDocument, WalPosition};
 pub use coverage::Coverage;
 pub use epoch::Epoch;
 pub use error::RepoError;
-pub use expiry::{ExpiryState, Tombstone, WalWaiting};
+pub use expiry::{ExpiryState, Listed, Tombstone, WalWaiting};
 pub use index::{IndexEntry, IndexedDamage, IndexedPoint, WalIndex};
 pub use keyring::{Attempt, KeyPurpose};
 pub use layout::{

@@ -1,5 +1,9 @@
 //! What is kept and what may go, and why. Pure: what is known of the backups in, a plan with a reason for each out.
 
+mod snapshots;
+
+pub use snapshots::{End, Reachable, SnapshotCandidate, SnapshotPlan, SnapshotVerdict};
+
 use crate::BackupDocument;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +52,7 @@ impl Candidate {
     }
 }
 
-/// Why a backup is kept.
+/// Why a backup, or a snapshot of packages, is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     Newest,
@@ -60,6 +64,14 @@ pub enum Reason {
     NewestProven,
     Held(String),
     InUse(String),
+    /// Of snapshots: an instant since then may need it.
+    Window(Timestamp),
+    /// The end of this backup may need it.
+    EndOf(BackupId),
+    /// It is of one of the most recent days.
+    RecentDay(Day),
+    /// It is of another bucket, for whose database somebody else speaks.
+    OtherSource,
 }
 
 impl fmt::Display for Reason {
@@ -72,6 +84,10 @@ impl fmt::Display for Reason {
             Self::NewestProven => f.write_str("the newest that passed a drill"),
             Self::Held(why) => write!(f, "held: {why}"),
             Self::InUse(by) => write!(f, "in use by {by}"),
+            Self::Window(from) => write!(f, "for every instant since {from}"),
+            Self::EndOf(backup) => write!(f, "for the end of backup {backup}"),
+            Self::RecentDay(day) => write!(f, "of {day}, a recent day"),
+            Self::OtherSource => f.write_str("of another bucket"),
         }
     }
 }
@@ -171,6 +187,11 @@ impl WalKept {
     /// Whether some of this stretch is kept.
     pub fn covers(&self, system_id: SystemId, timeline: Timeline, from: Lsn, to: Lsn) -> bool {
         self.system_id == system_id && self.timeline.is_none_or(|own| own == timeline) && to > self.from && self.to.is_none_or(|end| from < end)
+    }
+
+    /// Whether every instant after this backup of the same cluster is kept, rather than its own end alone.
+    pub(crate) fn reaches_on_from(&self, backup: &BackupDocument) -> bool {
+        self.timeline.is_none() && self.from <= backup.start.lsn
     }
 }
 

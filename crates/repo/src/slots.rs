@@ -7,7 +7,7 @@ use seal::{DataKey, KeyId, Protection, Recipient};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use store::{ObjectPath, Version};
+use store::{ObjectPath, StoreError, Version};
 use terms::Timestamp;
 
 /// A data key as everybody who reads the repository can see it.
@@ -83,6 +83,15 @@ impl Reader {
 }
 
 impl Writer {
+    /// Nothing is listed whose key is gone: expiry takes the key of an attempt for one that failed, after a week without a sign of it.
+    pub(crate) async fn key_is_there(&self, key: Option<KeyId>) -> Result<(), RepoError> {
+        let Some(path) = key.map(layout::key) else { return Ok(()) };
+        match self.store.info(&path).await? {
+            Some(_) => Ok(()),
+            None => Err(StoreError::Missing { store: self.reader.address(), path: path.to_string() }.into()),
+        }
+    }
+
     /// Changes the slots of one data key, in one replacement of its document. Refused when nobody who is here can prove that what
     /// is left opens it; each new slot is proven before, where its recipient can. Returns whose slots it has then.
     pub async fn change_slots(&self, id: KeyId, change: &Change, now: Timestamp) -> Result<Vec<String>, RepoError> {

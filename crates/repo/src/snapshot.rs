@@ -5,6 +5,7 @@
 use crate::keyring::KeyPurpose;
 use crate::manifest::{ChunkRef, Lines, Source};
 use crate::{Encryption, Reader, RepoError, Writer, document, layout};
+use futures::{StreamExt, TryStreamExt};
 use seal::{KeyId, Protection, RepositoryId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
@@ -179,25 +180,36 @@ impl SnapshotReader {
 impl Reader {
     /// Every listed snapshot, oldest first.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotDocument>, RepoError> {
-        let mut found = Vec::new();
-        let names = self.store.folders(&BackupKind::Packages.to_string()).await?;
-        for id in names.iter().filter_map(|name| name.parse::<BackupId>().ok()) {
-            let path = layout::backup_document(BackupKind::Packages, id);
-            match self.store.get(&path).await {
-                Ok(bytes) => {
-                    let read: SnapshotDocument = document::read(&path, &bytes)?;
-                    if read.id != id || read.repository != self.document().id {
-                        return Err(RepoError::Document { path: path.to_string(), why: "it belongs to another snapshot or repository".into() });
-                    }
-                    found.push(read);
-                }
-                // An attempt that never became a snapshot.
-                Err(StoreError::Missing { .. }) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
+        let mut found: Vec<SnapshotDocument> = futures::stream::iter(self.snapshot_names().await?)
+            .map(|id| self.snapshot_if_listed(id))
+            .buffer_unordered(16)
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await?;
         found.sort_by_key(|snapshot| snapshot.id);
         Ok(found)
+    }
+
+    /// The names below which snapshots lie, or attempts at one, oldest first.
+    pub async fn snapshot_names(&self) -> Result<Vec<BackupId>, RepoError> {
+        let names = self.store.folders(&BackupKind::Packages.to_string()).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// A snapshot's document; `None` where none is listed: an attempt that never became one.
+    pub async fn snapshot_if_listed(&self, id: BackupId) -> Result<Option<SnapshotDocument>, RepoError> {
+        let path = layout::backup_document(BackupKind::Packages, id);
+        match self.store.get(&path).await {
+            Ok(bytes) => {
+                let read: SnapshotDocument = document::read(&path, &bytes)?;
+                if read.id != id || read.repository != self.document().id {
+                    return Err(RepoError::Document { path: path.to_string(), why: "it belongs to another snapshot or repository".into() });
+                }
+                Ok(Some(read))
+            }
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
@@ -211,7 +223,19 @@ impl Writer {
     }
 
     /// Publishes a snapshot whose packs and list are durable: one conditional put, after which it is listed.
+    ///
+    /// What the newest one of its source needs is kept whatever retention says. So this one must need nothing beyond that: else another
+    /// run listed one meanwhile, and what this one refers to may have been let go.
     pub async fn publish_snapshot(&self, snapshot: &SnapshotDocument) -> Result<(), RepoError> {
+        self.key_is_there(snapshot.key).await?;
+        if !snapshot.needs.is_empty() {
+            let listed = self.reader.snapshots().await?;
+            let newest = listed.iter().rev().find(|other| other.source == snapshot.source);
+            let is_kept = |need: &BackupId| newest.is_some_and(|newest| newest.id == *need || newest.needs.contains(need));
+            if !snapshot.needs.iter().all(is_kept) {
+                return Err(RepoError::SnapshotOvertaken { snapshot: snapshot.id.to_string(), source_address: snapshot.source.clone() });
+            }
+        }
         let path = layout::backup_document(BackupKind::Packages, snapshot.id);
         match self.store.put_new(&path, document::write(snapshot)?).await? {
             Created::New => Ok(()),

@@ -14,6 +14,8 @@ mod leases;
 mod retention;
 #[path = "laws/slots.rs"]
 mod slots;
+#[path = "laws/snapshots.rs"]
+mod snapshots;
 
 use async_trait::async_trait;
 use bytes::Bytes;

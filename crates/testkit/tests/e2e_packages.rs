@@ -2,6 +2,8 @@
 
 #[path = "packages/ground.rs"]
 mod ground;
+#[path = "packages/kept.rs"]
+mod kept;
 #[path = "packages/minio.rs"]
 mod minio;
 #[path = "packages/replication.rs"]

@@ -66,7 +66,11 @@ impl Thief {
 fn a_stolen_credential_cannot_destroy_the_recovery_window() {
     let cluster = Cluster::start(newest_major());
     let bowline = Bowline::new(&cluster, RepositoryKind::S3Locked);
-    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), QUICK);
+    let objects = cluster.home().join("objects");
+    cluster.psql(&format!("\\! umask 0 && mkdir -m 777 {}", objects.display()));
+    std::fs::write(objects.join("one"), b"an object").expect("a file can be written");
+    let packages = format!("[packages]\nprimary = \"file://{}\"\nsnapshots = \"repository\"\n", objects.display());
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &format!("{QUICK}{packages}"));
     let receiver = bowline.receive();
     bowline.ok(&["backup"]);
     cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 5000) AS i");
@@ -75,8 +79,22 @@ fn a_stolen_credential_cannot_destroy_the_recovery_window() {
     let status = || bowline.run(&["status"]).lines.iter().find_map(|line| line.get("result").cloned()).expect("a result");
     wait("everything to be stored", Duration::from_secs(20), || status()["wal_lag_bytes"] == 0);
     assert_eq!(receiver.stop(), Some(0));
-    let relocked = bowline.ok(&["relock"]);
-    assert!(relocked["objects"].as_u64().is_some_and(|objects| objects > 5) && relocked["extended"] == 0, "{relocked:#}");
+    let relocked = || {
+        let told = bowline.ok(&["relock"]);
+        ["objects", "extended"].map(|name| told[name].as_u64().unwrap_or_else(|| panic!("{told:#}")))
+    };
+    let [count, extended] = relocked();
+    assert!(count > 5 && extended == 0, "{count}, {extended}");
+    // A snapshot is locked with its pack, its list, its listing and its key; under longer locks all of that is extended.
+    bowline.ok(&["packages", "snapshot"]);
+    assert_eq!(relocked(), [count + 4, 0]);
+    let config = std::fs::read_to_string(bowline.config()).expect("a configuration");
+    let longer: String = config
+        .lines()
+        .map(|line| if line.starts_with("object_lock_days") { "object_lock_days = 30\n".to_owned() } else { format!("{line}\n") })
+        .collect();
+    std::fs::write(bowline.config(), longer).expect("it can be written");
+    assert_eq!(relocked(), [count + 4, count + 4]);
     // The server's clock has whole seconds.
     std::thread::sleep(Duration::from_millis(1200));
     let before = SystemClock.now().to_string();

@@ -2,18 +2,20 @@
 
 use crate::sweep::{self, Swept};
 use crate::{UpkeepError, known};
-use repo::retention::{RetentionPlan, RetentionPolicy};
-use repo::{Contender, ExpiryState, Reader, RepoError, WalWaiting, Writer, listing_of};
+use repo::retention::{Candidate, Reachable, RetentionPlan, RetentionPolicy, SnapshotPlan};
+use repo::{BackupDocument, Contender, ExpiryState, Listed, Reader, RepoError, WalWaiting, Writer, listing_of};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use store::Remove;
-use terms::{BackupId, Clock, SegmentSize, SystemId, Timestamp};
+use terms::{BackupId, BackupKind, Clock, Month, SegmentSize, SystemId, Timestamp};
 
 /// The lease of whoever expires.
 const LEASE: &str = "expire";
 /// Clocks that differ by more are not believed: a day.
 const CLOCKS_APART_MAX: f64 = 86_400.0;
+/// The key of an attempt waits for so many times the grace of the attempt: in a bucket nothing is seen of an object that is on its way.
+const KEY_GRACES: u32 = 7;
 
 /// How to expire.
 #[derive(Debug, Clone)]
@@ -23,22 +25,65 @@ pub struct ExpireOptions {
     pub grace: Duration,
     /// How long nothing must have been written to the folder of an attempt: a backup that is held up is no attempt that failed.
     pub attempts_grace: Duration,
-    /// What somebody agreed to; `None`: whatever the plan lets go.
-    pub confirmed: Option<BTreeSet<BackupId>>,
+    /// What somebody agreed to; `None`: whatever the plans let go.
+    pub confirmed: Option<Confirmed>,
+    /// Set where the repository keeps snapshots beside the backups of another one: then only those are looked at.
+    pub elsewhere: Option<Elsewhere>,
     /// Who this is, for people.
     pub holder: String,
     pub lease_ttl: Duration,
 }
 
+/// What may go. A backup and a snapshot may have one name.
+#[derive(Debug, Clone, Default)]
+pub struct Confirmed {
+    pub backups: BTreeSet<BackupId>,
+    pub snapshots: BTreeSet<BackupId>,
+}
+
+/// Of what and for whom a repository keeps snapshots that does not keep the backups.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// The bucket, by its address. Whose instants those of another bucket are for is not known: they stay.
+    pub source: String,
+    /// What the database can be restored to, from the repository that keeps its backups.
+    pub reachable: Option<Reachable>,
+}
+
+/// What is kept, what may go, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plans {
+    /// `None` in a repository that keeps snapshots beside the backups of another one.
+    #[serde(rename = "plan", skip_serializing_if = "Option::is_none")]
+    pub backups: Option<RetentionPlan>,
+    #[serde(rename = "snapshot_plan")]
+    pub snapshots: SnapshotPlan,
+    /// What the database can be restored to when that is carried out.
+    pub reachable: Option<Reachable>,
+}
+
+impl Plans {
+    /// What may go by it.
+    pub fn expired(&self) -> Confirmed {
+        let backups = self.backups.iter().flat_map(RetentionPlan::expired).collect();
+        Confirmed { backups, snapshots: self.snapshots.expired().collect() }
+    }
+}
+
 /// What a run did.
 #[derive(Debug, Clone, Serialize)]
 pub struct Expired {
-    pub plan: RetentionPlan,
-    /// Backups that were unlisted in this run.
+    #[serde(flatten)]
+    pub plans: Plans,
+    /// Backups that were unlisted in this run, and snapshots.
     pub unlisted: Vec<BackupId>,
+    pub unlisted_snapshots: Vec<BackupId>,
     /// What was unlisted earlier, and is gone now.
     pub backups: Swept,
+    pub snapshots: Swept,
     pub attempts: Swept,
+    /// Keys of attempts that are gone.
+    pub keys: Swept,
     pub wal: Swept,
     /// Pieces whose segment is stored whole.
     pub pieces: Swept,
@@ -59,22 +104,61 @@ impl Grace {
     }
 }
 
+<<<<<<< HEAD
 /// What would be kept, and why. Changes nothing.
 pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> Result<RetentionPlan, UpkeepError> {
     let chosen = reader.expiry().await?.map(|(state, _)| state.monthlies).unwrap_or_default();
     Ok(planned(reader, policy, &chosen, now).await?.0)
+=======
+/// What would be kept of the backups, and why. Changes nothing.
+pub async fn plan(reader: &Reader, policy: &RetentionPolicy) -> Result<RetentionPlan, UpkeepError> {
+    Ok(of_backups(reader, policy, &chosen(reader).await?).await?.0)
+>>>>>>> packages-keep
 }
 
-async fn planned(
+/// What would be kept of backups and snapshots, and why. Changes nothing.
+pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<&Elsewhere>) -> Result<Plans, UpkeepError> {
+    let (backups, reachable) = match elsewhere {
+        Some(elsewhere) => (None, elsewhere.reachable.clone()),
+        None => {
+            let (plan, candidates) = of_backups(reader, policy, &chosen(reader).await?).await?;
+            let reachable = plan.reachable(&candidates, |verdict| !verdict.kept.is_empty());
+            (Some(plan), reachable)
+        }
+    };
+    let snapshots = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
+    Ok(Plans { backups, snapshots, reachable })
+}
+
+async fn chosen(reader: &Reader) -> Result<BTreeMap<Month, BackupId>, RepoError> {
+    Ok(reader.expiry().await?.map(|(state, _)| state.monthlies).unwrap_or_default())
+}
+
+async fn of_backups(
     reader: &Reader,
     policy: &RetentionPolicy,
+<<<<<<< HEAD
     chosen: &BTreeMap<terms::Month, BackupId>,
     now: Timestamp,
 ) -> Result<(RetentionPlan, BTreeMap<SystemId, SegmentSize>), RepoError> {
     let candidates = known::candidates(reader, now).await?;
+=======
+    chosen: &BTreeMap<Month, BackupId>,
+) -> Result<(RetentionPlan, Vec<Candidate>), RepoError> {
+    let candidates = known::candidates(reader).await?;
+>>>>>>> packages-keep
     let present = reader.epoch().map(|epoch| epoch.system_id);
-    let sizes = candidates.iter().map(|candidate| (candidate.backup.system_id, candidate.backup.segment_bytes)).collect();
-    Ok((RetentionPlan::new(policy, &candidates, present, chosen), sizes))
+    Ok((RetentionPlan::new(policy, &candidates, present, chosen), candidates))
+}
+
+async fn of_snapshots(
+    reader: &Reader,
+    policy: &RetentionPolicy,
+    reachable: Option<&Reachable>,
+    elsewhere: Option<&Elsewhere>,
+) -> Result<SnapshotPlan, RepoError> {
+    let only = elsewhere.map(|elsewhere| elsewhere.source.as_str());
+    Ok(SnapshotPlan::new(policy, &known::snapshots(reader).await?, reachable, only))
 }
 
 /// Expires what retention lets go. One at a time, by lease; whatever interrupts it, the next run goes on.
@@ -93,65 +177,134 @@ async fn run(
     still_mine: impl AsyncFn() -> Result<bool, UpkeepError>,
 ) -> Result<Expired, UpkeepError> {
     let reader = writer.reader();
+    let found = reader.expiry().await?;
+    let now = believed(reader, found.as_ref().map(|(state, _)| state.last_run), clock).await?;
+    let grace = Grace { now, length: options.grace };
+    let (mut state, version) = found.map_or_else(|| (ExpiryState::new(now), None), |(state, version)| (state, Some(version)));
+    state.last_run = now;
+    let own = match options.elsewhere {
+        Some(_) => None,
+        None => Some(of_backups(reader, &options.policy, &state.monthlies).await?),
+    };
+    if let Some((plan, _)) = &own {
+        // Chosen monthlies are written down before anything goes that was not chosen.
+        state.monthlies.clone_from(&plan.monthlies);
+    }
+    let version = Some(writer.save_expiry(&state, version.as_ref()).await?);
+
+    let confirmed = options.confirmed.as_ref();
+    let mut unlisting = Unlisting { writer, remover, now, still_mine: &still_mine };
+    let mut unlisted = Vec::new();
+    if let Some((plan, candidates)) = &own {
+        let expired: BTreeSet<BackupId> = plan.expired().collect();
+        let going = candidates.iter().map(|candidate| &candidate.backup).filter(|backup| expired.contains(&backup.id));
+        unlisted = unlisting.unlist(going.cloned().map(Listed::Backup), confirmed.map(|confirmed| &confirmed.backups)).await?;
+    }
+    // Planned by what is listed now: one of the backups may have been held meanwhile.
+    let reachable = match (&own, &options.elsewhere) {
+        (Some((plan, candidates)), _) => plan.reachable(candidates, |verdict| !unlisted.contains(&verdict.backup)),
+        (None, elsewhere) => elsewhere.as_ref().and_then(|elsewhere| elsewhere.reachable.clone()),
+    };
+    let snapshots = of_snapshots(reader, &options.policy, reachable.as_ref(), options.elsewhere.as_ref()).await?;
+    let expired: BTreeSet<BackupId> = snapshots.expired().collect();
+    let going = reader.snapshots().await?.into_iter().filter(|snapshot| expired.contains(&snapshot.id));
+    let unlisted_snapshots = unlisting.unlist(going.map(Listed::Snapshot), confirmed.map(|confirmed| &confirmed.snapshots)).await?;
+
+    let kinds: &[BackupKind] = if own.is_some() { &[BackupKind::Full, BackupKind::Packages] } else { &[BackupKind::Packages] };
+    let attempts_grace = Grace { length: options.attempts_grace, ..grace };
+    let mut done = Expired {
+        unlisted,
+        unlisted_snapshots,
+        backups: Swept::default(),
+        snapshots: sweep::buried(BackupKind::Packages, reader, remover, grace).await?,
+        attempts: sweep::attempts(kinds, reader, remover, attempts_grace).await?,
+        keys: sweep::keys(kinds, reader, remover, Grace { length: options.attempts_grace * KEY_GRACES, ..grace }).await?,
+        wal: Swept::default(),
+        pieces: Swept::default(),
+        uploads: store::end_abandoned_uploads(remover, now).await?.len(),
+        plans: Plans { backups: None, snapshots, reachable },
+    };
+    if let Some((plan, candidates)) = own {
+        // What an interrupted run unlisted counts, too.
+        let buried = reader.tombstones().await?;
+        state.has_expired |= !done.unlisted.is_empty() || buried.iter().any(|(tombstone, _)| tombstone.buried.kind() == Some(BackupKind::Full));
+        done.backups = sweep::buried(BackupKind::Full, reader, remover, grace).await?;
+        done.pieces = sweep::pieces(reader, remover, grace).await?;
+        if state.has_expired && still_mine().await? {
+            let sizes = sizes(candidates.iter().map(|candidate| &candidate.backup));
+            match &state.wal {
+                Some(waiting) if grace.is_over(waiting.since) => {
+                    done.wal = sweep::wal(remover, &plan, waiting, grace).await?;
+                    state.wal = Some(waiting_from(&plan, sizes, state.wal.as_ref(), now));
+                }
+                Some(_) => {}
+                None => state.wal = Some(waiting_from(&plan, sizes, None, now)),
+            }
+        }
+        done.plans.backups = Some(plan);
+    }
+    writer.save_expiry(&state, version.as_ref()).await?;
+    Ok(done)
+}
+
+/// The earlier of this host's clock and the store's, unless they or the last run's tell that one of them is wrong.
+async fn believed(reader: &Reader, last_run: Option<Timestamp>, clock: &dyn Clock) -> Result<Timestamp, UpkeepError> {
     // The lease was written just now: its time is the store's.
     let stores = reader.lease(LEASE).await?.map_or_else(|| clock.now(), |lease| lease.renewed);
     let ours = clock.now();
-    let found = reader.expiry().await?;
-    let last_run = found.as_ref().map_or(ours, |(state, _)| state.last_run);
     if ours.seconds_since(stores).abs() > CLOCKS_APART_MAX {
         return Err(UpkeepError::Clock { ours, other: stores, whose: "the store's" });
     }
     let now = ours.min(stores);
-    if last_run.seconds_since(now) > CLOCKS_APART_MAX {
-        return Err(UpkeepError::Clock { ours: now, other: last_run, whose: "the last run's said" });
+    match last_run.filter(|last_run| last_run.seconds_since(now) > CLOCKS_APART_MAX) {
+        Some(other) => Err(UpkeepError::Clock { ours: now, other, whose: "the last run's said" }),
+        None => Ok(now),
     }
+<<<<<<< HEAD
     let grace = Grace { now, length: options.grace };
     let (mut state, version) = found.map_or_else(|| (ExpiryState::new(now), None), |(state, version)| (state, Some(version)));
     let (plan, sizes) = planned(reader, &options.policy, &state.monthlies, now).await?;
     // Chosen monthlies are written down before anything goes that was not chosen.
     (state.last_run, state.monthlies) = (now, plan.monthlies.clone());
     let version = Some(writer.save_expiry(&state, version.as_ref()).await?);
+=======
+}
+>>>>>>> packages-keep
 
-    let listed = reader.backups().await?;
-    let mut unlisted = Vec::new();
-    for id in plan.expired() {
-        let Some(backup) = listed.iter().find(|backup| backup.id == id) else { continue };
-        if options.confirmed.as_ref().is_some_and(|confirmed| !confirmed.contains(&id)) {
-            continue;
-        }
-        writer.bury(backup, now).await?;
-        // Held since the plan was made, or no longer ours to say: asked for each, and after its tombstone was written, so that whoever
-        // holds it meanwhile is seen here or sees that it is unlisted.
-        if reader.holds().await?.contains_key(&id) || !still_mine().await? {
-            continue;
-        }
-        remover.remove(&listing_of(backup.kind, id)).await?;
-        unlisted.push(id);
-    }
-    // What an interrupted run unlisted counts, too.
-    state.has_expired |= !unlisted.is_empty() || !reader.tombstones().await?.is_empty();
-    let backups = sweep::backups(reader, remover, grace).await?;
-    let attempts = sweep::attempts(reader, remover, Grace { length: options.attempts_grace, ..grace }).await?;
-    let uploads = store::end_abandoned_uploads(remover, now).await?.len();
-    let pieces = sweep::pieces(reader, remover, grace).await?;
-    let mut wal = Swept::default();
-    if state.has_expired && still_mine().await? {
-        match &state.wal {
-            Some(waiting) if grace.is_over(waiting.since) => {
-                wal = sweep::wal(remover, &plan, waiting, grace).await?;
-                state.wal = Some(waiting_from(&plan, &sizes, state.wal.as_ref(), now));
+/// Takes from the list what may go.
+struct Unlisting<'r, M> {
+    writer: &'r Writer,
+    remover: &'r dyn Remove,
+    now: Timestamp,
+    still_mine: &'r M,
+}
+
+impl<M: AsyncFn() -> Result<bool, UpkeepError>> Unlisting<'_, M> {
+    /// What of it was unlisted.
+    async fn unlist(&mut self, going: impl Iterator<Item = Listed>, confirmed: Option<&BTreeSet<BackupId>>) -> Result<Vec<BackupId>, UpkeepError> {
+        let mut unlisted = Vec::new();
+        for listed in going {
+            let id = listed.id();
+            let Some(kind) = listed.kind().filter(|_| confirmed.is_none_or(|confirmed| confirmed.contains(&id))) else { continue };
+            self.writer.bury(&listed, self.now).await?;
+            // Held since the plan was made, or no longer ours to say: asked for each, and after its tombstone was written, so that whoever
+            // holds it meanwhile is seen here or sees that it is unlisted.
+            if self.writer.reader().holds().await?.contains_key(&id) || !(self.still_mine)().await? {
+                continue;
             }
-            Some(_) => {}
-            None => state.wal = Some(waiting_from(&plan, &sizes, None, now)),
+            self.remover.remove(&listing_of(kind, id)).await?;
+            unlisted.push(id);
         }
+        Ok(unlisted)
     }
-    writer.save_expiry(&state, version.as_ref()).await?;
-    Ok(Expired { plan, unlisted, backups, attempts, wal, pieces, uploads })
+}
+
+fn sizes<'b>(backups: impl Iterator<Item = &'b BackupDocument>) -> BTreeMap<SystemId, SegmentSize> {
+    backups.map(|backup| (backup.system_id, backup.segment_bytes)).collect()
 }
 
 /// The grace of what this plan does not keep begins. Clusters that were known once stay known: their log is to go, too.
-fn waiting_from(plan: &RetentionPlan, sizes: &BTreeMap<SystemId, SegmentSize>, before: Option<&WalWaiting>, since: Timestamp) -> WalWaiting {
-    let mut sizes = sizes.clone();
+fn waiting_from(plan: &RetentionPlan, mut sizes: BTreeMap<SystemId, SegmentSize>, before: Option<&WalWaiting>, since: Timestamp) -> WalWaiting {
     for (system_id, size) in before.into_iter().flat_map(|before| &before.sizes) {
         sizes.entry(*system_id).or_insert(*size);
     }

@@ -1,7 +1,7 @@
 //! What retention has to know of each backup beside its document: how its last drill went, whether it is held, and whether somebody reads it.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use repo::retention::Candidate;
+use repo::retention::{Candidate, SnapshotCandidate};
 use repo::{Reader, RepoError, Run, RunName};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -45,6 +45,12 @@ async fn reading(reader: &Reader, now: Timestamp) -> Result<Option<String>, Repo
     let runs = reader.runs(&names, &BTreeMap::new()).await?;
     let underway = runs.into_values().find(|run| matches!(run, Run::Begun(_)));
     Ok(underway.map(|run| format!("the {} that began at {}, perhaps", run.job(), run.began())))
+=======
+/// Every listed snapshot of packages with what is known of it.
+pub(crate) async fn snapshots(reader: &Reader) -> Result<Vec<SnapshotCandidate>, RepoError> {
+    let holds = reader.holds().await?;
+    let known = |snapshot: repo::SnapshotDocument| SnapshotCandidate { held: holds.get(&snapshot.id).cloned(), snapshot };
+    Ok(reader.snapshots().await?.into_iter().map(known).collect())
 }
 
 /// The newest drill of each backup that ended in a verdict. One that could not look at everything says nothing against the backup.

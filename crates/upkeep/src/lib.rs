@@ -8,6 +8,6 @@ mod scrub;
 mod sweep;
 
 pub use error::UpkeepError;
-pub use expire::{ExpireOptions, Expired, expire, plan};
+pub use expire::{Confirmed, Elsewhere, ExpireOptions, Expired, Plans, expire, plan, plans};
 pub use scrub::{Found, ScrubOptions, Scrubbed, scrub};
 pub use sweep::Swept;

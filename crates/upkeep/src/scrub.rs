@@ -2,21 +2,24 @@
 
 mod backup;
 mod damage;
+mod listed;
+mod packs;
 mod reading;
+mod snapshot;
 mod units;
 
 use crate::UpkeepError;
-use backup::Told;
 pub use damage::Found;
 use damage::Surroundings;
 use futures::TryStreamExt;
-use repo::{BackupDocument, Contender, Proved, Reader, RepoError, ScrubDamage, ScrubRun, ScrubState, ScrubUnit, WalIndex, Writer};
+use packs::Told;
+use repo::{Contender, Listed, Proved, Reader, RepoError, ScrubDamage, ScrubRun, ScrubState, ScrubUnit, WalIndex, Writer};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{ObjectInfo, ObjectPath, StoreError, Version};
-use terms::{BackupId, Clock, Event, Events, Explain, SnapshotOfProgress, Timestamp};
+use terms::{Clock, Event, Events, Explain, SnapshotOfProgress, Timestamp};
 use units::{Unit, What};
 
 /// The lease of whoever scrubs.
@@ -25,8 +28,6 @@ const LEASE: &str = "scrub";
 const SAVE_EVERY_BYTES: u64 = 2 << 30;
 /// Folders of small objects, each proven in every run.
 const SMALL: [&str; 8] = ["keys", "config", "drills", "runbook", "leases", "holds", "expired", "alerts"];
-/// A manifest that is not listed after so long is none of a backup that is being made: a day.
-const UNLISTED_SECONDS_MAX: f64 = 86_400.0;
 
 /// How to scrub.
 pub struct ScrubOptions {
@@ -34,6 +35,9 @@ pub struct ScrubOptions {
     pub budget: u64,
     /// Gaps in the log that an audit found: they stand with the damage.
     pub gaps: Vec<Found>,
+    /// Damage that stands in the repository of the snapshots, where they have one of their own; `None` where it could not be looked at: what
+    /// stood stands.
+    pub apart: Option<Vec<Found>>,
     /// Objects that are not expected any more.
     pub forget: Vec<String>,
     pub holder: String,
@@ -115,6 +119,7 @@ impl<'r> Run<'r> {
         let stood = state.damage.iter().map(|damage| (damage.path.clone(), damage.since)).collect();
         // Gaps are looked for anew each time; so is a record that could not be read.
         state.damage.retain(|damage| damage.slug != damage::GAP && damage.path != "scrub/state.json");
+        state.damage.retain(|damage| options.apart.is_none() || damage.slug != damage::APART);
         let around = Surroundings::default();
         let mut run = Self { writer, reader, options, clock, began, state, version, stood, around, objects: 0, bytes: 0, spent: 0, saved_at: 0 };
         if let Some(found) = lost {
@@ -125,16 +130,16 @@ impl<'r> Run<'r> {
 
     async fn all(&mut self) -> Result<(), RepoError> {
         let mut small = self.list_small().await?;
-        let backups = self.backups().await?;
+        let listed = self.listed().await?;
         let logs = units::of_log(self.reader, &mut small).await?;
-        for gap in &self.options.gaps {
-            self.bad(gap.clone()).await;
+        for told in self.options.gaps.iter().chain(self.options.apart.iter().flatten()) {
+            self.bad(told.clone()).await;
         }
         self.prove_small(&small).await?;
-        self.prove_keys(&backups).await?;
-        let mut all: Vec<Unit> = units::of_backups(&backups).chain(logs).collect();
+        self.prove_keys(&listed).await?;
+        let mut all: Vec<Unit> = units::of_listed(&listed).chain(logs).collect();
         self.count_units(&all).await;
-        self.prove_again(&backups).await?;
+        self.prove_again(&listed).await?;
         all.sort_by_key(|unit| unit.rank(&self.state.units));
         for unit in &all {
             if self.is_spent() {
@@ -155,60 +160,6 @@ impl<'r> Run<'r> {
             small.extend(self.reader.store().info(&path).await?);
         }
         Ok(small)
-    }
-
-    /// Every listed backup. One that was listed and is not, or whose document is damaged, is told of.
-    async fn backups(&mut self) -> Result<Vec<BackupDocument>, RepoError> {
-        let kind = terms::BackupKind::Full;
-        let (mut listed, mut bad) = (Vec::new(), Vec::new());
-        let names = self.reader.backup_names().await?;
-        for id in &names {
-            match self.reader.backup_if_listed(kind, *id).await {
-                Ok(Some(backup)) => listed.push(backup),
-                Ok(None) => {}
-                Err(e) => bad.push(Found::of(repo::listing_of(kind, *id).to_string(), e)?),
-            }
-        }
-        self.around = Surroundings::new(listed.clone(), self.reader.document().epochs.clone());
-        // Only whoever expires unlists, and says so first.
-        let expired: BTreeSet<BackupId> = match self.reader.tombstones().await {
-            Ok(tombstones) => tombstones.iter().map(|(tombstone, _)| tombstone.backup.id).collect(),
-            // Told of where it lies; until it is read nothing is called lost.
-            Err(e) => return Found::of("expired".to_owned(), e).map(|_| listed),
-        };
-        let expired_since = match (self.reader.expiry().await, self.state.last_run) {
-            (Ok(Some((expiry, _))), Some(last)) => expiry.last_run > last.began,
-            (Err(e), _) => Found::of("retention.json".to_owned(), e).map(|_| true)?,
-            _ => false,
-        };
-        let is_known = |id: &BackupId| listed.iter().any(|backup| backup.id == *id);
-        let is_bad = |id: &BackupId, bad: &[Found]| bad.iter().any(|found| found.path == repo::listing_of(kind, *id).as_str());
-        let seen: Vec<BackupId> = self.state.units.keys().filter_map(|name| name.strip_prefix("full/")?.parse().ok()).collect();
-        for id in seen.iter().chain(&names).copied().collect::<BTreeSet<_>>() {
-            if is_known(&id) || is_bad(&id, &bad) || expired.contains(&id) {
-                continue;
-            }
-            let was_listed = seen.contains(&id);
-            let manifest = self.reader.store().info(&repo::manifest_path(kind, id)).await?;
-            let is_old = |info: &ObjectInfo| self.began.seconds_since(info.modified) > UNLISTED_SECONDS_MAX;
-            if (was_listed && (manifest.is_some() || !expired_since)) || manifest.as_ref().is_some_and(is_old) {
-                bad.push(Found::unlisted(repo::listing_of(kind, id).to_string(), was_listed));
-            } else {
-                self.state.units.remove(&repo::backup_folder(kind, id));
-            }
-        }
-        for found in bad {
-            self.bad(found).await;
-        }
-        for id in &expired {
-            let folder = repo::backup_folder(kind, *id);
-            self.state.units.remove(&folder);
-            self.state.damage.retain(|damage| !damage.path.starts_with(&format!("{folder}/")));
-        }
-        for backup in &listed {
-            self.well(repo::listing_of(kind, backup.id).as_str(), 0);
-        }
-        Ok(listed)
     }
 
     async fn prove_small(&mut self, small: &[ObjectInfo]) -> Result<(), RepoError> {
@@ -243,10 +194,10 @@ impl<'r> Run<'r> {
     }
 
     /// The keys that something names must be there: those that are were proven with the small objects.
-    async fn prove_keys(&mut self, backups: &[BackupDocument]) -> Result<(), RepoError> {
+    async fn prove_keys(&mut self, listed: &[Listed]) -> Result<(), RepoError> {
         let document = self.reader.document();
         let epochs = document.epochs.iter().filter_map(|epoch| epoch.wal_key);
-        let named: BTreeSet<_> = document.digest_key.into_iter().chain(epochs).chain(backups.iter().filter_map(|backup| backup.key)).collect();
+        let named: BTreeSet<_> = document.digest_key.into_iter().chain(epochs).chain(listed.iter().filter_map(Listed::key)).collect();
         for id in named {
             let path = repo::key_path(id);
             if self.reader.store().info(&path).await?.is_none() {

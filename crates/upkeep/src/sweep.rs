@@ -4,11 +4,12 @@ use crate::UpkeepError;
 use crate::expire::Grace;
 use futures::TryStreamExt;
 use repo::retention::RetentionPlan;
-use repo::{KeyPurpose, Reader, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
+use repo::{KeyPurpose, Listed, Reader, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
+use seal::{HEADER_BYTES, KeyId, OpenObject};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use store::{ObjectInfo, Remove};
-use terms::{BackupId, BackupKind, SegmentName};
+use store::{ObjectInfo, Remove, StoreError};
+use terms::{BackupId, BackupKind, SegmentName, Timestamp};
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -26,83 +27,138 @@ impl Swept {
     }
 }
 
-/// The objects of each backup whose tombstone is old enough, and at last the tombstone.
-pub(crate) async fn backups(reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
+/// The objects of each backup, or of each snapshot, whose tombstone is old enough, and at last the tombstone.
+pub(crate) async fn buried(kind: BackupKind, reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
     let mut swept = Swept::default();
-    let buried = reader.tombstones().await?;
-    let ripe: Vec<&Tombstone> = buried.iter().filter(|(_, written)| grace.is_over(*written)).map(|(tombstone, _)| tombstone).collect();
+    let all: Vec<(Tombstone, Timestamp)> = reader.tombstones().await?;
+    let is_ripe = |(tombstone, written): &&(Tombstone, Timestamp)| tombstone.buried.kind() == Some(kind) && grace.is_over(*written);
+    let ripe: Vec<&Listed> = all.iter().filter(is_ripe).map(|(tombstone, _)| &tombstone.buried).collect();
     if ripe.is_empty() {
         return Ok(swept);
     }
-    // Whatever the tombstone says: what is listed, or held, stays. Somebody may have written it who must not.
+    // Whatever the tombstone says: what is listed, or held, stays, and the packs that a listed snapshot refers to. Somebody may have
+    // written it who must not.
+    let listed = Named::listed(reader).await?;
     let held = reader.holds().await?;
-    let listed = reader.backups().await?;
-    let is_listed = |id: BackupId| listed.iter().any(|backup| backup.id == id);
     // A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
-    let keys: BTreeSet<String> = reader.keys().await?.iter().filter(|key| key.purpose == KeyPurpose::Backup).map(|key| key.id.to_string()).collect();
-    for Tombstone { backup, .. } in ripe {
-        // Snapshots of packages are not expired: later ones need them, and nobody but a forger buries one.
-        if backup.kind != BackupKind::Full {
+    let keys: BTreeSet<String> = reader.keys().await?.iter().filter(|key| key.purpose == purpose(kind)).map(|key| key.id.to_string()).collect();
+    for buried in ripe {
+        let id = buried.id();
+        if listed.ids.contains(&(kind, id)) || held.contains_key(&id) || (kind == BackupKind::Packages && listed.needed.contains(&id)) {
             continue;
         }
-        if is_listed(backup.id) || held.contains_key(&backup.id) {
-            continue;
-        }
-        swept_folder(remover, backup.kind, backup.id, &mut swept).await?;
+        swept_folder(remover, kind, id, &mut swept).await?;
         // The key that nothing else was sealed with.
-        let others = buried.iter().map(|(other, _)| &other.backup).filter(|other| other.id != backup.id).chain(&listed);
-        if let Some(key) = backup.key
-            && others.filter_map(|other| other.key).all(|other| other != key)
+        let mut others = all.iter().map(|(other, _)| &other.buried).filter(|other| (other.kind(), other.id()) != (Some(kind), id));
+        if let Some(key) = buried.key()
+            && !listed.keys.contains(&key)
+            && others.all(|other| other.key() != Some(key))
             && keys.contains(&key.to_string())
             && let Some(object) = remover.info(&key_path(key)).await?
         {
             swept.take(remover, &object).await?;
         }
-        remover.remove(&tombstone(backup.id)).await?;
+        remover.remove(&tombstone(kind, id)).await?;
     }
     Ok(swept)
 }
 
-/// Folders of attempts that never became a backup, and in which nothing was written for the grace. One with a manifest may have been a
-/// backup, whose listing somebody removed: it is whole perhaps, and stays.
-pub(crate) async fn attempts(reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
+/// What the listed backups and snapshots are, and name.
+struct Named {
+    ids: BTreeSet<(BackupKind, BackupId)>,
+    keys: BTreeSet<KeyId>,
+    /// Snapshots to whose packs listed ones refer.
+    needed: BTreeSet<BackupId>,
+}
+
+impl Named {
+    async fn listed(reader: &Reader) -> Result<Self, UpkeepError> {
+        let (backups, snapshots) = (reader.backups().await?, reader.snapshots().await?);
+        let of_backups = backups.iter().map(|backup| ((BackupKind::Full, backup.id), backup.key));
+        let of_snapshots = snapshots.iter().map(|snapshot| ((BackupKind::Packages, snapshot.id), snapshot.key));
+        let (ids, keys): (BTreeSet<_>, Vec<Option<KeyId>>) = of_backups.chain(of_snapshots).unzip();
+        let needed = snapshots.into_iter().flat_map(|snapshot| snapshot.needs).collect();
+        Ok(Self { ids, keys: keys.into_iter().flatten().collect(), needed })
+    }
+}
+
+/// What the data keys of this kind are for.
+fn purpose(kind: BackupKind) -> KeyPurpose {
+    match kind {
+        BackupKind::Full => KeyPurpose::Backup,
+        BackupKind::Packages => KeyPurpose::Packages,
+    }
+}
+
+/// Folders of attempts that never became a backup or a snapshot, and in which nothing was written for the grace. One with a manifest may
+/// have been one whose listing somebody removed: it is whole perhaps, and stays.
+pub(crate) async fn attempts(kinds: &[BackupKind], reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
     let mut swept = Swept::default();
     // What a later snapshot refers to stays, whether its own listing is there or not.
     let needed: BTreeSet<BackupId> = reader.snapshots().await?.into_iter().flat_map(|snapshot| snapshot.needs).collect();
-    for kind in [BackupKind::Full, BackupKind::Packages] {
-        attempts_of(kind, &needed, reader, remover, grace, &mut swept).await?;
+    // What was buried goes by its tombstone.
+    let buried: BTreeSet<_> = reader.tombstones().await?.iter().map(|(tombstone, _)| (tombstone.buried.kind(), tombstone.buried.id())).collect();
+    for kind in kinds {
+        for id in folders(*kind, remover).await? {
+            if (*kind == BackupKind::Packages && needed.contains(&id)) || buried.contains(&(Some(*kind), id)) {
+                continue;
+            }
+            let objects: Vec<ObjectInfo> = remover.list(&backup_folder(*kind, id), None).try_collect().await?;
+            if objects.iter().any(|object| object.path.name() == "manifest" || !grace.is_over(object.modified)) {
+                continue;
+            }
+            // Looked at last: it may have been listed meanwhile.
+            if remover.info(&listing_of(*kind, id)).await?.is_none() {
+                for object in &objects {
+                    swept.take(remover, object).await?;
+                }
+            }
+        }
     }
     Ok(swept)
 }
 
-async fn attempts_of(
-    kind: BackupKind,
-    needed: &BTreeSet<BackupId>,
-    reader: &Reader,
-    remover: &dyn Remove,
-    grace: Grace,
-    swept: &mut Swept,
-) -> Result<(), UpkeepError> {
-    let buried: BTreeSet<BackupId> = reader.tombstones().await?.iter().map(|(tombstone, _)| tombstone.backup.id).collect();
-    for name in remover.folders(&kind.to_string()).await? {
-        let Some(id) = name.parse::<BackupId>().ok() else { continue };
-        // A tombstone speaks of backups only.
-        if needed.contains(&id) || (kind == BackupKind::Full && buried.contains(&id)) {
-            continue;
+async fn folders(kind: BackupKind, remover: &dyn Remove) -> Result<Vec<BackupId>, UpkeepError> {
+    Ok(remover.folders(&kind.to_string()).await?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// The keys of attempts that are gone: made longer than the grace ago, and named by nothing that is there.
+pub(crate) async fn keys(kinds: &[BackupKind], reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
+    let mut swept = Swept::default();
+    let purposes: Vec<KeyPurpose> = kinds.iter().map(|kind| purpose(*kind)).collect();
+    let mut going = BTreeMap::new();
+    for key in reader.keys().await?.iter().filter(|key| purposes.contains(&key.purpose)) {
+        // A change of its recipients makes it younger: then it waits once more.
+        if let Some(object) = remover.info(&key_path(key.id)).await?.filter(|object| grace.is_over(object.modified)) {
+            going.insert(key.id, object);
         }
-        let folder = backup_folder(kind, id);
-        let objects: Vec<ObjectInfo> = remover.list(&folder, None).try_collect().await?;
-        if objects.iter().any(|object| object.path.name() == "manifest" || !grace.is_over(object.modified)) {
-            continue;
-        }
-        // Looked at last: it may have been listed meanwhile.
-        if remover.info(&listing_of(kind, id)).await?.is_none() {
-            for object in &objects {
-                swept.take(remover, object).await?;
+    }
+    let listed = Named::listed(reader).await?;
+    going.retain(|id, _| !listed.keys.contains(id));
+    if going.is_empty() {
+        return Ok(swept);
+    }
+    for (tombstone, _) in reader.tombstones().await? {
+        tombstone.buried.key().map(|key| going.remove(&key));
+    }
+    // What lies in a folder that is not listed names its key itself: an attempt that is under way, or one whose listing somebody removed.
+    for kind in [BackupKind::Full, BackupKind::Packages] {
+        for id in folders(kind, remover).await?.into_iter().filter(|id| !listed.ids.contains(&(kind, *id))) {
+            let objects: Vec<ObjectInfo> = remover.list(&backup_folder(kind, id), None).try_collect().await?;
+            for object in objects {
+                match remover.get_range(&object.path, 0..object.bytes.min(HEADER_BYTES as u64)).await {
+                    Ok(header) => drop(OpenObject::key_named(&header).map(|key| going.remove(&key))),
+                    // An attempt that gave up meanwhile.
+                    Err(StoreError::Missing { .. }) => {}
+                    Err(e) => return Err(e.into()),
+                }
             }
         }
     }
-    Ok(())
+    for object in going.values() {
+        swept.take(remover, object).await?;
+    }
+    Ok(swept)
 }
 
 async fn swept_folder(remover: &dyn Remove, kind: BackupKind, id: BackupId, swept: &mut Swept) -> Result<(), UpkeepError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use repo::retention::RetentionPolicy;
-use repo::{BackupDocument, Encryption, SnapshotDocument, WalPosition, Writer, backup_folder, pack_path};
+use repo::{BackupDocument, Encryption, Listed, SnapshotDocument, WalPosition, Writer, backup_folder, pack_path};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use upkeep::{ExpireOptions, UpkeepError, expire};
 const SYSTEM: SystemId = SystemId::new(7_412_345_678_901_234_567);
 const SEGMENT: u64 = 16 << 20;
 const KIND: BackupKind = BackupKind::Full;
+const DAY: i64 = 86_400_000_000;
 
 fn path(text: &str) -> ObjectPath {
     ObjectPath::new(text).unwrap()
@@ -55,7 +56,32 @@ fn backup(writer: &Writer, index: u64, at: Timestamp) -> BackupDocument {
     }
 }
 
-/// Six days with a backup each, an attempt that failed, and the log from before the first.
+/// A snapshot of packages an hour before the `index`-th backup: it refers to the one before and to the first.
+fn snapshot(writer: &Writer, index: u64, at: Timestamp) -> SnapshotDocument {
+    let (format, written_by) = SnapshotDocument::stamp();
+    let id = |back: u64| BackupId::begun(at.plus_micros(-(back as i64) * DAY));
+    SnapshotDocument {
+        format,
+        id: BackupId::begun(at),
+        kind: BackupKind::Packages,
+        repository: writer.reader().document().id,
+        source: "file:///srv/packages".into(),
+        began: at,
+        ended: at,
+        objects: 1,
+        bytes: 1,
+        objects_new: 1,
+        bytes_new: 1,
+        bytes_stored: 1,
+        packs: 1,
+        encryption: Encryption::Off,
+        key: None,
+        needs: if index == 2 { BTreeSet::new() } else { BTreeSet::from([id(1), id(index - 2)]) },
+        written_by,
+    }
+}
+
+/// Six days with a backup and a snapshot each, an attempt that failed, and the log from before the first.
 async fn filled() -> Memory {
     let memory = Memory::new();
     let now = SystemClock.now();
@@ -67,15 +93,24 @@ async fn filled() -> Memory {
     }
     memory.put_new(&path(&format!("wal/{SYSTEM}/00000002.history")), Bytes::from_static(b"1\t0/1\tx\n")).await.unwrap();
     for index in 2..=7 {
-        let document = backup(&writer, index, now.plus_micros((index as i64 - 8) * 86_400_000_000));
+        let document = backup(&writer, index, now.plus_micros((index as i64 - 8) * DAY));
         for name in ["manifest", "data/000001"] {
             memory.put_new(&path(&format!("{}/{name}", backup_folder(KIND, document.id))), Bytes::from_static(b"x")).await.unwrap();
         }
         writer.publish(&document).await.unwrap();
     }
+    for index in 2..=7 {
+        let at = now.plus_micros((index as i64 - 8) * DAY - DAY / 24);
+        let document = snapshot(&writer, index, at);
+        for name in ["manifest", "data/000001"] {
+            memory.put_new(&path(&format!("{}/{name}", backup_folder(BackupKind::Packages, document.id))), Bytes::from_static(b"x")).await.unwrap();
+        }
+        writer.publish_snapshot(&document).await.unwrap();
+    }
     memory.put_new(&pack_path(KIND, BackupId::begun(now), 1), Bytes::from_static(b"an attempt")).await.unwrap();
+    memory.put_new(&pack_path(BackupKind::Packages, BackupId::begun(now), 1), Bytes::from_static(b"an attempt")).await.unwrap();
     // Its listing was removed by somebody else: it was a backup, perhaps.
-    let orphan = backup_folder(KIND, BackupId::begun(now.plus_micros(-90 * 86_400_000_000)));
+    let orphan = backup_folder(KIND, BackupId::begun(now.plus_micros(-90 * DAY)));
     for name in ["manifest", "data/000001"] {
         memory.put_new(&path(&format!("{orphan}/{name}")), Bytes::from_static(b"x")).await.unwrap();
     }
@@ -92,6 +127,7 @@ async fn run(memory: &Memory, plan: Arc<FaultPlan>) -> Result<(), UpkeepError> {
         grace: Duration::ZERO,
         attempts_grace: Duration::ZERO,
         confirmed: None,
+        elsewhere: None,
         holder: "a test".into(),
         lease_ttl: Duration::from_millis(1),
     };
@@ -119,6 +155,16 @@ async fn listed_is_whole(memory: &Memory, at: &str) {
             assert!(there.contains(segment(number).as_str()), "{at}: {} is gone", segment(number));
         }
     }
+    // A snapshot is whole with the packs of others that it refers to; and those around the window are listed.
+    let snapshots = reader.snapshots().await.unwrap_or_else(|e| panic!("{at}: {e}"));
+    assert!(snapshots.len() >= 2, "{at}: {} snapshots are listed", snapshots.len());
+    for document in &snapshots {
+        for id in document.needs.iter().chain([&document.id]) {
+            assert!(there.contains(pack_path(BackupKind::Packages, *id, 1).as_str()), "{at}: {} lost its objects in {id}", document.id);
+        }
+    }
+    let from = listed[listed.len() - 2].start.time;
+    assert!(snapshots.iter().any(|snapshot| snapshot.began <= from), "{at}: nothing serves the beginning of the window");
     for number in 60..=72 {
         assert!(there.contains(segment(number).as_str()), "{at}: {} of the window is gone", segment(number));
     }
@@ -144,10 +190,19 @@ async fn after_any_fault_what_is_listed_is_whole_and_the_next_runs_end_the_same(
         left.iter().map(|name| name.split('/').take(2).map(|part| part.chars().take(9).collect::<String>()).collect::<Vec<_>>().join("/")).collect()
     };
     let wanted = settled(&memory).await;
-    assert!(!wanted.iter().any(|name| name.starts_with("expired/") || name.ends_with("000000010000000000000028")), "{wanted:#?}");
-    assert_eq!(wanted.iter().filter(|name| name.ends_with("/manifest")).count(), 3 + usize::from(monthly_is_apart()), "{wanted:#?}");
-    let listed = wanted.iter().filter(|name| name.ends_with("backup.json")).count();
-    assert_eq!(listed, 2 + usize::from(monthly_is_apart()), "{wanted:#?}");
+    let is_left = |name: &&String| name.starts_with("expired/2") || name.ends_with("000000010000000000000028");
+    assert!(!wanted.iter().any(|name| is_left(&name)), "{wanted:#?}");
+    let count = |folder: &str, name: &str| wanted.iter().filter(|path| path.starts_with(folder) && path.ends_with(name)).count();
+    assert_eq!(count("full/", "/manifest"), 3 + usize::from(monthly_is_apart()), "{wanted:#?}");
+    assert_eq!(count("full/", "backup.json"), 2 + usize::from(monthly_is_apart()), "{wanted:#?}");
+    // Of six snapshots those of the window are listed, and those around the monthly; what they refer to of the others is there.
+    let stays: BTreeSet<u64> = match first_of_the_month() {
+        first if first < 6 => BTreeSet::from([first, first + 1, 6, 7]),
+        _ => BTreeSet::from([6, 7]),
+    };
+    let with_packs: BTreeSet<u64> = stays.iter().flat_map(|index| [*index, 2, (*index - 1).max(2)]).collect();
+    assert_eq!((count("packages/", "backup.json"), count("packages/", "/000001")), (stays.len(), with_packs.len()), "{wanted:#?}");
+    assert_eq!(count("expired/packages-", ".json"), count("packages/", "/manifest") - count("packages/", "backup.json"), "{wanted:#?}");
     assert!(operations > 50, "only {operations} operations");
     for k in 1..=operations {
         for fault in [Fault::Die, Fault::Before, Fault::After] {
@@ -168,44 +223,35 @@ fn monthly_is_apart() -> bool {
     day(1) == day(3)
 }
 
+/// The index of the backup that its month keeps.
+fn first_of_the_month() -> u64 {
+    let zone = terms::Zone::default();
+    let month = |index: u64| zone.day(SystemClock.now().plus_micros((index as i64 - 8) * DAY)).month();
+    (2..=7).find(|index| month(*index) == month(7)).unwrap()
+}
+
 #[tokio::test]
-async fn no_tombstone_buries_a_snapshot_of_packages_and_only_what_none_needs_is_swept() {
+async fn no_tombstone_removes_what_is_listed_or_referred_to_and_nothing_is_listed_that_could_lose_it() {
     let memory = filled().await;
     let now = SystemClock.now();
     let writer = Writer::open(Arc::new(memory.clone()), Vec::new()).await.unwrap();
-    let id = |days: i64| BackupId::begun(now.plus_micros(-days * 86_400_000_000));
-    let (attempt, needed, snapshot) = (id(12), id(11), id(10));
-    let pack = |id: BackupId| pack_path(BackupKind::Packages, id, 1).to_string();
-    for id in [attempt, needed, snapshot] {
-        memory.put_new(&path(&pack(id)), Bytes::from_static(b"x")).await.unwrap();
+    let listed = writer.reader().snapshots().await.unwrap();
+    let newest = listed.last().unwrap().clone();
+    // Whoever can only put can write these: one speaks of a snapshot as if it were a backup.
+    for snapshot in &listed {
+        writer.bury(&Listed::Snapshot(snapshot.clone()), now).await.unwrap();
     }
-    let (format, written_by) = SnapshotDocument::stamp();
-    let document = SnapshotDocument {
-        format,
-        id: snapshot,
-        kind: BackupKind::Packages,
-        repository: writer.reader().document().id,
-        source: "file:///srv/packages".into(),
-        began: now,
-        ended: now,
-        objects: 1,
-        bytes: 1,
-        objects_new: 1,
-        bytes_new: 1,
-        bytes_stored: 1,
-        packs: 1,
-        encryption: Encryption::Off,
-        key: None,
-        needs: BTreeSet::from([needed]),
-        written_by,
-    };
-    writer.publish_snapshot(&document).await.unwrap();
-    // Whoever can only put can write this.
-    for id in [needed, snapshot] {
-        let forged = BackupDocument { id, kind: BackupKind::Packages, ..backup(&writer, 2, now) };
-        writer.bury(&forged, now).await.unwrap();
-    }
+    let forged = BackupDocument { id: newest.id, kind: BackupKind::Packages, ..backup(&writer, 2, now) };
+    assert!(writer.bury(&Listed::Backup(forged), now).await.is_err());
     let left = settled(&memory).await;
-    assert!(!left.contains(&pack(attempt)), "{left:#?}");
-    assert!(left.contains(&pack(needed)) && left.contains(&pack(snapshot)), "{left:#?}");
+    let pack = |id: BackupId| pack_path(BackupKind::Packages, id, 1).to_string();
+    for id in newest.needs.iter().chain([&newest.id]) {
+        assert!(left.contains(&pack(*id)), "{id}: {left:#?}");
+    }
+    // What another run listed meanwhile keeps less than this one refers to.
+    let overtaken = SnapshotDocument { id: newest.id.next(), needs: BTreeSet::from([newest.id, newest.id.next()]), ..newest.clone() };
+    let refused = writer.publish_snapshot(&overtaken).await;
+    assert!(matches!(refused, Err(repo::RepoError::SnapshotOvertaken { .. })), "{refused:?}");
+    let unkeyed = SnapshotDocument { key: Some(seal::KeyId::random()), ..overtaken };
+    assert!(writer.publish_snapshot(&unkeyed).await.is_err(), "its key is not there");
 }

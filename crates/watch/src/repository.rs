@@ -115,10 +115,12 @@ pub(crate) async fn look(
         Some(epoch) => log_of(reader, epoch, &documents, &backups).await?,
         None => (None, None, None),
     };
-    let tombstones = reader.tombstones().await.map_err(|e| trouble(&e))?;
+    // Of snapshots some wait longer than their grace: until nothing refers to them.
+    let mut tombstones = reader.tombstones().await.map_err(|e| trouble(&e))?;
+    tombstones.retain(|(tombstone, _)| tombstone.buried.kind() == Some(terms::BackupKind::Full));
     let expired = ExpiredFacts {
         backups: tombstones.len() as u64,
-        bytes: tombstones.iter().map(|(tombstone, _)| tombstone.backup.bytes_stored).sum(),
+        bytes: tombstones.iter().map(|(tombstone, _)| tombstone.buried.bytes_stored()).sum(),
         since: tombstones.iter().map(|(_, written)| *written).min(),
     };
     let (audited, gaps) = audited(runs);

@@ -157,6 +157,27 @@ pub const TWINS: &[Twin] = &[
         ("e2e_expire", "what_expires_goes_after_its_grace"),
     ),
     twin(
+        "packs go to which a listed snapshot refers",
+        "crates/upkeep/src/sweep.rs",
+        "(kind == BackupKind::Packages && listed.needed.contains(&id))",
+        "(kind == BackupKind::Packages && listed.needed.contains(&id) && false)",
+        ("e2e_packages", "snapshots_go_with_the_backups"),
+    ),
+    twin(
+        "what a monthly needs of snapshots is let go",
+        "crates/repo/src/retention/snapshots.rs",
+        "found.extend(before(*start).into_iter().chain(between)",
+        "found.extend(None.into_iter().chain(between)",
+        ("e2e_packages", "snapshots_go_with_the_backups"),
+    ),
+    twin(
+        "a snapshot's packs are not read again",
+        "crates/upkeep/src/scrub/snapshot.rs",
+        "if !prover.file(&object.key, object.size, chunk_bytes, object.chunks, tell).await? {",
+        "if !prover.file(&object.key, 0, chunk_bytes, object.chunks.into_iter().filter(|_| false).collect(), tell).await? {",
+        ("e2e_packages", "a_flipped_bit_of_a_snapshot"),
+    ),
+    twin(
         "an older backup's own log is let go",
         "crates/repo/src/retention.rs",
         "        kept.push(WalKept {",

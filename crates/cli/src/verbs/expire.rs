@@ -1,17 +1,21 @@
-//! `bowline expire`, `hold` and `unhold`: what retention keeps, and what it lets go.
+//! `bowline expire`: what retention keeps of backups and of snapshots of packages, and what it lets go.
 
-use crate::args::{Common, ExpireArgs, HoldArgs};
+mod apart;
+
+pub use apart::Apart;
+
+use crate::args::{Common, ExpireArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes};
 use crate::verbs::confirm::confirm;
 use crate::wiring::Wiring;
-use repo::retention::RetentionPlan;
-use serde_json::json;
+use repo::retention::{Reason, SnapshotVerdict};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{BackupId, Clock, SystemClock};
-use upkeep::{ExpireOptions, Expired, Swept};
+use upkeep::{Confirmed, ExpireOptions, Expired, Plans, Swept};
 
 /// How long what was unlisted stays unless told.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -20,47 +24,77 @@ const LEASE_TTL: Duration = Duration::from_secs(60);
 
 pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
-    let configured = &wiring.config.retention;
     let policy = crate::watching::policy(&wiring.config);
+<<<<<<< HEAD
     let plan = upkeep::plan(&wiring.reader().await?, &policy, SystemClock.now()).await?;
     show(&plan, printer);
+=======
+    let plans = upkeep::plans(&wiring.reader().await?, &policy, None).await?;
+    show(&plans, printer);
+    // Whatever is wrong with the repository of the snapshots, the backups expire.
+    let apart = Apart::of(&wiring);
+    let of_apart = match &apart {
+        Ok(Some(apart)) => Some(apart.plans(&policy, plans.reachable.clone()).await),
+        Ok(None) => None,
+        Err(_) => None,
+    };
+    if let (Ok(Some(apart)), Some(Ok(plans))) = (&apart, &of_apart) {
+        printer.say(format!("in {}", apart.address()));
+        show(plans, printer);
+    }
+>>>>>>> packages-keep
     if asked.dry_run {
-        printer.result(json!({ "plan": plan }));
+        let mut result = json!(plans);
+        apart?;
+        if let Some(of_apart) = of_apart {
+            result["apart"] = json!(of_apart?);
+        }
+        printer.result(result);
         return Ok(ExitCode::SUCCESS);
     }
-    if plan.expired().next().is_some() {
-        confirm("the expiry of these backups", asked.yes, printer)?;
+    let confirmed = plans.expired();
+    let confirmed_apart = match &of_apart {
+        Some(Ok(plans)) => plans.expired(),
+        _ => Confirmed::default(),
+    };
+    if [&confirmed, &confirmed_apart].iter().any(|confirmed| !confirmed.backups.is_empty() || !confirmed.snapshots.is_empty()) {
+        confirm("the expiry of what goes", asked.yes, printer)?;
     }
-    let holder = format!("{}, process {}", crate::verbs::host(), std::process::id());
-    let grace = configured.grace.unwrap_or(GRACE);
-    let confirmed = Some(plan.expired().collect());
-    let options = ExpireOptions { policy, grace, attempts_grace: grace.max(GRACE), confirmed, holder, lease_ttl: LEASE_TTL };
+    let grace = wiring.config.retention.grace.unwrap_or(GRACE);
+    let options = ExpireOptions {
+        policy,
+        grace,
+        attempts_grace: grace.max(GRACE),
+        confirmed: Some(confirmed),
+        elsewhere: None,
+        holder: format!("{}, process {}", crate::verbs::host(), std::process::id()),
+        lease_ttl: LEASE_TTL,
+    };
     let remover = store::open_remover(&wiring.address(), &wiring.store_options()?)?;
     let done = upkeep::expire(&wiring.writer().await?, &*remover, &options, &SystemClock).await?;
-    let Expired { unlisted, backups, attempts, wal, pieces, .. } = &done;
-    printer.say(match unlisted.len() {
-        0 => "no backup was unlisted".to_owned(),
-        count => format!("{count} unlisted: {}; their objects go in a later run", list(unlisted)),
-    });
-    for (what, Swept { objects, bytes: size }) in [
-        ("backups that were unlisted earlier", backups),
-        ("attempts that never became a backup", attempts),
-        ("WAL", wal),
-        ("pieces whose segment is stored whole", pieces),
-    ] {
-        if *objects > 0 {
-            let word = if wiring.object_lock().is_some() { "hid (until their locks end)" } else { "removed" };
-            printer.say(format!("{word} {objects} objects ({}) of {what}", bytes(*size)));
-        }
-    }
-    if done.uploads > 0 {
-        printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));
-    }
+    tell(&done, wiring.object_lock().is_some(), printer);
     // A measurement a day makes the forecast; a run without one has expired what it should all the same.
     if let Err(fault) = measure(&wiring).await {
         printer.remark(format!("warning: how full the repository is could not be measured: {}", fault.0.summary));
     }
-    printer.result(json!(done));
+    let mut result = json!(done);
+    let told = |fault: Fault, result: Value| fault.with("result", result);
+    match (apart, of_apart) {
+        (Err(fault), _) | (_, Some(Err(fault))) => return Err(told(fault, result)),
+        (Ok(Some(apart)), Some(Ok(_))) => {
+            let options = ExpireOptions { confirmed: Some(confirmed_apart), ..options };
+            match apart.expire(options, done.plans.reachable.clone()).await {
+                Err(fault) => return Err(told(fault, result)),
+                Ok(done) => {
+                    printer.say(format!("in {}", apart.address()));
+                    tell(&done, false, printer);
+                    result["apart"] = json!(done);
+                }
+            }
+        }
+        (Ok(_), _) => {}
+    }
+    printer.result(result);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -70,32 +104,59 @@ async fn measure(wiring: &Wiring) -> Result<(), Fault> {
     Ok(())
 }
 
-fn list(backups: &[BackupId]) -> String {
-    backups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn list(ids: &[BackupId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn show(plan: &RetentionPlan, printer: &Printer) {
-    for verdict in &plan.verdicts {
-        let reasons: Vec<String> = verdict.kept.iter().map(ToString::to_string).collect();
-        let (word, why) = if reasons.is_empty() { ("goes", "nothing asks for it any more".to_owned()) } else { ("stays", reasons.join("; ")) };
-        printer.say(format!("{:<18} {word:<6} {why}", verdict.backup.to_string()));
+fn tell(done: &Expired, is_locked: bool, printer: &Printer) {
+    for (what, none, unlisted) in [
+        ("backups", done.plans.backups.is_some(), &done.unlisted),
+        ("snapshots of packages", !done.plans.snapshots.verdicts.is_empty(), &done.unlisted_snapshots),
+    ] {
+        match unlisted.len() {
+            0 if none => printer.say(format!("none of the {what} was unlisted")),
+            0 => {}
+            count => printer.say(format!("{count} {what} unlisted: {}; their objects go in a later run", list(unlisted))),
+        }
     }
-    for kept in &plan.wal {
-        let end = kept.to.map_or_else(|| "on".to_owned(), |to| format!("to {to}"));
-        printer.say(format!("WAL                stays  from {} {end}: {}", kept.from, kept.why));
+    for (what, Swept { objects, bytes: size }) in [
+        ("backups that were unlisted earlier", &done.backups),
+        ("snapshots that were unlisted earlier", &done.snapshots),
+        ("attempts that never became a backup or snapshot", &done.attempts),
+        ("keys of such attempts", &done.keys),
+        ("WAL", &done.wal),
+        ("pieces whose segment is stored whole", &done.pieces),
+    ] {
+        if *objects > 0 {
+            let word = if is_locked { "hid (until their locks end)" } else { "removed" };
+            printer.say(format!("{word} {objects} objects ({}) of {what}", bytes(*size)));
+        }
+    }
+    if done.uploads > 0 {
+        printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));
     }
 }
 
-pub async fn hold(common: &Common, asked: &HoldArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    Wiring::new(common)?.writer().await?.hold(asked.backup, &asked.why, SystemClock.now()).await?;
-    printer.say(format!("backup {} is held: {}", asked.backup, asked.why));
-    printer.result(json!({ "backup": asked.backup, "held": asked.why }));
-    Ok(ExitCode::SUCCESS)
-}
-
-pub async fn unhold(common: &Common, backup: BackupId, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let was_held = Wiring::new(common)?.writer().await?.unhold(backup, SystemClock.now()).await?;
-    printer.say(if was_held { format!("backup {backup} is held no more") } else { format!("backup {backup} was not held") });
-    printer.result(json!({ "backup": backup, "was_held": was_held }));
-    Ok(ExitCode::SUCCESS)
+fn show(plans: &Plans, printer: &Printer) {
+    let say = |name: String, kept: &[Reason], goes: String| {
+        let reasons: Vec<String> = kept.iter().map(ToString::to_string).collect();
+        let (word, why) = if reasons.is_empty() { ("goes", goes) } else { ("stays", reasons.join("; ")) };
+        printer.say(format!("{name:<18} {word:<6} {why}"));
+    };
+    let nothing = || "nothing asks for it any more".to_owned();
+    if let Some(plan) = &plans.backups {
+        plan.verdicts.iter().for_each(|verdict| say(verdict.backup.to_string(), &verdict.kept, nothing()));
+        for kept in &plan.wal {
+            let end = kept.to.map_or_else(|| "on".to_owned(), |to| format!("to {to}"));
+            printer.say(format!("WAL                stays  from {} {end}: {}", kept.from, kept.why));
+        }
+    }
+    if !plans.snapshots.verdicts.is_empty() {
+        printer.say("snapshots of packages:");
+    }
+    for SnapshotVerdict { snapshot, kept, needed_by, .. } in &plans.snapshots.verdicts {
+        let goes = needed_by
+            .map_or_else(nothing, |by| format!("nothing asks for it any more; its packs stay as long as snapshots such as {by} refer to them"));
+        say(snapshot.to_string(), kept, goes);
+    }
 }

@@ -15,6 +15,7 @@ mod epoch;
 mod expire;
 pub mod fetch;
 mod guard;
+mod hold;
 mod init;
 mod keys;
 mod ledger;
@@ -86,8 +87,8 @@ pub fn run(args: Args) -> ExitCode {
                 Verb::List => list::run(&common, &printer).await,
                 Verb::Expire(asked) => expire::run(&common, &asked, &printer).await,
                 Verb::Scrub(asked) => scrub::run(&common, &asked, &printer).await,
-                Verb::Hold(asked) => expire::hold(&common, &asked, &printer).await,
-                Verb::Unhold { backup } => expire::unhold(&common, backup, &printer).await,
+                Verb::Hold(asked) => hold::run(&common, &asked, &printer).await,
+                Verb::Unhold { backup } => hold::release(&common, backup, &printer).await,
                 Verb::Relock => relock::run(&common, &printer).await,
                 Verb::Status => status::run(&common, &printer).await,
                 Verb::Doctor => doctor::run(&common, &printer).await,

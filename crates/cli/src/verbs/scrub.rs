@@ -4,13 +4,14 @@ use crate::args::{Common, ScrubArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
 use crate::verbs::audit;
+use crate::verbs::expire::Apart;
 use crate::wiring::Wiring;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Class, Clock, SystemClock};
-use upkeep::{ScrubOptions, Scrubbed};
+use upkeep::{Found, ScrubOptions, Scrubbed};
 
 /// How long a run may be silent before another one may take its place.
 const LEASE_TTL: Duration = Duration::from_secs(60);
@@ -24,13 +25,21 @@ pub async fn run(common: &Common, asked: &ScrubArgs, printer: &Arc<Printer>) -> 
         Err(fault) if matches!(fault.0.class, Class::Damaged | Class::Missing | Class::Refused) => (Vec::new(), Some(fault.0.summary)),
         Err(fault) => return Err(fault),
     };
-    let options = ScrubOptions {
+    let mut options = ScrubOptions {
         budget: asked.budget.map_or_else(|| wiring.config.scrub.budget(), |size| size.as_u64()),
-        gaps,
+        gaps: Vec::new(),
+        apart: None,
         forget: asked.forget.clone(),
         holder: format!("{}, process {}", crate::verbs::host(), std::process::id()),
         lease_ttl: LEASE_TTL,
         events: printer.clone(),
+    };
+    // First, so that what is found there stands with the damage here, where everybody looks.
+    let apart = scrub_apart(&wiring, &options, printer).await;
+    options.gaps = gaps;
+    options.apart = match &apart {
+        Ok(found) => Some(found.clone()),
+        Err(_) => None,
     };
     let done = upkeep::scrub(&writer, &options, &SystemClock).await?;
     if let Some(why) = &not_audited {
@@ -41,6 +50,7 @@ pub async fn run(common: &Common, asked: &ScrubArgs, printer: &Arc<Printer>) -> 
     result["not_audited"] = json!(not_audited);
     match done.damage.len() {
         0 if not_audited.is_none() => {
+            apart?;
             printer.result(result);
             Ok(ExitCode::SUCCESS)
         }
@@ -55,6 +65,15 @@ pub async fn run(common: &Common, asked: &ScrubArgs, printer: &Arc<Printer>) -> 
             Err(Fault::of("scrub-damage", Class::Damaged, summary, first, next).with("result", result))
         }
     }
+}
+
+/// The snapshots of packages in a repository of their own, within a budget of their own; the damage that stands there.
+async fn scrub_apart(wiring: &Wiring, options: &ScrubOptions, printer: &Printer) -> Result<Vec<Found>, Fault> {
+    let Some(apart) = Apart::of(wiring)? else { return Ok(Vec::new()) };
+    let done = upkeep::scrub(&apart.writer().await?, options, &SystemClock).await?;
+    printer.say(format!("in {}", apart.address()));
+    report(&done, printer);
+    Ok(done.damage.into_iter().map(|damage| Found::apart(&apart.address(), damage)).collect())
 }
 
 fn report(done: &Scrubbed, printer: &Printer) {

@@ -1,13 +1,16 @@
 //! What is wrong with an object, what it makes unreachable, and the next step.
 
 use super::words;
-use repo::{BackupDocument, Epoch, RepoError, ScrubDamage, segment_of};
+use repo::{BackupDocument, Epoch, RepoError, ScrubDamage, SnapshotDocument, segment_of};
 use seal::SealError;
 use store::{ObjectPath, StoreError};
 use terms::{BackupId, Explain, SegmentName, SegmentSize, SystemId, Timestamp};
 
 /// The slug of a gap in the log.
 pub(super) const GAP: &str = "wal-gap";
+
+/// The slug of damage in the repository of the snapshots, where they have one of their own.
+pub(super) const APART: &str = "apart-damaged";
 
 /// An object that is not as it must be.
 #[derive(Debug, Clone)]
@@ -31,6 +34,12 @@ impl Found {
     /// A gap in the log, as an audit tells it.
     pub fn gap(path: String, why: String, unreachable: String, next: String) -> Self {
         Self { told: Some((unreachable, next)), ..Self::new(path, GAP, why) }
+    }
+
+    /// Damage that stands in another repository.
+    pub fn apart(address: &str, damage: ScrubDamage) -> Self {
+        let ScrubDamage { path, why, unreachable, next, .. } = damage;
+        Self { told: Some((unreachable, next)), ..Self::new(format!("{address}/{path}"), APART, why) }
     }
 
     /// What this error says of the object; the error itself where it speaks of the store, the keys or us.
@@ -68,14 +77,15 @@ impl Found {
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
     backups: Vec<BackupDocument>,
+    snapshots: Vec<SnapshotDocument>,
     epochs: Vec<Epoch>,
 }
 
 const PUT_BACK: &str = "Put the object back from a copy of the bucket: a second copy, an earlier version.";
 
 impl Surroundings {
-    pub(super) fn new(backups: Vec<BackupDocument>, epochs: Vec<Epoch>) -> Self {
-        Self { backups, epochs }
+    pub(super) fn new(backups: Vec<BackupDocument>, snapshots: Vec<SnapshotDocument>, epochs: Vec<Epoch>) -> Self {
+        Self { backups, snapshots, epochs }
     }
 
     pub(super) fn segment_size(&self, system: SystemId) -> Option<SegmentSize> {
@@ -100,10 +110,13 @@ impl Surroundings {
                 let name = id.map_or_else(|| parts[1].to_owned(), |id| id.to_string());
                 (format!("Backup {name}: {what}. {}", self.served_instead(id)), self.next_for_backup(found))
             }
+            ["packages", id, rest @ ..] => self.of_snapshot(id, rest, found),
             ["keys", name] => {
                 let key = name.trim_end_matches(".json");
                 let mut sealed: Vec<String> =
                     self.backups.iter().filter(|b| b.key.is_some_and(|id| id.to_string() == key)).map(|b| format!("backup {}", b.id)).collect();
+                let of_snapshots = self.snapshots.iter().filter(|s| s.key.is_some_and(|id| id.to_string() == key));
+                sealed.extend(of_snapshots.map(|snapshot| format!("snapshot {} of packages", snapshot.id)));
                 let of_epoch = |epoch: &&Epoch| epoch.wal_key.is_some_and(|id| id.to_string() == key);
                 sealed.extend(self.epochs.iter().filter(of_epoch).map(|epoch| format!("the WAL of cluster {}", epoch.system_id)));
                 let what = if sealed.is_empty() { "whatever was sealed with it".to_owned() } else { sealed.join(", ") };
@@ -135,6 +148,31 @@ impl Surroundings {
                 ("Nothing that is restored.".into(), next)
             }
         }
+    }
+
+    /// Later snapshots refer to what an earlier one stored.
+    fn of_snapshot(&self, id: &str, rest: &[&str], found: &Found) -> (String, String) {
+        let what = match rest {
+            ["data", _] if !found.holding.is_empty() => format!("its packs hold parts of {}", found.holding),
+            ["data", _] => "a pack of it".to_owned(),
+            _ => "all of it".to_owned(),
+        };
+        let is_pack = matches!(rest, ["data", _]);
+        let later: Vec<String> =
+            self.snapshots.iter().filter(|s| s.needs.iter().any(|need| need.to_string() == id)).map(|s| s.id.to_string()).collect();
+        let also = match later.as_slice() {
+            [first, .., last] if is_pack => format!(" {} later snapshots, from {first} to {last}, may refer to it, too.", later.len()),
+            [one] if is_pack => format!(" Snapshot {one} may refer to it, too."),
+            _ => String::new(),
+        };
+        let next = match (found.slug.as_str(), is_pack) {
+            ("backup-unlisted", _) => self.next_for_backup(found),
+            (_, true) => format!(
+                "{PUT_BACK} What the bucket itself still has is stored anew once it is written there again (the same bytes will do) and bowline packages snapshot has run."
+            ),
+            (_, false) => format!("{PUT_BACK} Until then bowline packages snapshot makes a new one; the one before it serves earlier instants."),
+        };
+        (format!("Snapshot {id} of packages: {what}.{also}"), next)
     }
 
     fn next_for_backup(&self, found: &Found) -> String {

@@ -1,25 +1,26 @@
 //! Reads the large: what was damaged once more, then unit after unit from where the last run ended.
 
-use super::backup::{self, Packs, Told};
-use super::damage;
+use super::packs::{Packs, Tell, Told};
 use super::units::{Unit, What};
 use super::{Found, Run, SAVE_EVERY_BYTES};
+use super::{backup, damage, snapshot};
 use futures::TryStreamExt;
-use repo::{BackupDocument, RepoError};
+use repo::{Listed, Reader, RepoError, ScrubDamage};
 use store::{ObjectInfo, ObjectPath, StoreError};
 use terms::{SegmentName, SegmentSize, SystemId};
 
 impl Run<'_> {
     /// What was damaged is looked at first.
-    pub(super) async fn prove_again(&mut self, backups: &[BackupDocument]) -> Result<(), RepoError> {
-        let standing: Vec<String> = self.state.damage.iter().filter(|damage| damage.slug != damage::GAP).map(|damage| damage.path.clone()).collect();
+    pub(super) async fn prove_again(&mut self, listed: &[Listed]) -> Result<(), RepoError> {
+        let is_here = |damage: &&ScrubDamage| ![damage::GAP, damage::APART].contains(&damage.slug.as_str());
+        let standing: Vec<String> = self.state.damage.iter().filter(is_here).map(|damage| damage.path.clone()).collect();
         for path in standing {
             if let Some((folder, name)) = path.split_once("/data/").or_else(|| path.rsplit_once('/').filter(|(_, name)| *name == "manifest")) {
-                let backup = backups.iter().find(|backup| repo::backup_folder(backup.kind, backup.id) == folder);
-                let Some(backup) = backup else { continue };
+                let is_it = |one: &&Listed| one.kind().is_some_and(|kind| repo::backup_folder(kind, one.id()) == folder);
+                let Some(one) = listed.iter().find(is_it) else { continue };
                 let packs = name.parse().map_or(Packs::Only(0), Packs::Only);
                 let (mut told, reader) = (Vec::new(), self.reader);
-                let went_through = backup::prove(reader, backup, packs, &mut |one| {
+                let went_through = prove(reader, one, packs, &mut |one| {
                     told.push(one);
                     true
                 })
@@ -48,7 +49,7 @@ impl Run<'_> {
         let entry = self.state.units.entry(unit.name.clone()).or_default();
         let unit_began = *entry.began.get_or_insert(self.began);
         let is_through = match &unit.what {
-            What::Backup(backup) => self.prove_backup(&unit.name, backup).await?,
+            What::Listed(listed) => self.prove_listed(&unit.name, listed).await?,
             What::Log { prefix, .. } => self.prove_log(&unit.name, prefix).await?,
         };
         if is_through {
@@ -58,23 +59,24 @@ impl Run<'_> {
         self.save().await
     }
 
-    async fn prove_backup(&mut self, name: &str, backup: &BackupDocument) -> Result<bool, RepoError> {
+    async fn prove_listed(&mut self, name: &str, listed: &Listed) -> Result<bool, RepoError> {
         loop {
             let done = self.state.units.get(name).and_then(|unit| unit.cursor.as_ref()?.parse().ok()).unwrap_or(0);
             let (mut told, mut read, left) = (Vec::new(), 0, self.options.budget.saturating_sub(self.spent));
-            let is_through = backup::prove(self.reader, backup, Packs::After(done), &mut |one| {
+            let is_through = prove(self.reader, listed, Packs::After(done), &mut |one| {
                 read += one.bytes();
                 told.push(one);
                 read < left.min(SAVE_EVERY_BYTES)
             })
             .await;
             let last = told.iter().filter_map(Told::pack).max();
+            let has_bad = told.iter().any(|one| matches!(one, Told::Bad(..)));
             for one in told {
                 self.spent += one.bytes();
                 self.take(one).await;
             }
             // Expired meanwhile: what is gone was let go.
-            if self.reader.backup_if_listed(backup.kind, backup.id).await.is_ok_and(|found| found.is_none()) {
+            if has_bad && is_gone(self.reader, listed).await {
                 let folder = format!("{name}/");
                 self.state.damage.retain(|damage| !damage.path.starts_with(&folder));
                 return Ok(true);
@@ -156,6 +158,24 @@ impl Run<'_> {
             self.tell_progress();
         }
         Ok(())
+    }
+}
+
+async fn prove(reader: &Reader, listed: &Listed, packs: Packs, tell: &mut Tell<'_>) -> Result<bool, RepoError> {
+    match listed {
+        Listed::Backup(one) => backup::prove(reader, one, packs, tell).await,
+        Listed::Snapshot(one) => snapshot::prove(reader, one, packs, tell).await,
+    }
+}
+
+/// Whether it was let go since it was looked at. A snapshot that is not listed stays as long as a listed one refers to it.
+async fn is_gone(reader: &Reader, listed: &Listed) -> bool {
+    match listed {
+        Listed::Backup(one) => reader.backup_if_listed(one.kind, one.id).await.is_ok_and(|found| found.is_none()),
+        Listed::Snapshot(one) => {
+            let Ok(listed) = reader.snapshots().await else { return false };
+            listed.iter().all(|other| other.id != one.id && !other.needs.contains(&one.id))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What there is to prove: the units of a repository, each with how long its last proof is ago.
 
 use futures::TryStreamExt;
-use repo::{BackupDocument, Reader, RepoError, ScrubUnit, backup_folder};
+use repo::{Listed, Reader, RepoError, ScrubUnit, backup_folder};
 use std::collections::BTreeMap;
 use store::ObjectInfo;
 use terms::Timestamp;
@@ -9,12 +9,10 @@ use terms::Timestamp;
 /// What is proven as one.
 #[derive(Debug, Clone)]
 pub(super) enum What {
-    Backup(Box<BackupDocument>),
+    /// A backup or a snapshot of packages.
+    Listed(Box<Listed>),
     /// Objects of the log whose paths begin so, and how many there are.
-    Log {
-        prefix: String,
-        objects: u64,
-    },
+    Log { prefix: String, objects: u64 },
 }
 
 /// A unit that is there.
@@ -35,12 +33,14 @@ impl Unit {
     }
 }
 
-/// The units of these backups.
-pub(super) fn of_backups(backups: &[BackupDocument]) -> impl Iterator<Item = Unit> + '_ {
-    backups.iter().map(|backup| Unit {
-        name: backup_folder(backup.kind, backup.id),
-        what: What::Backup(Box::new(backup.clone())),
-        came: backup.stop.time,
+/// The units of these backups and snapshots.
+pub(super) fn of_listed(listed: &[Listed]) -> impl Iterator<Item = Unit> + '_ {
+    listed.iter().filter_map(|one| {
+        let came = match one {
+            Listed::Backup(backup) => backup.stop.time,
+            Listed::Snapshot(snapshot) => snapshot.ended,
+        };
+        Some(Unit { name: backup_folder(one.kind()?, one.id()), what: What::Listed(Box::new(one.clone())), came })
     })
 }
 

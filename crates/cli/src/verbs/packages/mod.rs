@@ -71,6 +71,11 @@ async fn snapshots_writer(wiring: &Wiring) -> Result<Writer, Fault> {
     }
 }
 
+/// The url of the repository that keeps the snapshots, where that is not the one of the backups.
+pub fn apart(wiring: &Wiring) -> Option<&str> {
+    wiring.config.packages.as_ref()?.snapshots.as_deref().filter(|place| *place != OWN)
+}
+
 /// How old the newest snapshot may become; an hour unless told.
 pub fn every(wiring: &Wiring) -> Duration {
     wiring.config.packages.as_ref().and_then(|packages| packages.every).unwrap_or(Duration::from_secs(3600))
