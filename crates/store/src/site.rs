@@ -136,6 +136,14 @@ impl Site {
         }
     }
 
+    /// Whether versions may be listed; the error says why not.
+    pub async fn may_list_versions(&self) -> Result<(), StoreError> {
+        match &self.kind {
+            Kind::Bucket(bucket) => listing(bucket, What::Versions, None).answers().await,
+            Kind::Folder(_) => Ok(()),
+        }
+    }
+
     /// The versions and removals of one key, the newest first.
     pub async fn versions_of(&self, key: &str) -> Result<Vec<Item>, StoreError> {
         match &self.kind {

@@ -197,6 +197,7 @@ async fn no_tombstone_buries_a_snapshot_of_packages_and_only_what_none_needs_is_
         encryption: Encryption::Off,
         key: None,
         needs: BTreeSet::from([needed]),
+        versions: None,
         written_by,
     };
     writer.publish_snapshot(&document).await.unwrap();

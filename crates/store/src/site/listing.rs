@@ -123,6 +123,11 @@ impl Listing {
             .boxed()
     }
 
+    /// Asks for one page, of a key that nobody has.
+    pub(super) async fn answers(&self) -> Result<(), StoreError> {
+        self.page(&format!("{}{CANARY}", self.site.prefix()), true, None).await.map(drop)
+    }
+
     /// What there is of one key, the newest first. Whatever a server's order, its key comes before those that begin with it.
     pub(super) async fn of_key(&self, key: &str) -> Result<Vec<Item>, StoreError> {
         let prefix = format!("{}{key}", self.site.prefix());

@@ -4,7 +4,6 @@ use crate::StoreError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use terms::{Advice, Explain};
 use tokio::sync::Semaphore;
 
 /// After a page that nobody answered.
@@ -15,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub struct Pace {
     permits: Semaphore,
     pages: AtomicU64,
-    trouble: Mutex<Option<Advice>>,
+    trouble: Mutex<Option<StoreError>>,
 }
 
 impl Pace {
@@ -30,19 +29,14 @@ impl Pace {
         self.permits.add_permits(pages);
     }
 
-    /// Whether all that were allowed have been asked for.
-    pub fn is_used_up(&self) -> bool {
-        self.permits.available_permits() == 0
-    }
-
     /// Pages that came, since the beginning.
     pub fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Why the last page did not come, where it did not.
-    pub fn trouble(&self) -> Option<Advice> {
-        self.lock().clone()
+    /// Why the last page did not come, where it did not. Told once.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.lock().take()
     }
 
     pub(super) async fn turn(&self) {
@@ -58,11 +52,11 @@ impl Pace {
     }
 
     pub(super) async fn failed(&self, error: StoreError) {
-        *self.lock() = Some(error.advice());
+        *self.lock() = Some(error);
         tokio::time::sleep(PAUSE).await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Advice>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<StoreError>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
