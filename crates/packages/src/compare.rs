@@ -34,7 +34,8 @@ pub(crate) fn beside(
     primary: BoxStream<'static, Result<Item, StoreError>>,
     copy: BoxStream<'static, Result<Item, StoreError>>,
 ) -> BoxStream<'static, Result<(Vec<Item>, Vec<Item>), PackagesError>> {
-    let side = |items: BoxStream<'static, Result<Item, StoreError>>| Side { items: items.map_err(PackagesError::from).boxed(), head: None, is_over: false };
+    let side =
+        |items: BoxStream<'static, Result<Item, StoreError>>| Side { items: items.map_err(PackagesError::from).boxed(), head: None, is_over: false };
     stream::try_unfold((side(primary), side(copy)), |(mut ours, mut theirs)| async move {
         let (a, b) = (ours.key().await?, theirs.key().await?);
         let (takes_ours, takes_theirs) = match (&a, &b) {

@@ -259,14 +259,7 @@ fn note_of(wanted: &Wanted) -> String {
     format!("{}:{}", wanted.etag, wanted.bytes)
 }
 
-async fn copy(
-    source: &Source,
-    target: &Site,
-    wanted: &Wanted,
-    aside: Option<PathBuf>,
-    may_replace: bool,
-    done: &Done,
-) -> Result<(), PackagesError> {
+async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<PathBuf>, may_replace: bool, done: &Done) -> Result<(), PackagesError> {
     let piece = Site::piece_bytes(wanted.bytes);
     // However many at once: small ones share what large ones take. A piece lies there as it was stored, too.
     let mebibytes = 2 * (wanted.bytes.min(piece) >> 20) + 1;

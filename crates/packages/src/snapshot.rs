@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 use store::Site;
-use terms::{BackupId, BackupKind, Clock, Events, Timestamp};
+use terms::{BackupKind, Clock, Events, Timestamp};
 use tokio::sync::mpsc;
 
 /// What a snapshot came to.
@@ -35,10 +35,7 @@ pub async fn snapshot(settings: &Settings, writer: &Writer, clock: &dyn Clock, e
     let keeps_versions = versions::are_kept(&site).await?;
     let since = last.filter(|_| keeps_versions).map(|last| (last.id, last.began));
     let began = clock.now();
-    let mut id = BackupId::begun(began);
-    while listed.last().is_some_and(|newest| newest.id >= id) {
-        id = id.next();
-    }
+    let id = writer.free_snapshot_name(began, &listed).await?;
     let protection = writer.snapshot_protection(began).await?;
     let header = SnapshotHeader {
         format: SnapshotDocument::stamp().0,

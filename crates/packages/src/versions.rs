@@ -78,9 +78,7 @@ impl Choice {
 
 fn is_same(entry: &SnapshotEntry, item: &Item) -> bool {
     match entry {
-        SnapshotEntry::Object(object) => {
-            !item.is_removal && (&object.etag, object.size, object.modified) == (&item.etag, item.bytes, item.modified)
-        }
+        SnapshotEntry::Object(object) => !item.is_removal && (&object.etag, object.size, object.modified) == (&item.etag, item.bytes, item.modified),
         SnapshotEntry::Removed(removal) => item.is_removal && removal.modified == item.modified,
     }
 }

@@ -15,8 +15,7 @@ const DAYS_TO_FULL_WARN: f64 = 14.0;
 const WAL_ROOM_WARNING: u64 = 20 << 30;
 const WAL_ROOM_CRITICAL: u64 = 5 << 30;
 /// What to do about a canary that cannot be written.
-const CANARY_HINT: &str =
-    "Allow s3:PutObject on .bowline-canary below the primary and s3:GetObject on it at the replica, or set [packages] canary = false (docs/packages.md).";
+const CANARY_HINT: &str = "Allow s3:PutObject on .bowline-canary below the primary and s3:GetObject on it at the replica, or set [packages] canary = false (docs/packages.md).";
 /// A receiver that begins again has so long before anybody is told.
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
