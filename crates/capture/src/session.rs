@@ -368,6 +368,7 @@ impl Ticker {
                     bytes_done: tally.bytes.load(Ordering::Relaxed),
                     bytes_total: total.load(Ordering::Relaxed),
                     files_done: tally.files.load(Ordering::Relaxed),
+                    files_total: 0,
                     bytes_stored: tally.bytes_stored.load(Ordering::Relaxed),
                 }));
             }

@@ -114,17 +114,8 @@ impl Doors for WiredDoors {
         self.0.conninfo().map_err(trouble)
     }
 
-    async fn packages(&self) -> Option<Result<PackagesFacts, Trouble>> {
-        Some(self.1.lock().await.look(&self.0).await?.map(|seen| PackagesFacts {
-            lag_seconds: Some(seen.lag_seconds),
-            oldest_behind: seen.oldest_behind,
-            usual_seconds: seen.usual_seconds(crate::verbs::packages::every(&self.0)),
-            behind: seen.behind,
-            failed: seen.failed,
-            objects: seen.primary.objects,
-            bytes: seen.primary.bytes,
-            mode: seen.mode,
-        }))
+    async fn packages(&self, is_acting: bool) -> Option<Result<PackagesFacts, Trouble>> {
+        self.1.lock().await.look(&self.0, is_acting).await
     }
 }
 

@@ -1,16 +1,28 @@
 //! The application's bucket: its replication, how far the copy is behind, snapshots of it, and how it was at an instant.
 
 mod agree;
+mod around;
+mod behind;
+mod canary;
+mod compare;
 mod enable;
 mod error;
+mod feed;
+mod follow;
+mod lines;
 mod observe;
 mod restore;
+mod sealing;
 mod snapshot;
 mod source;
+mod tally;
+mod versions;
 
 pub use agree::{Agreement, Reference, agree};
+pub use canary::{Canary, CanaryFacts, Writes};
 pub use enable::{Enabling, Side, Task};
 pub use error::PackagesError;
+pub use follow::{Followed, Follower};
 pub use observe::{Observed, PackagesFacts, Requeued, SideFacts, look, observe};
 pub use restore::{RestoreReport, RestoreWish, as_restored, plan, restore};
 pub use snapshot::{SnapshotReport, age_seconds, snapshot};

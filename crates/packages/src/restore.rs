@@ -2,6 +2,7 @@
 //! a second run goes on where the first one ended.
 
 use crate::source::{Known, Source, Wanted};
+use crate::tally::{Tally, Ticker};
 use crate::{PackagesError, Place};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::Serialize;
@@ -12,7 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use store::{Item, Site};
-use terms::{Event, Events, SnapshotOfProgress, Timestamp};
+use terms::{Events, Timestamp};
+use tokio::sync::Semaphore;
+
+/// The bodies of all objects that are on their way together.
+const IN_MEMORY_MAX_MIB: u32 = 96;
 
 /// How to bring them back.
 #[derive(Debug, Clone)]
@@ -151,6 +156,7 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
     }
     let aside = target.aside(&wish.at.compact());
     let (began, done) = (Instant::now(), Done::default());
+    let ticker = Ticker::start(events, Arc::clone(&done.tally), source.total());
     let mut planned = RestoreReport::default();
     let jobs = jobs(source, &target, wish).await?;
     let mut running = jobs
@@ -170,7 +176,7 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
                         done.fail(&wanted.key, &PackagesError::WouldDestroy { address: target.address() });
                     }
                     Job::Write(wanted, _) => {
-                        let copied = copy(source, target, wanted, aside, may_replace).await;
+                        let copied = copy(source, target, wanted, aside, may_replace, done).await;
                         done.note(&wanted.key, copied.map(|()| done.add(&done.bytes, wanted.bytes)));
                     }
                 }
@@ -180,13 +186,15 @@ pub async fn restore(source: &Source, wish: &RestoreWish, events: Arc<dyn Events
         .buffer_unordered(wish.jobs.max(1));
     while let Some(job) = running.try_next().await? {
         planned.count(&job, &target, wish.at);
-        if planned.keys % 64 == 0 {
-            let bytes_done = done.bytes.load(Ordering::Relaxed);
-            let (bytes_total, files_done) = (planned.bytes, planned.keys);
-            events.tell(Event::Progress(SnapshotOfProgress { bytes_done, bytes_total, files_done, bytes_stored: bytes_done }));
+        match &job {
+            Job::Same(wanted) | Job::Failed(wanted, _) => done.tally.add(1, wanted.bytes),
+            Job::Kept(found) => done.tally.add(1, found.bytes),
+            Job::Write(..) => done.tally.add(1, 0),
+            Job::Newer(..) | Job::Untold => {}
         }
     }
     drop(running);
+    drop(ticker);
     report = RestoreReport { source: report.source, target: report.target, at: report.at, ..planned };
     (report.complete_until, report.unknown_seconds) = (source.complete_until(wish.at), source.unknown_seconds(wish.at));
     report.bytes_written = done.bytes.into_inner();
@@ -208,12 +216,21 @@ impl RestoreReport {
     }
 }
 
-#[derive(Default)]
 struct Done {
+    /// How many bytes may be in memory yet.
+    room: Semaphore,
+    tally: Arc<Tally>,
     bytes: AtomicU64,
     hidden: AtomicU64,
     failed: AtomicU64,
     first: Mutex<Option<String>>,
+}
+
+impl Default for Done {
+    fn default() -> Self {
+        let room = Semaphore::new(IN_MEMORY_MAX_MIB as usize);
+        Self { room, tally: Arc::default(), bytes: AtomicU64::new(0), hidden: AtomicU64::new(0), failed: AtomicU64::new(0), first: Mutex::default() }
+    }
 }
 
 impl Done {
@@ -242,8 +259,11 @@ fn note_of(wanted: &Wanted) -> String {
     format!("{}:{}", wanted.etag, wanted.bytes)
 }
 
-async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<PathBuf>, may_replace: bool) -> Result<(), PackagesError> {
+async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<PathBuf>, may_replace: bool, done: &Done) -> Result<(), PackagesError> {
     let piece = Site::piece_bytes(wanted.bytes);
+    // However many at once: small ones share what large ones take. A piece lies there as it was stored, too.
+    let mebibytes = 2 * (wanted.bytes.min(piece) >> 20) + 1;
+    let _room = done.room.acquire_many(mebibytes.min(u64::from(IN_MEMORY_MAX_MIB)) as u32).await;
     let (mut body, facts) = source.read(wanted, 0, wanted.bytes.min(piece)).await?;
     let mut upload = target.begin(&wanted.key, wanted.bytes, &facts.copy_of(&note_of(wanted)), wanted.modified, aside).await?;
     if !may_replace {
@@ -252,8 +272,10 @@ async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<Pat
     }
     let mut at = 0;
     loop {
-        at += body.len() as u64;
+        let bytes = body.len() as u64;
+        at += bytes;
         upload.piece(body).await?;
+        done.tally.add(0, bytes);
         if at >= wanted.bytes {
             break;
         }

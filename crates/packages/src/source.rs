@@ -1,9 +1,10 @@
 //! From where packages come back: the versions of a replica, or snapshots; and which object each key was at an instant.
 
-use crate::{PackagesError, Place, Settings, observe};
+use crate::around::{Between, Moment, at_instant, meet};
+use crate::{PackagesError, Place, Settings, compare, lines};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, SnapshotReader, pack_path};
+use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, pack_path};
 use seal::{HEADER_BYTES, ObjectKind, OpenObject, Opener};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,8 @@ pub struct Snapshots {
     reader: Reader,
     /// The newest one that began no later.
     pub newest: SnapshotDocument,
-    /// The oldest one that began later: what it holds, and what was written before the instant, was there at the instant.
+    /// The oldest one that began later: what it holds, and what was written before the instant, was there at the instant; and of a
+    /// source that keeps versions it knows what was there between the two.
     pub after: Option<SnapshotDocument>,
     digester: seal::Digester,
     packs: Mutex<HashMap<(BackupId, u32), Arc<OpenObject>>>,
@@ -49,7 +51,8 @@ pub struct Wanted {
 #[derive(Debug, Clone)]
 enum Origin {
     Version(Item),
-    Chunks(SnapshotObject, BackupId),
+    /// It names the snapshot in which they lie.
+    Chunks(SnapshotObject),
 }
 
 /// What is known of a key.
@@ -101,11 +104,19 @@ impl Source {
         }
     }
 
+    /// Objects and bytes, about: those of the last snapshot before the instant.
+    pub fn total(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Replica(..) => None,
+            Self::Snapshots(all) => Some((all.newest.objects, all.newest.bytes)),
+        }
+    }
+
     /// Looks how far a replica is complete, while the primary can be listed beside it; where it cannot, nobody knows.
     pub async fn measure(&mut self, settings: &Settings, at: Timestamp) {
         if let Self::Replica(site, complete_until) = self
             && let Ok(primary) = Site::open(&settings.primary.url, &settings.primary.options)
-            && let Ok(lacks_from) = observe::lacks_from(&primary, site).await
+            && let Ok(lacks_from) = compare::lacks_from(&primary, site).await
         {
             *complete_until = Some(lacks_from.map_or(at, |from| from.min(at)));
         }
@@ -115,8 +126,11 @@ impl Source {
     pub fn complete_until(&self, at: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Replica(_, complete_until) => *complete_until,
-            // What came after that and went before the next one is in neither.
-            Self::Snapshots(all) => Some(all.newest.began.min(at)),
+            Self::Snapshots(all) => Some(match all.between() {
+                Between::Whole { .. } => at,
+                // What came after that and went before the next one is in neither.
+                Between::Open | Between::Ends => all.newest.began.min(at),
+            }),
         }
     }
 
@@ -161,7 +175,7 @@ impl Source {
                 Some(found) => Ok(found),
                 None => Err(PackagesError::Bug(format!("the version {} of {} is gone", item.id.as_deref().unwrap_or_default(), item.key))),
             },
-            (Self::Snapshots(all), Origin::Chunks(object, id)) => Ok((all.read(object, *id, from, bytes).await?, object.facts.clone())),
+            (Self::Snapshots(all), Origin::Chunks(object)) => Ok((all.read(object, from, bytes).await?, object.facts.clone())),
             _ => Err(PackagesError::Bug("an object of another source".into())),
         }
     }
@@ -170,7 +184,7 @@ impl Source {
 /// Of versions in order, the one of each key that was there at the instant.
 fn current_at(versions: BoxStream<'_, Result<Item, PackagesError>>, at: Timestamp, is_ordered: bool) -> BoxStream<'_, Result<Wanted, PackagesError>> {
     stream::try_unfold((versions, None), move |(mut versions, mut head)| async move {
-        let all = observe::group(&mut versions, &mut head).await?;
+        let all = compare::group(&mut versions, &mut head).await?;
         Ok((!all.is_empty()).then(|| (decide(&all, at, is_ordered), (versions, head))))
     })
     .try_filter_map(|wanted| async move { Ok(wanted) })
@@ -182,41 +196,39 @@ impl Wanted {
         let Item { key, bytes, modified, etag, .. } = item.clone();
         Self { key, bytes, modified, etag, is_uncertain: false, origin: Origin::Version(item) }
     }
+
+    pub(crate) fn of_snapshot(object: SnapshotObject, is_uncertain: bool) -> Self {
+        let SnapshotObject { key, size, modified, etag, .. } = object.clone();
+        Self { key, bytes: size, modified, etag, is_uncertain, origin: Origin::Chunks(object) }
+    }
 }
 
 /// Of a key's versions, the newest first, the one that was there at the instant.
 fn decide(all: &[Item], at: Timestamp, is_ordered: bool) -> Option<Wanted> {
-    let first = all.iter().find(|item| item.modified <= at)?;
-    // Removed and written in one second, by a server that lists them apart: which of it came last nobody knows.
-    let is_other = |item: &&Item| item.is_removal != first.is_removal && item.modified == first.modified;
-    let other = all.iter().find(is_other).filter(|_| !is_ordered && !first.is_latest);
-    let item = if first.is_removal { other? } else { first };
-    Some(Wanted { is_uncertain: other.is_some(), ..Wanted::of_version(item.clone()) })
+    let moment = |item: &Item| Moment { modified: item.modified, is_removal: item.is_removal, is_latest: item.is_latest };
+    let (place, is_uncertain) = at_instant(&all.iter().map(moment).collect::<Vec<_>>(), at, is_ordered)?;
+    Some(Wanted { is_uncertain, ..Wanted::of_version(all[place].clone()) })
 }
 
-type Objects = BoxStream<'static, Result<(SnapshotObject, BackupId), PackagesError>>;
-
 impl Snapshots {
-    async fn objects(&self, of: &SnapshotDocument) -> Result<Objects, PackagesError> {
-        let (id, reader) = (of.id, SnapshotReader::open(&self.reader, of).await?);
-        let all = stream::try_unfold(reader, move |mut reader| async move {
-            let next = reader.next().await?;
-            Ok::<_, PackagesError>(next.map(|object| {
-                let id = object.stored_in.unwrap_or(id);
-                ((object, id), reader)
-            }))
-        });
-        Ok(all.boxed())
+    /// What is known of the time from the one to the other.
+    fn between(&self) -> Between {
+        match &self.after {
+            None => Between::Open,
+            Some(after) => match &after.versions {
+                Some(versions) if versions.since == self.newest.id => Between::Whole { is_ordered: versions.ordered },
+                _ => Between::Ends,
+            },
+        }
     }
 
-    /// What the later one holds from before the instant was there; what only the earlier one holds was there, or had just gone.
     async fn known(&self, at: Timestamp) -> Result<BoxStream<'_, Result<Known, PackagesError>>, PackagesError> {
-        let newest = self.objects(&self.newest).await?.try_filter(move |(object, _)| std::future::ready(object.modified <= at)).boxed();
+        let newest = lines::open(&self.reader, &self.newest).await?;
         let after = match &self.after {
-            Some(after) => self.objects(after).await?,
+            Some(after) => lines::open(&self.reader, after).await?,
             None => stream::empty().boxed(),
         };
-        Ok(meet(newest, after, at, self.after.is_some()))
+        Ok(meet(newest, after, at, self.between()))
     }
 
     async fn pack(&self, id: BackupId, number: u32) -> Result<Arc<OpenObject>, PackagesError> {
@@ -235,7 +247,8 @@ impl Snapshots {
     }
 
     /// From a chunk's beginning on.
-    async fn read(&self, object: &SnapshotObject, id: BackupId, from: u64, bytes: u64) -> Result<Bytes, PackagesError> {
+    async fn read(&self, object: &SnapshotObject, from: u64, bytes: u64) -> Result<Bytes, PackagesError> {
+        let id = object.stored_in.ok_or_else(|| PackagesError::Bug(format!("{} lies nowhere", object.key)))?;
         let damaged = |why: String| PackagesError::Damaged { snapshot: id.to_string(), why: format!("{}: {why}.", object.key) };
         let (first, last) = (from / seal::CHUNK_BYTES as u64, (from + bytes).div_ceil(seal::CHUNK_BYTES as u64));
         let mut chunks = object.chunks.get(first as usize..last as usize).ok_or_else(|| damaged("it has too few chunks".into()))?;
@@ -271,80 +284,12 @@ impl Snapshots {
     }
 }
 
-/// What the later snapshot holds from before the instant was there; what only the earlier one holds was there, or had just gone; and of
-/// what the later one holds from after it nobody knows what it was before.
-fn meet<'a>(newest: Objects, after: Objects, at: Timestamp, has_after: bool) -> BoxStream<'a, Result<Known, PackagesError>> {
-    let wanted = move |(object, id): (SnapshotObject, BackupId), is_uncertain| {
-        Known::Was(Wanted {
-            key: object.key.clone(),
-            bytes: object.size,
-            modified: object.modified,
-            etag: object.etag.clone(),
-            is_uncertain,
-            origin: Origin::Chunks(object, id),
-        })
-    };
-    let state = (newest.peekable(), after.peekable());
-    stream::try_unfold(state, move |(mut newest, mut after)| async move {
-        let keys = {
-            let key = |head: Option<&Result<(SnapshotObject, BackupId), PackagesError>>| {
-                head.and_then(|head| head.as_ref().ok()).map(|(object, _)| object.key.clone())
-            };
-            let a = std::pin::Pin::new(&mut newest).peek().await;
-            let a = (a.is_some(), key(a));
-            let b = std::pin::Pin::new(&mut after).peek().await;
-            (a, (b.is_some(), key(b)))
-        };
-        let takes_after = match &keys {
-            ((_, a), (true, b)) => a.is_none() || b.is_none() || b <= a,
-            (_, (false, _)) => false,
-        };
-        let next = match takes_after {
-            true => {
-                let earlier = if keys.0.1.is_some() && keys.0.1 == keys.1.1 { newest.try_next().await? } else { None };
-                match (after.try_next().await?, earlier) {
-                    (Some(later), _) if later.0.modified <= at => Some(wanted(later, false)),
-                    (Some(_), Some(earlier)) => Some(wanted(earlier, true)),
-                    (later, _) => later.map(|(object, _)| Known::Untold(object.key)),
-                }
-            }
-            false => newest.try_next().await?.map(|found| wanted(found, has_after)),
-        };
-        Ok(next.map(|next| (next, (newest, after))))
-    })
-    .boxed()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn second(number: i64) -> Timestamp {
         Timestamp::from_unix_micros(number * 1_000_000)
-    }
-
-    #[tokio::test]
-    async fn what_came_and_was_overwritten_between_two_snapshots_is_told_as_unknown() {
-        let objects = |all: &[(&str, i64)]| -> Objects {
-            let object = |(key, time): &(&str, i64)| {
-                let (key, modified) = ((*key).to_owned(), second(*time));
-                let facts = ItemFacts::default();
-                Ok((
-                    SnapshotObject { key, size: 1, modified, etag: String::new(), facts, stored_in: None, chunks: Vec::new() },
-                    BackupId::begun(second(0)),
-                ))
-            };
-            stream::iter(all.iter().map(object).collect::<Vec<_>>()).boxed()
-        };
-        let earlier = objects(&[("gone", 5), ("overwritten", 6), ("same", 7)]);
-        let later = objects(&[("before", 15), ("came or was overwritten", 40), ("overwritten", 41), ("same", 7), ("z", 42)]);
-        let known: Vec<Known> = meet(earlier, later, second(20), true).try_collect().await.unwrap();
-        let told = |known: &Known| match known {
-            Known::Was(wanted) => format!("{} {}", wanted.key, if wanted.is_uncertain { "uncertain" } else { "certain" }),
-            Known::Untold(key) => format!("{key} untold"),
-        };
-        let wanted = ["before certain", "came or was overwritten untold", "gone uncertain", "overwritten uncertain", "same certain", "z untold"];
-        assert_eq!(known.iter().map(told).collect::<Vec<_>>(), wanted);
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub const METRICS: &[Metric] = &[
     metric("bowline_second_copy_lag_seconds", "", "How far the second copy of the repository is behind"),
     metric("bowline_second_copy_backups_missing", "", "Backups that are not there yet"),
     metric("bowline_packages_lag_seconds", "", "How far the replica of the packages is behind"),
+    metric("bowline_packages_canary_lag_seconds", "", "How far the canary of the packages is behind"),
+    metric("bowline_packages_listed_timestamp_seconds", "", "When the newest complete listing of the packages began"),
     metric("bowline_packages_behind", "", "Versions that are not there yet"),
     metric("bowline_packages_failed", "", "Versions whose replication failed"),
     metric("bowline_packages_objects", "", "Objects of the packages"),
@@ -268,6 +270,8 @@ fn of_rest(facts: &Facts, values: &mut Values) {
     }
     if let Some(packages) = facts.packages.as_ref().and_then(Look::seen) {
         values.set("bowline_packages_lag_seconds", packages.lag_seconds);
+        values.set("bowline_packages_canary_lag_seconds", packages.canary_lag_at(facts.at));
+        values.at("bowline_packages_listed_timestamp_seconds", packages.listed);
         values.set("bowline_packages_behind", packages.behind as f64);
         values.set("bowline_packages_failed", packages.failed as f64);
         values.set("bowline_packages_objects", packages.objects as f64);

@@ -51,5 +51,7 @@ pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use runs::{Run, RunBegun, RunEnded, RunName, RunOutcome};
 pub use scrubbed::{ScrubDamage, ScrubRun, ScrubState, ScrubUnit};
 pub use slots::{Change, KeyView, Proof, SlotView};
-pub use snapshot::{SnapshotDocument, SnapshotEnd, SnapshotHeader, SnapshotObject, SnapshotReader, SnapshotWriter};
+pub use snapshot::{
+    SnapshotDocument, SnapshotEnd, SnapshotEntry, SnapshotHeader, SnapshotObject, SnapshotReader, SnapshotRemoval, SnapshotVersions, SnapshotWriter,
+};
 pub use wal::{Kept, SegmentRun, TimelineView, WalView};

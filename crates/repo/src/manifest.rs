@@ -1,6 +1,7 @@
 //! A backup's manifest: one JSON line for every file, sealed and streamed, complete by itself.
 
 use crate::{BackupDocument, Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
+use bytes::Bytes;
 use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,8 @@ use terms::{BackupId, BackupKind, SegmentSize, SystemId, Timeline};
 
 /// How much of a manifest is fetched at once: 4 MiB.
 const SPAN_BYTES: u64 = 4 << 20;
+/// How much of that is opened at once: lines that are alike take thirty times as much in memory, and more as objects.
+const PART_BYTES: usize = 64 << 10;
 
 /// The first line: what was backed up and from what kind of host. Repeats, sealed, what backup.json says readably.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,6 +268,8 @@ pub(crate) struct Source {
     bytes: u64,
     at: u64,
     stream: Option<StreamOpener>,
+    /// What was fetched and is not opened yet.
+    span: Bytes,
     /// The beginning of a line whose end is in the next frame.
     pending: Vec<u8>,
 }
@@ -278,12 +283,12 @@ impl Source {
         let header = reader.store.get_range(&path, 0..at).await?;
         let object = reader.open_object(&path, ObjectKind::Manifest, &header).await?;
         let stream = Some(StreamOpener::begin(object).map_err(RepoError::object(&path))?);
-        Ok(Self { reader: reader.clone(), path, backup, bytes, at, stream, pending: Vec::new() })
+        Ok(Self { reader: reader.clone(), path, backup, bytes, at, stream, span: Bytes::new(), pending: Vec::new() })
     }
 
-    /// Fetches and opens one more span; false when the object has ended, and ended properly.
+    /// Opens a little more, and fetches it first where need be; false when the object has ended, and ended properly.
     pub(crate) async fn fill<T: DeserializeOwned>(&mut self, ready: &mut VecDeque<T>) -> Result<bool, RepoError> {
-        if self.at >= self.bytes {
+        if self.span.is_empty() && self.at >= self.bytes {
             if let Some(stream) = self.stream.take() {
                 stream.finish().map_err(RepoError::object(&self.path))?;
                 if !self.pending.is_empty() {
@@ -292,12 +297,15 @@ impl Source {
             }
             return Ok(false);
         }
-        let end = self.bytes.min(self.at + SPAN_BYTES);
-        let span = self.reader.store.get_range(&self.path, self.at..end).await?;
-        self.at = end;
+        if self.span.is_empty() {
+            let end = self.bytes.min(self.at + SPAN_BYTES);
+            self.span = self.reader.store.get_range(&self.path, self.at..end).await?;
+            self.at = end;
+        }
+        let part = self.span.split_to(self.span.len().min(PART_BYTES));
         let Some(stream) = self.stream.as_mut() else { return Err(self.damaged("it was read past its end")) };
         let pending = &mut self.pending;
-        let outcome = stream.push(&span, |plain| -> Result<(), OpenOrParse> {
+        let outcome = stream.push(&part, |plain| -> Result<(), OpenOrParse> {
             pending.extend_from_slice(plain);
             let mut from = 0;
             while let Some(length) = pending[from..].iter().position(|b| *b == b'\n') {

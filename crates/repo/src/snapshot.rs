@@ -38,10 +38,26 @@ pub struct SnapshotDocument {
     pub key: Option<KeyId>,
     /// The earlier snapshots in whose packs some of its chunks lie: they must stay as long as this one.
     pub needs: BTreeSet<BackupId>,
+    /// What it has of the time before it, where the source keeps versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<SnapshotVersions>,
     pub written_by: String,
 }
 
-/// One object. Chunk *i* holds its bytes from *i* × `chunk_bytes`.
+/// The versions and removals since an earlier snapshot of the same source: all that were there when this one was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotVersions {
+    /// That snapshot: what it holds is not in this one again.
+    pub since: BackupId,
+    /// Whether of versions and removals of one time the order can be believed.
+    pub ordered: bool,
+    /// Former versions, their bytes, and removals.
+    pub objects: u64,
+    pub bytes: u64,
+    pub removals: u64,
+}
+
+/// One object, or a former version of one. Chunk *i* holds its bytes from *i* × `chunk_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotObject {
     pub key: String,
@@ -55,7 +71,51 @@ pub struct SnapshotObject {
     /// In whose packs the chunks lie; this one's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_in: Option<BackupId>,
+    /// It was overwritten or removed before the snapshot was made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub former: bool,
     pub chunks: Vec<ChunkRef>,
+}
+
+/// From then on the object was not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRemoval {
+    pub key: String,
+    pub modified: Timestamp,
+}
+
+/// What a snapshot says of a key. Of each the newest comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotEntry {
+    Object(SnapshotObject),
+    Removed(SnapshotRemoval),
+}
+
+impl SnapshotEntry {
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Object(object) => &object.key,
+            Self::Removed(removal) => &removal.key,
+        }
+    }
+
+    /// When it came to be so, by the store's clock.
+    pub fn modified(&self) -> Timestamp {
+        match self {
+            Self::Object(object) => object.modified,
+            Self::Removed(removal) => removal.modified,
+        }
+    }
+
+    /// What is there now, not what was.
+    fn is_present(&self) -> bool {
+        matches!(self, Self::Object(object) if !object.former)
+    }
+
+    /// Whether it may come next: by key, and of each key only the first is what is there now.
+    fn follows(&self, last: Option<&str>) -> bool {
+        last.is_none_or(|last| last < self.key() || (last == self.key() && !self.is_present()))
+    }
 }
 
 /// The first line of the list; repeats, sealed, what `backup.json` says readably.
@@ -68,6 +128,11 @@ pub struct SnapshotHeader {
     pub began: Timestamp,
     pub chunk_bytes: u32,
     pub encryption: Encryption,
+    /// As in [`SnapshotVersions`]; absent where there is none of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<BackupId>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ordered: bool,
 }
 
 /// The last line.
@@ -76,6 +141,42 @@ pub struct SnapshotEnd {
     pub ended: Timestamp,
     pub objects: u64,
     pub bytes: u64,
+    /// Former versions, their bytes, and removals.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub former: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub former_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removals: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What the lines so far hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counted {
+    objects: u64,
+    bytes: u64,
+    former: u64,
+    former_bytes: u64,
+    removals: u64,
+}
+
+impl Counted {
+    fn add(&mut self, entry: &SnapshotEntry) {
+        match entry {
+            SnapshotEntry::Object(object) if object.former => (self.former, self.former_bytes) = (self.former + 1, self.former_bytes + object.size),
+            SnapshotEntry::Object(object) => (self.objects, self.bytes) = (self.objects + 1, self.bytes + object.size),
+            SnapshotEntry::Removed(_) => self.removals += 1,
+        }
+    }
+
+    fn end(self, ended: Timestamp) -> SnapshotEnd {
+        let Self { objects, bytes, former, former_bytes, removals } = self;
+        SnapshotEnd { ended, objects, bytes, former, former_bytes, removals }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +184,7 @@ pub struct SnapshotEnd {
 enum Line {
     Header(SnapshotHeader),
     Object(SnapshotObject),
+    Removed(SnapshotRemoval),
     End(SnapshotEnd),
 }
 
@@ -90,7 +192,7 @@ enum Line {
 pub struct SnapshotWriter {
     lines: Lines,
     last: Option<String>,
-    counted: (u64, u64),
+    counted: Counted,
 }
 
 impl SnapshotWriter {
@@ -98,24 +200,27 @@ impl SnapshotWriter {
     pub fn begin(writer: &Writer, protection: &Protection, header: SnapshotHeader) -> Result<Self, RepoError> {
         let mut lines = Lines::begin(writer, protection, &layout::manifest(BackupKind::Packages, header.snapshot))?;
         lines.write(&Line::Header(header))?;
-        Ok(Self { lines, last: None, counted: (0, 0) })
+        Ok(Self { lines, last: None, counted: Counted::default() })
     }
 
-    /// Adds an object.
-    pub fn write(&mut self, object: SnapshotObject) -> Result<(), RepoError> {
-        if self.last.as_ref().is_some_and(|last| *last >= object.key) {
-            return Err(RepoError::Bug(format!("{} comes out of order into a snapshot", object.key)));
+    /// Adds a line.
+    pub fn write(&mut self, entry: SnapshotEntry) -> Result<(), RepoError> {
+        if !entry.follows(self.last.as_deref()) {
+            return Err(RepoError::Bug(format!("{} comes out of order into a snapshot", entry.key())));
         }
-        self.last = Some(object.key.clone());
-        self.counted = (self.counted.0 + 1, self.counted.1 + object.size);
-        self.lines.write(&Line::Object(object))
+        self.counted.add(&entry);
+        self.last = Some(entry.key().to_owned());
+        self.lines.write(&match entry {
+            SnapshotEntry::Object(object) => Line::Object(object),
+            SnapshotEntry::Removed(removal) => Line::Removed(removal),
+        })
     }
 
-    /// Adds the last line and ends the list; objects, bytes, and the list's own size.
-    pub fn finish(mut self, ended: Timestamp) -> Result<(u64, u64, u64), RepoError> {
-        let (objects, bytes) = self.counted;
-        self.lines.write(&Line::End(SnapshotEnd { ended, objects, bytes }))?;
-        Ok((objects, bytes, self.lines.finish()?))
+    /// Adds the last line and ends the list; what it says, and the list's own size.
+    pub fn finish(mut self, ended: Timestamp) -> Result<(SnapshotEnd, u64), RepoError> {
+        let end = self.counted.end(ended);
+        self.lines.write(&Line::End(end))?;
+        Ok((end, self.lines.finish()?))
     }
 }
 
@@ -125,7 +230,7 @@ pub struct SnapshotReader {
     ready: VecDeque<Line>,
     header: SnapshotHeader,
     last: Option<String>,
-    counted: (u64, u64),
+    counted: Counted,
     ended: bool,
 }
 
@@ -142,10 +247,12 @@ impl SnapshotReader {
         let Some(Line::Header(header)) = ready.pop_front() else { return Err(source.damaged("it does not begin with its header")) };
         let agrees = (header.snapshot, header.repository, &header.source, header.began, header.encryption)
             == (snapshot.id, reader.document().id, &snapshot.source, snapshot.began, snapshot.encryption);
-        if !agrees {
+        let versions = snapshot.versions.as_ref();
+        let versions = (versions.map(|versions| versions.since), versions.is_some_and(|versions| versions.ordered));
+        if !agrees || versions != (header.since, header.ordered) {
             return Err(source.damaged("its backup.json says something else"));
         }
-        Ok(Self { source, ready, header, last: None, counted: (0, 0), ended: false })
+        Ok(Self { source, ready, header, last: None, counted: Counted::default(), ended: false })
     }
 
     /// The first line.
@@ -153,26 +260,54 @@ impl SnapshotReader {
         &self.header
     }
 
-    /// The next object, or `None` after the last.
+    /// The next object or former version, or `None` after the last: all that has chunks.
     pub async fn next(&mut self) -> Result<Option<SnapshotObject>, RepoError> {
+        while let Some(entry) = self.next_entry().await? {
+            if let SnapshotEntry::Object(object) = entry {
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next object of those that were there when the snapshot was made.
+    pub async fn next_present(&mut self) -> Result<Option<SnapshotObject>, RepoError> {
+        while let Some(object) = self.next().await? {
+            if !object.former {
+                return Ok(Some(object));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next line, or `None` after the last.
+    pub async fn next_entry(&mut self) -> Result<Option<SnapshotEntry>, RepoError> {
         loop {
-            match self.ready.pop_front() {
+            let entry = match self.ready.pop_front() {
                 Some(_) if self.ended => return Err(self.source.damaged("something follows its end")),
                 Some(Line::Object(object)) => {
                     let wanted = object.size.div_ceil(u64::from(self.header.chunk_bytes).max(1));
-                    if object.chunks.len() as u64 != wanted || self.last.as_ref().is_some_and(|last| *last >= object.key) {
+                    if object.chunks.len() as u64 != wanted {
                         return Err(self.source.damaged(&format!("its line of {} makes no sense", object.key)));
                     }
-                    self.counted = (self.counted.0 + 1, self.counted.1 + object.size);
-                    self.last = Some(object.key.clone());
-                    return Ok(Some(object));
+                    SnapshotEntry::Object(object)
                 }
-                Some(Line::End(end)) if (end.objects, end.bytes) == self.counted => self.ended = true,
+                Some(Line::Removed(removal)) => SnapshotEntry::Removed(removal),
+                Some(Line::End(end)) if end == self.counted.end(end.ended) => {
+                    self.ended = true;
+                    continue;
+                }
                 Some(_) => return Err(self.source.damaged("its totals do not match its lines")),
-                None if self.source.fill(&mut self.ready).await? => {}
+                None if self.source.fill(&mut self.ready).await? => continue,
                 None if self.ended => return Ok(None),
                 None => return Err(self.source.damaged("it has no end")),
+            };
+            if !entry.follows(self.last.as_deref()) {
+                return Err(self.source.damaged(&format!("its line of {} makes no sense", entry.key())));
             }
+            self.counted.add(&entry);
+            self.last = Some(entry.key().to_owned());
+            return Ok(Some(entry));
         }
     }
 }
@@ -220,6 +355,17 @@ impl Writer {
             Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, KeyPurpose::Packages, now).await?)),
             Encryption::Off => Ok(Protection::Plain),
         }
+    }
+
+    /// A name after all that are listed, and that no attempt has taken: one that was killed in this very second may have.
+    pub async fn free_snapshot_name(&self, began: Timestamp, listed: &[SnapshotDocument]) -> Result<BackupId, RepoError> {
+        let names = self.store.folders(&BackupKind::Packages.to_string()).await?;
+        let taken: BTreeSet<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut id = BackupId::begun(began);
+        while taken.contains(&id) || listed.last().is_some_and(|newest| newest.id >= id) {
+            id = id.next();
+        }
+        Ok(id)
     }
 
     /// Publishes a snapshot whose packs and list are durable: one conditional put, after which it is listed.

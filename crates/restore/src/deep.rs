@@ -58,7 +58,7 @@ struct Progress {
 impl Progress {
     fn add(&self, bytes: u64) {
         let bytes_done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.events.tell(Event::Progress(SnapshotOfProgress { bytes_done, bytes_total: self.total, files_done: 0, bytes_stored: 0 }));
+        self.events.tell(Event::Progress(SnapshotOfProgress { bytes_done, bytes_total: self.total, ..SnapshotOfProgress::default() }));
     }
 }
 

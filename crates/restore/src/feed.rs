@@ -83,7 +83,7 @@ impl<'a> Feeder<'a> {
                 bytes_done,
                 bytes_total: total_bytes,
                 files_done: self.restored.files,
-                bytes_stored: 0,
+                ..SnapshotOfProgress::default()
             }));
         }
         self.flush();

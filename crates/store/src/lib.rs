@@ -31,7 +31,7 @@ pub use past::{Past, Sight};
 pub use path::ObjectPath;
 pub use probe::{Capabilities, Nature, probe};
 pub use s3::{S3, Sse};
-pub use site::{Item, ItemFacts, Site, SiteUpload};
+pub use site::{CANARY, Item, ItemFacts, Pace, Site, SiteUpload};
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -4,11 +4,17 @@
 //! Nothing here removes: on a bucket with versions an object can be hidden, and in a folder what is in the way is moved aside.
 
 mod bucket;
+mod canary;
 mod facts;
 mod folder;
 mod listing;
+mod pace;
+mod part;
+mod sort;
 
+pub use canary::CANARY;
 pub use facts::ItemFacts;
+pub use pace::Pace;
 
 use crate::address::Address;
 use crate::s3::S3;
@@ -17,6 +23,7 @@ use bucket::BucketSite;
 use bytes::Bytes;
 use folder::FolderSite;
 use futures::stream::BoxStream;
+use listing::{Listing, What};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -108,7 +115,7 @@ impl Site {
     /// What is there now, by the bytes of keys.
     pub fn current(&self) -> BoxStream<'static, Result<Item, StoreError>> {
         match &self.kind {
-            Kind::Bucket(bucket) => listing::list(bucket, listing::What::Current),
+            Kind::Bucket(bucket) => listing(bucket, What::Current, None).all(),
             Kind::Folder(folder) => folder.list(),
         }
     }
@@ -116,8 +123,32 @@ impl Site {
     /// Every version and removal: by the bytes of keys, of each key the newest first. Of a folder, what is there now.
     pub fn versions(&self) -> BoxStream<'static, Result<Item, StoreError>> {
         match &self.kind {
-            Kind::Bucket(bucket) => listing::list(bucket, listing::What::Versions),
+            Kind::Bucket(bucket) => listing(bucket, What::Versions, None).all(),
             Kind::Folder(folder) => folder.list(),
+        }
+    }
+
+    /// The same, as many pages at a time as are allowed; what fails meanwhile is asked again. Of a folder all at once.
+    pub fn versions_at(&self, pace: &Arc<Pace>) -> BoxStream<'static, Result<Item, StoreError>> {
+        match &self.kind {
+            Kind::Bucket(bucket) => listing(bucket, What::Versions, Some(Arc::clone(pace))).all(),
+            Kind::Folder(folder) => folder.list(),
+        }
+    }
+
+    /// Whether versions may be listed; the error says why not.
+    pub async fn may_list_versions(&self) -> Result<(), StoreError> {
+        match &self.kind {
+            Kind::Bucket(bucket) => listing(bucket, What::Versions, None).answers().await,
+            Kind::Folder(_) => Ok(()),
+        }
+    }
+
+    /// The versions and removals of one key, the newest first.
+    pub async fn versions_of(&self, key: &str) -> Result<Vec<Item>, StoreError> {
+        match &self.kind {
+            Kind::Bucket(bucket) => listing(bucket, What::Versions, None).of_key(key).await,
+            Kind::Folder(folder) => folder.look(key).await.map(|found| found.into_iter().collect()),
         }
     }
 
@@ -204,6 +235,10 @@ impl Site {
             Kind::Folder(folder) => Err(folder.failed("replicate", &item.key, "a folder replicates nothing")),
         }
     }
+}
+
+fn listing(site: &Arc<BucketSite>, what: What, pace: Option<Arc<Pace>>) -> Listing {
+    Listing { site: Arc::clone(site), what, pace }
 }
 
 impl SiteUpload {

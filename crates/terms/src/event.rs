@@ -115,15 +115,16 @@ impl Step {
     }
 }
 
-/// How far some work is. `bytes_total` grows while it is still being counted.
+/// How far some work is. `bytes_total` grows while it is still being counted; 0 for what nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SnapshotOfProgress {
     /// Bytes of the database done.
     pub bytes_done: u64,
     /// Bytes of the database in all, as far as known.
     pub bytes_total: u64,
-    /// Files done.
+    /// Files or objects done, and in all; 0 where nobody counts them.
     pub files_done: u64,
+    pub files_total: u64,
     /// Bytes written to or read from the repository.
     pub bytes_stored: u64,
 }

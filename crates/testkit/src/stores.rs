@@ -39,7 +39,7 @@ pub struct ObjectServer {
     make: Make,
     port: u16,
     child: Child,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl ObjectServer {
@@ -62,7 +62,7 @@ impl ObjectServer {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(READY_SECONDS_MAX) && child.try_wait().is_ok_and(|ended| ended.is_none()) {
                 if http(port, make.ready().0, b"").is_some_and(|answer| make.ready().1.iter().any(|status| answer.contains(status))) {
-                    return Self { make, port, child, _folder: folder };
+                    return Self { make, port, child, folder };
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -70,6 +70,11 @@ impl ObjectServer {
             let _ = child.wait();
         }
         panic!("{make:?} did not start in three attempts; its log: {}", std::fs::read_to_string(&log).unwrap_or_default());
+    }
+
+    /// Where it keeps what it has; the objects are below `data`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The port it answers at.

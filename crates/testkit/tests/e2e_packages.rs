@@ -1,9 +1,15 @@
 //! The application's objects: replicated by a rule, kept in snapshots, and brought back to the same instant as the database.
 
+#[path = "packages/follow.rs"]
+mod follow;
 #[path = "packages/ground.rs"]
 mod ground;
+#[path = "packages/history.rs"]
+mod history;
 #[path = "packages/kept.rs"]
 mod kept;
+#[path = "packages/many.rs"]
+mod many;
 #[path = "packages/minio.rs"]
 mod minio;
 #[path = "packages/replication.rs"]

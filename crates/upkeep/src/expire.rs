@@ -104,24 +104,17 @@ impl Grace {
     }
 }
 
-<<<<<<< HEAD
-/// What would be kept, and why. Changes nothing.
-pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> Result<RetentionPlan, UpkeepError> {
-    let chosen = reader.expiry().await?.map(|(state, _)| state.monthlies).unwrap_or_default();
-    Ok(planned(reader, policy, &chosen, now).await?.0)
-=======
 /// What would be kept of the backups, and why. Changes nothing.
-pub async fn plan(reader: &Reader, policy: &RetentionPolicy) -> Result<RetentionPlan, UpkeepError> {
-    Ok(of_backups(reader, policy, &chosen(reader).await?).await?.0)
->>>>>>> packages-keep
+pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> Result<RetentionPlan, UpkeepError> {
+    Ok(of_backups(reader, policy, &chosen(reader).await?, now).await?.0)
 }
 
 /// What would be kept of backups and snapshots, and why. Changes nothing.
-pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<&Elsewhere>) -> Result<Plans, UpkeepError> {
+pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<&Elsewhere>, now: Timestamp) -> Result<Plans, UpkeepError> {
     let (backups, reachable) = match elsewhere {
         Some(elsewhere) => (None, elsewhere.reachable.clone()),
         None => {
-            let (plan, candidates) = of_backups(reader, policy, &chosen(reader).await?).await?;
+            let (plan, candidates) = of_backups(reader, policy, &chosen(reader).await?, now).await?;
             let reachable = plan.reachable(&candidates, |verdict| !verdict.kept.is_empty());
             (Some(plan), reachable)
         }
@@ -137,16 +130,10 @@ async fn chosen(reader: &Reader) -> Result<BTreeMap<Month, BackupId>, RepoError>
 async fn of_backups(
     reader: &Reader,
     policy: &RetentionPolicy,
-<<<<<<< HEAD
-    chosen: &BTreeMap<terms::Month, BackupId>,
-    now: Timestamp,
-) -> Result<(RetentionPlan, BTreeMap<SystemId, SegmentSize>), RepoError> {
-    let candidates = known::candidates(reader, now).await?;
-=======
     chosen: &BTreeMap<Month, BackupId>,
+    now: Timestamp,
 ) -> Result<(RetentionPlan, Vec<Candidate>), RepoError> {
-    let candidates = known::candidates(reader).await?;
->>>>>>> packages-keep
+    let candidates = known::candidates(reader, now).await?;
     let present = reader.epoch().map(|epoch| epoch.system_id);
     Ok((RetentionPlan::new(policy, &candidates, present, chosen), candidates))
 }
@@ -184,7 +171,7 @@ async fn run(
     state.last_run = now;
     let own = match options.elsewhere {
         Some(_) => None,
-        None => Some(of_backups(reader, &options.policy, &state.monthlies).await?),
+        None => Some(of_backups(reader, &options.policy, &state.monthlies, now).await?),
     };
     if let Some((plan, _)) = &own {
         // Chosen monthlies are written down before anything goes that was not chosen.
@@ -260,16 +247,7 @@ async fn believed(reader: &Reader, last_run: Option<Timestamp>, clock: &dyn Cloc
         Some(other) => Err(UpkeepError::Clock { ours: now, other, whose: "the last run's said" }),
         None => Ok(now),
     }
-<<<<<<< HEAD
-    let grace = Grace { now, length: options.grace };
-    let (mut state, version) = found.map_or_else(|| (ExpiryState::new(now), None), |(state, version)| (state, Some(version)));
-    let (plan, sizes) = planned(reader, &options.policy, &state.monthlies, now).await?;
-    // Chosen monthlies are written down before anything goes that was not chosen.
-    (state.last_run, state.monthlies) = (now, plan.monthlies.clone());
-    let version = Some(writer.save_expiry(&state, version.as_ref()).await?);
-=======
 }
->>>>>>> packages-keep
 
 /// Takes from the list what may go.
 struct Unlisting<'r, M> {

@@ -45,7 +45,8 @@ async fn reading(reader: &Reader, now: Timestamp) -> Result<Option<String>, Repo
     let runs = reader.runs(&names, &BTreeMap::new()).await?;
     let underway = runs.into_values().find(|run| matches!(run, Run::Begun(_)));
     Ok(underway.map(|run| format!("the {} that began at {}, perhaps", run.job(), run.began())))
-=======
+}
+
 /// Every listed snapshot of packages with what is known of it.
 pub(crate) async fn snapshots(reader: &Reader) -> Result<Vec<SnapshotCandidate>, RepoError> {
     let holds = reader.holds().await?;

@@ -255,7 +255,13 @@ impl<'r> Run<'r> {
     }
 
     fn tell_progress(&self) {
-        let now = SnapshotOfProgress { bytes_done: self.bytes, bytes_total: self.options.budget, files_done: self.objects, bytes_stored: self.bytes };
+        let now = SnapshotOfProgress {
+            bytes_done: self.bytes,
+            bytes_total: self.options.budget,
+            files_done: self.objects,
+            files_total: 0,
+            bytes_stored: self.bytes,
+        };
         self.options.events.tell(Event::Progress(now));
     }
 

@@ -77,6 +77,7 @@ fn snapshot(writer: &Writer, index: u64, at: Timestamp) -> SnapshotDocument {
         encryption: Encryption::Off,
         key: None,
         needs: if index == 2 { BTreeSet::new() } else { BTreeSet::from([id(1), id(index - 2)]) },
+        versions: None,
         written_by,
     }
 }

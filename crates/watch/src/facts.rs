@@ -410,8 +410,20 @@ pub struct ScrubFacts {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PackagesFacts {
     pub mode: String,
-    /// When it was listed.
+    /// The worst of the canary and the listing; absent when neither tells.
     pub lag_seconds: Option<f64>,
+    /// When the newest complete listing began; absent before there is one.
+    #[serde(default)]
+    pub listed: Option<Timestamp>,
+    /// When the oldest canary was written that the copy lacks.
+    #[serde(default)]
+    pub canary_awaited: Option<Timestamp>,
+    /// When the newest canary was written that the copy has, where that is not long ago.
+    #[serde(default)]
+    pub canary_arrived: Option<Timestamp>,
+    /// Why there is no canary although one is wanted.
+    #[serde(default)]
+    pub canary_trouble: Option<Trouble>,
     /// The oldest version that the copy lacks: the lag grows with it until the next listing.
     #[serde(default)]
     pub oldest_behind: Option<Timestamp>,
@@ -425,9 +437,16 @@ pub struct PackagesFacts {
 }
 
 impl PackagesFacts {
-    /// How far the copy is behind at this moment, as far as the last listing tells.
+    /// How far the copy is behind at this moment: by the oldest of what it lacks, be that a canary or an object.
     pub fn lag_at(&self, now: Timestamp) -> Option<f64> {
-        self.oldest_behind.map(|oldest| now.seconds_since(oldest).max(0.0)).or(self.lag_seconds)
+        let oldest = self.oldest_behind.into_iter().chain(self.canary_awaited).min();
+        oldest.map(|oldest| now.seconds_since(oldest).max(0.0)).or(self.lag_seconds)
+    }
+
+    /// The same by the canary alone.
+    pub fn canary_lag_at(&self, now: Timestamp) -> Option<f64> {
+        let awaited = self.canary_awaited.map(|awaited| now.seconds_since(awaited).max(0.0));
+        awaited.or(self.canary_arrived.map(|_| 0.0))
     }
 }
 

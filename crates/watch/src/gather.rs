@@ -149,7 +149,7 @@ impl Watcher {
             // Without the repository nothing can be asked, and nothing of that is remembered.
             async { remembered(&mut self.keys, ages.keys, look_at_keys(&*doors, seen?)).await },
             async { remembered(&mut self.second_copy, ages.second_copy, look_at_copy(&*doors, seen?, &settings, now)).await },
-            remembered(&mut self.packages, ages.packages, look_at_packages(&*doors)),
+            remembered(&mut self.packages, ages.packages, look_at_packages(&*doors, is_acting)),
         );
         let server = self.forgive_once(server);
         // What the ledger said is so until it says otherwise.
@@ -252,8 +252,8 @@ async fn look_at_copy(doors: &dyn Doors, reader: &Reader, settings: &Settings, n
     })
 }
 
-async fn look_at_packages(doors: &dyn Doors) -> Option<Look<PackagesFacts>> {
-    let found = bounded("the packages", async { doors.packages().await.transpose() }).await;
+async fn look_at_packages(doors: &dyn Doors, is_acting: bool) -> Option<Look<PackagesFacts>> {
+    let found = bounded("the packages", async { doors.packages(is_acting).await.transpose() }).await;
     found.map_or_else(|trouble| Some(Look::Unseen(trouble)), |found| found.map(Look::Seen))
 }
 

@@ -14,6 +14,8 @@ const DAYS_TO_FULL_WARN: f64 = 14.0;
 /// own rule.
 const WAL_ROOM_WARNING: u64 = 20 << 30;
 const WAL_ROOM_CRITICAL: u64 = 5 << 30;
+/// What to do about a canary that cannot be written.
+const CANARY_HINT: &str = "Allow s3:PutObject on .bowline-canary below the primary and s3:GetObject on it at the replica, or set [packages] canary = false (docs/packages.md).";
 /// A receiver that begins again has so long before anybody is told.
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
@@ -394,6 +396,12 @@ fn judge_copies(facts: &Facts, found: &mut Found) {
                     detail,
                     "bowline packages status; what failed is not tried again by itself: bowline packages status --requeue.",
                 );
+            } else if packages.lag_seconds.is_none() {
+                // A large bucket is being listed, and no canary sings: what was wrong before is not over for that.
+                found.cannot(["replication-lag"]);
+            }
+            if let Some(trouble) = &packages.canary_trouble {
+                found.tell("replication-lag", "canary", Urgency::Warning, "the packages' canary cannot be looked at", &trouble.summary, CANARY_HINT);
             }
         }
         // A large bucket is being listed: what was wrong before is not over for that.
@@ -579,6 +587,12 @@ mod tests {
         };
         assert_eq!(seen("2026-11-26T11:59:00Z", 0.0), (0, false));
         assert_eq!(seen("2026-11-26T10:59:00Z", 0.0), (1, false), "the listing is old, and the oldest has waited since");
+        let canary = |awaited: Option<&str>, lag: Option<f64>| {
+            judged(serde_json::json!({ "seen": {
+                "mode": "m", "lag_seconds": lag, "canary_awaited": awaited, "behind": 0, "failed": 0, "objects": 1, "bytes": 1 } }))
+        };
+        assert_eq!(canary(Some("2026-11-26T10:59:00Z"), Some(0.0)), (1, false), "the worst of both counts");
+        assert_eq!((canary(None, Some(0.0)), canary(None, None)), ((0, false), (0, true)));
         assert_eq!(seen("2026-11-26T10:59:00Z", 4000.0), (0, false), "each hour, and a few minutes for the snapshot itself");
         assert_eq!(seen("2026-11-26T10:50:00Z", 4000.0), (1, false));
     }

@@ -53,6 +53,6 @@ pub trait Doors: Send + Sync {
     /// Each of those who open the repository, whatever is wrong with it.
     fn recipients(&self) -> Result<Vec<Arc<dyn Recipient>>, Trouble>;
     fn server(&self) -> Result<ConnInfo, Trouble>;
-    /// What the packages' monitor says, where packages are configured.
-    async fn packages(&self) -> Option<Result<crate::facts::PackagesFacts, Trouble>>;
+    /// What the packages' monitor says, where packages are configured. Who acts may write there what the monitor needs.
+    async fn packages(&self, is_acting: bool) -> Option<Result<crate::facts::PackagesFacts, Trouble>>;
 }

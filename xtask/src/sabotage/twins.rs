@@ -277,9 +277,9 @@ pub const TWINS: &[Twin] = &[
     ),
     twin(
         "the version of a key that came after the instant is taken",
-        "crates/packages/src/source.rs",
-        "(Some(later), _) if later.0.modified <= at =>",
-        "(Some(later), _) if later.0.modified <= at || true =>",
+        "crates/packages/src/around.rs",
+        "if later.first().is_some_and(|entry| entry.modified() <= at) {",
+        "if later.first().is_some_and(|entry| entry.modified() <= at || true) {",
         ("e2e_packages", "a_database_and_a_folder_of_packages"),
     ),
     twin(
@@ -291,9 +291,9 @@ pub const TWINS: &[Twin] = &[
     ),
     twin(
         "removals that are listed apart stay behind the versions",
-        "crates/store/src/site/listing.rs",
-        "        parts.sort_by(Part::newest_first);\n        Ok(",
-        "        parts.sort_by(|a, b| a.key().cmp(b.key()));\n        Ok(",
+        "crates/store/src/site/part.rs",
+        "self.key().cmp(other.key()).then_with(|| age(self).cmp(&age(other)))",
+        "self.key().cmp(other.key()).then_with(|| age(self).cmp(&age(self)))",
         ("e2e_packages", "a_key_removed_before"),
     ),
     twin(
@@ -316,6 +316,27 @@ pub const TWINS: &[Twin] = &[
         "        let after = own.iter().find(|snapshot| snapshot.began > at).cloned();",
         "        let after = own.iter().find(|snapshot| snapshot.began > at && false).cloned();",
         ("e2e_packages", "a_database_and_a_folder_of_packages"),
+    ),
+    twin(
+        "a removal between two snapshots is forgotten",
+        "crates/packages/src/versions.rs",
+        "            true => Some(Due::Entry(SnapshotEntry::Removed(",
+        "            true if item.key.is_empty() => Some(Due::Entry(SnapshotEntry::Removed(",
+        ("e2e_packages", "each_instant_between_two_snapshots"),
+    ),
+    twin(
+        "what was sorted in pieces comes back piece after piece",
+        "crates/store/src/site/sort.rs",
+        "self.record.order(&other.record).then(",
+        "Ordering::Equal.then(",
+        ("e2e_packages", "a_folder_of_very_many_files"),
+    ),
+    twin(
+        "the canary is believed to have arrived",
+        "crates/packages/src/canary.rs",
+        "there.is_some_and(|there| *oldest <= there)",
+        "there.is_none_or(|there| *oldest <= there)",
+        ("e2e_packages", "what_is_behind_is_found"),
     ),
     twin(
         "what is in the way of a package is overwritten",

@@ -24,6 +24,8 @@ pub struct Packages {
     pub replica_kms_key_id: Option<String>,
     /// Where Bowline keeps snapshots of it: `repository` for the one of the backups, or another repository's url.
     pub snapshots: Option<String>,
+    /// Whether the daemon writes a small object into the primary each minute, to see when it is replicated; true unless said otherwise.
+    pub canary: Option<bool>,
     /// What lists the objects that the database refers to.
     pub agreement: Option<AgreementKey>,
     /// How often a snapshot is wanted; 1 hour unless said otherwise.

@@ -139,7 +139,11 @@ pub fn event_json(event: &Event) -> Value {
         Event::SegmentReplayed { segment } => json!({"event": "segment-fetched", "segment": segment}),
         Event::Noticed { what } => json!({"event": "noticed", "what": what}),
         Event::Progress(now) => {
-            json!({"event": "progress", "bytes_done": now.bytes_done, "bytes_total": now.bytes_total, "files_done": now.files_done})
+            let mut told = json!({"event": "progress", "bytes_done": now.bytes_done, "bytes_total": now.bytes_total, "files_done": now.files_done});
+            if now.files_total > 0 {
+                told["files_total"] = json!(now.files_total);
+            }
+            told
         }
     }
 }

@@ -19,6 +19,10 @@ use terms::{Event, Events, SnapshotOfProgress};
 /// Without a terminal a line says how far it is, this often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// Where it is known how much there is, and where it is not.
+const BAR: &str = "  {bar:32.cyan/dim} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13}  {eta:>4} left{msg}";
+const UNBOUNDED: &str = "  {spinner} {bytes:>11} {bytes_per_sec:>13}{msg}";
+
 /// Lines that are kept for the ledger.
 const LOG_LINES: usize = 200;
 /// How often programs are told how far it is.
@@ -147,12 +151,13 @@ impl Printer {
         let mut state = self.lock();
         if std::io::stderr().is_terminal() {
             let bar = state.bar.get_or_insert_with(|| {
-                let style = ProgressStyle::with_template("  {bar:32.cyan/dim} {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13}  {eta:>4} left");
+                let style = ProgressStyle::with_template(if now.bytes_total > 0 { BAR } else { UNBOUNDED });
                 ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8))
                     .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             });
             bar.set_length(now.bytes_total.max(now.bytes_done));
             bar.set_position(now.bytes_done);
+            bar.set_message(objects(now));
             return;
         }
         let (begun, bytes_then) = *state.first.get_or_insert((Instant::now(), now.bytes_done));
@@ -163,15 +168,28 @@ impl Printer {
         let seconds = begun.elapsed().as_secs_f64();
         let per_second = (now.bytes_done - bytes_then) as f64 / seconds.max(0.001);
         let left = (now.bytes_total.saturating_sub(now.bytes_done)) as f64 / per_second.max(1.0);
-        let line = format!(
-            "  {} of {} ({:.0} %), {}, {} left",
-            bytes(now.bytes_done),
-            bytes(now.bytes_total),
-            100.0 * now.bytes_done as f64 / (now.bytes_total.max(1)) as f64,
-            rate(now.bytes_done - bytes_then, begun.elapsed()),
-            duration(Duration::from_secs_f64(left.min(1e9))),
-        );
+        let (done, speed) = (bytes(now.bytes_done), rate(now.bytes_done - bytes_then, begun.elapsed()));
+        let line = match now.bytes_total {
+            0 => format!("  {done}, {speed}{}", objects(now)),
+            total => format!(
+                "  {done} of {} ({:.0} %), {speed}, {} left{}",
+                bytes(total),
+                100.0 * now.bytes_done as f64 / total as f64,
+                duration(Duration::from_secs_f64(left.min(1e9))),
+                objects(now),
+            ),
+        };
         drop(writeln!(std::io::stderr(), "{line}"));
+    }
+}
+
+/// How many objects that is, where there are objects.
+fn objects(now: SnapshotOfProgress) -> String {
+    match (now.files_done, now.files_total) {
+        (0, 0) => String::new(),
+        (done, 0) if now.bytes_total == 0 => format!(", {done} objects"),
+        (_, 0) => String::new(),
+        (done, total) => format!(", {done} of {} objects", total.max(done)),
     }
 }
 

@@ -286,7 +286,7 @@ impl Known {
                 bytes_done: read * self.size.bytes(),
                 bytes_total,
                 files_done: read,
-                bytes_stored: 0,
+                ..SnapshotOfProgress::default()
             }));
             if batch.due()
                 && let Err(e) = batch.write(writer, now).await

@@ -25,11 +25,7 @@ const LEASE_TTL: Duration = Duration::from_secs(60);
 pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
     let policy = crate::watching::policy(&wiring.config);
-<<<<<<< HEAD
-    let plan = upkeep::plan(&wiring.reader().await?, &policy, SystemClock.now()).await?;
-    show(&plan, printer);
-=======
-    let plans = upkeep::plans(&wiring.reader().await?, &policy, None).await?;
+    let plans = upkeep::plans(&wiring.reader().await?, &policy, None, SystemClock.now()).await?;
     show(&plans, printer);
     // Whatever is wrong with the repository of the snapshots, the backups expire.
     let apart = Apart::of(&wiring);
@@ -42,7 +38,6 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
         printer.say(format!("in {}", apart.address()));
         show(plans, printer);
     }
->>>>>>> packages-keep
     if asked.dry_run {
         let mut result = json!(plans);
         apart?;

@@ -101,6 +101,15 @@ impl BucketSite {
         }
     }
 
+    /// What is written beside what is there now.
+    pub(super) async fn now(&self, key: &str) -> Result<Option<ItemFacts>, StoreError> {
+        match self.ask("look up", key, Call { method: "HEAD", ..Call::default() }).await? {
+            Ok(reply) => Ok(Some(ItemFacts::of_headers(&reply.headers))),
+            Err(trouble) if matches!(trouble.status(), Some(404 | 405)) => Ok(None),
+            Err(trouble) => Err(self.fail("look up", key, &trouble)),
+        }
+    }
+
     pub(super) async fn look(&self, key: &str) -> Result<Option<Item>, StoreError> {
         let reply = match self.ask("look up", key, Call { method: "HEAD", ..Call::default() }).await? {
             Ok(reply) => reply,

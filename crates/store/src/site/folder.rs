@@ -1,10 +1,12 @@
 //! The files of a folder as objects: walked in the order of keys' bytes, written beside and linked into place.
 
+use super::sort::{Record, Sorter};
 use super::{Item, ItemFacts};
 use crate::StoreError;
 use crate::token::token;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use std::cmp::Ordering;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
@@ -76,7 +78,8 @@ impl FolderSite {
             Err(error) if error.kind() == ErrorKind::NotFound && !prefix.is_empty() => return Ok(true),
             read => read.map_err(|error| self.fail("list", prefix, &error))?,
         };
-        let mut entries = Vec::new();
+        let unsorted = |error: io::Error| self.failed("sort the listing of", prefix, &format!("no room for temporary files: {error}"));
+        let mut entries = Sorter::new();
         for entry in read {
             let entry = entry.map_err(|error| self.fail("list", prefix, &error))?;
             let kind = entry.file_type().map_err(|error| self.fail("list", prefix, &error))?;
@@ -88,8 +91,8 @@ impl FolderSite {
                 continue;
             }
             match (kind.is_dir(), kind.is_file()) {
-                (true, _) => entries.push((format!("{prefix}{name}/"), true)),
-                (_, true) => entries.push((format!("{prefix}{name}"), false)),
+                (true, _) => entries.push(Entry { name: format!("{name}/") }).map_err(unsorted)?,
+                (_, true) => entries.push(Entry { name }).map_err(unsorted)?,
                 _ => {
                     return Err(self.failed(
                         "list",
@@ -99,9 +102,9 @@ impl FolderSite {
                 }
             }
         }
-        entries.sort();
-        for (key, is_folder) in entries {
-            let goes_on = match is_folder {
+        for entry in entries.finish().map_err(unsorted)? {
+            let key = format!("{prefix}{}", entry.map_err(unsorted)?.name);
+            let goes_on = match key.ends_with('/') {
                 true => self.walk(&key, tell)?,
                 false => match fs::symlink_metadata(self.root.join(&key)) {
                     Ok(found) => tell(Ok(item(key, &found))),
@@ -200,6 +203,26 @@ impl FolderSite {
             .await?;
         let aside = aside.map(|aside| aside.join(key));
         Ok(Upload { site: Arc::clone(site), key: key.to_owned(), file: Arc::new(file), temporary: Temporary(temporary), target, modified, aside })
+    }
+}
+
+/// A file's name, or a folder's with a slash behind it, which is how keys sort.
+struct Entry {
+    name: String,
+}
+
+impl Record for Entry {
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+    fn text_bytes(&self) -> usize {
+        self.name.len()
+    }
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.name.as_bytes());
+    }
+    fn read(from: &[u8]) -> Option<Self> {
+        String::from_utf8(from.to_vec()).ok().map(|name| Self { name })
     }
 }
 

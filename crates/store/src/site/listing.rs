@@ -2,21 +2,28 @@
 
 use super::Item;
 use super::bucket::BucketSite;
+use super::canary::CANARY;
+use super::pace::Pace;
+use super::part::Part;
+use super::sort::Sorter;
 use crate::StoreError;
 use crate::address::decode;
 use crate::bucket::encoded;
 use crate::s3::Call;
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
-use std::cmp::{Ordering, Reverse};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use terms::Timestamp;
+use terms::{Class, Explain, Timestamp};
 use tokio::sync::mpsc;
 
 /// So many folders are listed at once.
 const FOLDERS_AT_ONCE: usize = 8;
 /// So many pages of a folder wait for their turn.
 const PAGES_AHEAD: usize = 2;
+/// So many sorted parts come back at once.
+const BATCH: usize = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
@@ -75,117 +82,175 @@ struct Listed {
 /// One page: what is in it, and how to ask for the next.
 type Answer = (Vec<Part>, Option<String>);
 
-/// What a page holds, in the order of keys.
-enum Part {
-    Item(Item),
-    /// A folder: below the site, as keys are, and by its whole prefix; both with the slash at its end.
-    Folder {
-        below: String,
-        whole: String,
-    },
+/// How a bucket is listed.
+#[derive(Clone)]
+pub(super) struct Listing {
+    pub site: Arc<BucketSite>,
+    pub what: What,
+    /// Where it must not go on as fast as it can.
+    pub pace: Option<Arc<Pace>>,
 }
 
-impl Part {
-    fn key(&self) -> &str {
-        match self {
-            Self::Item(item) => &item.key,
-            Self::Folder { below, .. } => below,
+impl Listing {
+    /// Everything, in order; the listing ends with an error when the server does not keep to it.
+    pub(super) fn all(self) -> BoxStream<'static, Result<Item, StoreError>> {
+        let (site, what) = (Arc::clone(&self.site), self.what);
+        let parts = self.clone().parts(site.prefix().to_owned(), true);
+        let opened = parts
+            .map(move |part| {
+                let listing = self.clone();
+                async move {
+                    match part {
+                        Ok(Part::Item(item)) => stream::iter([Ok(item)]).boxed(),
+                        Err(error) => stream::iter([Err(error)]).boxed(),
+                        Ok(Part::Folder { whole, .. }) => listing.ahead(whole),
+                    }
+                }
+            })
+            .buffered(FOLDERS_AT_ONCE)
+            .flatten();
+        let mut last: Option<String> = None;
+        opened
+            .map(move |item| {
+                let item: Item = item?;
+                let is_next = last.as_ref().is_none_or(|last| *last < item.key || (what == What::Versions && *last == item.key));
+                if !is_next {
+                    return Err(site.failed("list", &item.key, "the server lists it out of order"));
+                }
+                last = Some(item.key.clone());
+                Ok(item)
+            })
+            .boxed()
+    }
+
+    /// Asks for one page, of a key that nobody has.
+    pub(super) async fn answers(&self) -> Result<(), StoreError> {
+        self.page(&format!("{}{CANARY}", self.site.prefix()), true, None).await.map(drop)
+    }
+
+    /// What there is of one key, the newest first. Whatever a server's order, its key comes before those that begin with it.
+    pub(super) async fn of_key(&self, key: &str) -> Result<Vec<Item>, StoreError> {
+        let prefix = format!("{}{key}", self.site.prefix());
+        let (mut found, mut from) = (Vec::new(), None);
+        loop {
+            let (parts, next) = self.page(&prefix, true, from.as_deref()).await?;
+            let is_over = next.is_none() || next == from || parts.iter().any(|part| part.key() != key);
+            found.extend(parts.into_iter().filter(|part| part.key() == key));
+            if is_over {
+                break;
+            }
+            from = next;
         }
-    }
-
-    /// By key, and of a key the newest first, for servers that list removals apart from versions (SeaweedFS does). What neither
-    /// tells apart stays as the server has it.
-    fn newest_first(&self, other: &Self) -> Ordering {
-        let age = |part: &Self| match part {
-            Self::Item(item) => (!item.is_latest, Reverse(item.modified)),
-            Self::Folder { .. } => (false, Reverse(Timestamp::from_unix_micros(0))),
+        found.sort_by(Part::newest_first);
+        let item = |part| match part {
+            Part::Item(item) => Some(item),
+            Part::Folder { .. } => None,
         };
-        self.key().cmp(other.key()).then_with(|| age(self).cmp(&age(other)))
+        Ok(found.into_iter().filter_map(item).collect())
     }
-}
 
-/// Everything, in order; the listing ends with an error when the server does not keep to it.
-pub(super) fn list(site: &Arc<BucketSite>, what: What) -> BoxStream<'static, Result<Item, StoreError>> {
-    let site = Arc::clone(site);
-    let inner = Arc::clone(&site);
-    let parts = pages(Arc::clone(&site), what, site.prefix().to_owned(), true);
-    let opened = parts
-        .map(move |part| {
-            let site = Arc::clone(&inner);
-            async move {
-                match part {
-                    Ok(Part::Item(item)) => stream::iter([Ok(item)]).boxed(),
-                    Err(error) => stream::iter([Err(error)]).boxed(),
-                    Ok(Part::Folder { whole, .. }) => ahead(site, what, whole),
+    /// Lists a folder in a task of its own, a few pages ahead of whoever reads.
+    fn ahead(self, prefix: String) -> BoxStream<'static, Result<Item, StoreError>> {
+        let (give, mut take) = mpsc::channel(PAGES_AHEAD);
+        tokio::spawn(async move {
+            let mut pages = self.parts(prefix, false).ready_chunks(1000);
+            while let Some(page) = pages.next().await {
+                if give.send(page).await.is_err() {
+                    return;
                 }
             }
-        })
-        .buffered(FOLDERS_AT_ONCE)
-        .flatten();
-    let mut last: Option<String> = None;
-    opened
-        .map(move |item| {
-            let item: Item = item?;
-            let is_next = last.as_ref().is_none_or(|last| *last < item.key || (what == What::Versions && *last == item.key));
-            if !is_next {
-                return Err(site.failed("list", &item.key, "the server lists it out of order"));
+        });
+        stream::poll_fn(move |context| take.poll_recv(context))
+            .map(stream::iter)
+            .flatten()
+            .filter_map(|part| async move {
+                match part {
+                    Ok(Part::Item(item)) => Some(Ok(item)),
+                    Ok(Part::Folder { .. }) => None,
+                    Err(error) => Some(Err(error)),
+                }
+            })
+            .boxed()
+    }
+
+    /// In the order of keys, of each the newest first.
+    fn parts(self, prefix: String, by_level: bool) -> BoxStream<'static, Result<Part, StoreError>> {
+        let is_sorted = self.site.is_aws();
+        let site = Arc::clone(&self.site);
+        let pages = stream::try_unfold(Some(None::<String>), move |from| {
+            let (listing, prefix) = (self.clone(), prefix.clone());
+            async move {
+                let Some(from) = from else { return Ok::<_, StoreError>(None) };
+                let (parts, next) = listing.page(&prefix, by_level, from.as_deref()).await?;
+                if next.is_some() && next == from {
+                    // Asked for ever, or taken for whole: neither.
+                    return Err(listing.site.failed("list", &prefix, "the server says that there is more, and goes on where it began"));
+                }
+                Ok(Some((parts, next.map(Some))))
             }
-            last = Some(item.key.clone());
-            Ok(item)
-        })
-        .boxed()
+        });
+        if is_sorted {
+            return pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten().boxed();
+        }
+        // Servers that walk folders (SeaweedFS) answer `a/` before `a-b`, and nobody knows so before the end: what was asked for is
+        // sorted here.
+        stream::once(sorted(site, pages)).try_flatten().boxed()
+    }
+
+    async fn page(&self, prefix: &str, by_level: bool, from: Option<&str>) -> Result<Answer, StoreError> {
+        let Some(pace) = &self.pace else { return page(&self.site, self.what, prefix, by_level, from).await };
+        loop {
+            pace.turn().await;
+            match page(&self.site, self.what, prefix, by_level, from).await {
+                // What was listed in hours is not thrown away for that: the next turn asks again.
+                Err(error) if error.class() == Class::Transient => pace.failed(error).await,
+                answer => {
+                    pace.went();
+                    return answer;
+                }
+            }
+        }
+    }
 }
 
-/// Lists a folder in a task of its own, a few pages ahead of whoever reads.
-fn ahead(site: Arc<BucketSite>, what: What, prefix: String) -> BoxStream<'static, Result<Item, StoreError>> {
-    let (give, mut take) = mpsc::channel(PAGES_AHEAD);
-    tokio::spawn(async move {
-        let mut pages = pages(site, what, prefix, false).ready_chunks(1000);
-        while let Some(page) = pages.next().await {
-            if give.send(page).await.is_err() {
-                return;
-            }
+/// All pages, sorted, in bounded memory.
+async fn sorted(
+    site: Arc<BucketSite>,
+    pages: impl Stream<Item = Result<Vec<Part>, StoreError>>,
+) -> Result<impl Stream<Item = Result<Part, StoreError>>, StoreError> {
+    let failed = {
+        let site = Arc::clone(&site);
+        move |error: io::Error| site.failed("sort the listing of", "", &format!("no room for temporary files: {error}"))
+    };
+    let mut sorter = Sorter::new();
+    let mut pages = pin!(pages);
+    while let Some(page) = pages.try_next().await? {
+        sorter = blocking(&site, move || page.into_iter().try_for_each(|part| sorter.push(part)).map(|()| sorter)).await?.map_err(&failed)?;
+    }
+    let sorted = blocking(&site, move || sorter.finish()).await?.map_err(&failed)?;
+    let batches = stream::try_unfold(Some(sorted), move |sorted| {
+        let (site, failed) = (Arc::clone(&site), failed.clone());
+        async move {
+            let Some(mut sorted) = sorted else { return Ok::<_, StoreError>(None) };
+            let (batch, sorted) = blocking(&site, move || {
+                let batch: io::Result<Vec<Part>> = sorted.by_ref().take(BATCH).collect();
+                (batch, sorted)
+            })
+            .await?;
+            let batch = batch.map_err(failed)?;
+            let goes_on = batch.len() == BATCH;
+            Ok(Some((stream::iter(batch.into_iter().map(Ok)), goes_on.then_some(sorted))))
         }
     });
-    stream::poll_fn(move |context| take.poll_recv(context))
-        .map(stream::iter)
-        .flatten()
-        .filter_map(|part| async move {
-            match part {
-                Ok(Part::Item(item)) => Some(Ok(item)),
-                Ok(Part::Folder { .. }) => None,
-                Err(error) => Some(Err(error)),
-            }
-        })
-        .boxed()
+    Ok(batches.try_flatten())
 }
 
-fn pages(site: Arc<BucketSite>, what: What, prefix: String, by_level: bool) -> BoxStream<'static, Result<Part, StoreError>> {
-    // Servers that walk folders (SeaweedFS) answer `a/` before `a-b`: what was asked for is sorted here, at the price of holding it.
-    let is_sorted = site.is_aws();
-    let pages = stream::try_unfold(Some(None::<String>), move |from| {
-        let (site, prefix) = (Arc::clone(&site), prefix.clone());
-        async move {
-            let Some(from) = from else { return Ok::<_, StoreError>(None) };
-            let (mut parts, next) = page(&site, what, &prefix, by_level, from.as_deref()).await?;
-            parts.sort_by(|a, b| a.key().cmp(b.key()));
-            if next.is_some() && next == from {
-                // Asked for ever, or taken for whole: neither.
-                return Err(site.failed("list", &prefix, "the server says that there is more, and goes on where it began"));
-            }
-            Ok(Some((stream::iter(parts.into_iter().map(Ok)), next.map(Some))))
-        }
-    })
-    .try_flatten();
-    if is_sorted {
-        return pages.boxed();
+async fn blocking<T: Send + 'static>(site: &BucketSite, work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(site.failed("list", "", "the program is ending")),
     }
-    let sorted = async move {
-        let mut parts: Vec<Part> = pages.try_collect().await?;
-        parts.sort_by(Part::newest_first);
-        Ok(stream::iter(parts.into_iter().map(Ok)))
-    };
-    stream::once(sorted).try_flatten().boxed()
 }
 
 async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from: Option<&str>) -> Result<Answer, StoreError> {
@@ -233,7 +298,7 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
         };
         let whole = plain(&listed.key)?;
         let etag = listed.etag.trim_matches('"').to_owned();
-        let Some(key) = whole.strip_prefix(site.prefix()).filter(|key| !key.is_empty()) else { continue };
+        let Some(key) = whole.strip_prefix(site.prefix()).filter(|key| !key.is_empty() && *key != CANARY) else { continue };
         // SeaweedFS lists a folder that its last object left behind, without an ETag.
         if !is_removal && listed.bytes == 0 && etag.is_empty() {
             continue;
@@ -245,29 +310,7 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
         };
         parts.push(Part::Item(Item { key: key.to_owned(), id, bytes: listed.bytes, modified, etag, is_latest, is_removal }));
     }
+    // Removals and folders stand among the others.
+    parts.sort_by(|a, b| a.key().cmp(b.key()));
     Ok((parts, next))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn removals_that_are_listed_apart_come_between_the_versions_that_they_are_between() {
-        let part = |second: i64, is_removal, is_latest| {
-            let modified = Timestamp::from_unix_micros(second * 1_000_000);
-            Part::Item(Item { key: "a".into(), id: None, bytes: 1, modified, etag: String::new(), is_latest, is_removal })
-        };
-        // As SeaweedFS answers: versions, then removals; the newest one is of the same second as the one before.
-        let mut parts = [part(30, false, false), part(10, false, false), part(30, true, true), part(20, true, false)];
-        parts.sort_by(Part::newest_first);
-        let order: Vec<_> = parts
-            .iter()
-            .map(|part| match part {
-                Part::Item(item) => (item.modified.unix_micros() / 1_000_000, item.is_removal),
-                Part::Folder { .. } => (0, false),
-            })
-            .collect();
-        assert_eq!(order, [(30, true), (30, false), (20, true), (10, false)]);
-    }
 }

@@ -37,6 +37,10 @@ impl Folder {
         Self { path }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn url(&self) -> String {
         format!("file://{}", self.path.display())
     }

@@ -6,7 +6,7 @@ use crate::wiring::Wiring;
 use repo::Writer;
 use repo::retention::{Reachable, RetentionPolicy};
 use store::Site;
-use terms::SystemClock;
+use terms::{Clock, SystemClock};
 use upkeep::{Elsewhere, ExpireOptions, Expired, Plans};
 
 /// That repository.
@@ -37,7 +37,7 @@ impl<'w> Apart<'w> {
     /// What would be kept and what would go, where the database can be restored to these instants.
     pub async fn plans(&self, policy: &RetentionPolicy, reachable: Option<Reachable>) -> Result<Plans, Fault> {
         let reader = self.wiring.reader_at(self.url).await?;
-        Ok(upkeep::plans(&reader, policy, Some(&self.beside(reachable))).await?)
+        Ok(upkeep::plans(&reader, policy, Some(&self.beside(reachable)), SystemClock.now()).await?)
     }
 
     /// Lets it go.

@@ -1,0 +1,100 @@
+//! A replica is followed page by page, with a canary; the test copies in the store's place.
+
+use crate::ground::{InBucket, Objects, now};
+use packages::{Follower, Place, Settings, Writes};
+use std::time::Duration;
+use store::StoreOptions;
+use terms::SystemClock;
+use testkit::bowline::wait;
+use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
+use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
+
+fn place(url: &str, options: &StoreOptions) -> Place {
+    Place { url: url.to_owned(), options: options.clone() }
+}
+
+#[test]
+fn what_is_behind_is_found_asked_for_again_and_told_by_the_worst_of_canary_and_listing() {
+    let server = S3Server::shared();
+    for bucket in ["followed", "followed-copy"] {
+        server.create_bucket(bucket);
+    }
+    let (url, copy_url, options) = (server.url("followed", "kb"), server.url("followed-copy", "kb"), server.options());
+    let (primary, copy) = (InBucket::open(&url, &options, true), InBucket::open(&copy_url, &options, true));
+    for number in 0..30 {
+        for bucket in [&primary, &copy] {
+            bucket.put(&format!("f{}/{number}", number % 3), b"the same");
+        }
+    }
+    primary.put("late", b"not copied yet");
+    std::thread::sleep(Duration::from_millis(1100));
+    let (primary_place, replica) = (place(&url, &options), Some(place(&copy_url, &options)));
+    let settings = Settings { primary: primary_place, replica, replication_role: None, replication_target: None, replica_kms_key: None };
+    primary.wait(async {
+        let mut follower = Follower::new(&settings).expect("two buckets");
+        let first = follower.look(Some(Writes::Here), &SystemClock).await.expect("a look");
+        assert!(first.listed.is_some(), "a small bucket is listed at once");
+        assert_eq!((first.facts.behind, first.facts.primary.objects, first.facts.copy.objects), (1, 31, 30), "{:?}", first.facts);
+        assert!(first.facts.lag_seconds >= 1.0, "{:?}", first.facts);
+        let canary = first.canary.expect("a canary is wanted");
+        assert!(canary.arrived.is_none() && canary.awaited.is_some() && canary.trouble.is_none(), "{canary:?}");
+        // The object comes, the canary does not.
+        let mut upload = copy.site.begin("late", 14, &store::ItemFacts::default(), now(), None).await.expect("it begins");
+        upload.piece(bytes::Bytes::from_static(b"not copied yet")).await.expect("it is written");
+        upload.finish().await.expect("it is there");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let second = follower.look(Some(Writes::Here), &SystemClock).await.expect("a look");
+        assert_eq!((second.facts.behind, second.facts.lag_seconds), (0, 0.0), "{:?}", second.facts);
+        let later = second.canary.expect("a canary is wanted");
+        assert_eq!(later.awaited, canary.awaited, "the oldest one counts");
+        assert!(later.lag_seconds(now()).is_some_and(|lag| lag >= 1.0));
+        // The newest one arrives, and with it all before it.
+        let written = primary.site.canary().await.expect("an answer").expect("it is there");
+        copy.site.write_canary(written).await.expect("it can be written");
+        let third = follower.look(Some(Writes::Elsewhere), &SystemClock).await.expect("a look").canary.expect("a canary is wanted");
+        assert_eq!((third.arrived, third.awaited, third.lag_seconds(now())), (Some(written), None, Some(0.0)));
+        // One who begins now and only looks sees the same.
+        let other = Follower::new(&settings).expect("two buckets").look(Some(Writes::Elsewhere), &SystemClock).await.expect("a look");
+        assert_eq!((other.facts.behind, other.canary.and_then(|canary| canary.arrived)), (0, Some(written)));
+    });
+    for bucket in [&primary, &copy] {
+        assert!(bucket.keys().len() == 31 && bucket.versions().iter().all(|item| item.key != store::CANARY), "it is no object");
+    }
+}
+
+#[test]
+fn the_daemon_writes_the_canary_and_status_only_looks() {
+    let server = S3Server::shared();
+    for bucket in ["watched", "watched-copy"] {
+        server.create_bucket(bucket);
+    }
+    let [primary, copy] = ["watched", "watched-copy"].map(|bucket| InBucket::open(&server.url(bucket, ""), &server.options(), true));
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder)
+        .with_environment("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
+        .with_environment("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
+    let at = |bucket: &str| format!("s3://{bucket}?endpoint={}&region=us-east-1", server.endpoint());
+    let configure = |more: &str| {
+        let lines = format!("[packages]\nprimary = \"{}\"\nreplica = \"{}\"\n{more}", at("watched"), at("watched-copy"));
+        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+    };
+    let seen = || {
+        let told = bowline.run(&["status"]);
+        let result = told.lines.iter().find_map(|line| line.get("result")).unwrap_or_else(|| panic!("{told:#?}"));
+        result["facts"]["packages"]["seen"].clone()
+    };
+    let written = || primary.wait(primary.site.canary()).expect("an answer");
+    configure("canary = true\n[daemon]\nwatch_interval = \"1s\"\n");
+    let before = seen();
+    assert!(before["canary_arrived"].is_null() && before["lag_seconds"] == 0.0 && written().is_none(), "{before}");
+    let daemon = bowline.start_daemon();
+    wait("a canary", Duration::from_secs(150), || written().is_some());
+    assert_eq!(daemon.stop(), Some(0));
+    let behind = seen();
+    assert!(!behind["canary_awaited"].is_null() && behind["lag_seconds"].as_f64().is_some_and(|lag| lag > 0.0), "{behind}");
+    copy.wait(copy.site.write_canary(written().expect("it is there"))).expect("it can be written");
+    let arrived = seen();
+    assert!(arrived["canary_awaited"].is_null() && arrived["lag_seconds"] == 0.0 && !arrived["canary_arrived"].is_null(), "{arrived}");
+    configure("canary = false\n");
+    assert!(seen()["canary_arrived"].is_null());
+}
