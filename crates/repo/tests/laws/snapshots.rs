@@ -139,6 +139,7 @@ impl World {
             encryption: Encryption::Off,
             key: None,
             needs,
+            versions: None,
             written_by,
         };
         self.ever.push(snapshot.clone());
