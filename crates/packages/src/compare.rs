@@ -29,11 +29,14 @@ pub(crate) async fn lacks_from(primary: &Site, copy: &Site) -> Result<Option<Tim
     Ok(oldest)
 }
 
+/// The versions of a key here and there.
+type Both = (Vec<Item>, Vec<Item>);
+
 /// Key by key, what the primary has of it and what the copy has: by the bytes of keys, of each the newest first.
 pub(crate) fn beside(
     primary: BoxStream<'static, Result<Item, StoreError>>,
     copy: BoxStream<'static, Result<Item, StoreError>>,
-) -> BoxStream<'static, Result<(Vec<Item>, Vec<Item>), PackagesError>> {
+) -> BoxStream<'static, Result<Both, PackagesError>> {
     let side =
         |items: BoxStream<'static, Result<Item, StoreError>>| Side { items: items.map_err(PackagesError::from).boxed(), head: None, is_over: false };
     stream::try_unfold((side(primary), side(copy)), |(mut ours, mut theirs)| async move {

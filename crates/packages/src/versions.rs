@@ -60,18 +60,18 @@ impl Choice {
         let is_needed = !self.has_base;
         self.has_base |= self.since.is_none_or(|since| item.modified <= since);
         let held = known.iter().find(|entry| is_same(entry, &item));
-        if is_first && !item.is_removal {
-            return Some(match held {
-                Some(SnapshotEntry::Object(object)) => Due::Entry(SnapshotEntry::Object(SnapshotObject { former: false, ..object.clone() })),
-                _ => Due::Read(item, false),
-            });
-        }
-        let since = self.since.filter(|_| is_needed && held.is_none())?;
-        match item.is_removal {
+        let is_present = is_first && !item.is_removal;
+        let since = self.since.filter(|_| is_needed);
+        match (held, since) {
+            (_, None) if !is_present => None,
             // Before that it was not there: so it is said of no key.
-            true if item.modified <= since => None,
-            true => Some(Due::Entry(SnapshotEntry::Removed(SnapshotRemoval { key: item.key, modified: item.modified }))),
-            false => Some(Due::Read(item, true)),
+            (_, Some(since)) if item.is_removal && item.modified <= since => None,
+            _ if item.is_removal => Some(Due::Entry(SnapshotEntry::Removed(SnapshotRemoval { key: item.key, modified: item.modified }))),
+            // Told again, in its place among the others, and not stored again.
+            (Some(SnapshotEntry::Object(object)), _) => {
+                Some(Due::Entry(SnapshotEntry::Object(SnapshotObject { former: !is_present, ..object.clone() })))
+            }
+            _ => Some(Due::Read(item, !is_present)),
         }
     }
 }
@@ -125,15 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn each_version_since_the_last_snapshot_is_kept_once_and_no_older_one() {
+    fn each_version_since_the_last_snapshot_is_kept_and_stored_once_and_no_older_one() {
         assert_eq!(chosen(None, &[9, -8, 7, 6], &[]), ["9"], "the first one: only what is there");
         // The last one began at 100; with the margin at 85.
-        assert_eq!(chosen(Some(100), &[130, -120, 110, 50, 40], &known(&[50])), ["130", "removed 120", "110f"]);
+        assert_eq!(chosen(Some(100), &[130, -120, 110, 50, 40], &known(&[50])), ["130", "removed 120", "110f", "kept 50"]);
         assert_eq!(chosen(Some(100), &[50, 40], &known(&[50])), ["kept 50"]);
-        assert_eq!(chosen(Some(100), &[-120, 50], &known(&[50])), ["removed 120"]);
+        assert_eq!(chosen(Some(100), &[-120, 50], &known(&[50])), ["removed 120", "kept 50"]);
         assert_eq!(chosen(Some(100), &[-60, 50], &[]), [""; 0], "it was gone long before");
-        // Within the margin, what the last one has is not kept again; what it lacks is.
-        assert_eq!(chosen(Some(100), &[130, 95, 90, 20], &known(&[95])), ["130", "90f", "20f"]);
+        // Within the margin, what the last one lacks is kept, too.
+        assert_eq!(chosen(Some(100), &[130, 95, 90, 20], &known(&[95])), ["130", "kept 95", "90f", "20f"]);
         // Overwritten while the last one was made: it has the later version, and what it was before comes with this one.
         assert_eq!(chosen(Some(100), &[102, 50, 40], &known(&[102])), ["kept 102", "50f"]);
         // A former one is what is there again.

@@ -44,10 +44,11 @@ pub struct SnapshotDocument {
     pub written_by: String,
 }
 
-/// The versions and removals since an earlier snapshot of the same source: all that were there when this one was made.
+/// The versions and removals since an earlier snapshot of the same source began, and what was there then of each key that changed: all
+/// that the source still had when this one was made. What the earlier one holds is referred to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotVersions {
-    /// That snapshot: what it holds is not in this one again.
+    /// That snapshot.
     pub since: BackupId,
     /// Whether of versions and removals of one time the order can be believed.
     pub ordered: bool,
