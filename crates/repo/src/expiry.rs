@@ -137,10 +137,24 @@ impl Reader {
 
     /// What waits to be removed, each with when that was written by the store's clock.
     pub async fn tombstones(&self) -> Result<Vec<(Tombstone, Timestamp)>, RepoError> {
+        self.tombstones_named(|_| true).await
+    }
+
+    /// What of this kind waits to be removed. Only that is read: of snapshots some wait for as long as another one refers to their packs.
+    pub async fn tombstones_of(&self, kind: BackupKind) -> Result<Vec<(Tombstone, Timestamp)>, RepoError> {
+        let is_snapshots = |name: &str| name.starts_with(layout::SNAPSHOT_TOMBSTONE);
+        let mut found = self.tombstones_named(|name| is_snapshots(name) == (kind == BackupKind::Packages)).await?;
+        found.retain(|(tombstone, _)| tombstone.buried.kind() == Some(kind));
+        Ok(found)
+    }
+
+    async fn tombstones_named(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<(Tombstone, Timestamp)>, RepoError> {
         let mut found = Vec::new();
         let mut objects = self.store.list(layout::EXPIRED, None);
         while let Some(object) = objects.try_next().await? {
-            found.push((document::read(&object.path, &self.store.get(&object.path).await?)?, object.modified));
+            if is_wanted(object.path.name()) {
+                found.push((document::read(&object.path, &self.store.get(&object.path).await?)?, object.modified));
+            }
         }
         Ok(found)
     }

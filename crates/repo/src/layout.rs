@@ -177,11 +177,13 @@ pub(crate) fn hold(id: BackupId) -> ObjectPath {
 /// The folder of what was unlisted and waits to be removed.
 pub(crate) const EXPIRED: &str = "expired";
 
+/// How the name of a snapshot's tombstone begins.
+pub(crate) const SNAPSHOT_TOMBSTONE: &str = "packages-";
 /// What tells that a backup, or a snapshot of packages, was unlisted on purpose. One of each may have one name.
 pub fn tombstone(kind: BackupKind, id: BackupId) -> ObjectPath {
     path(match kind {
         BackupKind::Full => format!("{EXPIRED}/{id}.json"),
-        BackupKind::Packages => format!("{EXPIRED}/{kind}-{id}.json"),
+        BackupKind::Packages => format!("{EXPIRED}/{SNAPSHOT_TOMBSTONE}{id}.json"),
     })
 }
 

@@ -360,8 +360,7 @@ impl Writer {
 
     /// A name after all that are listed, and that no attempt has taken: one that was killed in this very second may have.
     pub async fn free_snapshot_name(&self, began: Timestamp, listed: &[SnapshotDocument]) -> Result<BackupId, RepoError> {
-        let names = self.store.folders(&BackupKind::Packages.to_string()).await?;
-        let taken: BTreeSet<BackupId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let taken = self.reader.snapshot_names().await?;
         let mut id = BackupId::begun(began);
         while taken.contains(&id) || listed.last().is_some_and(|newest| newest.id >= id) {
             id = id.next();

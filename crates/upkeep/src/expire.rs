@@ -2,7 +2,7 @@
 
 use crate::sweep::{self, Swept};
 use crate::{UpkeepError, known};
-use repo::retention::{Candidate, Reachable, RetentionPlan, RetentionPolicy, SnapshotPlan};
+use repo::retention::{Candidate, Reachable, RetentionPlan, RetentionPolicy, SnapshotCandidate, SnapshotPlan};
 use repo::{BackupDocument, Contender, ExpiryState, Listed, Reader, RepoError, WalWaiting, Writer, listing_of};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,7 +119,7 @@ pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<
             (Some(plan), reachable)
         }
     };
-    let snapshots = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
+    let (snapshots, _) = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
     Ok(Plans { backups, snapshots, reachable })
 }
 
@@ -143,9 +143,10 @@ async fn of_snapshots(
     policy: &RetentionPolicy,
     reachable: Option<&Reachable>,
     elsewhere: Option<&Elsewhere>,
-) -> Result<SnapshotPlan, RepoError> {
+) -> Result<(SnapshotPlan, Vec<SnapshotCandidate>), RepoError> {
     let only = elsewhere.map(|elsewhere| elsewhere.source.as_str());
-    Ok(SnapshotPlan::new(policy, &known::snapshots(reader).await?, reachable, only))
+    let candidates = known::snapshots(reader).await?;
+    Ok((SnapshotPlan::new(policy, &candidates, reachable, only), candidates))
 }
 
 /// Expires what retention lets go. One at a time, by lease; whatever interrupts it, the next run goes on.
@@ -192,9 +193,9 @@ async fn run(
         (Some((plan, candidates)), _) => plan.reachable(candidates, |verdict| !unlisted.contains(&verdict.backup)),
         (None, elsewhere) => elsewhere.as_ref().and_then(|elsewhere| elsewhere.reachable.clone()),
     };
-    let snapshots = of_snapshots(reader, &options.policy, reachable.as_ref(), options.elsewhere.as_ref()).await?;
+    let (snapshots, candidates) = of_snapshots(reader, &options.policy, reachable.as_ref(), options.elsewhere.as_ref()).await?;
     let expired: BTreeSet<BackupId> = snapshots.expired().collect();
-    let going = reader.snapshots().await?.into_iter().filter(|snapshot| expired.contains(&snapshot.id));
+    let going = candidates.into_iter().map(|candidate| candidate.snapshot).filter(|snapshot| expired.contains(&snapshot.id));
     let unlisted_snapshots = unlisting.unlist(going.map(Listed::Snapshot), confirmed.map(|confirmed| &confirmed.snapshots)).await?;
 
     let kinds: &[BackupKind] = if own.is_some() { &[BackupKind::Full, BackupKind::Packages] } else { &[BackupKind::Packages] };
@@ -213,8 +214,7 @@ async fn run(
     };
     if let Some((plan, candidates)) = own {
         // What an interrupted run unlisted counts, too.
-        let buried = reader.tombstones().await?;
-        state.has_expired |= !done.unlisted.is_empty() || buried.iter().any(|(tombstone, _)| tombstone.buried.kind() == Some(BackupKind::Full));
+        state.has_expired |= !done.unlisted.is_empty() || !reader.tombstones_of(BackupKind::Full).await?.is_empty();
         done.backups = sweep::buried(BackupKind::Full, reader, remover, grace).await?;
         done.pieces = sweep::pieces(reader, remover, grace).await?;
         if state.has_expired && still_mine().await? {

@@ -115,9 +115,7 @@ pub(crate) async fn look(
         Some(epoch) => log_of(reader, epoch, &documents, &backups).await?,
         None => (None, None, None),
     };
-    // Of snapshots some wait longer than their grace: until nothing refers to them.
-    let mut tombstones = reader.tombstones().await.map_err(|e| trouble(&e))?;
-    tombstones.retain(|(tombstone, _)| tombstone.buried.kind() == Some(terms::BackupKind::Full));
+    let tombstones = reader.tombstones_of(terms::BackupKind::Full).await.map_err(|e| trouble(&e))?;
     let expired = ExpiredFacts {
         backups: tombstones.len() as u64,
         bytes: tombstones.iter().map(|(tombstone, _)| tombstone.buried.bytes_stored()).sum(),
