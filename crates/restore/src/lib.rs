@@ -111,7 +111,7 @@ pub async fn restore(
 }
 
 /// Recovers the restored files as planned; at the end the cluster is promoted, cleanly stopped and durable. What was begun and broke off
-/// goes on: without the mark that [`mark_for_recovery`] leaves, recovery is over, and the server has only to come up once. After damage in the
+/// goes on: where a new timeline is in pg_control recovery is over, and the server has only to come up once. After damage in the
 /// log it can be called again with a plan that ends before it.
 pub async fn recover(
     reader: &Reader,
@@ -123,7 +123,7 @@ pub async fn recover(
     replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events).await
 }
 
-/// Leaves the mark by which the server knows that it is to recover from the archive; it takes it away once its new timeline has begun.
+/// Leaves the mark by which the server knows that it is to recover from the archive; it takes it away when its new timeline begins.
 pub fn mark_for_recovery(target: &Target) -> Result<(), RestoreError> {
     replay::write_signal(target)
 }

@@ -58,6 +58,11 @@ pub(crate) async fn replay(
     std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
     let control = read_control(&target.data_dir)?;
+    if control.timeline <= plan.timeline {
+        // The server takes the mark away before its new timeline is in pg_control: one that was killed in between would recover by itself,
+        // to no target. New timelines are always behind the plan's.
+        write_signal(target)?;
+    }
     let supply =
         Supply::start(reader, plan, control.segment_size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, events)?;
     let mut settings = recovery_settings(plan, plan.last_record);
@@ -127,8 +132,8 @@ fn spool_of(target: &Target) -> Result<PathBuf, RestoreError> {
     Ok(if is_same { target.side_dir.join("wal") } else { pg_wal.join("bowline-restore") })
 }
 
-/// `recovery.signal` tells the server to recover from the archive; it removes it when its new timeline has begun (`StartupXLOG`,
-/// src/backend/access/transam/xlog.c). Durable, since its absence says that recovery is over.
+/// `recovery.signal` tells the server to recover from the archive; it removes it when its new timeline begins (`StartupXLOG`,
+/// src/backend/access/transam/xlog.c). Durable: recovery without it ends somewhere.
 pub(crate) fn write_signal(target: &Target) -> Result<(), RestoreError> {
     let path = target.data_dir.join("recovery.signal");
     let file = fs::File::create(&path).map_err(RestoreError::file("write", &path))?;

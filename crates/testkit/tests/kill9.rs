@@ -105,6 +105,31 @@ fn stop_whatever_runs_in(target: &Path) {
     }
 }
 
+/// The server takes `recovery.signal` away before it writes its new timeline into pg_control (`StartupXLOG`, src/backend/access/transam/xlog.c):
+/// killed between the two, it would recover by itself, to no target, on the old timeline.
+#[test]
+fn a_restore_that_is_killed_while_its_server_changes_timelines_can_be_run_again() {
+    let ground = Ground::folder(cluster());
+    let truth = ground.cluster.psql(SUM);
+    ground.bowline(&["--json", "backup"]).ok();
+    let target = ground.cluster.home().join("between");
+    let place = target.display().to_string();
+    let restore = ["--json", "restore", "--target", &place, "--yes", "--no-start"];
+    let signal = target.join("recovery.signal");
+    let mut command = ground.command(&restore);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start bowline");
+    let begun = Instant::now();
+    while !target.join("postmaster.pid").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "recovery never began");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill9(child);
+    stop_whatever_runs_in(&target);
+    fs::remove_file(&signal).expect("killed while it recovers");
+    ground.bowline(&restore).ok();
+    assert_eq!(Cluster::open(ground.cluster.major(), &target).psql(SUM), truth);
+}
+
 #[test]
 fn a_killed_restore_leaves_the_old_data_intact_and_can_be_run_again() {
     let ground = Ground::folder(cluster());

@@ -320,8 +320,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "a removal between two snapshots is forgotten",
         "crates/packages/src/versions.rs",
-        "            true => Some(Due::Entry(SnapshotEntry::Removed(",
-        "            true if item.key.is_empty() => Some(Due::Entry(SnapshotEntry::Removed(",
+        "            _ if item.is_removal => Some(Due::Entry(",
+        "            _ if item.is_removal && item.key.is_empty() => Some(Due::Entry(",
         ("e2e_packages", "each_instant_between_two_snapshots"),
     ),
     twin(
