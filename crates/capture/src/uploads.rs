@@ -17,6 +17,9 @@ use tokio::time::sleep;
 /// Segments of 16 MiB on their way at most. Each is held plain and sealed, and a third time while it is compared with one that is
 /// stored already: with the one that is filling they bound the receiver's memory (128 MiB in all).
 const SEGMENTS: u64 = 2;
+/// Plain bytes of pieces beside which a segment may fill: they, too, are held plain and sealed, and when the store goes away they
+/// stay for as long as the segments do.
+const PIECE_BYTES_BESIDE: u64 = SegmentSize::DEFAULT.bytes() / 4;
 /// Pieces on their way at most.
 const PIECES: usize = 2;
 
@@ -91,11 +94,11 @@ impl Uploads {
     }
     /// Whether another segment may be taken in while the one that begins at `filling` fills: none runs further ahead of what is
     /// stored than a restore must know (`repo::reach::stretch`), even when the oldest upload is the one that does not end. Large
-    /// pieces take as much room as segments do.
+    /// pieces take room, too.
     pub(crate) fn has_room(&self, filling: Lsn) -> bool {
         self.segments < self.segments_max as usize
             && filling.bytes_since(self.stored()) < self.segments_max * self.size.bytes()
-            && self.piece_bytes <= SegmentSize::DEFAULT.bytes()
+            && self.piece_bytes <= PIECE_BYTES_BESIDE
     }
     /// Whether another piece may be sent. To a log those go together that came while one was added.
     pub(crate) fn has_room_for_a_piece(&self) -> bool {
