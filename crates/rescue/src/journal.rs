@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use terms::{BackupId, Lsn, Timeline, Timestamp};
+use terms::{BackupId, Lsn, RecoveryTarget, Timeline, Timestamp};
 
 /// Grows when a reader of older ones would misunderstand a newer one.
 const FORMAT: u32 = 1;
@@ -81,6 +81,9 @@ pub struct Journal {
     pub epoch_ended: Option<Timestamp>,
     /// The latest time at which all that the server had promised was known to be stored.
     pub proven: Option<Timestamp>,
+    /// When the backup that is restored ended: what replay saw no commit after is as of then.
+    #[serde(default)]
+    pub backup_ended: Option<Timestamp>,
     /// Where the old data go, decided before they are moved.
     pub aside: Option<PathBuf>,
     /// Configuration from outside the data directory: where it lies now, and where it was.
@@ -130,6 +133,7 @@ impl Journal {
             major: 0,
             epoch_ended: None,
             proven: None,
+            backup_ended: None,
             aside: None,
             config: Vec::new(),
             moved: Vec::new(),
@@ -185,6 +189,18 @@ impl Journal {
     pub fn wish(&self) -> Result<Wish, RescueError> {
         let target = self.target.parse().map_err(|e: terms::ParseError| RescueError::Journal { path: self.path.clone(), why: e.to_string() })?;
         Ok(Wish { target, timeline: self.timeline, backup: self.backup })
+    }
+
+    /// The instant to which the database was recovered: the asked one, or that of its last change. Without any, it is as it was when its
+    /// backup ended.
+    pub(crate) fn instant(&self) -> Result<Timestamp, RescueError> {
+        let last_change = self.recovered.as_ref().and_then(|recovered| recovered.last_transaction.as_ref()?.parse::<Timestamp>().ok());
+        let known = match self.wish()?.target {
+            RecoveryTarget::Time(at) => Some(at),
+            RecoveryTarget::Latest => last_change.max(self.proven),
+            _ => last_change,
+        };
+        Ok(known.or(self.backup_ended).unwrap_or(self.began))
     }
 
     /// Whether this is asked for, too.
@@ -286,6 +302,28 @@ mod tests {
         assert!(found.is_of(&wish("2026-11-22 14:05:00 UTC")) && !found.is_of(&wish("latest")));
         journal.reach(Stage::Done).unwrap();
         assert!(Journal::unfinished(&target).unwrap().is_none(), "what is done is over");
+    }
+
+    #[test]
+    fn what_replay_saw_no_commit_after_is_as_of_the_end_of_its_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (ended, later, now) = (at("2026-11-22 02:07:00 UTC"), "2026-11-22 03:00:00 UTC", at("2026-11-23 09:00:00 UTC"));
+        let instant = |text: &str, last: Option<&str>, proven: Option<&str>| {
+            let mut journal = Journal::new(&target, &wish(text), now);
+            (journal.backup_ended, journal.proven) = (Some(ended), proven.map(at));
+            let (timeline, lsn, last_transaction) = (Timeline::FIRST, Lsn::from_bytes(0), last.map(str::to_owned));
+            journal.recovered = Some(RecoveredTo { timeline, lsn, last_transaction, waited_seconds: 0.0 });
+            journal.instant().unwrap()
+        };
+        for text in ["immediate", "latest", "0/3000000"] {
+            assert_eq!(instant(text, None, None), ended, "{text}");
+            assert_eq!(instant(text, Some(later), None), at(later), "{text}");
+        }
+        assert_eq!(instant("latest", None, Some(later)), at(later), "all of it was there up to then");
+        assert_eq!(instant("immediate", None, Some(later)), ended);
+        assert_eq!(instant("2026-11-22 04:00:00 UTC", Some(later), None), at("2026-11-22 04:00:00 UTC"));
     }
 
     #[test]

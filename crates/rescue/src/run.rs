@@ -10,7 +10,7 @@ use repo::Reader;
 use restore::{Occupied, RestoreOptions, RestorePlan, Target};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step, Timestamp};
+use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
 
 /// Why database and packages are not held against each other by the run that goes on with the packages.
 fn asked_before() -> checks::Fault {
@@ -77,6 +77,7 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.major = plan.backup.major;
             self.journal.epoch_ended = plan.epoch_ended;
             self.journal.proven = covered.map(|mark| mark.time).max(plan.last_transaction);
+            self.journal.backup_ended = Some(plan.backup.stop.time);
         }
         self.journal.save()
     }
@@ -270,7 +271,7 @@ impl<L: Lent> Rescue<'_, L> {
         if !self.options.packages || self.options.is_side || self.journal.packages.is_some() {
             return Ok(());
         }
-        let at = self.instant()?;
+        let at = self.journal.instant()?;
         // An earlier run asked the server, and it serves since then: what it would say now is of another instant.
         let is_asked_for = self.options.references.is_some() && self.options.validation != Validation::None;
         let referred = self.referred.take().or_else(|| is_asked_for.then(|| Err(asked_before())));
@@ -281,16 +282,6 @@ impl<L: Lent> Rescue<'_, L> {
         self.journal.save()
     }
 
-    /// The instant to which the database was recovered: the asked one, or that of its last change.
-    fn instant(&self) -> Result<Timestamp, RescueError> {
-        let recovered = self.journal.recovered.as_ref().and_then(|recovered| recovered.last_transaction.as_ref());
-        let last_change = recovered.and_then(|text| text.parse::<Timestamp>().ok());
-        Ok(match self.journal.wish()?.target {
-            RecoveryTarget::Time(at) => at,
-            RecoveryTarget::Latest => last_change.max(self.journal.proven).unwrap_or(self.journal.began),
-            _ => last_change.unwrap_or(self.journal.began),
-        })
-    }
 
     async fn start(&mut self) -> Result<Started, RescueError> {
         if !self.options.starts {
