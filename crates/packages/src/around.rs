@@ -69,9 +69,12 @@ fn settle(earlier: Option<KeyLines>, later: Option<KeyLines>, at: Timestamp, bet
         }
     }
     let has_later = !later.is_empty();
+    // The later one brings what was there when the earlier one was made. Where it does not, that version was removed for good meanwhile.
+    let reaches_back = later.iter().any(|entry| entry.modified() <= at);
+    let is_lost = !reaches_back && !earlier.is_empty();
     let (all, is_ordered) = match between {
-        // In the order in which the store lists them, with what was there when the earlier one was made.
-        Between::Whole { is_ordered } if has_later => (later, is_ordered),
+        // In the order in which the store lists them.
+        Between::Whole { is_ordered } if has_later && !is_lost => (later, is_ordered),
         _ => (earlier, true),
     };
     let moment = |(place, entry): (usize, &SnapshotEntry)| Moment {
@@ -86,7 +89,7 @@ fn settle(earlier: Option<KeyLines>, later: Option<KeyLines>, at: Timestamp, bet
                 Between::Open => false,
                 Between::Ends => true,
                 // Gone without a trace: removed for good, nobody knows when.
-                Between::Whole { .. } => !has_later,
+                Between::Whole { .. } => !has_later || is_lost,
             };
             was(all.into_iter().nth(place)?, is_uncertain || is_tied)
         }
@@ -159,6 +162,8 @@ mod tests {
         assert_eq!([known(&[], &[30], 20), known(&[], &[30], 30)], ["nothing", "30"]);
         assert_eq!([known(&[5], &[-30, 5], 20), known(&[5], &[-30, 5], 30)], ["5", "nothing"]);
         assert_eq!(known(&[5], &[], 20), "5?");
+        // Overwritten or removed at 30, and then removed for good: by a rule for former versions, or by hand.
+        assert_eq!([known(&[5], &[30], 20), known(&[5], &[-30], 20), known(&[5], &[30], 30)], ["5?", "5?", "30"]);
         // Overwritten while the first one was made, which has the later version only: the second one brings the former.
         assert_eq!([known(&[12], &[12, 5], 11), known(&[12], &[12, 5], 12)], ["5", "12"]);
         assert_eq!(told(settle(lines("k", &[5]), lines("k", &[50, -40, 30, 20, 5]), second(25), Between::Ends)), "5?", "it may not be all");

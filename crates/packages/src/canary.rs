@@ -26,6 +26,8 @@ pub struct Canary {
     awaited: VecDeque<Timestamp>,
     /// The newest that is known to have been written.
     newest: Option<Timestamp>,
+    /// The one that was there when this process began: of those before it nothing is known.
+    first: Option<Timestamp>,
 }
 
 /// How far the copy is behind by the canary.
@@ -57,11 +59,14 @@ impl Canary {
         match copy.canary().await {
             Ok(there) => {
                 self.arrived(there);
+                facts.awaited = self.waits_since(there);
                 facts.arrived = there.filter(|there| now.seconds_since(*there) <= FRESH_SECONDS);
             }
-            Err(error) => facts.trouble = Some(error.advice()),
+            Err(error) => {
+                facts.awaited = self.awaited.front().copied();
+                facts.trouble = Some(error.advice());
+            }
         }
-        facts.awaited = self.awaited.front().copied();
         facts
     }
 
@@ -70,6 +75,7 @@ impl Canary {
         if writes == Writes::Elsewhere || self.newest.is_none() {
             let there = primary.canary().await?;
             there.into_iter().for_each(|there| self.written(there));
+            self.first = self.first.or(there);
         }
         if writes == Writes::Here {
             primary.write_canary(now).await?;
@@ -86,6 +92,12 @@ impl Canary {
         // How long the oldest waits is what counts.
         self.awaited.truncate(AWAITED_MAX - 1);
         self.awaited.push_back(at);
+    }
+
+    /// Since when the oldest waits that is not `there`. While one is there that was written before this process began, others may have
+    /// been written soon after it: then it counts from there.
+    fn waits_since(&self, there: Option<Timestamp>) -> Option<Timestamp> {
+        there.filter(|there| self.first.is_some_and(|first| *there < first)).or(self.awaited.front().copied())
     }
 
     /// The one that is there now is this: it and all before it have arrived.
@@ -124,5 +136,21 @@ mod tests {
         assert_eq!((canary.awaited.len(), canary.awaited.front(), canary.awaited.back()), (AWAITED_MAX, Some(&minute(6)), Some(&minute(19_999))));
         canary.arrived(Some(minute(19_999)));
         assert!(canary.awaited.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_begins_knows_no_less_than_the_one_before_it() {
+        // Written each minute by another process, of which nothing arrived for three hours.
+        let mut canary = Canary { first: Some(minute(180)), ..Canary::default() };
+        canary.written(minute(180));
+        canary.written(minute(181));
+        canary.arrived(Some(minute(1)));
+        assert_eq!(canary.waits_since(Some(minute(1))), Some(minute(1)));
+        assert_eq!(canary.waits_since(Some(minute(90))), Some(minute(90)), "it catches up");
+        canary.arrived(Some(minute(180)));
+        assert_eq!(canary.waits_since(Some(minute(180))), Some(minute(181)));
+        assert_eq!(canary.waits_since(None), Some(minute(181)), "one that never arrived says nothing of the time before");
+        canary.arrived(Some(minute(181)));
+        assert_eq!(canary.waits_since(Some(minute(181))), None);
     }
 }

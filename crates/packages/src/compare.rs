@@ -16,17 +16,19 @@ pub(crate) async fn both_keep_versions(primary: &Site, copy: &Site) -> Result<()
     Ok(())
 }
 
-/// Up to when the copy has everything that the primary keeps; `None` when it lacks nothing.
-pub(crate) async fn lacks_from(primary: &Site, copy: &Site) -> Result<Option<Timestamp>, PackagesError> {
+/// Up to when the copy has everything that the primary keeps, no later than the instant. `None` where the primary has nothing of that
+/// time: one that was emptied, or made anew after it was lost, says nothing of what the copy lacks.
+pub(crate) async fn complete_until(primary: &Site, copy: &Site, at: Timestamp) -> Result<Option<Timestamp>, PackagesError> {
     both_keep_versions(primary, copy).await?;
     let mut all = beside(primary.versions(), copy.versions());
-    let mut oldest: Option<Timestamp> = None;
+    let (mut oldest, mut has_any): (Option<Timestamp>, bool) = (None, false);
     while let Some((here, there)) = all.try_next().await? {
+        has_any |= here.iter().any(|item| !item.is_removal && item.modified <= at);
         for item in lacking(&here, &there) {
             oldest = Some(oldest.map_or(item.modified, |oldest| oldest.min(item.modified)));
         }
     }
-    Ok(oldest)
+    Ok(has_any.then(|| oldest.map_or(at, |oldest| oldest.min(at))))
 }
 
 /// The versions of a key here and there.

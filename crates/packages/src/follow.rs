@@ -48,6 +48,8 @@ struct Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         self.task.abort();
+        // What lists for it waits for its turn by itself.
+        self.pace.close();
     }
 }
 
@@ -113,6 +115,8 @@ impl Follower {
                 }
                 Err(error) => {
                     lock(&self.behind).listing_broke_off();
+                    // What an earlier one saw is no answer any more: until one ends well, nobody says that all is well.
+                    self.newest = None;
                     return Err(error);
                 }
             }
@@ -122,7 +126,9 @@ impl Follower {
         if pages != pass.moved.0 {
             pass.moved = (pages, Instant::now());
         }
-        match pass.pace.trouble().filter(|_| pass.moved.1.elapsed() >= STALLED) {
+        // It is told once: not asked before it counts.
+        let is_stalled = pass.moved.1.elapsed() >= STALLED;
+        match is_stalled.then(|| pass.pace.trouble()).flatten() {
             Some(trouble) => Err(trouble.into()),
             None => Ok(()),
         }

@@ -94,7 +94,9 @@ pub async fn look(settings: &Settings, snapshots: Option<&Reader>, clock: &dyn C
         (None, None) => return Err(PackagesError::NoSource),
     }
     facts.lag_seconds = facts.oldest_behind.map_or(0.0, |oldest| now.seconds_since(oldest).max(0.0));
-    facts.complete_until = Some(facts.oldest_behind.unwrap_or(now).min(now));
+    // What came after a snapshot and was overwritten since is in neither.
+    let known = facts.newest_snapshot.filter(|_| facts.mode == "managed").unwrap_or(now);
+    facts.complete_until = Some(facts.oldest_behind.unwrap_or(known).min(known).min(now));
     Ok(Observed { facts, failed })
 }
 

@@ -5,7 +5,7 @@ use crate::source::{Known, Source, Wanted};
 use crate::tally::{Tally, Ticker};
 use crate::{PackagesError, Place};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +35,8 @@ pub struct RestoreWish {
 }
 
 /// What is to be done, or was.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RestoreReport {
     pub source: String,
     pub target: String,

@@ -7,6 +7,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, pack_path};
 use seal::{HEADER_BYTES, ObjectKind, OpenObject, Opener};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{Item, ItemFacts, Site};
 use terms::{BackupId, BackupKind, Timestamp};
@@ -116,9 +117,9 @@ impl Source {
     pub async fn measure(&mut self, settings: &Settings, at: Timestamp) {
         if let Self::Replica(site, complete_until) = self
             && let Ok(primary) = Site::open(&settings.primary.url, &settings.primary.options)
-            && let Ok(lacks_from) = compare::lacks_from(&primary, site).await
+            && let Ok(until) = compare::complete_until(&primary, site, at).await
         {
-            *complete_until = Some(lacks_from.map_or(at, |from| from.min(at)));
+            *complete_until = until;
         }
     }
 
@@ -168,6 +169,19 @@ impl Source {
         Ok(self.wanted(at).await?.map_ok(|wanted| (wanted.key, wanted.bytes)).boxed())
     }
 
+    /// The same, with what is younger than the copy and was in the primary at the instant: a snapshot has it next time.
+    pub async fn sizes_with(&self, primary: &Site, at: Timestamp) -> Result<BoxStream<'_, Result<(String, u64), PackagesError>>, PackagesError> {
+        let until = self.complete_until(at).unwrap_or(at);
+        let copied = self.sizes(at).await?;
+        if until >= at {
+            return Ok(copied);
+        }
+        let listing = if crate::versions::are_kept(primary).await? { primary.versions() } else { primary.current() };
+        let there = current_at(listing.map_err(PackagesError::from).boxed(), at, primary.orders_versions());
+        let younger = there.try_filter_map(move |wanted| async move { Ok((wanted.modified > until).then_some((wanted.key, wanted.bytes))) });
+        Ok(merged(younger.boxed(), copied))
+    }
+
     /// Reads `bytes` of it from `from` on.
     pub async fn read(&self, wanted: &Wanted, from: u64, bytes: u64) -> Result<(Bytes, ItemFacts), PackagesError> {
         match (self, &wanted.origin) {
@@ -179,6 +193,27 @@ impl Source {
             _ => Err(PackagesError::Bug("an object of another source".into())),
         }
     }
+}
+
+/// Both lists as one, in the order of keys; of a key that both have, what the first says.
+fn merged<'a>(
+    first: BoxStream<'a, Result<(String, u64), PackagesError>>,
+    second: BoxStream<'a, Result<(String, u64), PackagesError>>,
+) -> BoxStream<'a, Result<(String, u64), PackagesError>> {
+    let key_of = |head: Option<&Result<(String, u64), PackagesError>>| head.map(|head| head.as_ref().ok().map(|(key, _)| key.clone()));
+    stream::try_unfold((first.peekable(), second.peekable()), move |(mut first, mut second)| async move {
+        let (a, b) = (key_of(Pin::new(&mut first).peek().await), key_of(Pin::new(&mut second).peek().await));
+        // One that failed comes first: it is taken, and ends this.
+        let (takes_first, takes_second) = match (&a, &b) {
+            (None, None) => return Ok(None),
+            (Some(a), Some(b)) => (a <= b, b <= a),
+            (a, b) => (a.is_some(), b.is_some()),
+        };
+        let from_first = if takes_first { first.try_next().await? } else { None };
+        let from_second = if takes_second { second.try_next().await? } else { None };
+        Ok(from_first.or(from_second).map(|found| (found, (first, second))))
+    })
+    .boxed()
 }
 
 /// Of versions in order, the one of each key that was there at the instant.
@@ -290,6 +325,15 @@ mod tests {
 
     fn second(number: i64) -> Timestamp {
         Timestamp::from_unix_micros(number * 1_000_000)
+    }
+
+    #[tokio::test]
+    async fn of_two_lists_each_key_is_told_once() {
+        let list = |of: &[(&str, u64)]| stream::iter(of.iter().map(|(key, size)| Ok(((*key).to_owned(), *size))).collect::<Vec<_>>()).boxed();
+        let all: Vec<(String, u64)> = merged(list(&[("b", 2), ("c", 3)]), list(&[("a", 1), ("c", 9), ("d", 4)])).try_collect().await.unwrap();
+        assert_eq!(all, [("a", 1), ("b", 2), ("c", 3), ("d", 4)].map(|(key, size)| (key.to_owned(), size)));
+        let broken = stream::iter([Err(PackagesError::Bug("gone".into()))]).boxed();
+        assert!(merged(broken, list(&[("a", 1)])).try_collect::<Vec<_>>().await.is_err());
     }
 
     #[test]

@@ -282,7 +282,6 @@ impl<L: Lent> Rescue<'_, L> {
         self.journal.save()
     }
 
-
     async fn start(&mut self) -> Result<Started, RescueError> {
         if !self.options.starts {
             return Ok(Started::No);

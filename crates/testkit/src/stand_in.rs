@@ -19,6 +19,8 @@ pub enum Likeness {
     Forgetful,
     /// Busy: of the requests for one object the first so many are answered with 503 SlowDown.
     Busy(u32),
+    /// Only for reading: whoever asks may write nothing.
+    ReadOnly,
 }
 
 /// A running proxy; it ends with the test's process.
@@ -137,6 +139,7 @@ fn fault(request: &Message, likeness: Likeness, seen: &mut Seen) -> Option<(u16,
         }
         Likeness::OldCeph if request.first.starts_with("POST ") && request.first.contains("?delete") => Some((501, "NotImplemented")),
         Likeness::OldCeph if is_put && !has("content-md5") && !is_about_the_bucket(request) => Some((400, "InvalidDigest")),
+        Likeness::ReadOnly if is_put => Some((403, "AccessDenied")),
         Likeness::Busy(times) => {
             seen.requests += 1;
             (seen.requests <= times).then_some((503, "SlowDown"))

@@ -38,7 +38,13 @@ pub(crate) async fn buried(kind: BackupKind, reader: &Reader, remover: &dyn Remo
     }
     // Whatever the tombstone says: what is listed, or held, stays, and the packs that a listed snapshot refers to. Somebody may have
     // written it who must not.
-    let listed = Named::listed(reader).await?;
+    let mut listed = Named::listed(reader).await?;
+    // A restore that reads an unlisted snapshot must be able to end: until its own grace is over it needs what it refers to.
+    let waiting = all.iter().filter(|(_, written)| !grace.is_over(*written)).filter_map(|(tombstone, _)| match &tombstone.buried {
+        Listed::Snapshot(snapshot) => Some(&snapshot.needs),
+        Listed::Backup(_) => None,
+    });
+    listed.needed.extend(waiting.flatten());
     let held = reader.holds().await?;
     // A tombstone is not sealed: what it says is no reason to remove a key of another purpose.
     let keys: BTreeSet<String> = reader.keys().await?.iter().filter(|key| key.purpose == purpose(kind)).map(|key| key.id.to_string()).collect();
@@ -67,7 +73,7 @@ pub(crate) async fn buried(kind: BackupKind, reader: &Reader, remover: &dyn Remo
 struct Named {
     ids: BTreeSet<(BackupKind, BackupId)>,
     keys: BTreeSet<KeyId>,
-    /// Snapshots to whose packs listed ones refer.
+    /// Snapshots to whose packs others refer.
     needed: BTreeSet<BackupId>,
 }
 

@@ -396,8 +396,9 @@ fn judge_copies(facts: &Facts, found: &mut Found) {
                     detail,
                     "bowline packages status; what failed is not tried again by itself: bowline packages status --requeue.",
                 );
-            } else if packages.lag_seconds.is_none() {
-                // A large bucket is being listed, and no canary sings: what was wrong before is not over for that.
+            } else if packages.listed.is_none() {
+                // A large bucket is being listed for the first time. A canary that arrived says nothing of an object that is stuck: what
+                // was wrong before is not over for that.
                 found.cannot(["replication-lag"]);
             }
             if let Some(trouble) = &packages.canary_trouble {
@@ -583,16 +584,18 @@ mod tests {
     fn packages_fall_behind_between_two_listings_and_a_snapshot_has_its_time() {
         let seen = |oldest: &str, usual: f64| {
             judged(serde_json::json!({ "seen": {
-                "mode": "m", "lag_seconds": 10.0, "oldest_behind": oldest, "usual_seconds": usual, "behind": 1, "failed": 0, "objects": 1, "bytes": 1 } }))
+                "mode": "m", "lag_seconds": 10.0, "listed": "2026-11-26T11:55:00Z", "oldest_behind": oldest, "usual_seconds": usual, "behind": 1, "failed": 0, "objects": 1, "bytes": 1 } }))
         };
         assert_eq!(seen("2026-11-26T11:59:00Z", 0.0), (0, false));
         assert_eq!(seen("2026-11-26T10:59:00Z", 0.0), (1, false), "the listing is old, and the oldest has waited since");
-        let canary = |awaited: Option<&str>, lag: Option<f64>| {
+        let canary = |awaited: Option<&str>, listed: Option<&str>| {
             judged(serde_json::json!({ "seen": {
-                "mode": "m", "lag_seconds": lag, "canary_awaited": awaited, "behind": 0, "failed": 0, "objects": 1, "bytes": 1 } }))
+                "mode": "m", "lag_seconds": 0.0, "canary_awaited": awaited, "listed": listed, "behind": 0, "failed": 0, "objects": 1, "bytes": 1 } }))
         };
-        assert_eq!(canary(Some("2026-11-26T10:59:00Z"), Some(0.0)), (1, false), "the worst of both counts");
-        assert_eq!((canary(None, Some(0.0)), canary(None, None)), ((0, false), (0, true)));
+        let listed = Some("2026-11-26T11:55:00Z");
+        assert_eq!(canary(Some("2026-11-26T10:59:00Z"), listed), (1, false), "the worst of both counts");
+        assert_eq!(canary(Some("2026-11-26T10:59:00Z"), None), (1, false), "a canary that waits says enough");
+        assert_eq!((canary(None, listed), canary(None, None)), ((0, false), (0, true)), "one that arrived ends nothing before all was listed once");
         assert_eq!(seen("2026-11-26T10:59:00Z", 4000.0), (0, false), "each hour, and a few minutes for the snapshot itself");
         assert_eq!(seen("2026-11-26T10:50:00Z", 4000.0), (1, false));
     }

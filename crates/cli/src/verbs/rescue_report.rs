@@ -44,6 +44,9 @@ pub fn show(
         let (back, size) = (number("absent") + number("different"), bytes(number("bytes_written")));
         let at = packages["at"].as_str().unwrap_or_default();
         printer.say(format!("packages     {} as of {at}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
+        if let Ok(report) = serde_json::from_value::<packages::RestoreReport>(packages.clone()) {
+            crate::verbs::packages::doubts(&report, printer);
+        }
         if let Ok(found) = serde_json::from_value(packages["agreement"].clone()) {
             printer.say(format!("agreement    {}", crate::verbs::packages::words(&found)));
         }

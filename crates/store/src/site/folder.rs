@@ -248,7 +248,8 @@ impl Upload {
         site.blocking("write", &key, move |_| {
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_micros(modified.unix_micros().max(0).unsigned_abs()))?;
             file.sync_all()?;
-            if let Some(aside) = aside.filter(|_| fs::symlink_metadata(&target).is_ok()) {
+            // A folder of that name holds other objects: it stays, and the link fails.
+            if let Some(aside) = aside.filter(|_| fs::symlink_metadata(&target).is_ok_and(|there| !there.is_dir())) {
                 move_aside(&target, &aside)?;
             }
             // A link replaces nothing: whatever came meanwhile stays.

@@ -200,7 +200,9 @@ impl Listing {
     async fn page(&self, prefix: &str, by_level: bool, from: Option<&str>) -> Result<Answer, StoreError> {
         let Some(pace) = &self.pace else { return page(&self.site, self.what, prefix, by_level, from).await };
         loop {
-            pace.turn().await;
+            if !pace.turn().await {
+                return Err(self.site.failed("list", prefix, "nobody wants to know any more"));
+            }
             match page(&self.site, self.what, prefix, by_level, from).await {
                 // What was listed in hours is not thrown away for that: the next turn asks again.
                 Err(error) if error.class() == Class::Transient => pace.failed(error).await,

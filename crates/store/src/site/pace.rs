@@ -39,11 +39,14 @@ impl Pace {
         self.lock().take()
     }
 
-    pub(super) async fn turn(&self) {
-        // Never closed: waiting is all that can happen.
-        if let Ok(permit) = self.permits.acquire().await {
-            permit.forget();
-        }
+    /// No page is wanted any more: whoever waits for one ends.
+    pub fn close(&self) {
+        self.permits.close();
+    }
+
+    /// Waits until a page may be asked for; false when none is wanted any more.
+    pub(super) async fn turn(&self) -> bool {
+        self.permits.acquire().await.map(|permit| permit.forget()).is_ok()
     }
 
     pub(super) fn went(&self) {

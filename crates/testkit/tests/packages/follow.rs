@@ -1,13 +1,15 @@
 //! A replica is followed page by page, with a canary; the test copies in the store's place.
 
 use crate::ground::{InBucket, Objects, now};
+use futures::TryStreamExt;
 use packages::{Follower, Place, Settings, Writes};
 use std::time::Duration;
-use store::StoreOptions;
+use store::{Pace, StoreOptions};
 use terms::SystemClock;
 use testkit::bowline::wait;
 use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
-use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
+use testkit::stand_in::{Likeness, StandIn};
+use testkit::{Bowline, Cluster, RepositoryKind, Toxiproxy, newest_major};
 
 fn place(url: &str, options: &StoreOptions) -> Place {
     Place { url: url.to_owned(), options: options.clone() }
@@ -56,10 +58,55 @@ fn what_is_behind_is_found_asked_for_again_and_told_by_the_worst_of_canary_and_l
         // One who begins now and only looks sees the same.
         let other = Follower::new(&settings).expect("two buckets").look(Some(Writes::Elsewhere), &SystemClock).await.expect("a look");
         assert_eq!((other.facts.behind, other.canary.and_then(|canary| canary.arrived)), (0, Some(written)));
+        // A canary that may not be written is told, and keeps nothing else from being looked at.
+        let closed = StandIn::start(Likeness::ReadOnly, server.port());
+        let endpoint = Some(closed.endpoint());
+        let closed_off = Settings { primary: place(&url, &StoreOptions { endpoint, ..options.clone() }), ..settings.clone() };
+        let refused = Follower::new(&closed_off).expect("two buckets").look(Some(Writes::Here), &SystemClock).await.expect("a look");
+        let canary = refused.canary.expect("a canary is wanted");
+        assert!(canary.trouble.is_some_and(|trouble| trouble.slug == "store-denied") && refused.listed.is_some() && refused.facts.behind == 0);
+        assert!(closed.refused() > 0);
     });
     for bucket in [&primary, &copy] {
         assert!(bucket.keys().len() == 31 && bucket.versions().iter().all(|item| item.key != store::CANARY), "it is no object");
     }
+}
+
+#[test]
+fn a_listing_goes_on_by_as_many_pages_as_are_allowed_and_outlives_a_server_that_is_away() {
+    let server = S3Server::shared();
+    server.create_bucket("paced");
+    let between = Toxiproxy::shared().proxy(&format!("127.0.0.1:{}", server.port()));
+    let options = StoreOptions { endpoint: Some(between.endpoint()), ..server.options() };
+    let bucket = InBucket::open(&server.url("paced", ""), &options, true);
+    (0..1200).for_each(|number| bucket.put(&format!("{number}"), b"x"));
+    bucket.wait(async {
+        let pace = Pace::new();
+        let all = tokio::spawn(bucket.site.versions_at(&pace).try_collect::<Vec<_>>());
+        let settled = async |pages: u64| {
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if pace.pages() >= pages {
+                    break;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(pace.pages(), pages);
+        };
+        settled(0).await;
+        pace.allow(1);
+        settled(1).await;
+        between.down();
+        pace.allow(50);
+        let begun = std::time::Instant::now();
+        while pace.trouble().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(120), "nobody says that the server is away");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        between.up();
+        assert_eq!(all.await.expect("it ends").expect("a listing").len(), 1200);
+        assert_eq!(pace.pages(), 2);
+    });
 }
 
 #[test]

@@ -92,6 +92,21 @@ fn show(report: &RestoreReport, is_done: bool, printer: &Printer) {
         let what = if report.newer_hidden > 0 { "hidden" } else { "left as they are (--hide-newer hides them)" };
         printer.say(format!("newer        {} objects came after that: {what}", report.newer));
     }
+    doubts(report, printer);
+    if let Some(aside) = &report.aside {
+        printer.say(format!("aside        {}: what was in the way", aside.display()));
+    }
+    if report.failed > 0 {
+        printer.say(format!("FAILED       {} objects, the first one: {}", report.failed, report.first_failure.as_deref().unwrap_or_default()));
+    }
+    if is_done {
+        let took = Duration::from_secs_f64(report.took_seconds);
+        printer.say(format!("took         {}, {}", duration(took), rate(report.bytes_written, took)));
+    }
+}
+
+/// What the copy cannot say for certain.
+pub fn doubts(report: &RestoreReport, printer: &Printer) {
     if report.uncertain > 0 {
         printer.say(format!(
             "uncertain    {} were overwritten or removed between two snapshots, nobody knows when; they count as there",
@@ -111,14 +126,7 @@ fn show(report: &RestoreReport, is_done: bool, printer: &Printer) {
         let span = duration(Duration::from_secs_f64(seconds));
         printer.say(format!("unknown      the copy is complete up to {until}: what was written in the last {span} before may be missing in it"));
     }
-    if let Some(aside) = &report.aside {
-        printer.say(format!("aside        {}: what was in the way", aside.display()));
-    }
-    if report.failed > 0 {
-        printer.say(format!("FAILED       {} objects, the first one: {}", report.failed, report.first_failure.as_deref().unwrap_or_default()));
-    }
-    if is_done {
-        let took = Duration::from_secs_f64(report.took_seconds);
-        printer.say(format!("took         {}, {}", duration(took), rate(report.bytes_written, took)));
+    if report.complete_until.is_none() {
+        printer.say("unknown      how far the copy is complete: the primary cannot be listed, or has nothing from before that to compare it with");
     }
 }

@@ -7,7 +7,7 @@ mod snapshot;
 mod status;
 
 pub use agreement::{disagreement, judge, references, words};
-pub use back::{is_configured, restore_beside};
+pub use back::{doubts, is_configured, restore_beside};
 
 use crate::args::{Common, PackagesVerb};
 use crate::config::Site;
