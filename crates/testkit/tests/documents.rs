@@ -227,6 +227,10 @@ fn whole(part: &str) -> String {
         true => part.to_owned(),
         false => part.replacen("[repository]", "[repository]\nurl = \"s3://acme-backups/kb\"", 1),
     };
+    let part = match has("[packages]") && !has("primary =") {
+        true => part.replacen("[packages]", "[packages]\nprimary = \"s3://app/kb\"", 1),
+        false => part,
+    };
     // A part without a head of its own goes on with nothing: keys before the first head are the file's own.
     format!("{org}{part}\n{repository}")
 }
