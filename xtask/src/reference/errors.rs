@@ -42,7 +42,10 @@ pub fn page() -> Outcome<String> {
             none if none.is_empty() => "by its cause".to_owned(),
             classes => classes,
         };
-        text.push_str(&format!("| `{slug}` | {class} | {} | {} |\n", cell(&join(entry.says, "; ")), cell(&join(entry.hints, " · "))));
+        // What is put together while it runs is not in the source.
+        let or = |words: String, else_: &str| if words.is_empty() { else_.to_owned() } else { cell(&words) };
+        let (says, hints) = (or(join(entry.says, "; "), "depends on the cause"), or(join(entry.hints, " · "), "what its hint says, if any"));
+        text.push_str(&format!("| `{slug}` | {class} | {says} | {hints} |\n"));
     }
     Ok(text)
 }
