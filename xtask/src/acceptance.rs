@@ -264,7 +264,10 @@ mod tests {
                     | C | `./drill: bowline restore --to T` | x | – |\n";
         assert_eq!(faults(good, true), Vec::<String>::new());
         let read = rows(&table(good)).unwrap();
-        assert_eq!(read.iter().map(|row| (row.promise.as_str(), row.is_first)).collect::<Vec<_>>(), [("A", true), ("A", false), ("B", true), ("C", true)]);
+        assert_eq!(
+            read.iter().map(|row| (row.promise.as_str(), row.is_first)).collect::<Vec<_>>(),
+            [("A", true), ("A", false), ("B", true), ("C", true)]
+        );
     }
 
     #[test]

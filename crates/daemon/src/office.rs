@@ -173,7 +173,9 @@ mod tests {
     #[test]
     fn how_long_a_backup_will_take_is_forecast_by_the_rate_that_it_has_shown() {
         assert_eq!(expected(600.0, Some(100), Some(1000)), Some(6000.0), "a tenth in ten minutes");
-        for (so_far, done, total) in [(600.0, Some(0), Some(1000)), (600.0, None, Some(1000)), (5.0, Some(100), Some(1000)), (600.0, Some(1000), Some(1000))] {
+        for (so_far, done, total) in
+            [(600.0, Some(0), Some(1000)), (600.0, None, Some(1000)), (5.0, Some(100), Some(1000)), (600.0, Some(1000), Some(1000))]
+        {
             assert_eq!(expected(so_far, done, total), None, "{so_far} {done:?} {total:?}");
         }
     }

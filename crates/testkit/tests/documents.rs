@@ -78,8 +78,9 @@ fn anchors(text: &str) -> BTreeSet<String> {
         let Some(title) = line.strip_prefix('#').map(|rest| rest.trim_start_matches('#')).filter(|rest| rest.starts_with(' ')) else { continue };
         // Of a link only its text is left.
         let mut plain = title.trim().replace('`', "");
-        while let Some((before, link, after)) =
-            plain.split_once('[').and_then(|(before, rest)| rest.split_once("](").and_then(|(text, rest)| rest.split_once(')').map(|(_, after)| (before, text, after))))
+        while let Some((before, link, after)) = plain
+            .split_once('[')
+            .and_then(|(before, rest)| rest.split_once("](").and_then(|(text, rest)| rest.split_once(')').map(|(_, after)| (before, text, after))))
         {
             plain = format!("{before}{link}{after}");
         }

@@ -15,7 +15,10 @@ reference` out of the program's own definitions.\n\n\
 
 /// A struct of the configuration, or the words of an enum.
 enum Known {
-    Table { about: Vec<String>, fields: Vec<Field> },
+    Table {
+        about: Vec<String>,
+        fields: Vec<Field>,
+    },
     /// Stands for what is in it.
     Around(String),
     Words(Vec<String>),
@@ -75,7 +78,8 @@ fn rows(known: &BTreeMap<String, Known>, table: &str, prefix: &str, text: &mut S
 
 fn row(known: &BTreeMap<String, Known>, prefix: &str, field: &Field, faults: &mut Vec<String>) -> String {
     let key = format!("{prefix}{}", field.name);
-    let (usual, about): (Vec<&String>, Vec<&String>) = field.about.iter().filter(|line| !line.is_empty()).partition(|line| line.starts_with("Default: "));
+    let (usual, about): (Vec<&String>, Vec<&String>) =
+        field.about.iter().filter(|line| !line.is_empty()).partition(|line| line.starts_with("Default: "));
     let default = match (&usual[..], field.is_required) {
         ([], true) => "required".to_owned(),
         ([usual], false) => usual.trim_start_matches("Default: ").trim_end_matches('.').to_owned(),

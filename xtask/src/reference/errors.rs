@@ -61,7 +61,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> Outcome<()> {
     for path in listed(folder)? {
         match path.is_dir() {
             true => sources(&path, found)?,
-            false if path.extension().is_some_and(|extension| extension == "rs") && !path.to_string_lossy().ends_with("_tests.rs") => found.push(path),
+            false if path.extension().is_some_and(|extension| extension == "rs") && !path.to_string_lossy().ends_with("_tests.rs") => {
+                found.push(path)
+            }
             false => {}
         }
     }

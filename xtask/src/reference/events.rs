@@ -12,7 +12,8 @@ With `--json` each command prints one object a line: its events while it runs, `
 
 pub fn page() -> Outcome<String> {
     let told = told()?;
-    let Some(Item::Enum(events)) = parsed(&root().join("crates/terms/src/event.rs"))?.items.into_iter().find(|item| matches!(item, Item::Enum(found) if found.ident == "Event"))
+    let Some(Item::Enum(events)) =
+        parsed(&root().join("crates/terms/src/event.rs"))?.items.into_iter().find(|item| matches!(item, Item::Enum(found) if found.ident == "Event"))
     else {
         return Err("there is no enum Event".into());
     };
@@ -37,7 +38,9 @@ fn told() -> Outcome<BTreeMap<String, (String, Vec<String>)>> {
         Item::Fn(found) if found.sig.ident == "event_json" => Some(&found.block),
         _ => None,
     });
-    let Some(syn::Stmt::Expr(syn::Expr::Match(all), _)) = body.and_then(|block| block.stmts.last()) else { return Err("event_json is no match".into()) };
+    let Some(syn::Stmt::Expr(syn::Expr::Match(all), _)) = body.and_then(|block| block.stmts.last()) else {
+        return Err("event_json is no match".into());
+    };
     let mut told = BTreeMap::new();
     for arm in &all.arms {
         let mut names = Vec::new();
