@@ -1,8 +1,10 @@
 //! The project's own chores, run as `cargo xtask …`; nothing here ships.
 
+mod acceptance;
 mod bench;
 mod dataset;
 mod drill;
+mod reference;
 mod sabotage;
 mod tidy;
 
@@ -13,7 +15,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   dataset    loads data shaped like a knowledge service's into a running server
   bench      measures bowline against its peers and against the machine
   drill      backs up, destroys and restores a real cluster with bowline's own commands
-  sabotage   makes one line wrong at a time and demands that the test which proves it fails";
+  sabotage   makes one line wrong at a time and demands that the test which proves it fails
+  acceptance holds the table of promises against what tests and drill printed
+  reference  writes docs/reference out of the code";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -23,6 +27,8 @@ fn main() -> ExitCode {
         Some("drill") => drill::run(arguments).map_err(Into::into),
         Some("sabotage") => sabotage::run(arguments),
         Some("bench") => bench::run(arguments),
+        Some("reference") => reference::run().map_err(Into::into),
+        Some("acceptance") => acceptance::run(arguments),
         _ => Err(USAGE.into()),
     };
     match done {

@@ -1,7 +1,7 @@
 //! `cargo xtask sabotage [WORDS…]`: makes one line of the product wrong at a time, in a copy of what is committed, and demands that the
 //! test which proves it fails. A test that still passes proves nothing.
 
-mod twins;
+pub mod twins;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

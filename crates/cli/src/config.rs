@@ -24,6 +24,7 @@ pub const DEFAULT_PLACE: &str = "/etc/bowline/bowline.toml";
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The organization, a folder of the repository.
     pub org: String,
     #[serde(default)]
     pub postgres: Postgres,
@@ -61,11 +62,25 @@ pub struct Config {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Postgres {
+    /// libpq's connection string or URI; `PG…` variables, `passfile` and `~/.pgpass` count.
+    ///
+    /// Default: none; needed except to restore.
     pub conninfo: Option<String>,
+    /// Where the cluster is; left out, backups go over the replication protocol.
+    ///
+    /// Default: none.
     pub data_dir: Option<PathBuf>,
+    /// Where PostgreSQL's programs are.
+    ///
+    /// Default: found.
     pub bin_dir: Option<PathBuf>,
-    /// How whoever supervises the server stops and starts it; without, a restore asks systemd where it runs the server, else does it itself.
+    /// How whoever supervises the server stops it; without, a restore asks systemd where it runs the server, else does it itself.
+    ///
+    /// Default: none.
     pub stop: Option<String>,
+    /// How it is started again.
+    ///
+    /// Default: none.
     pub start: Option<String>,
 }
 
@@ -73,11 +88,21 @@ pub struct Postgres {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Service {
+    /// A shell command that stops what uses the database, before a restore in place.
+    ///
+    /// Default: none.
     pub stop: Option<String>,
+    /// One that starts it again.
+    ///
+    /// Default: none.
     pub start: Option<String>,
-    /// Ends with 0 when the service is well.
+    /// One that ends with 0 when the service is well.
+    ///
+    /// Default: none.
     pub health: Option<String>,
-    /// How long each of these may take, and how long the service may take to be well; 5 minutes unless said otherwise.
+    /// How long each of these may take, and how long the service may take to be well.
+    ///
+    /// Default: `5m`.
     #[serde(deserialize_with = "duration")]
     pub timeout: Option<Duration>,
 }
@@ -86,13 +111,19 @@ pub struct Service {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objectives {
-    /// How many of the last seconds may be lost; 1 hour unless said otherwise.
+    /// How many of the last seconds may be lost; reports and `status` are held against it.
+    ///
+    /// Default: `1h`.
     #[serde(deserialize_with = "duration")]
     pub rpo: Option<Duration>,
-    /// How long the service may be away; 4 hours unless said otherwise.
+    /// How long the service may be away; `status` is red when a restore would take longer.
+    ///
+    /// Default: `4h`.
     #[serde(deserialize_with = "duration")]
     pub rto: Option<Duration>,
-    /// How long a backup may take; 1 hour unless said otherwise.
+    /// How long a backup may take before somebody is told.
+    ///
+    /// Default: `1h`.
     #[serde(deserialize_with = "duration")]
     pub backup_window: Option<Duration>,
 }
@@ -113,11 +144,21 @@ impl Objectives {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Page {
-    /// An address and a port, 127.0.0.1:9187 unless said otherwise; `off` for none. Beyond this host it needs the rest.
+    /// An address and a port for the page and the metrics; `off` for none. Beyond this host it needs the rest.
+    ///
+    /// Default: `127.0.0.1:9187`.
     pub listen: Option<String>,
+    /// What a visitor must know.
+    ///
+    /// Default: none.
     pub token: Option<SecretRef>,
-    /// PEM files: the certificate with its chain, and its key.
+    /// A PEM file: the certificate with its chain.
+    ///
+    /// Default: none.
     pub tls_cert: Option<PathBuf>,
+    /// A PEM file: its key.
+    ///
+    /// Default: none.
     pub tls_key: Option<PathBuf>,
 }
 
@@ -125,22 +166,36 @@ pub struct Page {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Daemon {
-    /// Whose wall clock all schedules mean; UTC unless said otherwise.
+    /// Whose wall clock all schedules mean.
+    ///
+    /// Default: `UTC`.
     #[serde(deserialize_with = "zone")]
     pub timezone: Option<Zone>,
-    /// Whether it receives WAL; yes unless said otherwise.
+    /// Whether the daemon receives WAL.
+    ///
+    /// Default: `true`.
     pub receive: Option<bool>,
-    /// How often everything is looked at; 10 seconds unless said otherwise.
+    /// How often everything is looked at.
+    ///
+    /// Default: `10s`.
     #[serde(deserialize_with = "duration")]
     pub watch_interval: Option<Duration>,
-    /// How long a daemon may be silent before another one acts; 20 seconds unless said otherwise.
+    /// How long a daemon may be silent before another one acts.
+    ///
+    /// Default: `20s`.
     #[serde(deserialize_with = "duration")]
     pub lease_ttl: Option<Duration>,
-    /// When the stored WAL is audited; each hour unless said otherwise.
+    /// When the stored WAL is audited.
+    ///
+    /// Default: `17 * * * *`.
     pub audit: Option<String>,
-    /// When every prerequisite is looked at; each quarter of an hour unless said otherwise.
+    /// When every prerequisite is looked at.
+    ///
+    /// Default: `*/15 * * * *`.
     pub check: Option<String>,
-    /// How long a job may take before it is ended; a day unless said otherwise.
+    /// How long a job may take before it is ended.
+    ///
+    /// Default: `24h`.
     #[serde(deserialize_with = "duration")]
     pub job_limit: Option<Duration>,
 }
@@ -149,43 +204,99 @@ pub struct Daemon {
 #[serde(deny_unknown_fields, default)]
 pub struct Runbook {
     /// Who is called, and how; a line each.
+    ///
+    /// Default: none.
     pub contacts: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repository {
+    /// `file:///folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
     pub url: String,
+    /// The bucket's region.
+    ///
+    /// Default: the usual one of AWS.
     pub region: Option<String>,
+    /// The address of another S3 server than AWS.
+    ///
+    /// Default: AWS.
     pub endpoint: Option<String>,
+    /// Whether the bucket is a part of the path rather than of the host's name.
+    ///
+    /// Default: as the endpoint needs it.
     pub path_style: Option<bool>,
+    /// A PEM file of the authority that signed the server's certificate.
+    ///
+    /// Default: the system's.
     pub ca_file: Option<PathBuf>,
+    /// The key's id.
+    ///
+    /// Default: the environment's.
     pub access_key_id: Option<SecretRef>,
+    /// The key.
+    ///
+    /// Default: the environment's.
     pub secret_access_key: Option<SecretRef>,
+    /// The token of a key that ends.
+    ///
+    /// Default: the environment's.
     pub session_token: Option<SecretRef>,
+    /// A profile of the AWS configuration files.
+    ///
+    /// Default: none.
     pub profile: Option<String>,
+    /// What is sent with each upload: `crc64nvme`, `sha256`, `md5` or `none`.
+    ///
+    /// Default: `crc64nvme` for AWS, `none` for others.
     pub checksum: Option<String>,
-    /// Locks each new object in the bucket, `governance` or `compliance`, for so many days.
+    /// Locks each new object in the bucket for `object_lock_days`.
+    ///
+    /// Default: none.
     #[serde(deserialize_with = "lock_mode")]
     #[serde(default)]
     pub object_lock: Option<LockMode>,
+    /// For how many days.
+    ///
+    /// Default: none; needed with `object_lock`.
     pub object_lock_days: Option<u32>,
     /// A second copy of this repository, elsewhere, which a replication of the bucket keeps.
+    ///
+    /// Default: none.
     pub replica: Option<String>,
-    /// As whom the store copies to it, by its ARN, and with which KMS key it encrypts there; for `init --bucket`.
+    /// As whom AWS copies to it, by its ARN; for `init --bucket`.
+    ///
+    /// Default: none.
     pub replication_role: Option<String>,
+    /// With which KMS key the store encrypts there.
+    ///
+    /// Default: none.
     pub replica_kms_key_id: Option<String>,
     /// Where the copy goes, where that is not the bucket's own ARN: MinIO's remote target.
+    ///
+    /// Default: none.
     pub replication_target: Option<String>,
-    /// Whether the store itself must encrypt; required where a key is named, unless said otherwise.
+    /// Whether the store itself must encrypt: `required` writes nothing to a store that does not, `preferred` only warns.
+    ///
+    /// Default: `required` with `sse_kms_key_id`, else `off`.
     pub sse: Option<SseKey>,
+    /// The KMS key with which the store itself is to encrypt.
+    ///
+    /// Default: none.
     pub sse_kms_key_id: Option<String>,
-    /// How many bytes it may take, all versions included; of a folder the disk's size unless said otherwise.
+    /// How many bytes it may take, all versions included.
+    ///
+    /// Default: a folder's disk.
     pub capacity: Option<ByteSize>,
-    /// The share of it at which somebody is told, and at which that is critical; 80 % and 88 % unless said otherwise.
+    /// The share of it at which somebody is told.
+    ///
+    /// Default: `80%`.
     #[serde(deserialize_with = "share")]
     #[serde(default)]
     pub capacity_warning: Option<f64>,
+    /// The share of it at which that is critical.
+    ///
+    /// Default: `88%`.
     #[serde(deserialize_with = "share")]
     #[serde(default)]
     pub capacity_critical: Option<f64>,
@@ -221,21 +332,47 @@ pub enum EncryptionMode {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Encryption {
+    /// Whether a new repository is encrypted.
+    ///
+    /// Default: `on`.
     pub mode: EncryptionMode,
+    /// Any one of them opens the repository: `file:/absolute/path`, `aws-kms:KEY`, `vault-transit:KEY`, `age:age1…`.
+    ///
+    /// Default: none; one is needed.
     pub recipients: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Backup {
-    /// When the daemon makes a full backup; 02:00 each day unless said otherwise.
+    /// When the daemon makes a full backup.
+    ///
+    /// Default: `0 2 * * *`.
     pub schedule: Option<String>,
+    /// How chunks are compressed; levels from -7 to 19.
+    ///
+    /// Default: `zstd:1`.
     #[serde(deserialize_with = "compression")]
     pub compression: Option<Compression>,
+    /// Threads that compress and seal.
+    ///
+    /// Default: all cores.
     pub jobs: Option<u16>,
+    /// Bytes of the database read a second, at most.
+    ///
+    /// Default: none.
     pub max_rate: Option<ByteSize>,
+    /// What a damaged page does to a backup; `off` does not look.
+    ///
+    /// Default: `fail`.
     pub checksums: Option<ChecksumsKey>,
+    /// Whether to wait for a spread checkpoint instead of asking for one at once.
+    ///
+    /// Default: `false`.
     pub spread_checkpoint: bool,
+    /// How long a backup waits for its WAL.
+    ///
+    /// Default: `10m`.
     #[serde(deserialize_with = "duration")]
     pub wal_timeout: Option<Duration>,
 }
@@ -251,32 +388,59 @@ pub enum ChecksumsKey {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Wal {
+    /// The replication slot.
+    ///
+    /// Default: `bowline`.
     pub slot: String,
+    /// As that of backups.
+    ///
+    /// Default: `zstd:1`.
     #[serde(deserialize_with = "compression")]
     pub compression: Option<Compression>,
+    /// How often the receiver tells the server how far it is.
+    ///
+    /// Default: `5s`.
     #[serde(deserialize_with = "duration")]
     pub status_interval: Option<Duration>,
-    /// How long new bytes of a segment that is not full may wait before they are stored.
+    /// How long new bytes of a segment that is not full may wait before they are stored, from `200ms` on: what is lost with the host.
+    ///
+    /// Default: `5s`.
     #[serde(deserialize_with = "duration")]
     pub flush_interval: Option<Duration>,
-    /// Bowline is a synchronous standby: a commit that is acknowledged is in the repository. The server must name it in
-    /// `synchronous_standby_names`.
+    /// Bowline is a synchronous standby: a commit that is acknowledged is in the repository. The server must name it in `synchronous_standby_names`.
+    ///
+    /// Default: `false`.
     pub synchronous: bool,
+    /// How often it is written down up to when everything is stored.
+    ///
+    /// Default: `60s`.
     #[serde(deserialize_with = "duration")]
     pub coverage_interval: Option<Duration>,
     /// How long a server that shuts down is kept waiting for the store.
+    ///
+    /// Default: `10s`.
     #[serde(deserialize_with = "duration")]
     pub shutdown_grace: Option<Duration>,
     /// How long a receiver may be silent before another one takes over.
+    ///
+    /// Default: `3m`.
     #[serde(deserialize_with = "duration")]
     pub lease_ttl: Option<Duration>,
-    /// How the supervised receiver is started, such as `systemctl start bowline-receive`; without, a restore starts one itself.
+    /// How the supervised receiver is started after a restore, such as `systemctl start bowline-receive`; without, a restore starts one itself.
+    ///
+    /// Default: none.
     pub start: Option<String>,
-    /// Where `wal fetch` puts segments that it fetches ahead, and `wal push` its notes; beside the data directory unless said otherwise.
+    /// Where `wal fetch` puts segments that it fetches ahead, and `wal push` its notes.
+    ///
+    /// Default: beside the data directory.
     pub spool: Option<PathBuf>,
     /// Segments that `wal push` stores ahead at once; 0 switches looking ahead off.
+    ///
+    /// Default: `4`.
     pub push_jobs: u16,
     /// Segments that `wal fetch` fetches ahead at once; 0 switches fetching ahead off.
+    ///
+    /// Default: `4`.
     pub fetch_jobs: u16,
 }
 
@@ -303,13 +467,26 @@ impl Default for Wal {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
+    /// Of how many of the most recent days that have a backup the newest stays.
+    ///
+    /// Default: `30`.
     pub daily: Option<usize>,
+    /// Of how many of the most recent months the first stays.
+    ///
+    /// Default: `12`.
     pub monthly: Option<usize>,
+    /// How many of the newest stay in any case.
+    ///
+    /// Default: `7`.
     pub minimum: Option<usize>,
-    /// Whose days and months count; UTC unless said otherwise.
+    /// Whose days and months count.
+    ///
+    /// Default: `UTC`.
     #[serde(deserialize_with = "zone")]
     pub timezone: Option<Zone>,
-    /// How long the objects of what was unlisted stay; 24 hours unless said otherwise.
+    /// How long the objects of what was unlisted stay.
+    ///
+    /// Default: `24h`.
     #[serde(deserialize_with = "duration")]
     pub grace: Option<Duration>,
 }
@@ -318,9 +495,13 @@ pub struct Retention {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scrub {
-    /// Bytes that one run reads at most; 20 GB unless said otherwise.
+    /// Bytes of backups and WAL that one run reads at most.
+    ///
+    /// Default: `20GB`.
     pub daily_budget: Option<ByteSize>,
-    /// When the daemon scrubs, in cron's words; at 05:00 unless said otherwise.
+    /// When the daemon scrubs.
+    ///
+    /// Default: `0 5 * * *`.
     pub schedule: Option<String>,
 }
 
@@ -333,15 +514,26 @@ impl Scrub {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drill {
-    /// When the daemon holds a drill; 04:00 each Sunday unless said otherwise.
+    /// When the daemon holds a drill.
+    ///
+    /// Default: `0 4 * * 0`.
     pub schedule: Option<String>,
     /// Below this directory `bowline verify` restores.
+    ///
+    /// Default: `/var/tmp`.
     pub dir: Option<PathBuf>,
     /// As whom the restored server runs, when root holds the drill: a user to whom production's files are closed.
+    ///
+    /// Default: the data directory's owner.
     pub user: Option<String>,
-    /// How much of a table may be missing against production's estimate before that is a fault, from 0 to 1; a tenth unless said otherwise.
+    /// By how much a table may have shrunk against the last drill and production's estimate.
+    ///
+    /// Default: `10%`.
     #[serde(deserialize_with = "share")]
     pub tolerance: Option<f64>,
+    /// Questions to a restored server and what the answers must be.
+    ///
+    /// Default: none.
     pub checks: Vec<DrillCheck>,
 }
 
@@ -349,10 +541,14 @@ pub struct Drill {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrillCheck {
+    /// A query of one value.
     pub sql: String,
+    /// What it must be, such as `>= 1000`, `= ok` or `matches ^v[0-9]+$`.
     #[serde(deserialize_with = "expectation")]
     pub expect: Expectation,
-    /// The database to ask; that of [postgres] conninfo unless said otherwise.
+    /// The database to ask.
+    ///
+    /// Default: that of `postgres.conninfo`.
     pub database: Option<String>,
 }
 

@@ -156,9 +156,27 @@ fn running(one: &Underway, job: &JobFacts, now: Timestamp) -> RunningFacts {
     let number = |name: &str| said.progress.as_ref().and_then(|progress| progress[name].as_u64());
     let (done, total) = (number("bytes_done"), number("bytes_total"));
     let so_far = now.seconds_since(one.began).max(0.0);
-    // By its own rate once it has shown one.
-    let expected_seconds =
-        done.zip(total).filter(|(done, total)| *done > 0 && total > done && so_far > 10.0).map(|(done, total)| so_far * total as f64 / done as f64);
+    let expected_seconds = expected(so_far, done, total);
     let run = said.run.unwrap_or_else(|| job.name.clone());
     RunningFacts { run, began: one.began, bytes_done: done, bytes_total: total, expected_seconds }
+}
+
+/// How long it will take in all, by its own rate once it has shown one.
+fn expected(so_far: f64, done: Option<u64>, total: Option<u64>) -> Option<f64> {
+    done.zip(total).filter(|(done, total)| *done > 0 && total > done && so_far > 10.0).map(|(done, total)| so_far * total as f64 / done as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_backup_will_take_is_forecast_by_the_rate_that_it_has_shown() {
+        assert_eq!(expected(600.0, Some(100), Some(1000)), Some(6000.0), "a tenth in ten minutes");
+        for (so_far, done, total) in
+            [(600.0, Some(0), Some(1000)), (600.0, None, Some(1000)), (5.0, Some(100), Some(1000)), (600.0, Some(1000), Some(1000))]
+        {
+            assert_eq!(expected(so_far, done, total), None, "{so_far} {done:?} {total:?}");
+        }
+    }
 }

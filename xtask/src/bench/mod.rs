@@ -23,7 +23,7 @@ mod wal_sync;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// What every part of the bench returns: its errors are read by a person, once, so they are text.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -92,6 +92,11 @@ impl Place {
         }
         Ok(found)
     }
+}
+
+/// What can be measured, by its words.
+pub fn names() -> Vec<String> {
+    Bench::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Entry of `cargo xtask bench`; `arguments` are those after the word `bench`.

@@ -14,23 +14,38 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Alerts {
-    /// A critical alert that goes on is told again after this, a warning after a day or this, whichever is longer; 4 hours unless said otherwise.
+    /// A critical alert that goes on is told again after this, a warning after a day or this, whichever is longer.
+    ///
+    /// Default: `4h`.
     #[serde(deserialize_with = "duration")]
     pub repeat: Option<Duration>,
-    /// A warning that stays so long is critical from then on; 24 hours unless said otherwise.
+    /// A warning that stays so long is critical from then on.
+    ///
+    /// Default: `24h`.
     #[serde(deserialize_with = "duration")]
     pub escalate_after: Option<Duration>,
     /// An address that is asked for while no critical alert fires: whoever waits there is alarmed when it stops.
+    ///
+    /// Default: none.
     pub heartbeat: Option<SecretRef>,
-    /// How often; 60 seconds unless said otherwise.
+    /// How often.
+    ///
+    /// Default: `60s`.
     #[serde(deserialize_with = "duration")]
     pub heartbeat_interval: Option<Duration>,
-    /// The log may be so far behind the server; 15 minutes unless said otherwise.
+    /// The log may be so far behind the server.
+    ///
+    /// Default: `15m`.
     #[serde(deserialize_with = "duration")]
     wal_lag: Option<Duration>,
-    /// A second copy may be so far behind the first; 1 hour unless said otherwise.
+    /// A second copy may be so far behind the first.
+    ///
+    /// Default: `1h`.
     #[serde(deserialize_with = "duration")]
     replication_lag: Option<Duration>,
+    /// Over what people are told: one `[[alerts.channel]]` each.
+    ///
+    /// Default: none: nobody is told.
     pub channel: Vec<ChannelConfig>,
 }
 
@@ -38,34 +53,80 @@ pub struct Alerts {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelConfig {
+    /// What it is; each type has its own keys of those below.
     #[serde(rename = "type")]
     kind: Kind,
-    /// Its type unless said otherwise.
+    /// What it is called.
+    ///
+    /// Default: its type.
     name: Option<String>,
     /// What is less urgent is not told there.
+    ///
+    /// Default: `warning`.
     min: Option<Urgency>,
     /// Certificates to trust besides the host's.
+    ///
+    /// Default: none.
     ca_file: Option<PathBuf>,
     /// Of slack and webhook; a secret, because whoever has it can write there.
+    ///
+    /// Default: none; needed there.
     url: Option<SecretRef>,
     /// Of pagerduty.
+    ///
+    /// Default: none; needed there.
     routing_key: Option<SecretRef>,
+    /// Of pagerduty: another address than its own.
+    ///
+    /// Default: PagerDuty's.
     endpoint: Option<String>,
     /// Of webhook.
+    ///
+    /// Default: `POST`.
     method: Option<String>,
+    /// Of webhook; a value may be a secret, and one that authorizes must be.
+    ///
+    /// Default: none.
     headers: Option<BTreeMap<String, Text>>,
+    /// Of webhook: a template of what is sent.
+    ///
+    /// Default: all of it as JSON.
     body: Option<String>,
     /// Of smtp.
+    ///
+    /// Default: none; needed there.
     host: Option<String>,
+    /// Of smtp.
+    ///
+    /// Default: as `tls` needs it.
     port: Option<u16>,
+    /// Of smtp.
+    ///
+    /// Default: `starttls`.
     tls: Option<Protection>,
+    /// Of smtp: the sender.
+    ///
+    /// Default: none; needed there.
     from: Option<String>,
+    /// Of smtp: who gets it.
+    ///
+    /// Default: none; needed there.
     to: Option<Vec<String>>,
-    /// Of smtp and alertmanager.
+    /// Of smtp and alertmanager, with `password`.
+    ///
+    /// Default: none.
     user: Option<String>,
+    /// Of smtp and alertmanager.
+    ///
+    /// Default: none.
     password: Option<SecretRef>,
-    /// Of alertmanager.
+    /// Of alertmanager: each of its members.
+    ///
+    /// Default: none; needed there.
     urls: Option<Vec<String>>,
+    /// Of alertmanager: a token instead of user and password.
+    ///
+    /// Default: none.
     bearer: Option<SecretRef>,
 }
 

@@ -12,23 +12,39 @@ use store::StoreOptions;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Packages {
-    /// The application's bucket or folder.
+    /// The application's bucket or folder: a url, or a table with credentials of its own.
     pub primary: Site,
     /// The bucket that the store itself copies it to.
+    ///
+    /// Default: none.
     pub replica: Option<Site>,
     /// As whom the store copies, by its ARN; AWS wants one.
+    ///
+    /// Default: none.
     pub replication_role: Option<String>,
     /// Where the copy goes, where that is not the replica's own ARN: MinIO's remote target.
+    ///
+    /// Default: none.
     pub replication_target: Option<String>,
     /// The KMS key with which the copy is encrypted.
+    ///
+    /// Default: none.
     pub replica_kms_key_id: Option<String>,
     /// Where Bowline keeps snapshots of it: `repository` for the one of the backups, or another repository's url.
+    ///
+    /// Default: none.
     pub snapshots: Option<String>,
-    /// Whether the daemon writes a small object into the primary each minute, to see when it is replicated; true unless said otherwise.
+    /// Whether the daemon writes a small object into the primary each minute, to see when it is replicated.
+    ///
+    /// Default: `true`.
     pub canary: Option<bool>,
-    /// What lists the objects that the database refers to.
+    /// What lists the objects that the database refers to; drills and restores hold it against the objects.
+    ///
+    /// Default: none.
     pub agreement: Option<AgreementKey>,
-    /// How often a snapshot is wanted; 1 hour unless said otherwise.
+    /// How often a snapshot is wanted.
+    ///
+    /// Default: `1h`.
     #[serde(deserialize_with = "duration", default)]
     pub every: Option<Duration>,
 }
@@ -37,8 +53,11 @@ pub struct Packages {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgreementKey {
+    /// A query of `key`, and of `size` in bytes where the database knows it.
     pub sql: String,
-    /// The database to ask; that of [postgres] conninfo unless said otherwise.
+    /// The database to ask.
+    ///
+    /// Default: that of `postgres.conninfo`.
     pub database: Option<String>,
 }
 
@@ -49,14 +68,39 @@ pub struct Site(SiteTable);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SiteTable {
+    /// As that of the repository.
     url: String,
+    /// As that of the repository.
+    ///
+    /// Default: as there.
     region: Option<String>,
+    /// As that of the repository.
+    ///
+    /// Default: as there.
     endpoint: Option<String>,
+    /// As that of the repository.
+    ///
+    /// Default: as there.
     path_style: Option<bool>,
+    /// As that of the repository.
+    ///
+    /// Default: as there.
     ca_file: Option<PathBuf>,
+    /// As that of the repository.
+    ///
+    /// Default: the environment's.
     access_key_id: Option<SecretRef>,
+    /// As that of the repository.
+    ///
+    /// Default: the environment's.
     secret_access_key: Option<SecretRef>,
+    /// As that of the repository.
+    ///
+    /// Default: the environment's.
     session_token: Option<SecretRef>,
+    /// As that of the repository.
+    ///
+    /// Default: none.
     profile: Option<String>,
 }
 
