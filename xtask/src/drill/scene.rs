@@ -224,9 +224,15 @@ impl Scene {
 
     /// The same for `status`, whose exit code is its verdict.
     pub fn status(&self) -> Outcome<Value> {
-        let (said, _) = self.bowline_with_code("status", &["status"])?;
-        let last = said.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()).unwrap_or_default();
-        if last["result"].is_null() { Err(format!("bowline status has no result: {said}")) } else { Ok(last["result"].clone()) }
+        let told = self.told("status", &["status"])?;
+        if told["result"].is_null() { Err(format!("bowline status has no result: {told}")) } else { Ok(told["result"].clone()) }
+    }
+
+    /// The same, however it ended: its result or its error, below that name.
+    pub fn told(&self, log: &str, arguments: &[&str]) -> Outcome<Value> {
+        let (said, _) = self.bowline_with_code(log, arguments)?;
+        let last = said.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        last.ok_or_else(|| format!("bowline {} told nothing: {said}", arguments.join(" ")))
     }
 
     fn bowline_with_code(&self, log: &str, arguments: &[&str]) -> Outcome<(String, Option<i32>)> {
