@@ -119,8 +119,11 @@ fn protect(stage: &Stage, options: &Options, report: &mut Report) -> Outcome<Sum
     timed(report, "look at the daemon's page", || {
         let page = stage.page("/").ok_or("the daemon's page does not answer")?;
         let metrics = stage.page("/metrics").ok_or("the daemon shows no metrics")?;
-        let alarms = metrics.lines().filter(|line| line.starts_with("bowline_alarm{") && line.ends_with(" 1")).count();
-        Ok(((), format!("{}, {} metrics, {alarms} alarms", bytes(page.len() as u64), metrics.lines().filter(|line| !line.starts_with('#')).count())))
+        let alarms = metrics.lines().filter(|line| line.starts_with("bowline_alarm{") && line.ends_with(" 1"));
+        let rules: Vec<_> = alarms.filter_map(|line| line.split('"').nth(1)).collect();
+        let count = metrics.lines().filter(|line| !line.starts_with('#')).count();
+        let rules = if rules.is_empty() { "no alarm".into() } else { format!("alarms: {}", rules.join(", ")) };
+        Ok(((), format!("{} of page, {count} metrics, {rules}", bytes(page.len() as u64))))
     })?;
     Ok(still)
 }
@@ -429,5 +432,6 @@ fn tell_ends(report: &mut Report, first: &Recovery, second: &Recovery) {
     report.rto(first.rto, "first disaster: from the command to the first right answer of the service");
     report.rto(second.rto, "second disaster: likewise");
     report.fine_print();
-    report.say("stand-ins", "the webhook and the heartbeat's service are mocks on loopback; the KMS of the bucket is MinIO's own.");
+    report.say("real", "PostgreSQL, MinIO with its replication and its own KMS, OpenBao's transit engine, the mail server, the service");
+    report.say("stand-ins", "who takes the webhook and the heartbeat; OpenBao keeps its key in memory; all is on one machine");
 }
