@@ -17,6 +17,7 @@ mod in_bucket;
 mod launch;
 pub mod loopback;
 pub mod mail;
+pub mod minio;
 pub mod moto;
 pub mod openbao;
 pub mod patroni;

@@ -1,6 +1,5 @@
 //! Other object stores for tests, each a server of its own on a free loopback port: versitygw, MinIO, and the mocks moto and azurite.
 
-use crate::asking::find_program;
 use crate::loopback::{free_ports, http, spawn_for_life};
 use crate::s3::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 use object_store::ClientOptions;
@@ -127,25 +126,6 @@ impl ObjectServer {
         assert_eq!(made, store::Outcome::Done, "cannot make the bucket {name}");
     }
 
-    /// Lets MinIO copy a bucket to a bucket of another MinIO, with its removals and what is there already; the other one as it calls it.
-    pub fn replicate(&self, bucket: &str, to_endpoint: &str, to_bucket: &str) -> String {
-        let (here, remote) = (format!("site/{bucket}"), format!("{}/{to_bucket}", with_keys(to_endpoint)));
-        self.mc(&["replicate", "add", &here, "--remote-bucket", &remote, "--replicate", "delete-marker,existing-objects"]);
-        let rule: serde_json::Value = serde_json::from_str(&self.mc(&["replicate", "ls", &here, "--json"])).expect("JSON");
-        rule["rule"]["Destination"]["Bucket"].as_str().expect("a target").to_owned()
-    }
-
-    /// Runs MinIO's client, which alone can register where a bucket may be replicated to; this server is its `site`.
-    pub fn mc(&self, words: &[&str]) -> String {
-        let program = find_program("BOWLINE_MC", "mc", "mc");
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut command = Command::new(program);
-        command.env("MC_CONFIG_DIR", folder.path()).env("MC_HOST_site", with_keys(&self.endpoint())).args(words);
-        let output = command.output().expect("mc runs");
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
     /// object_store has no call for this, but its signer.
     async fn create_container(&self, name: &str) {
         let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).expect("a client can be made");
@@ -164,11 +144,6 @@ impl ObjectServer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
         runtime.block_on(self.create_bucket(name));
     }
-}
-
-/// An address that says as whom one comes.
-fn with_keys(endpoint: &str) -> String {
-    endpoint.replace("http://", &format!("http://{ACCESS_KEY_ID}:{SECRET_ACCESS_KEY}@"))
 }
 
 impl Drop for ObjectServer {

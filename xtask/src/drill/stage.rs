@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testkit::loopback::{free_ports, http};
+use testkit::minio::replicate;
 use testkit::s3::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 use testkit::stores::{MINIO_KEY, Make, ObjectServer};
 use testkit::{Hook, InBucket, MailServer, Manner, OpenBao};
@@ -86,7 +87,7 @@ impl Stage {
             server.create_bucket_now(bucket);
             InBucket::open(&server.url(bucket, ""), &server.options(), true);
         }
-        let target = primary.replicate(PACKAGES, &replica.endpoint(), COPY);
+        let target = replicate(&primary, PACKAGES, &replica.endpoint(), COPY);
         let bao = OpenBao::start();
         bao.make_key(KEY, "aes256-gcm96");
         // No more than is needed, and nothing of the root's.

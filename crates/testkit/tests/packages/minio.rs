@@ -5,6 +5,7 @@ use crate::together::{Kept, both_come_back};
 use std::time::Duration;
 use store::{Bucket, Outcome, ReplicationWish, Step};
 use testkit::bowline::wait;
+use testkit::minio::replicate;
 use testkit::s3::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 use testkit::stores::{Make, ObjectServer};
 use testkit::{Bowline, Cluster, Proxy, RepositoryKind, Toxiproxy, newest_major};
@@ -24,7 +25,7 @@ impl Sites {
             server.create_bucket_now(bucket);
             InBucket::open(&server.url(bucket, ""), &server.options(), true);
         }
-        let target = primary.replicate("packages", &between.endpoint(), "copy");
+        let target = replicate(&primary, "packages", &between.endpoint(), "copy");
         Self { primary, replica, between, target }
     }
 
