@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run().map_err(Into::into),
         Some("dataset") => dataset::run(arguments).map_err(Into::into),
         Some("drill") => drill::run(arguments).map_err(Into::into),
+        // What the drill itself starts.
+        Some("service") => drill::serve(arguments).map_err(Into::into),
         Some("sabotage") => sabotage::run(arguments),
         Some("bench") => bench::run(arguments),
         Some("reference") => reference::run().map_err(Into::into),

@@ -99,9 +99,9 @@ impl Hook {
     }
 }
 
-fn serve(client: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
-    let mut from = BufReader::new(client.try_clone()?);
-    let mut to = client;
+/// Reads one request of this connection.
+pub fn read_request(client: &TcpStream) -> std::io::Result<Asked> {
+    let mut from = BufReader::new(client);
     let mut line = || -> std::io::Result<String> {
         let mut text = String::new();
         from.by_ref().take(64 << 10).read_line(&mut text)?;
@@ -118,12 +118,21 @@ fn serve(client: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
     let mut body = vec![0; length];
     from.read_exact(&mut body)?;
     let line = first.split(' ').take(2).collect::<Vec<_>>().join(" ");
-    let asked = Asked { line, headers, body: String::from_utf8_lossy(&body).into_owned(), at: Instant::now() };
+    Ok(Asked { line, headers, body: String::from_utf8_lossy(&body).into_owned(), at: Instant::now() })
+}
+
+/// Answers it, and with that the connection ends.
+pub fn answer(mut client: &TcpStream, status: u16, body: &str) -> std::io::Result<()> {
+    client.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()).as_bytes())
+}
+
+fn serve(client: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
+    let asked = read_request(&client)?;
     let manner = {
         let mut shared = shared.lock().expect("no holder panics");
         shared.asked.push(asked);
         if shared.manner == Manner::Hangs {
-            shared.hanging.push(to.try_clone()?);
+            shared.hanging.push(client.try_clone()?);
         }
         shared.manner.clone()
     };
@@ -132,5 +141,5 @@ fn serve(client: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
         Manner::Answers(status, words) => (status, words),
         Manner::Hangs => return Ok(()),
     };
-    to.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{words}", words.len()).as_bytes())
+    answer(&client, status, &words)
 }

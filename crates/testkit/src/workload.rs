@@ -21,6 +21,14 @@ pub struct Acknowledged {
     pub inserted_to: Option<Lsn>,
 }
 
+impl Acknowledged {
+    /// One that its client was told of just now, by whoever stands before the server: the commit's time in microseconds since 1970.
+    pub fn now(id: i64, committed_at: Option<i64>, inserted_to: Option<&str>) -> Self {
+        let inserted_to = inserted_to.and_then(|lsn| lsn.parse().ok());
+        Self { id, committed_at: committed_at.map(Timestamp::from_unix_micros), seen_at: SystemClock.now(), inserted_to }
+    }
+}
+
 /// Transactions in the background, each inserting one row into `ledger(id, stamp, payload)`.
 #[derive(Debug)]
 pub struct Workload {

@@ -1,13 +1,18 @@
 //! `cargo xtask drill`: a real cluster is backed up, tampered with, destroyed and restored by bowline's own commands, and judged.
 
+mod clients;
 mod judge;
 mod load;
 mod report;
 mod scene;
+mod service;
+mod stage;
 mod story;
+mod whole;
 
 use clap::{Parser, ValueEnum};
 use report::Report;
+use serde_json::json;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -21,9 +26,12 @@ pub struct Options {
     /// The major version of PostgreSQL.
     #[arg(long, default_value_t = 18)]
     pub pg: u32,
-    /// How much data: 1 is about 300 MB.
-    #[arg(long, default_value_t = 1.0)]
-    pub scale: f64,
+    /// The whole story: a service with its packages, every part that protects it, and two disasters.
+    #[arg(long, conflicts_with = "repository")]
+    pub full: bool,
+    /// How much data: 1 is about 300 MB, and the default; of the whole story it is 0.2.
+    #[arg(long)]
+    pub scale: Option<f64>,
     /// Keep the repository, the directories and the logs, and say where they are.
     #[arg(long)]
     pub keep: bool,
@@ -36,6 +44,25 @@ pub struct Options {
     /// Write the report as JSON, too.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+impl Options {
+    pub fn scale(&self) -> f64 {
+        self.scale.unwrap_or(if self.full { 0.2 } else { 1.0 })
+    }
+
+    /// The head of the report, for people and for machines.
+    fn head(&self) -> (String, serde_json::Map<String, serde_json::Value>) {
+        let (pg, scale) = (self.pg, self.scale());
+        let (words, repository) = match self.full {
+            true => (format!("the whole story, PostgreSQL {pg}, repository: s3 with SSE-KMS, scale {scale}"), Door::S3),
+            false => (format!("PostgreSQL {pg}, repository: {}, scale {scale}", self.repository.name()), self.repository),
+        };
+        let mut setting = serde_json::Map::new();
+        let all = [("pg", json!(pg)), ("scale", json!(scale)), ("repository", json!(repository.name())), ("full", json!(self.full))];
+        setting.extend(all.map(|(name, value)| (name.to_owned(), value)));
+        (words, setting)
+    }
 }
 
 /// Kinds of repositories.
@@ -65,9 +92,11 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
         }
         Err(wrong) => return Err(wrong.to_string().trim_start_matches("error: ").trim_end().to_owned()),
     };
-    let mut report = Report::new(&options);
+    let (words, setting) = options.head();
+    let mut report = Report::new(&words, setting);
     // Whatever ends the story early, a panic of the test kit too, is a drill that failed and a report that says so.
-    let told = catch_unwind(AssertUnwindSafe(|| story::tell(&options, &mut report))).unwrap_or_else(|panic| Err(words_of(&*panic)));
+    let told = catch_unwind(AssertUnwindSafe(|| if options.full { whole::tell(&options, &mut report) } else { story::tell(&options, &mut report) }))
+        .unwrap_or_else(|panic| Err(words_of(&*panic)));
     if let Err(why) = told {
         report.fault(format!("the drill ended early: {why}"));
     }
@@ -76,6 +105,11 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
         std::fs::write(file, format!("{:#}\n", report.json())).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
     }
     if passed { Ok(()) } else { Err("the drill did not pass".into()) }
+}
+
+/// Entry of `cargo xtask service`: the small service of the whole story, or the question whether it is well.
+pub fn serve(arguments: impl Iterator<Item = String>) -> Outcome<()> {
+    service::run(&arguments.collect::<Vec<_>>())
 }
 
 fn words_of(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,7 +1,6 @@
 //! What a person reads while the drill runs and after it, and the same as JSON.
 
 use super::judge::{Line, Loss};
-use super::{Door, Options};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,8 @@ const WIDTH: usize = 100;
 
 /// What was found out so far. Printed as it comes, so that nobody waits before an empty screen.
 pub struct Report {
-    pg: u32,
-    scale: f64,
-    door: Door,
+    /// What is drilled, for the JSON.
+    setting: serde_json::Map<String, Value>,
     begun: Instant,
     steps: Vec<Value>,
     facts: serde_json::Map<String, Value>,
@@ -26,14 +24,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(options: &Options) -> Self {
-        println!("BOWLINE DRILL   PostgreSQL {}, repository: {}, scale {}", options.pg, options.repository.name(), options.scale);
+    /// Prints the head, with these words behind the program's name.
+    pub fn new(words: &str, setting: serde_json::Map<String, Value>) -> Self {
+        println!("BOWLINE DRILL   {words}");
         println!("{}", "━".repeat(WIDTH));
         println!("{:<42}{:>9}{:>14}", "STEP", "TIME", "RATE");
         Self {
-            pg: options.pg,
-            scale: options.scale,
-            door: options.repository,
+            setting,
             begun: Instant::now(),
             steps: Vec::new(),
             facts: serde_json::Map::new(),
@@ -96,20 +93,34 @@ impl Report {
 
     /// The two numbers that all this is for.
     pub fn objectives(&mut self, loss: &Loss, rto: Duration) {
-        (self.rpo, self.rto) = (loss.seconds.is_finite().then_some(loss.seconds), Some(rto.as_secs_f64()));
         self.head("OBJECTIVES");
-        let mut line = |name: &str, objective: Duration, reached: f64, remark: String| {
-            let met = reached <= objective.as_secs_f64();
-            println!(
-                "  {name}   objective {:>3} h   reached {reached:>7.1} s   {:<6}   {remark}",
-                objective.as_secs() / 3600,
-                if met { "met" } else { "MISSED" }
-            );
-            self.must(met, || format!("{name} is {reached:.1} s, more than the objective"));
-        };
-        let lost = format!("{} acknowledged commits were lost with the host", grouped(loss.commits_lost as u64));
-        line("RPO", RPO_OBJECTIVE, loss.seconds, lost);
-        line("RTO", RTO_OBJECTIVE, rto.as_secs_f64(), "from the restore command to the first answered query".into());
+        self.rpo(loss, &format!("{} acknowledged commits were lost with the host", grouped(loss.commits_lost as u64)));
+        self.rto(rto, "from the restore command to the first answered query");
+        self.fine_print();
+    }
+
+    /// How much of what was acknowledged the end of the host cost.
+    pub fn rpo(&mut self, loss: &Loss, remark: &str) {
+        self.rpo = loss.seconds.is_finite().then_some(loss.seconds);
+        self.objective("RPO", RPO_OBJECTIVE, loss.seconds, remark);
+    }
+
+    /// How long a restore took; of several the longest counts.
+    pub fn rto(&mut self, took: Duration, remark: &str) {
+        let seconds = took.as_secs_f64();
+        self.rto = Some(self.rto.map_or(seconds, |before| before.max(seconds)));
+        self.objective("RTO", RTO_OBJECTIVE, seconds, remark);
+    }
+
+    fn objective(&mut self, name: &str, objective: Duration, reached: f64, remark: &str) {
+        let met = reached <= objective.as_secs_f64();
+        let hours = objective.as_secs() / 3600;
+        println!("  {name}   objective {hours:>3} h   reached {reached:>7.1} s   {:<6}   {remark}", if met { "met" } else { "MISSED" });
+        self.must(met, || format!("{name} is {reached:.1} s, more than the objective"));
+    }
+
+    /// What the two numbers depend on.
+    pub fn fine_print(&self) {
         println!("        New WAL is stored every wal.flush_interval (5 s unless set otherwise): what came since dies with the host.");
         println!("        With wal.synchronous = true nothing that was acknowledged does.");
         println!("        The times are those of this machine and this amount of data; yours scale with your data.");
@@ -132,11 +143,14 @@ impl Report {
 
     /// Everything, for machines.
     pub fn json(&self) -> Value {
-        json!({
-            "passed": self.faults.is_empty(), "faults": self.faults, "pg": self.pg, "scale": self.scale, "repository": self.door.name(),
+        let mut all = self.setting.clone();
+        let found = json!({
+            "passed": self.faults.is_empty(), "faults": self.faults,
             "rpo_seconds": self.rpo, "rto_seconds": self.rto, "rpo_objective_seconds": RPO_OBJECTIVE.as_secs(),
             "rto_objective_seconds": RTO_OBJECTIVE.as_secs(), "seconds": self.begun.elapsed().as_secs_f64(), "steps": self.steps, "facts": self.facts,
-        })
+        });
+        all.extend(found.as_object().cloned().unwrap_or_default());
+        Value::Object(all)
     }
 }
 
@@ -174,7 +188,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        Report::new(&Options { pg: 18, scale: 1.0, keep: false, bowline: None, repository: Door::File, json: None })
+        Report::new("of a test", serde_json::Map::new())
     }
 
     #[test]

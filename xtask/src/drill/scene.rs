@@ -21,6 +21,8 @@ const RECEIVER: &str = "receiver.pid";
 /// the drill is killed.
 pub struct Scene {
     pub cluster: Cluster,
+    /// What every command of bowline gets.
+    pub environment: Vec<(String, String)>,
     home: PathBuf,
     _s3: Option<S3Server>,
 }
@@ -57,6 +59,19 @@ impl Drop for Running {
 impl Scene {
     /// Starts the server and installs bowline: program, password file, configuration. No repository and no role yet.
     pub fn build(options: &Options) -> Outcome<Self> {
+        let mut scene = Self::raise(options)?;
+        scene._s3 = (options.repository == Door::S3).then(|| {
+            let server = S3Server::start();
+            server.create_bucket(BUCKET);
+            server
+        });
+        scene.write("bowline.toml", &scene.config())?;
+        scene.write_store_keys()?;
+        Ok(scene)
+    }
+
+    /// The same without a configuration.
+    pub fn raise(options: &Options) -> Outcome<Self> {
         let program = match &options.bowline {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("bowline"),
@@ -67,21 +82,35 @@ impl Scene {
         // As safe as in production: what is acknowledged is on disk. The commit times make the instant exact.
         let cluster = Cluster::builder(options.pg).setting("fsync", "on").setting("track_commit_timestamp", "on").start();
         let home = cluster.home().to_owned();
-        let s3 = (options.repository == Door::S3).then(|| {
-            let server = S3Server::start();
-            server.create_bucket(BUCKET);
-            server
-        });
-        let scene = Self { cluster, home, _s3: s3 };
-        // A copy, because the user postgres may not be let into the folder of the build.
-        let installed = scene.home.join("bowline");
-        fs::copy(&program, &installed).map_err(|error| format!("cannot copy {}: {error}", program.display()))?;
-        fs::set_permissions(&installed, fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
+        let scene = Self { cluster, environment: Vec::new(), home, _s3: None };
+        scene.install(&program, "bowline")?;
         scene.write("pgpass", &format!("*:*:*:{ROLE}:{}\n", scene.password()))?;
-        scene.write("bowline.toml", &scene.config())?;
-        scene.write("s3-key-id", ACCESS_KEY_ID)?;
-        scene.write("s3-key", SECRET_ACCESS_KEY)?;
         Ok(scene)
+    }
+
+    /// A copy of a program, because the user postgres may not be let into the folder of the build.
+    pub fn install(&self, program: &Path, name: &str) -> Outcome<()> {
+        let installed = self.home.join(name);
+        fs::copy(program, &installed).map_err(|error| format!("cannot copy {}: {error}", program.display()))?;
+        fs::set_permissions(&installed, fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())
+    }
+
+    /// What the test kit's S3 servers know their user by.
+    pub fn write_store_keys(&self) -> Outcome<()> {
+        self.write("s3-key-id", ACCESS_KEY_ID)?;
+        self.write("s3-key", SECRET_ACCESS_KEY)
+    }
+
+    /// How bowline reaches the server, as every configuration begins.
+    pub fn postgres_lines(&self) -> String {
+        format!(
+            "org = \"drill\"\n\n[postgres]\nconninfo = \"host={} port={} user={ROLE} dbname=postgres passfile={}\"\ndata_dir = \"{}\"\nbin_dir = \"{}\"\n\n",
+            self.cluster.socket_dir().display(),
+            self.cluster.port(),
+            self.at("pgpass").display(),
+            self.cluster.data_dir().display(),
+            self.cluster.bin_dir().display(),
+        )
     }
 
     fn config(&self) -> String {
@@ -97,14 +126,9 @@ impl Scene {
             ),
         };
         format!(
-            "org = \"drill\"\n\n[postgres]\nconninfo = \"host={} port={} user={ROLE} dbname=postgres passfile={}\"\ndata_dir = \"{}\"\nbin_dir = \"{}\"\n\n\
-             [repository]\n{repository}\n[encryption]\nrecipients = [\"file:{}\"]\n\n\
+            "{}[repository]\n{repository}\n[encryption]\nrecipients = [\"file:{}\"]\n\n\
              [wal]\nstart = \"{} --config {} wal receive > {} 2>&1 & echo $! > {}\"\n",
-            self.cluster.socket_dir().display(),
-            self.cluster.port(),
-            at("pgpass"),
-            self.cluster.data_dir().display(),
-            self.cluster.bin_dir().display(),
+            self.postgres_lines(),
             at("key"),
             at("bowline"),
             at("bowline.toml"),
@@ -137,7 +161,8 @@ impl Scene {
         if is_superuser == "f" { Ok(()) } else { Err(format!("the role {ROLE} should be no superuser: rolsuper is {is_superuser:?}")) }
     }
 
-    fn write(&self, name: &str, text: &str) -> Outcome<()> {
+    /// A file that only the server's user reads.
+    pub fn write(&self, name: &str, text: &str) -> Outcome<()> {
         let path = self.home.join(name);
         let wrong = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
         fs::write(&path, text).map_err(wrong)?;
@@ -154,12 +179,23 @@ impl Scene {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.home.join("bowline"));
+        let mut command = self.as_server_user("bowline");
         command.arg("--config").arg(self.home.join("bowline.toml")).args(arguments);
+        command
+    }
+
+    /// A program of the drill's directory, run as the server's user, which does not outlive the drill.
+    pub fn as_server_user(&self, name: &str) -> Command {
+        let mut command = Command::new(self.home.join(name));
         for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("PG") || key.to_string_lossy().starts_with("AWS_")) {
             command.env_remove(key);
         }
-        command.env_remove("BOWLINE_CONFIG").env("HOME", &self.home).current_dir(&self.home).stdin(Stdio::null());
+        command
+            .env_remove("BOWLINE_CONFIG")
+            .envs(self.environment.iter().cloned())
+            .env("HOME", &self.home)
+            .current_dir(&self.home)
+            .stdin(Stdio::null());
         if let Some((uid, gid)) = self.cluster.user() {
             command.uid(uid).gid(gid);
         }
@@ -188,9 +224,15 @@ impl Scene {
 
     /// The same for `status`, whose exit code is its verdict.
     pub fn status(&self) -> Outcome<Value> {
-        let (said, _) = self.bowline_with_code("status", &["status"])?;
-        let last = said.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()).unwrap_or_default();
-        if last["result"].is_null() { Err(format!("bowline status has no result: {said}")) } else { Ok(last["result"].clone()) }
+        let told = self.told("status", &["status"])?;
+        if told["result"].is_null() { Err(format!("bowline status has no result: {told}")) } else { Ok(told["result"].clone()) }
+    }
+
+    /// The same, however it ended: its result or its error, below that name.
+    pub fn told(&self, log: &str, arguments: &[&str]) -> Outcome<Value> {
+        let (said, _) = self.bowline_with_code(log, arguments)?;
+        let last = said.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        last.ok_or_else(|| format!("bowline {} told nothing: {said}", arguments.join(" ")))
     }
 
     fn bowline_with_code(&self, log: &str, arguments: &[&str]) -> Outcome<(String, Option<i32>)> {

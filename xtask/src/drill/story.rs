@@ -81,7 +81,7 @@ fn act(scene: &Scene, options: &Options, report: &mut Report, elsewhere: &Path) 
 }
 
 fn protect(scene: &Scene, options: &Options, report: &mut Report) -> Outcome<Running> {
-    let loaded = dataset::load(&scene.server(None), Size::scale(options.scale), SEED)?;
+    let loaded = dataset::load(&scene.server(None), Size::scale(options.scale()), SEED)?;
     report.step("load the data of a knowledge service", loaded.took, Some(loaded.bytes), &format!("{} of tables and indexes", bytes(loaded.bytes)));
     report.note("data_bytes", json!(loaded.bytes));
     timed(report, "make the role that init --print-sql names", || Ok((scene.make_role()?, "no superuser, password from a passfile".into())))?;
@@ -237,7 +237,7 @@ fn see_protection(scene: &Scene, report: &mut Report) -> Outcome<()> {
 }
 
 /// Carries out a step and reports it with the remark that it returns.
-fn timed<T>(report: &mut Report, name: &str, work: impl FnOnce() -> Outcome<(T, String)>) -> Outcome<T> {
+pub fn timed<T>(report: &mut Report, name: &str, work: impl FnOnce() -> Outcome<(T, String)>) -> Outcome<T> {
     let begun = Instant::now();
     let (done, remark) = work()?;
     report.step(name, begun.elapsed(), None, &remark);
@@ -251,11 +251,11 @@ fn ledger(scene: &Scene, socket_dir: &Path) -> Outcome<HashSet<i64>> {
 }
 
 /// SQL that spells an instant so that `bowline restore --to` reads it.
-fn utc(instant: &str) -> String {
+pub fn utc(instant: &str) -> String {
     format!("to_char({instant} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || ' UTC'")
 }
 
-fn seconds_between(scene: &Scene, from: &str, to: &str) -> Outcome<f64> {
+pub fn seconds_between(scene: &Scene, from: &str, to: &str) -> Outcome<f64> {
     let text = scene.ask(&scene.cluster.socket_dir(), &format!("SELECT extract(epoch FROM '{to}'::timestamptz - '{from}'::timestamptz)"))?;
     text.parse().map_err(|_| format!("not a number: {text}"))
 }
@@ -266,16 +266,16 @@ fn share(commits: &[Acknowledged], there: &HashSet<i64>) -> String {
     format!("{} of {}", grouped(found as u64), grouped(commits.len() as u64))
 }
 
-fn list(value: &Value) -> Vec<Value> {
+pub fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-fn number(value: &Value) -> Outcome<u64> {
+pub fn number(value: &Value) -> Outcome<u64> {
     value.as_u64().ok_or_else(|| format!("bowline's result should hold a number, not {value}"))
 }
 
 /// What the restore spent its time on: its two longest steps.
-fn steps_of(result: &Value) -> String {
+pub fn steps_of(result: &Value) -> String {
     let mut steps: Vec<_> =
         list(&result["steps"]).iter().filter_map(|step| Some((step["seconds"].as_f64()?, step["step"].as_str()?.to_owned()))).collect();
     steps.sort_by(|one, other| other.0.total_cmp(&one.0));

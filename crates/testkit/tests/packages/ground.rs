@@ -1,13 +1,10 @@
 //! An application's objects in a folder or a bucket, as the application itself writes and reads them.
 
-use bytes::Bytes;
-use futures::TryStreamExt;
 use std::fs;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use store::{Bucket, Site, Step, StoreOptions};
 use terms::{Clock, SystemClock, Timestamp};
 use testkit::Cluster;
+pub use testkit::InBucket;
 use testkit::bowline::files_below;
 
 pub fn now() -> Timestamp {
@@ -98,62 +95,22 @@ impl Objects for Folder {
     }
 }
 
-/// A bucket that keeps versions.
-pub struct InBucket {
-    pub site: Site,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl InBucket {
-    pub fn open(url: &str, options: &StoreOptions, makes_versioned: bool) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime can be made");
-        let site = runtime.block_on(async {
-            if makes_versioned {
-                let bucket = Bucket::open(url, options).expect("an address").expect("a bucket");
-                assert_eq!(bucket.carry_out(&Step::Version).await.expect("an answer"), store::Outcome::Done);
-            }
-            Site::open(url, options).expect("an address")
-        });
-        Self { site, runtime }
-    }
-
-    pub fn wait<T>(&self, what: impl Future<Output = T>) -> T {
-        self.runtime.block_on(what)
-    }
-
-    /// Every version, the newest of each key first: key, whether it is a removal.
-    pub fn versions(&self) -> Vec<store::Item> {
-        self.wait(self.site.versions().try_collect()).expect("a listing")
-    }
-}
-
 impl Objects for InBucket {
     fn put(&self, key: &str, body: &[u8]) {
-        let body = Bytes::copy_from_slice(body);
-        self.wait(async {
-            let mut upload = self.site.begin(key, body.len() as u64, &store::ItemFacts::default(), now(), None).await?;
-            upload.piece(body).await?;
-            upload.finish().await
-        })
-        .expect("an object can be put");
+        self.try_put(key, body).expect("an object can be put");
     }
     fn get(&self, key: &str) -> Option<Vec<u8>> {
-        self.wait(async {
-            let item = self.site.look(key).await.expect("an answer")?;
-            let read = self.site.read(&item, 0..item.bytes).await.expect("an answer");
-            read.map(|(body, _)| body.to_vec())
-        })
+        self.try_get(key).expect("an answer")
     }
     fn keys(&self) -> Vec<String> {
-        let items: Vec<store::Item> = self.wait(self.site.current().try_collect()).expect("a listing");
-        items.into_iter().map(|item| item.key).collect()
+        self.try_keys().expect("a listing")
     }
     fn tells_fractions(&self) -> bool {
         false
     }
     fn destroy(&self) {
         for key in self.keys() {
-            self.wait(self.site.hide(&key, None)).expect("it can be hidden");
+            self.try_hide(&key).expect("it can be hidden");
         }
     }
 }

@@ -2,30 +2,13 @@
 
 use crate::ground::{InBucket, Objects, now};
 use crate::together::{Kept, both_come_back};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 use store::{Bucket, Outcome, ReplicationWish, Step};
 use testkit::bowline::wait;
+use testkit::minio::replicate;
 use testkit::s3::{ACCESS_KEY_ID, SECRET_ACCESS_KEY};
 use testkit::stores::{Make, ObjectServer};
 use testkit::{Bowline, Cluster, Proxy, RepositoryKind, Toxiproxy, newest_major};
-
-/// Runs MinIO's client, which alone can register where a bucket may be replicated to.
-fn mc(server: &ObjectServer, words: &[&str]) -> String {
-    let program = std::env::var_os("BOWLINE_MC").map(PathBuf::from);
-    let program = program.unwrap_or_else(|| panic!("BOWLINE_MC is not set: source scripts/prepare mc (a test never passes by skipping)"));
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut command = Command::new(program);
-    command.env("MC_CONFIG_DIR", folder.path()).env("MC_HOST_site", address(&server.endpoint())).args(words);
-    let output = command.output().expect("mc runs");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn address(endpoint: &str) -> String {
-    endpoint.replace("http://", &format!("http://{ACCESS_KEY_ID}:{SECRET_ACCESS_KEY}@"))
-}
 
 struct Sites {
     primary: ObjectServer,
@@ -42,10 +25,7 @@ impl Sites {
             server.create_bucket_now(bucket);
             InBucket::open(&server.url(bucket, ""), &server.options(), true);
         }
-        let remote = format!("{}/copy", address(&between.endpoint()));
-        mc(&primary, &["replicate", "add", "site/packages", "--remote-bucket", &remote, "--replicate", "delete-marker,existing-objects"]);
-        let rule: serde_json::Value = serde_json::from_str(&mc(&primary, &["replicate", "ls", "site/packages", "--json"])).expect("JSON");
-        let target = rule["rule"]["Destination"]["Bucket"].as_str().expect("a target").to_owned();
+        let target = replicate(&primary, "packages", &between.endpoint(), "copy");
         Self { primary, replica, between, target }
     }
 
