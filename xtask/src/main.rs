@@ -3,6 +3,7 @@
 mod bench;
 mod dataset;
 mod drill;
+mod package;
 mod sabotage;
 mod tidy;
 
@@ -13,6 +14,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   dataset    loads data shaped like a knowledge service's into a running server
   bench      measures bowline against its peers and against the machine
   drill      backs up, destroys and restores a real cluster with bowline's own commands
+  package    makes the Debian package of a built program
   sabotage   makes one line wrong at a time and demands that the test which proves it fails";
 
 fn main() -> ExitCode {
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         Some("dataset") => dataset::run(arguments).map_err(Into::into),
         Some("drill") => drill::run(arguments).map_err(Into::into),
         Some("sabotage") => sabotage::run(arguments),
+        Some("package") => package::run(arguments).map_err(Into::into),
         Some("bench") => bench::run(arguments),
         _ => Err(USAGE.into()),
     };
