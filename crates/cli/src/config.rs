@@ -130,8 +130,6 @@ pub struct Daemon {
     pub timezone: Option<Zone>,
     /// Whether it receives WAL; yes unless said otherwise.
     pub receive: Option<bool>,
-    /// Whether it holds drills; yes unless said otherwise. Without, another host must, and `drill.schedule` says when they are missed.
-    pub drill: Option<bool>,
     /// How often everything is looked at; 10 seconds unless said otherwise.
     #[serde(deserialize_with = "duration")]
     pub watch_interval: Option<Duration>,

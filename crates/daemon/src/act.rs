@@ -197,8 +197,7 @@ impl Daemon {
             .any(|alarm| alarm.rule == "capacity" && alarm.subject == "repository" && alarm.urgency == Urgency::Critical);
         let underway = self.office.underway();
         for plan in &loaded.settings.jobs {
-            if (loaded.drills || plan.name != "drill")
-                && !underway.contains_key(plan.name)
+            if !underway.contains_key(plan.name)
                 && self.not_before.get(plan.name).is_none_or(|time| Instant::now() >= *time)
                 && let Some(why) = self.is_due(plan, &observed.facts, is_full)
             {

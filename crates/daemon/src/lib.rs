@@ -48,8 +48,6 @@ pub struct Loaded {
     /// How the commands are called.
     pub program: Program,
     pub receives: bool,
-    /// Whether it holds drills, or only watches that they are held.
-    pub drills: bool,
     pub watch_interval: Duration,
     pub lease_ttl: Duration,
     /// How long a job may take before it is ended.
