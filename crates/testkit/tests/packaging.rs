@@ -58,7 +58,7 @@ fn the_package_installs_runs_as_its_unit_says_upgrades_and_leaves_keys_behind() 
     let place = tempfile::tempdir().expect("a folder");
     let (first, second) = (make_package(place.path(), "1"), make_package(place.path(), "2"));
     let _guest = Guest;
-    let told = said(&["dpkg", "--install", &first]);
+    let told = said(&["dpkg", "--force-unsafe-io", "--install", &first]);
     assert!(told.contains("nothing runs yet"), "{told}");
 
     // What is there, and that it is what it seems.
@@ -122,7 +122,7 @@ fn the_package_installs_runs_as_its_unit_says_upgrades_and_leaves_keys_behind() 
     assert_eq!(daemon.stop(), Some(0));
 
     // Newer files, the same configuration and key.
-    said(&["dpkg", "--install", &second]);
+    said(&["dpkg", "--force-unsafe-io", "--install", &second]);
     assert!(said(&["dpkg-query", "--show", "bowline"]).trim().ends_with("-2"));
     assert_eq!(fs::read_to_string(CONFIG).expect("the configuration"), settings);
     let key = fs::read(KEY).expect("the key");
