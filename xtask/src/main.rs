@@ -4,6 +4,7 @@ mod acceptance;
 mod bench;
 mod dataset;
 mod drill;
+mod package;
 mod reference;
 mod sabotage;
 mod tidy;
@@ -15,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   dataset    loads data shaped like a knowledge service's into a running server
   bench      measures bowline against its peers and against the machine
   drill      backs up, destroys and restores a real cluster with bowline's own commands
+  package    makes the Debian package of a built program
   sabotage   makes one line wrong at a time and demands that the test which proves it fails
   acceptance holds the table of promises against what tests and drill printed
   reference  writes docs/reference out of the code";
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         // What the drill itself starts.
         Some("service") => drill::serve(arguments).map_err(Into::into),
         Some("sabotage") => sabotage::run(arguments),
+        Some("package") => package::run(arguments).map_err(Into::into),
         Some("bench") => bench::run(arguments),
         Some("reference") => reference::run().map_err(Into::into),
         Some("acceptance") => acceptance::run(arguments),

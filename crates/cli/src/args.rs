@@ -136,6 +136,9 @@ pub enum Verb {
     Runbook(RunbookArgs),
     /// Print a completion script for your shell
     Completions { shell: clap_complete::Shell },
+    /// Write the manual pages, one a command, into this folder: for whoever makes a package
+    #[command(hide = true)]
+    Manual { dir: PathBuf },
 }
 
 #[derive(Debug, ClapArgs)]

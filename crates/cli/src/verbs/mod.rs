@@ -20,6 +20,7 @@ mod init;
 mod keys;
 mod ledger;
 mod list;
+mod manual;
 mod measured;
 mod outlook;
 pub mod packages;
@@ -57,6 +58,9 @@ pub fn run(args: Args) -> ExitCode {
     if let Verb::Completions { shell } = verb {
         clap_complete::generate(shell, &mut Args::command(), "bowline", &mut std::io::stdout());
         return ExitCode::SUCCESS;
+    }
+    if let Verb::Manual { dir } = &verb {
+        return manual::run(dir, &Printer::new(&common));
     }
     if matches!(verb, Verb::Backup(_) | Verb::Wal { .. }) {
         refuse_huge_pages();
@@ -96,7 +100,7 @@ pub fn run(args: Args) -> ExitCode {
                 Verb::Daemon => daemon::run(&common, &printer).await,
                 Verb::Wal { verb: WalVerb::Receive(asked) } => wal::receive(&common, asked, &printer).await,
                 Verb::Wal { verb: WalVerb::Audit(asked) } => audit::run(&common, &asked, &printer).await,
-                Verb::Wal { verb: WalVerb::Push(_) | WalVerb::Fetch(_) } | Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+                Verb::Wal { verb: WalVerb::Push(_) | WalVerb::Fetch(_) } | Verb::Completions { .. } | Verb::Manual { .. } => Ok(ExitCode::SUCCESS),
             }
         };
         match job {
