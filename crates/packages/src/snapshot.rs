@@ -33,7 +33,8 @@ pub async fn snapshot(settings: &Settings, writer: &Writer, clock: &dyn Clock, e
     let last = listed.iter().rev().find(|snapshot| snapshot.source == site.address());
     // Before anything is listed, as the beginning is.
     let keeps_versions = versions::are_kept(&site).await?;
-    let since = last.filter(|_| keeps_versions).map(|last| (last.id, last.began));
+    // Of what was overwritten while nothing was kept no version tells.
+    let since = last.filter(|last| keeps_versions && last.kept_versions).map(|last| (last.id, last.began));
     let began = clock.now();
     let id = writer.free_snapshot_name(began, &listed).await?;
     let protection = writer.snapshot_protection(began).await?;
@@ -101,6 +102,7 @@ pub async fn snapshot(settings: &Settings, writer: &Writer, clock: &dyn Clock, e
             Protection::Plain => None,
         },
         needs: counts.needs,
+        kept_versions: keeps_versions,
         versions: since.map(|(since, _)| SnapshotVersions {
             since,
             ordered: site.orders_versions(),

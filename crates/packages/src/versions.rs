@@ -55,8 +55,9 @@ impl Choice {
             self.key = Some(item.key.clone());
             self.has_base = false;
         }
-        // What it had before it kept versions a bucket calls so: that is read as what is there now.
-        item.id = item.id.filter(|id| id != "null");
+        // What it had before it kept versions, or while it did not, a bucket calls so. As what is there now it is read without a name: it
+        // may be overwritten meanwhile. A former one has no other.
+        item.id = item.id.filter(|id| !is_first || id != "null");
         let is_needed = !self.has_base;
         self.has_base |= self.since.is_none_or(|since| item.modified <= since);
         let held = known.iter().find(|entry| is_same(entry, &item));

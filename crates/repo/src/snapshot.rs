@@ -38,6 +38,9 @@ pub struct SnapshotDocument {
     pub key: Option<KeyId>,
     /// The earlier snapshots in whose packs some of its chunks lie: they must stay as long as this one.
     pub needs: BTreeSet<BackupId>,
+    /// Whether the source kept versions when this one was made. Only of one that did can a later one know all that came after it.
+    #[serde(default)]
+    pub kept_versions: bool,
     /// What it has of the time before it, where the source keeps versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<SnapshotVersions>,

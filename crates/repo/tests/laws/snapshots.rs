@@ -139,6 +139,7 @@ impl World {
             encryption: Encryption::Off,
             key: None,
             needs,
+            kept_versions: true,
             versions: None,
             written_by,
         };

@@ -195,14 +195,27 @@ impl FolderSite {
         let folder = target.parent().unwrap_or(&site.root).to_owned();
         let temporary = folder.join(format!("{TEMPORARY}{}", token()));
         let made = temporary.clone();
-        let file = site
-            .blocking("write", key, move |_| {
+        let (file, made_folders) = site
+            .blocking("write", key, move |site| {
+                let made_folders = made_above(&folder, &site.root);
                 fs::create_dir_all(&folder)?;
-                OpenOptions::new().write(true).create_new(true).mode(mode).open(&made)
+                let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&made)?;
+                // The umask took from it.
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
+                Ok((file, made_folders))
             })
             .await?;
         let aside = aside.map(|aside| aside.join(key));
-        Ok(Upload { site: Arc::clone(site), key: key.to_owned(), file: Arc::new(file), temporary: Temporary(temporary), target, modified, aside })
+        Ok(Upload {
+            site: Arc::clone(site),
+            key: key.to_owned(),
+            file: Arc::new(file),
+            temporary: Temporary(temporary),
+            target,
+            modified,
+            aside,
+            made_folders,
+        })
     }
 }
 
@@ -235,6 +248,8 @@ pub(super) struct Upload {
     target: PathBuf,
     modified: Timestamp,
     aside: Option<PathBuf>,
+    /// Those that were made for it.
+    made_folders: Vec<PathBuf>,
 }
 
 impl Upload {
@@ -244,7 +259,7 @@ impl Upload {
     }
 
     pub(super) async fn finish(self) -> Result<(), StoreError> {
-        let Self { site, key, file, temporary, target, modified, aside } = self;
+        let Self { site, key, file, temporary, target, modified, aside, made_folders } = self;
         site.blocking("write", &key, move |_| {
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_micros(modified.unix_micros().max(0).unsigned_abs()))?;
             file.sync_all()?;
@@ -255,6 +270,7 @@ impl Upload {
             // A link replaces nothing: whatever came meanwhile stays.
             fs::hard_link(&temporary.0, &target)?;
             drop(temporary);
+            made_folders.iter().try_for_each(|made| sync_folder(made))?;
             sync_folder(&target)
         })
         .await
@@ -269,6 +285,11 @@ impl Drop for Temporary {
         // What stays is no object: listings pass it over.
         let _ = fs::remove_file(&self.0);
     }
+}
+
+/// The folders from this one up to the root that are not there yet.
+fn made_above(folder: &Path, root: &Path) -> Vec<PathBuf> {
+    folder.ancestors().take_while(|above| above.starts_with(root) && !above.exists()).map(Path::to_owned).collect()
 }
 
 fn move_aside(from: &Path, to: &Path) -> io::Result<()> {
