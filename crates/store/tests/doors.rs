@@ -21,6 +21,7 @@ mod s3;
 mod server;
 #[path = "doors/site.rs"]
 mod site;
+#[allow(dead_code, reason = "other rooms' tests use more of it")]
 #[path = "../../testkit/src/stand_in.rs"]
 mod stand_in;
 #[allow(dead_code, reason = "other rooms' tests use more of it")]
