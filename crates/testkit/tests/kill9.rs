@@ -93,15 +93,27 @@ fn beside(path: &Path, mark: &str) -> Vec<std::path::PathBuf> {
     entries.map(|e| e.path()).filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&name))).collect()
 }
 
+/// Also what was about to run: a server that was begun just before the kill has no postmaster.pid yet.
 fn stop_whatever_runs_in(target: &Path) {
-    let pid = fs::read_to_string(target.join("postmaster.pid")).ok().and_then(|text| text.lines().next()?.parse::<i32>().ok());
-    // A postmaster works in its data directory: a recycled process id is not one.
-    let ours = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == target);
-    if let Some(pid) = pid.filter(ours) {
-        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGQUIT);
-        while ours(&pid) {
-            std::thread::sleep(Duration::from_millis(20));
+    let name = target.to_str().expect("a readable path");
+    let is_ours = |pid: i32| {
+        let works_there = fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == target);
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        works_there || words.split(|byte| *byte == 0).any(|word| word == name.as_bytes())
+    };
+    let ours = || -> Vec<i32> {
+        let all = fs::read_dir("/proc").expect("/proc");
+        all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|pid| is_ours(*pid)).collect()
+    };
+    loop {
+        let running = ours();
+        if running.is_empty() {
+            return;
         }
+        for pid in running {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGQUIT);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -258,15 +258,6 @@ async fn no_tombstone_removes_what_is_listed_or_referred_to_and_nothing_is_liste
     assert!(writer.publish_snapshot(&unkeyed).await.is_err(), "its key is not there");
 }
 
-/// A clock that stands.
-struct At(Timestamp);
-
-impl Clock for At {
-    fn now(&self) -> Timestamp {
-        self.0
-    }
-}
-
 #[tokio::test]
 async fn an_unlisted_snapshot_keeps_what_it_refers_to_until_its_own_grace_is_over() {
     let memory = filled().await;
@@ -277,26 +268,26 @@ async fn an_unlisted_snapshot_keeps_what_it_refers_to_until_its_own_grace_is_ove
     let unlist = async |snapshot: &SnapshotDocument| {
         writer.bury(&Listed::Snapshot(snapshot.clone()), SystemClock.now()).await.unwrap();
         memory.remove(&repo::listing_of(BackupKind::Packages, snapshot.id)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
     };
     unlist(earlier).await;
     let between = SystemClock.now();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // A run takes milliseconds: between it and the newest one's grace lie seconds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     unlist(newest).await;
-    let expired_at = async |now: Timestamp| {
-        let hour = Duration::from_secs(3600);
+    let expired = async |grace: Duration| {
         let (policy, holder, lease_ttl) = (RetentionPolicy::default(), "a test".into(), Duration::from_millis(1));
-        let options = ExpireOptions { policy, grace: hour, attempts_grace: hour, confirmed: None, elsewhere: None, holder, lease_ttl };
-        expire(&writer, &memory as &dyn Remove, &options, &At(now.plus_micros(3_600_000_000))).await.unwrap();
+        let options = ExpireOptions { policy, grace, attempts_grace: grace, confirmed: None, elsewhere: None, holder, lease_ttl };
+        expire(&writer, &memory as &dyn Remove, &options, &SystemClock).await.unwrap();
         objects(&memory).await
     };
     // The earlier one's grace is over, the newest one's is not: somebody restores from it, perhaps.
-    let left = expired_at(between).await;
+    let left = expired(Duration::from_secs_f64(SystemClock.now().seconds_since(between))).await;
     for id in [earlier.id, newest.id] {
         assert!(left.contains(pack_path(BackupKind::Packages, id, 1).as_str()), "{id}: {left:#?}");
     }
-    let left = expired_at(SystemClock.now()).await;
-    assert!(!left.contains(pack_path(BackupKind::Packages, newest.id, 1).as_str()), "{left:#?}");
-    let left = expired_at(SystemClock.now()).await;
-    assert!(!left.contains(pack_path(BackupKind::Packages, earlier.id, 1).as_str()), "{left:#?}");
+    expired(Duration::ZERO).await;
+    let left = expired(Duration::ZERO).await;
+    for id in [earlier.id, newest.id] {
+        assert!(!left.contains(pack_path(BackupKind::Packages, id, 1).as_str()), "{id}: {left:#?}");
+    }
 }
