@@ -9,6 +9,7 @@ mod reference;
 mod sabotage;
 mod tidy;
 
+use clap::Parser;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND …
@@ -20,6 +21,18 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   sabotage   makes one line wrong at a time and demands that the test which proves it fails
   acceptance holds the table of promises against what tests and drill printed
   reference  writes docs/reference out of the code";
+
+/// The options of a chore; none when it was asked what they are, which is told.
+fn options<T: Parser>(chore: &str, arguments: impl Iterator<Item = String>) -> Result<Option<T>, String> {
+    match T::try_parse_from(std::iter::once(chore.to_owned()).chain(arguments)) {
+        Ok(options) => Ok(Some(options)),
+        Err(told) if !told.use_stderr() => {
+            print!("{told}");
+            Ok(None)
+        }
+        Err(wrong) => Err(wrong.to_string().trim_start_matches("error: ").trim_end().to_owned()),
+    }
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

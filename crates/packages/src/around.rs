@@ -2,10 +2,10 @@
 
 use crate::PackagesError;
 use crate::lines::{AllLines, KeyLines};
+use crate::pairs::pairs;
 use crate::source::{Known, Wanted};
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use repo::SnapshotEntry;
-use std::pin::Pin;
 use terms::Timestamp;
 
 /// What is known of the time between the snapshot before an instant and the one after it.
@@ -39,22 +39,9 @@ pub(crate) fn at_instant(all: &[Moment], at: Timestamp, is_ordered: bool) -> Opt
 
 /// Both snapshots beside each other.
 pub(crate) fn meet<'a>(earlier: AllLines, later: AllLines, at: Timestamp, between: Between) -> BoxStream<'a, Result<Known, PackagesError>> {
-    let state = (earlier.peekable(), later.peekable());
-    let known = stream::try_unfold(state, move |(mut earlier, mut later)| async move {
-        let key_of = |head: Option<&Result<KeyLines, PackagesError>>| head.map(|head| head.as_ref().ok().map(|lines| lines.key.clone()));
-        let a = key_of(Pin::new(&mut earlier).peek().await);
-        let b = key_of(Pin::new(&mut later).peek().await);
-        // One that failed comes first: it is taken, and ends this.
-        let (takes_earlier, takes_later) = match (&a, &b) {
-            (None, None) => return Ok(None),
-            (Some(a), Some(b)) => (a <= b, b <= a),
-            (a, b) => (a.is_some(), b.is_some()),
-        };
-        let a = if takes_earlier { earlier.try_next().await? } else { None };
-        let b = if takes_later { later.try_next().await? } else { None };
-        Ok::<_, PackagesError>(Some((settle(a, b, at, between), (earlier, later))))
-    });
-    known.try_filter_map(|known| async move { Ok(known) }).boxed()
+    pairs(earlier, later, |lines| &lines.key, |lines| &lines.key)
+        .try_filter_map(move |(earlier, later)| async move { Ok(settle(earlier, later, at, between)) })
+        .boxed()
 }
 
 /// What a key was, by what the two say of it.
@@ -108,6 +95,7 @@ fn was(entry: SnapshotEntry, is_uncertain: bool) -> Option<Known> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::stream;
     use repo::{SnapshotObject, SnapshotRemoval};
     use store::ItemFacts;
 

@@ -1,6 +1,7 @@
 //! The versions of primary and copy beside each other, and what of the one the other lacks.
 
 use crate::PackagesError;
+use crate::pairs::pairs;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use store::{Item, Site, StoreError};
@@ -39,53 +40,26 @@ pub(crate) fn beside(
     primary: BoxStream<'static, Result<Item, StoreError>>,
     copy: BoxStream<'static, Result<Item, StoreError>>,
 ) -> BoxStream<'static, Result<Both, PackagesError>> {
-    let side =
-        |items: BoxStream<'static, Result<Item, StoreError>>| Side { items: items.map_err(PackagesError::from).boxed(), head: None, is_over: false };
-    stream::try_unfold((side(primary), side(copy)), |(mut ours, mut theirs)| async move {
-        let (a, b) = (ours.key().await?, theirs.key().await?);
-        let (takes_ours, takes_theirs) = match (&a, &b) {
-            (None, None) => return Ok(None),
-            (Some(a), Some(b)) => (a <= b, b <= a),
-            (a, b) => (a.is_some(), b.is_some()),
-        };
-        let here = if takes_ours { ours.take().await? } else { Vec::new() };
-        let there = if takes_theirs { theirs.take().await? } else { Vec::new() };
-        Ok(Some(((here, there), (ours, theirs))))
+    let key: fn(&Vec<Item>) -> &str = |versions| versions.first().map_or("", |item| &item.key);
+    let side = |items: BoxStream<'static, Result<Item, StoreError>>| groups(items.map_err(PackagesError::from).boxed());
+    let both = pairs(side(primary), side(copy), key, key);
+    both.map_ok(|(here, there)| (here.unwrap_or_default(), there.unwrap_or_default())).boxed()
+}
+
+/// All versions of each key, key by key.
+pub(crate) fn groups<'a>(of: BoxStream<'a, Result<Item, PackagesError>>) -> BoxStream<'a, Result<Vec<Item>, PackagesError>> {
+    stream::try_unfold((of, None), |(mut of, mut head): (_, Option<Item>)| async move {
+        let mut found: Vec<Item> = head.take().into_iter().collect();
+        while let Some(item) = of.try_next().await? {
+            if found.first().is_some_and(|first| first.key != item.key) {
+                head = Some(item);
+                break;
+            }
+            found.push(item);
+        }
+        Ok((!found.is_empty()).then_some((found, (of, head))))
     })
     .boxed()
-}
-
-struct Side {
-    items: BoxStream<'static, Result<Item, PackagesError>>,
-    head: Option<Item>,
-    is_over: bool,
-}
-
-impl Side {
-    async fn key(&mut self) -> Result<Option<String>, PackagesError> {
-        if self.head.is_none() && !self.is_over {
-            self.head = self.items.try_next().await?;
-            self.is_over = self.head.is_none();
-        }
-        Ok(self.head.as_ref().map(|item| item.key.clone()))
-    }
-
-    async fn take(&mut self) -> Result<Vec<Item>, PackagesError> {
-        group(&mut self.items, &mut self.head).await
-    }
-}
-
-/// All versions of one key after the other.
-pub(crate) async fn group(of: &mut BoxStream<'_, Result<Item, PackagesError>>, head: &mut Option<Item>) -> Result<Vec<Item>, PackagesError> {
-    let mut found: Vec<Item> = head.take().into_iter().collect();
-    while let Some(item) = of.try_next().await? {
-        if found.first().is_some_and(|first| first.key != item.key) {
-            *head = Some(item);
-            break;
-        }
-        found.push(item);
-    }
-    Ok(found)
 }
 
 /// The versions of a key that the copy lacks. Stores keep a version's id; where none does, each version there stands for one of the same

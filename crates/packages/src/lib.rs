@@ -11,6 +11,7 @@ mod feed;
 mod follow;
 mod lines;
 mod observe;
+mod pairs;
 mod restore;
 mod sealing;
 mod snapshot;

@@ -1,13 +1,13 @@
 //! Brings packages back as they were at an instant: what is right is left alone, what is newer stays as a version or aside, and
 //! a second run goes on where the first one ended.
 
+use crate::pairs::pairs;
 use crate::source::{Known, Source, Wanted};
 use crate::tally::{Tally, Ticker};
 use crate::{PackagesError, Place};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -287,40 +287,19 @@ async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<Pat
 
 type Pair = (Option<Known>, Option<Item>);
 
-/// Both lists beside each other, in the order of keys.
-async fn pairs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> Result<BoxStream<'a, Result<Pair, PackagesError>>, PackagesError> {
-    let wanted = source.known(wish.at).await?.peekable();
+/// What was there and what is there, beside each other, in the order of keys.
+async fn both<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> Result<BoxStream<'a, Result<Pair, PackagesError>>, PackagesError> {
     // A folder that is gone altogether is an empty one.
     let there = match target.exists().await? {
         true => target.current().map_err(PackagesError::from).boxed(),
         false => stream::empty().boxed(),
     };
-    let pairs = stream::try_unfold((wanted, there.peekable()), |(mut wanted, mut there)| async move {
-        let key_of_wanted = match Pin::new(&mut wanted).peek().await {
-            Some(Ok(Known::Was(Wanted { key, .. }) | Known::Untold(key))) => Some(key.clone()),
-            Some(Err(_)) => return Err(wanted.try_next().await.err().unwrap_or_else(|| PackagesError::Bug("an error went away".into()))),
-            None => None,
-        };
-        let key_there = match Pin::new(&mut there).peek().await {
-            Some(Ok(next)) => Some(next.key.clone()),
-            Some(Err(_)) => return Err(there.try_next().await.err().unwrap_or_else(|| PackagesError::Bug("an error went away".into()))),
-            None => None,
-        };
-        let (takes_wanted, takes_there) = match (&key_of_wanted, &key_there) {
-            (None, None) => return Ok(None),
-            (Some(a), Some(b)) => (a <= b, b <= a),
-            (a, b) => (a.is_some(), b.is_some()),
-        };
-        let next = if takes_wanted { wanted.try_next().await? } else { None };
-        let found = if takes_there { there.try_next().await? } else { None };
-        Ok::<_, PackagesError>(Some(((next, found), (wanted, there))))
-    });
-    Ok(pairs.boxed())
+    Ok(pairs(source.known(wish.at).await?, there, Known::key, |item| &item.key))
 }
 
 async fn jobs<'a>(source: &'a Source, target: &'a Site, wish: &RestoreWish) -> Result<BoxStream<'a, Result<Job, PackagesError>>, PackagesError> {
     let (at, is_primary) = (wish.at, wish.is_primary && !target.is_folder());
-    let jobs = pairs(source, target, wish).await?.map_ok(move |(known, found)| async move {
+    let jobs = both(source, target, wish).await?.map_ok(move |(known, found)| async move {
         match settle(known, found, is_primary, at) {
             Settled::Job(job) => Ok(Some(job)),
             Settled::Compare(wanted, found) => Ok(Some(match is_same(target, &wanted, &found).await {
@@ -341,7 +320,7 @@ pub async fn as_restored<'a>(
     wish: &RestoreWish,
 ) -> Result<BoxStream<'a, Result<(String, u64), PackagesError>>, PackagesError> {
     let (at, is_primary) = (wish.at, wish.is_primary && !target.is_folder());
-    let there = pairs(source, target, wish).await?.try_filter_map(move |(known, found)| async move {
+    let there = both(source, target, wish).await?.try_filter_map(move |(known, found)| async move {
         Ok(match settle(known, found, is_primary, at) {
             Settled::Job(Job::Kept(found)) => Some((found.key, found.bytes)),
             Settled::Job(Job::Same(wanted) | Job::Write(wanted, _)) | Settled::Compare(wanted, _) => Some((wanted.key, wanted.bytes)),

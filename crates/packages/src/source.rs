@@ -1,13 +1,13 @@
 //! From where packages come back: the versions of a replica, or snapshots; and which object each key was at an instant.
 
 use crate::around::{Between, Moment, at_instant, meet};
+use crate::pairs::pairs;
 use crate::{PackagesError, Place, Settings, compare, lines};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, pack_path};
 use seal::{HEADER_BYTES, ObjectKind, OpenObject, Opener};
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{Item, ItemFacts, Site};
 use terms::{BackupId, BackupKind, Timestamp};
@@ -62,6 +62,14 @@ pub(crate) enum Known {
     Was(Wanted),
     /// Only a later version of it was seen, after the instant: whether there was one before it nobody knows.
     Untold(String),
+}
+
+impl Known {
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Self::Was(Wanted { key, .. }) | Self::Untold(key) => key,
+        }
+    }
 }
 
 impl Source {
@@ -200,30 +208,12 @@ fn merged<'a>(
     first: BoxStream<'a, Result<(String, u64), PackagesError>>,
     second: BoxStream<'a, Result<(String, u64), PackagesError>>,
 ) -> BoxStream<'a, Result<(String, u64), PackagesError>> {
-    let key_of = |head: Option<&Result<(String, u64), PackagesError>>| head.map(|head| head.as_ref().ok().map(|(key, _)| key.clone()));
-    stream::try_unfold((first.peekable(), second.peekable()), move |(mut first, mut second)| async move {
-        let (a, b) = (key_of(Pin::new(&mut first).peek().await), key_of(Pin::new(&mut second).peek().await));
-        // One that failed comes first: it is taken, and ends this.
-        let (takes_first, takes_second) = match (&a, &b) {
-            (None, None) => return Ok(None),
-            (Some(a), Some(b)) => (a <= b, b <= a),
-            (a, b) => (a.is_some(), b.is_some()),
-        };
-        let from_first = if takes_first { first.try_next().await? } else { None };
-        let from_second = if takes_second { second.try_next().await? } else { None };
-        Ok(from_first.or(from_second).map(|found| (found, (first, second))))
-    })
-    .boxed()
+    pairs(first, second, |of| &of.0, |of| &of.0).try_filter_map(|(first, second)| async move { Ok(first.or(second)) }).boxed()
 }
 
 /// Of versions in order, the one of each key that was there at the instant.
 fn current_at(versions: BoxStream<'_, Result<Item, PackagesError>>, at: Timestamp, is_ordered: bool) -> BoxStream<'_, Result<Wanted, PackagesError>> {
-    stream::try_unfold((versions, None), move |(mut versions, mut head)| async move {
-        let all = compare::group(&mut versions, &mut head).await?;
-        Ok((!all.is_empty()).then(|| (decide(&all, at, is_ordered), (versions, head))))
-    })
-    .try_filter_map(|wanted| async move { Ok(wanted) })
-    .boxed()
+    compare::groups(versions).try_filter_map(move |all| async move { Ok(decide(&all, at, is_ordered)) }).boxed()
 }
 
 impl Wanted {

@@ -84,14 +84,7 @@ impl Door {
 
 /// Entry of `cargo xtask drill`; `arguments` are those after the word `drill`. An error means that the drill did not pass.
 pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
-    let options = match Options::try_parse_from(std::iter::once("drill".to_owned()).chain(arguments)) {
-        Ok(options) => options,
-        Err(told) if !told.use_stderr() => {
-            print!("{told}");
-            return Ok(());
-        }
-        Err(wrong) => return Err(wrong.to_string().trim_start_matches("error: ").trim_end().to_owned()),
-    };
+    let Some(options) = crate::options::<Options>("drill", arguments)? else { return Ok(()) };
     let (words, setting) = options.head();
     let mut report = Report::new(&words, setting);
     // Whatever ends the story early, a panic of the test kit too, is a drill that failed and a report that says so.

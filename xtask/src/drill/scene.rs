@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use testkit::Cluster;
 use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 
@@ -57,6 +57,23 @@ impl Drop for Running {
 }
 
 impl Scene {
+    /// Kills the server as a power cut does; when, in microseconds since 1970.
+    pub fn kill_server(&self) -> Outcome<i64> {
+        self.cluster.kill9();
+        Ok(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?.as_micros() as i64)
+    }
+
+    /// Deletes the data directory and what bowline keeps beside it.
+    pub fn delete_data(&self) -> Outcome<()> {
+        for gone in [self.cluster.data_dir().to_owned(), self.at("data.bowline")] {
+            match fs::remove_dir_all(&gone) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(format!("cannot delete {}: {error}", gone.display())),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Starts the server and installs bowline: program, password file, configuration. No repository and no role yet.
     pub fn build(options: &Options) -> Outcome<Self> {
         let mut scene = Self::raise(options)?;

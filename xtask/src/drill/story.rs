@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use testkit::Acknowledged;
 
 /// How long clients write before the instant, and between it and the damage.
@@ -161,15 +161,9 @@ fn destroy(scene: &Scene, report: &mut Report, load: Load, receiver: &mut Runnin
     let begun = Instant::now();
     // The receiver first: it must not bring to safety what a host that dies at once would have lost.
     receiver.kill();
-    scene.cluster.kill9();
-    let died_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?.as_micros() as i64;
+    let died_at = scene.kill_server()?;
     let after = load.stop();
-    for gone in [scene.cluster.data_dir().to_owned(), scene.at("data.bowline")] {
-        match fs::remove_dir_all(&gone) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(format!("cannot delete {}: {error}", gone.display())),
-            _ => {}
-        }
-    }
+    scene.delete_data()?;
     for entry in fs::read_dir(scene.cluster.socket_dir()).map_err(|error| error.to_string())?.flatten() {
         let _ = fs::remove_file(entry.path());
     }

@@ -11,8 +11,7 @@ use super::{Options, Outcome};
 use crate::dataset::{self, Size};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::fs;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use testkit::Acknowledged;
 
 /// How long clients write at a time.
@@ -183,15 +182,9 @@ fn first_disaster(stage: &Stage, report: &mut Report, writers: Writers, still: &
     // The daemon first: it must not bring to safety what a host that dies at once would have lost.
     stage.kill("daemon")?;
     stage.kill("service")?;
-    scene.cluster.kill9();
-    let died_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?.as_micros() as i64;
+    let died_at = scene.kill_server()?;
     let promised = writers.stop();
-    for gone in [scene.cluster.data_dir().to_owned(), scene.at("data.bowline")] {
-        match fs::remove_dir_all(&gone) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(format!("cannot delete {}: {error}", gone.display())),
-            _ => {}
-        }
-    }
+    scene.delete_data()?;
     let remark = format!("daemon, service, PostgreSQL; {} packages were promised", grouped(promised.len() as u64));
     report.step("kill -9 everything, rm -rf PGDATA", begun.elapsed(), None, &remark);
     let first = promised.first().ok_or("no package was promised before the disaster")?.clone();

@@ -35,14 +35,7 @@ pub struct Options {
 
 /// Entry of `cargo xtask package`; prints where the package is.
 pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
-    let options = match Options::try_parse_from(std::iter::once("package".to_owned()).chain(arguments)) {
-        Ok(options) => options,
-        Err(told) if !told.use_stderr() => {
-            print!("{told}");
-            return Ok(());
-        }
-        Err(wrong) => return Err(wrong.to_string().trim_start_matches("error: ").trim_end().to_owned()),
-    };
+    let Some(options) = crate::options::<Options>("package", arguments)? else { return Ok(()) };
     println!("{}", make(&options)?.display());
     Ok(())
 }
