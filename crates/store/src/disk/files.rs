@@ -20,7 +20,7 @@ use terms::Timestamp;
 pub(super) const TEMPORARY: &str = ".tmp-";
 /// What lock files' names begin with.
 pub(super) const LOCK: &str = ".lock-";
-/// A holder of a lock file needs milliseconds; one that is stopped must not stop everybody.
+/// A holder of a lock file needs microseconds; one that is stopped must not stop everybody.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// How often an operation starts again because upkeep removed the emptied folder under it.
 const FOLDER_TRIES: usize = 8;
@@ -135,26 +135,20 @@ impl Tree {
     pub(super) fn replace(&self, path: &ObjectPath, body: &[u8], expected: Option<&Version>) -> Result<Option<Version>, StoreError> {
         let lock_name = format!("{LOCK}{}", path.name());
         self.with_folder(path, "replace", |target, folder| {
-            let _lock = lock(&folder.join(&lock_name))?;
-            let found = match File::open(target) {
-                Ok(file) => Some(file.metadata()?),
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(error) => return Err(error),
-            };
+            let found = found(target)?;
             if found.as_ref().map(version).as_ref() != expected {
                 return Ok(None);
             }
+            // Written before the lock is asked for: a process that is stopped while it holds the lock stops everybody else,
+            // so it holds it for a look and a rename.
             let temporary = Temporary::write(folder, body)?;
             if let Some(found) = &found {
                 make_later(&temporary.file, found)?;
             }
             temporary.file.sync_all()?;
             let made = version(&temporary.file.metadata()?);
-            match found {
-                Some(_) => temporary.publish_over(target)?,
-                // put_new does not take the lock.
-                None if !temporary.publish_new(target)? => return Ok(None),
-                None => {}
+            if !publish_if(&temporary, target, &folder.join(&lock_name), expected)? {
+                return Ok(None);
             }
             sync_folder(folder)?;
             Ok(Some(made))
@@ -293,6 +287,26 @@ fn make_later(file: &File, replaced: &Metadata) -> io::Result<()> {
         file.set_modified(before + Duration::from_nanos(step_nanoseconds))?;
     }
     Ok(())
+}
+
+/// What is there now; none when nothing is.
+fn found(target: &Path) -> io::Result<Option<Metadata>> {
+    match File::open(target) {
+        Ok(file) => Ok(Some(file.metadata()?)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives the file its name if what is there has this version; whether it had.
+fn publish_if(temporary: &Temporary, target: &Path, lock_file: &Path, expected: Option<&Version>) -> io::Result<bool> {
+    let _lock = lock(lock_file)?;
+    match expected {
+        _ if found(target)?.as_ref().map(version).as_ref() != expected => Ok(false),
+        Some(_) => temporary.publish_over(target).map(|()| true),
+        // put_new does not take the lock.
+        None => temporary.publish_new(target),
+    }
 }
 
 /// Holds the lock file until dropped.
