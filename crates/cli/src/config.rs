@@ -617,7 +617,6 @@ fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>
     Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-
 impl Config {
     /// Reads the file that `--config`, `$BOWLINE_CONFIG` or the usual place names. With `--repository` and `--org` a bare
     /// machine needs none.
@@ -666,7 +665,8 @@ impl Config {
         Self::parse(&text, Path::new("the command line"))
     }
 
-    fn parse(text: &str, place: &Path) -> Result<Self, Fault> {
+    /// What the text says; [`Config::check`] is still to come.
+    pub fn parse(text: &str, place: &Path) -> Result<Self, Fault> {
         let mut config: Self = toml::from_str(text).map_err(|e| {
             let (detail, hint) = complaint::of(text, &e);
             Fault::misuse("config-wrong", format!("the configuration {} is wrong", place.display()), detail, hint)
@@ -694,7 +694,8 @@ impl Config {
         Schedule::parse(text.unwrap_or(usual), zone).map_err(|e| Fault::misuse("config-wrong", format!("{key} is no schedule"), format!("{e}."), ""))
     }
 
-    fn check(&self) -> Result<(), Fault> {
+    /// What no single key shows.
+    pub fn check(&self) -> Result<(), Fault> {
         let plain = |text: &str| !text.is_empty() && !text.starts_with('.') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !plain(&self.org) {
             let hint = "Use letters, digits, dots, dashes and underscores: it becomes a folder of the repository.";
