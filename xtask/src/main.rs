@@ -4,6 +4,7 @@ mod acceptance;
 mod bench;
 mod dataset;
 mod drill;
+mod fuzz;
 mod package;
 mod reference;
 mod sabotage;
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   bench      measures bowline against its peers and against the machine
   drill      backs up, destroys and restores a real cluster with bowline's own commands
   package    makes the Debian package of a built program
+  fuzz       gives every reader of strangers' bytes what libFuzzer thinks of
   sabotage   makes one line wrong at a time and demands that the test which proves it fails
   acceptance holds the table of promises against what tests and drill printed
   reference  writes docs/reference out of the code";
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Some("drill") => drill::run(arguments).map_err(Into::into),
         // What the drill itself starts.
         Some("service") => drill::serve(arguments).map_err(Into::into),
+        Some("fuzz") => fuzz::run(arguments).map_err(Into::into),
         Some("sabotage") => sabotage::run(arguments),
         Some("package") => package::run(arguments).map_err(Into::into),
         Some("bench") => bench::run(arguments),
