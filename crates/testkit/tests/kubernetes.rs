@@ -11,6 +11,9 @@ use testkit::bowline::{program, wait};
 use testkit::certificates::House;
 use testkit::loopback::{free_ports, spawn_for_life};
 
+#[path = "kubernetes/pod.rs"]
+mod pod;
+
 const CHART: &str = "deploy/helm/bowline";
 const NEWEST: &str = "1.37";
 /// Every value is another than its default.
