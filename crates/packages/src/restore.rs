@@ -5,6 +5,7 @@ use crate::pairs::pairs;
 use crate::source::{Known, Source, Wanted};
 use crate::tally::{Tally, Ticker};
 use crate::{PackagesError, Place};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-use store::{Item, Site};
+use store::{Item, Site, SiteUpload};
 use terms::{Events, Timestamp};
 use tokio::sync::Semaphore;
 
@@ -265,24 +266,34 @@ async fn copy(source: &Source, target: &Site, wanted: &Wanted, aside: Option<Pat
     // However many at once: small ones share what large ones take. A piece lies there as it was stored, too.
     let mebibytes = 2 * (wanted.bytes.min(piece) >> 20) + 1;
     let _room = done.room.acquire_many(mebibytes.min(u64::from(IN_MEMORY_MAX_MIB)) as u32).await;
-    let (mut body, facts) = source.read(wanted, 0, wanted.bytes.min(piece)).await?;
+    let (first, facts) = source.read(wanted, 0, wanted.bytes.min(piece)).await?;
     let mut upload = target.begin(&wanted.key, wanted.bytes, &facts.copy_of(&note_of(wanted)), wanted.modified, aside).await?;
     if !may_replace {
         // Asked of the store itself: whatever came since it was listed stays.
         upload = upload.replaces_nothing();
     }
-    let mut at = 0;
+    match pour(source, wanted, first, &mut upload, done).await {
+        Ok(()) => Ok(upload.finish().await?),
+        Err(error) => {
+            upload.give_up().await;
+            Err(error)
+        }
+    }
+}
+
+/// All pieces of a body, of which the first is there.
+async fn pour(source: &Source, wanted: &Wanted, first: Bytes, upload: &mut SiteUpload, done: &Done) -> Result<(), PackagesError> {
+    let (piece, mut at, mut body) = (Site::piece_bytes(wanted.bytes), 0, first);
     loop {
         let bytes = body.len() as u64;
         at += bytes;
         upload.piece(body).await?;
         done.tally.add(0, bytes);
         if at >= wanted.bytes {
-            break;
+            return Ok(());
         }
         body = source.read(wanted, at, piece.min(wanted.bytes - at)).await?.0;
     }
-    Ok(upload.finish().await?)
 }
 
 type Pair = (Option<Known>, Option<Item>);

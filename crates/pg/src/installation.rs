@@ -23,6 +23,9 @@ impl Installation {
     /// Looks at what belongs to the programs in this directory. `pg_config` is asked where it is there; else the places beside the
     /// programs are tried where packages put things.
     pub fn of(bin_dir: &Path) -> Self {
+        // They may be links into the place where the packages put them.
+        let real = std::fs::canonicalize(bin_dir.join("postgres")).ok().and_then(|program| Some(program.parent()?.to_owned()));
+        let bin_dir = real.as_deref().unwrap_or(bin_dir);
         let asked = |what| said(Command::new(bin_dir.join("pg_config")).arg(what)).map(|text| PathBuf::from(text.trim()));
         let prefix = bin_dir.parent();
         let beside = |names: &[&str]| names.iter().filter_map(|name| Some(prefix?.join(name))).collect::<Vec<_>>();

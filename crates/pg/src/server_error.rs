@@ -81,6 +81,10 @@ impl ServerError {
         match self.code.as_str() {
             "28P01" => format!("Check the password of {user:?} in the connection string, PGPASSWORD or ~/.pgpass."),
             "28000" if self.is_hba() => format!("Add this line to the server's pg_hba.conf and reload it: {}", self.hba_line()),
+            // Debian lets local users in by their names alone, in a line for all.
+            "28000" if self.message.contains("authentication failed") => {
+                format!("Put this line above all others in the server's pg_hba.conf and reload it: {}", self.hba_line())
+            }
             "28000" if self.message.contains("does not exist") || self.message.contains("not permitted to log in") => {
                 format!("Create the role: CREATE ROLE {} LOGIN REPLICATION;", ident(user))
             }
@@ -185,6 +189,9 @@ mod tests {
         assert!(error.next_step().ends_with("host replication bowline 10.0.0.7/32 scram-sha-256"), "{}", error.next_step());
         let error = said("28000", "no pg_hba.conf entry for host \"[local]\", user \"bowline\", database \"postgres\", no encryption");
         assert!(error.next_step().ends_with("local postgres bowline scram-sha-256"));
+        let error = said("28000", "Peer authentication failed for user \"bowline\"");
+        assert_eq!((error.slug(), error.class()), ("pg-login-refused", Class::Refused));
+        assert!(error.next_step().starts_with("Put this line above all others") && error.next_step().ends_with(" bowline scram-sha-256"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use seal::{KeyId, RepositoryId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use store::Created;
+use store::{Created, ObjectPath};
 use terms::{BackupId, BackupKind, Lsn, SegmentSize, SystemId, Timeline, Timestamp};
 
 /// A position in the log and when the server passed it, by the server's clock.
@@ -104,10 +104,21 @@ impl Writer {
     /// Private to the room's neighbours by convention: only a covered backup session may call it.
     pub async fn publish(&self, backup: &BackupDocument) -> Result<(), RepoError> {
         self.key_is_there(backup.key).await?;
+        self.packs_are_there(backup.kind, backup.id, backup.packs).await?;
         let path = layout::backup_document(backup.kind, backup.id);
         match self.store.put_new(&path, document::write(backup)?).await? {
             Created::New => Ok(()),
             Created::AlreadyThere => Err(RepoError::BackupExists { backup: backup.id.to_string() }),
+        }
+    }
+
+    /// Whether all that an attempt stored is still there. One that was held up for longer than expiry waits may have been swept away in
+    /// parts; with its manifest stored it is left alone, so nothing can go after this was asked.
+    pub(crate) async fn packs_are_there(&self, kind: BackupKind, id: BackupId, packs: u32) -> Result<(), RepoError> {
+        let found: BTreeSet<ObjectPath> = self.store.list(&layout::backup_folder(kind, id), None).map_ok(|object| object.path).try_collect().await?;
+        match (1..=packs).map(|number| layout::pack_path(kind, id, number)).find(|pack| !found.contains(pack)) {
+            Some(pack) => Err(RepoError::Swept { backup: id.to_string(), pack: pack.to_string() }),
+            None => Ok(()),
         }
     }
 }

@@ -74,6 +74,9 @@ pub enum RepoError {
     /// The backup's name is taken.
     #[error("backup {backup} exists already")]
     BackupExists { backup: String },
+    /// An attempt was held up for so long that expiry took it for given up.
+    #[error("{pack}, which was stored for backup {backup}, is gone")]
+    Swept { backup: String, pack: String },
     /// Another run listed a snapshot while this one was made.
     #[error("snapshot {snapshot} was overtaken by another one")]
     SnapshotOvertaken { snapshot: String, source_address: String },
@@ -126,6 +129,7 @@ impl Explain for RepoError {
             Self::BackupExists { .. } => "backup-exists",
             Self::NoBackup { .. } => "backup-missing",
             Self::SnapshotOvertaken { .. } => "snapshot-overtaken",
+            Self::Swept { .. } => "backup-swept",
             Self::Contended { .. } => "repository-contended",
             Self::LeaseHeld { .. } => "lease-held",
             Self::LeaseLost { .. } => "lease-lost",
@@ -146,7 +150,7 @@ impl Explain for RepoError {
             Self::NobodyToWrapFor | Self::NobodyToProve => Class::Misuse,
             Self::BackupExists { .. } | Self::LeaseHeld { .. } | Self::LeaseLost { .. } => Class::Held,
             Self::NoBackup { .. } => Class::Missing,
-            Self::Contended { .. } | Self::SnapshotOvertaken { .. } => Class::Transient,
+            Self::Contended { .. } | Self::SnapshotOvertaken { .. } | Self::Swept { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -184,6 +188,7 @@ impl Explain for RepoError {
             Self::SnapshotOvertaken { source_address, .. } => {
                 format!("A newer one of {source_address} was listed meanwhile and does not need all that this one refers to. This one is not listed.")
             }
+            Self::Swept { .. } => "It was held up for longer than bowline expire waits before it sweeps what was given up. It is not listed.".into(),
             Self::LeaseHeld { since, renewed, .. } => format!("It holds it since {since} and last renewed it at {renewed}."),
             Self::LeaseLost { holder, .. } if holder.is_empty() => "It is free, or its object is gone.".into(),
             Self::LeaseLost { holder, .. } => format!("{holder} holds it now: this process was not heard of for the lease's time."),
@@ -211,6 +216,7 @@ impl Explain for RepoError {
             Self::Conflict { .. } => "Find out which server is the real primary and stop the other one from archiving here.".into(),
             Self::NoBackup { .. } => "See bowline list, and bowline expire --dry-run for snapshots of packages.".into(),
             Self::SnapshotOvertaken { .. } => "Run it again, one at a time.".into(),
+            Self::Swept { .. } => "Run it again.".into(),
             Self::LeaseHeld { .. } => "Let it act, or stop it: a lease that is not renewed is free after its time.".into(),
             Self::LeaseLost { .. } => "Nothing needs to be done if the other one is meant to act; otherwise stop it and start this one again.".into(),
             Self::Document { path, .. } if path.starts_with("leases/") => format!("Stop every Bowline that uses this repository, remove {path}, and start them again."),

@@ -377,6 +377,7 @@ impl Writer {
     /// run listed one meanwhile, and what this one refers to may have been let go.
     pub async fn publish_snapshot(&self, snapshot: &SnapshotDocument) -> Result<(), RepoError> {
         self.key_is_there(snapshot.key).await?;
+        self.packs_are_there(BackupKind::Packages, snapshot.id, snapshot.packs).await?;
         if !snapshot.needs.is_empty() {
             let listed = self.reader.snapshots().await?;
             let newest = listed.iter().rev().find(|other| other.source == snapshot.source);

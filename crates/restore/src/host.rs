@@ -96,7 +96,7 @@ impl Comparison<'_> {
             found.push(unknown(
                 format!("extensions and libraries of {}", unseen.join(", ")),
                 "The backup could not look into it, or was made by an older Bowline.".into(),
-                "Grant its role CONNECT on every database; until then compare by hand.".into(),
+                "Let its role into every database (pg_hba.conf, CONNECT); until then compare by hand.".into(),
             ));
         }
         found

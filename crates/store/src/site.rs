@@ -258,6 +258,14 @@ impl SiteUpload {
         }
     }
 
+    /// Nothing becomes of it; what was stored of it goes, as far as the store lets it. What only a killed process leaves, a lifecycle rule
+    /// for incomplete uploads takes.
+    pub async fn give_up(self) {
+        if let UploadKind::Bucket(upload) = self.kind {
+            upload.give_up().await;
+        }
+    }
+
     /// Makes the object be there, durably.
     pub async fn finish(self) -> Result<(), StoreError> {
         match self.kind {

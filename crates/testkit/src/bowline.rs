@@ -244,7 +244,21 @@ impl<'a> Bowline<'a> {
     }
 
     fn without_config(&self) -> Command {
-        let mut command = Command::new(program());
+        self.ready_to_run(&program())
+    }
+
+    /// What a person sees who runs it in a terminal, the bar included, which is drawn over and over. Panics when it fails.
+    pub fn in_a_terminal(&self, words: &[&str]) -> String {
+        let mut command = self.ready_to_run(Path::new("script"));
+        command.args(["--quiet", "--return", "--command", &self.shell(&words.join(" ")), "/dev/null"]).env("TERM", "xterm");
+        let out = command.output().expect("script, of bsdutils, which every Debian has");
+        let seen = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "{words:?}: {seen}");
+        seen
+    }
+
+    fn ready_to_run(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.dir).env("RUST_BACKTRACE", "1");
         command.envs(self.environment.iter().cloned()).current_dir(&self.dir).stdin(Stdio::null());

@@ -71,7 +71,7 @@ fn ninety_days_of_nights_drills_and_expiry_keep_what_they_must() {
     testkit::let_everybody_in(cluster_home.path());
     let clock = MovedClock::at(&cluster_home.path().join("clock"), &format!("{FIRST} 12:00:00 UTC"));
     let cluster = Cluster::builder(newest_major()).environment(clock.environment()).start();
-    let server = ObjectServer::start_with(Make::Moto, &clock.environment());
+    let server = ObjectServer::start_with(Make::Azurite, &clock.environment());
     server.create_bucket_now("backups");
     let (id, secret) = server.credentials();
     let lines = format!(

@@ -252,6 +252,9 @@ async fn no_tombstone_removes_what_is_listed_or_referred_to_and_nothing_is_liste
     }
     // What another run listed meanwhile keeps less than this one refers to.
     let overtaken = SnapshotDocument { id: newest.id.next(), needs: BTreeSet::from([newest.id, newest.id.next()]), ..newest.clone() };
+    let swept = writer.publish_snapshot(&overtaken).await;
+    assert!(matches!(swept, Err(repo::RepoError::Swept { .. })), "{swept:?}");
+    let overtaken = SnapshotDocument { packs: 0, ..overtaken };
     let refused = writer.publish_snapshot(&overtaken).await;
     assert!(matches!(refused, Err(repo::RepoError::SnapshotOvertaken { .. })), "{refused:?}");
     let unkeyed = SnapshotDocument { key: Some(seal::KeyId::random()), ..overtaken };

@@ -65,11 +65,13 @@ pub(crate) fn disk(name: &str, path: &Path, needed_bytes: Option<u64>) -> Option
     let there = path.ancestors().find(|ancestor| ancestor.exists())?;
     let found = statvfs(there).ok()?;
     let block = found.fragment_size();
+    // As df counts: what is kept for root is room for nobody, and neither used nor free.
+    let total = found.blocks().saturating_sub(found.blocks_free()).saturating_add(found.blocks_available());
     Some(DiskFacts {
         name: name.to_owned(),
         path: path.display().to_string(),
         free_bytes: found.blocks_available().saturating_mul(block),
-        total_bytes: found.blocks().saturating_mul(block),
+        total_bytes: total.saturating_mul(block),
         needed_bytes,
     })
 }

@@ -147,8 +147,12 @@ fn look_at_channels(wiring: &Wiring, findings: &mut Findings) {
 
 async fn look_at_second_copy(wiring: &Wiring, reader: &Reader, findings: &mut Findings) {
     let Some(copy) = wiring.replica().await else {
-        let fix = "Replicate the bucket to another region, and name that bucket in [repository] replica.";
-        return findings.add("second copy", Verdict::Warn, "none is configured: whoever loses this repository's region loses the backups", fix);
+        let (what, fix) = match wiring.config.repository.url.starts_with("file:") {
+            true => ("disk", "Keep the repository in a bucket, or copy its folder elsewhere and name that place in [repository] replica."),
+            false => ("region", "Replicate the bucket to another region, and name that bucket in [repository] replica."),
+        };
+        let found = format!("none is configured: whoever loses this repository's {what} loses the backups");
+        return findings.add("second copy", Verdict::Warn, found, fix);
     };
     let copy = match copy {
         Ok(copy) => copy,

@@ -129,9 +129,9 @@ fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<Exit
          GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO {role};"
     );
     let hba = [
-        format!("local   postgres     {role}                  scram-sha-256"),
+        format!("local   all          {role}                  scram-sha-256"),
         format!("local   replication  {role}                  scram-sha-256"),
-        format!("host    postgres     {role}  127.0.0.1/32    scram-sha-256"),
+        format!("host    all          {role}  127.0.0.1/32    scram-sha-256"),
         format!("host    replication  {role}  127.0.0.1/32    scram-sha-256"),
     ];
     let mut settings = vec![
@@ -139,14 +139,14 @@ fn print_sql(common: &Common, role: &str, printer: &Arc<Printer>) -> Result<Exit
         "max_wal_senders = 10              # the default; Bowline needs two",
         "max_replication_slots = 10        # the default; Bowline needs two",
         "archive_timeout = 60s             # a quiet database still completes a segment each minute",
-        "max_slot_wal_keep_size = 100GB    # leave room below the size of the disk; -1 may fill it",
+        "max_slot_wal_keep_size = 20GB     # as much as pg_wal's disk can hold (bowline check proposes a figure); -1 may fill it",
         "idle_replication_slot_timeout = 0 # PostgreSQL 18 and newer, the default: a slot must outlive a receiver that is down",
     ];
     if synchronous {
         settings.push("synchronous_standby_names = 'bowline' # each commit waits for the repository; set it once bowline wal receive runs");
     }
     printer.say(&sql);
-    printer.say("\n-- pg_hba.conf (then SELECT pg_reload_conf())");
+    printer.say("\n-- At the top of pg_hba.conf (then SELECT pg_reload_conf()). \"all\", because drills hold the rows of every database against production's.");
     hba.iter().for_each(|line| printer.say(format!("-- {line}")));
     printer.say("\n-- postgresql.conf");
     settings.iter().for_each(|line| printer.say(format!("-- {line}")));

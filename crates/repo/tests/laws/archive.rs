@@ -364,6 +364,25 @@ pub(crate) fn document(repository: seal::RepositoryId, id: BackupId) -> BackupDo
 }
 
 #[test]
+fn a_backup_whose_attempt_was_swept_is_not_listed() {
+    wait(async {
+        let memory = Memory::new();
+        let writer = create(&memory, Encryption::Aes256Gcm).await;
+        let held_up = BackupDocument { packs: 2, ..backup(&writer, id(0)) };
+        let pack = |number| format!("full/{}/data/{number:06}", held_up.id);
+        memory.put_new(&path(&pack(2)), Bytes::from_static(b"a pack")).await.unwrap();
+        match writer.publish(&held_up).await {
+            Err(RepoError::Swept { pack: missing, .. }) => assert_eq!(missing, pack(1)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(writer.reader().backups().await.unwrap(), []);
+        memory.put_new(&path(&pack(1)), Bytes::from_static(b"a pack")).await.unwrap();
+        writer.publish(&held_up).await.unwrap();
+        assert_eq!(writer.reader().backups().await.unwrap(), [held_up]);
+    });
+}
+
+#[test]
 fn a_backup_is_listed_from_its_publication_on_and_published_once() {
     wait(async {
         let memory = Memory::new();

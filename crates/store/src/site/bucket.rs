@@ -149,6 +149,12 @@ impl BucketSite {
         self.done("replicate", &item.key, Call { method: "PUT", headers, ..Call::default() }).await.map(|_| true)
     }
 
+    /// Frees what the parts of an upload occupy. An error says nothing new: the upload has failed already.
+    async fn drop_parts(&self, key: &str, upload_id: &str) {
+        let query = format!("uploadId={}", encoded(upload_id));
+        let _ = self.ask("write", key, Call { method: "DELETE", query: &query, ..Call::default() }).await;
+    }
+
     pub(super) async fn begin(site: &Arc<Self>, key: &str, bytes: u64, facts: &ItemFacts) -> Result<Upload, StoreError> {
         let headers = facts.headers();
         let mut upload = Upload { site: Arc::clone(site), key: key.to_owned(), headers, id: None, parts: Vec::new(), whole: None, is_first: false };
@@ -203,6 +209,19 @@ impl Upload {
         let body = format!("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>");
         let query = format!("uploadId={}", encoded(&id));
         let call = Call { method: "POST", query: &query, headers: condition, body: Bytes::from(body), ..Call::default() };
-        site.done("write", &key, call).await.map(drop)
+        match site.done("write", &key, call).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // No harm where it was completed after all: then there is no such upload any more.
+                site.drop_parts(&key, &id).await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn give_up(self) {
+        if let Some(id) = &self.id {
+            self.site.drop_parts(&self.key, id).await;
+        }
     }
 }

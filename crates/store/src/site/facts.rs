@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Headers that belong to the object itself.
-const KEPT: [&str; 6] =
-    ["content-type", "content-encoding", "content-language", "content-disposition", "cache-control", "x-amz-website-redirect-location"];
+const KEPT: [&str; 7] =
+    ["content-type", "content-encoding", "content-language", "content-disposition", "cache-control", "expires", "x-amz-website-redirect-location"];
 /// What begins so is the application's own.
 const OWN: &str = "x-amz-meta-";
 /// Beside an object that was brought back: of which one it is a copy.

@@ -6,7 +6,9 @@ use packages::{Place, RestoreWish, Settings, Source};
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Item, ItemFacts, StoreOptions};
+use testkit::loopback::http;
 use testkit::s3::S3Server;
+use testkit::stores::{Make, ObjectServer};
 
 fn place(url: &str, options: &StoreOptions) -> Place {
     Place { url: url.to_owned(), options: options.clone() }
@@ -109,4 +111,41 @@ fn nothing_is_replaced_without_versions_and_no_old_version_is_written_over_a_new
     assert_eq!(again, [true, false, false], "{listed:?}");
     assert_eq!((bucket.get("overwritten").as_deref(), bucket.get("removed")), (Some(&b"second"[..]), None));
     assert_eq!(bucket.versions().iter().filter(|item| item.key == "as it was").count(), 2);
+}
+
+/// The mock of AWS, because it lists unfinished uploads to anybody who asks.
+#[test]
+fn an_upload_that_is_given_up_leaves_no_parts() {
+    let server = ObjectServer::start(Make::Moto);
+    server.create_bucket_now("parts");
+    let bucket = InBucket::open(&server.url("parts", ""), &server.options(), false);
+    let unfinished = || http(server.port(), "GET /parts?uploads", b"").expect("it answers").matches("<UploadId>").count();
+    let begin = || bucket.wait(bucket.site.begin("large", 9 << 20, &ItemFacts::default(), now(), None)).expect("it begins");
+    let mut upload = begin();
+    bucket.wait(upload.piece(Bytes::from(vec![1; 8 << 20]))).expect("it is taken");
+    assert_eq!(unfinished(), 1);
+    bucket.wait(upload.give_up());
+    assert_eq!(unfinished(), 0, "given up");
+    // No part of it was stored, so the server refuses to complete it.
+    bucket.wait(begin().finish()).expect_err("there is nothing to complete");
+    assert_eq!(unfinished(), 0, "refused");
+}
+
+#[test]
+fn what_is_written_beside_an_object_is_read_again() {
+    let server = ObjectServer::start(Make::Moto);
+    server.create_bucket_now("beside");
+    let bucket = InBucket::open(&server.url("beside", ""), &server.options(), false);
+    let headers = serde_json::json!({"headers": {
+        "content-type": "text/plain", "content-encoding": "identity", "content-language": "de", "content-disposition": "attachment; filename=\"a\"",
+        "cache-control": "max-age=60", "expires": "Wed, 21 Oct 2037 07:28:00 GMT", "x-amz-meta-own": "a word",
+    }});
+    let facts: ItemFacts = serde_json::from_value(headers).expect("facts");
+    bucket.wait(async {
+        let mut upload = bucket.site.begin("one", 1, &facts, now(), None).await.expect("it begins");
+        upload.piece(Bytes::from_static(b"1")).await.expect("it is taken");
+        upload.finish().await.expect("it is there");
+        let item = bucket.site.look("one").await.expect("it answers").expect("it is there");
+        assert_eq!(bucket.site.facts(&item).await.expect("it answers"), Some(facts.clone()));
+    });
 }
