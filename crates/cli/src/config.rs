@@ -1,6 +1,7 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
 mod alerts;
+mod complaint;
 mod packages;
 
 pub use alerts::Alerts;
@@ -620,12 +621,6 @@ fn compression<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Compression>
     Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-/// Which line is wrong and why. The line itself is not repeated: it may hold a secret that was written there by mistake.
-fn complaint(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
-    format!("line {line}: {}", error.message().trim_end())
-}
-
 impl Config {
     /// Reads the file that `--config`, `$BOWLINE_CONFIG` or the usual place names. With `--repository` and `--org` a bare
     /// machine needs none.
@@ -674,14 +669,11 @@ impl Config {
         Self::parse(&text, Path::new("the command line"))
     }
 
-    fn parse(text: &str, place: &Path) -> Result<Self, Fault> {
+    /// What the text says; [`Config::check`] is still to come.
+    pub fn parse(text: &str, place: &Path) -> Result<Self, Fault> {
         let mut config: Self = toml::from_str(text).map_err(|e| {
-            Fault::misuse(
-                "config-wrong",
-                format!("the configuration {} is wrong", place.display()),
-                complaint(text, &e),
-                "Keys of features that this version does not have yet are refused too, so that nothing is believed to be on that is not.",
-            )
+            let (detail, hint) = complaint::of(text, &e);
+            Fault::misuse("config-wrong", format!("the configuration {} is wrong", place.display()), detail, hint)
         })?;
         config.path = place.is_absolute().then(|| place.to_owned()).or_else(|| std::fs::canonicalize(place).ok());
         Ok(config)
@@ -706,7 +698,8 @@ impl Config {
         Schedule::parse(text.unwrap_or(usual), zone).map_err(|e| Fault::misuse("config-wrong", format!("{key} is no schedule"), format!("{e}."), ""))
     }
 
-    fn check(&self) -> Result<(), Fault> {
+    /// What no single key shows.
+    pub fn check(&self) -> Result<(), Fault> {
         let plain = |text: &str| !text.is_empty() && !text.starts_with('.') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !plain(&self.org) {
             let hint = "Use letters, digits, dots, dashes and underscores: it becomes a folder of the repository.";

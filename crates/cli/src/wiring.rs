@@ -34,7 +34,9 @@ impl Wiring {
 
     pub fn root_of(&self, url: &str) -> String {
         let (base, query) = url.split_once('?').map_or((url, None), |(b, q)| (b, Some(q)));
-        let root = format!("{}/{}", base.trim_end_matches('/'), self.config.org);
+        // What has no bucket and no folder is refused as it was written.
+        let base = if base.ends_with("://") { base } else { base.trim_end_matches('/') };
+        let root = format!("{base}/{}", self.config.org);
         query.map_or(root.clone(), |q| format!("{root}?{q}"))
     }
 

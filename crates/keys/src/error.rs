@@ -62,7 +62,7 @@ impl Explain for KeyError {
     fn hint(&self) -> String {
         match self {
             Self::Missing { .. } => {
-                "Copy the key that this repository was initialised with to this place, or name another with [encryption] recipients or --key.".into()
+                "Copy the key that this repository was initialised with to this place, or name another with [encryption] recipients or --key; for a new repository bowline init makes it.".into()
             }
             Self::Exists { .. } => "Keep it if a repository uses it; otherwise move it away first, or name another file.".into(),
             Self::Io { .. } => "Run as the user that owns it, or give that user's group read access.".into(),

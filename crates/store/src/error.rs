@@ -73,7 +73,9 @@ impl Explain for StoreError {
                 "Mount the file system the folder lives on, or create a new repository there with bowline init."
             }
             Self::NoStore { .. } => "Check the bucket's name, region and endpoint in the repository's url, or let bowline init --bucket make it.",
-            Self::BadAddress { .. } => "Write file:///srv/backups for a folder or s3://bucket/prefix for a bucket.",
+            Self::BadAddress { .. } => {
+                "A folder is file:///srv/backups, a bucket s3://bucket/prefix; docs/reference/configuration.md has the settings of both."
+            }
             Self::Failed { store, .. } if is_folder(store) => "Look at the kernel's log (dmesg) for the disk this folder lives on.",
             Self::Failed { why, .. } if why.contains("region") => "Set region in the configuration, or ?region= in the url, to the bucket's own.",
             Self::Failed { .. } => {

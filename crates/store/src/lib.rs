@@ -212,7 +212,7 @@ pub enum StoreError {
     #[error("{store} does not exist")]
     NoStore { store: String, why: String },
     /// The address or the options make no sense.
-    #[error("{url:?} is not a repository address")]
+    #[error("the repository cannot be opened as {url:?}: the address or a setting of it is wrong")]
     BadAddress { url: String, why: String },
     /// The store does not encrypt as it must.
     #[error("{store} does not encrypt what it keeps as it must")]

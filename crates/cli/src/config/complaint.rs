@@ -1,0 +1,52 @@
+//! What is wrong with a configuration file, for whoever wrote it: by line and key, never by value, which may be a secret in the wrong place.
+
+/// The detail and the next step.
+pub(super) fn of(text: &str, error: &toml::de::Error) -> (String, String) {
+    let span = error.span().unwrap_or_default();
+    let line = text.get(..span.start).unwrap_or(text).matches('\n').count() + 1;
+    let message = error.message().trim_end();
+    let key = text.get(span).filter(|key| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)));
+    let message = match key {
+        Some(key) if message == "duplicate key" => format!("{key:?} is there twice"),
+        _ => plain(message),
+    };
+    (format!("line {line}: {message}"), hint(&message))
+}
+
+/// In the words of a configuration, not of the program's types.
+fn plain(message: &str) -> String {
+    if message.contains("duration format") || message.ends_with("expected a signed duration string") {
+        return "a duration is written as \"30s\", \"5m\" or \"1h\"".into();
+    }
+    if message.ends_with("expected parsable string") {
+        return "a size is written as \"20GB\" or \"500MiB\"".into();
+    }
+    if message.starts_with("string values must be quoted") {
+        return "a text stands in quotes; only numbers, true and false do not".into();
+    }
+    let whole = [("expected usize", "expected a whole number from 0 on"), ("expected u32", "expected a whole number from 0 on")];
+    let whole = whole.into_iter().chain([("expected u16", "expected a whole number from 0 to 65535")]);
+    whole.fold(without_value(message), |message, (theirs, ours)| message.replace(theirs, ours))
+}
+
+/// `invalid type: string "…", expected …` without the text.
+fn without_value(message: &str) -> String {
+    match (message.split_once(" string \""), message.rsplit_once("\", expected ")) {
+        (Some((before, _)), Some((_, expected))) => format!("{before} a text, expected {expected}"),
+        _ => message.to_owned(),
+    }
+}
+
+fn hint(message: &str) -> String {
+    let every = "docs/reference/configuration.md has every key with its type.";
+    let Some((_, named)) = message.split_once("unknown field `") else { return every.into() };
+    let mut names = named.split('`').step_by(2);
+    let unknown = names.next().unwrap_or_default();
+    // A letter or two, of a word that has some more.
+    let near = names.map(|known| (strsim::damerau_levenshtein(unknown, known), known)).min().filter(|(far, _)| *far <= 2 && unknown.len() > 3);
+    match near {
+        Some((_, known)) => format!("Is {known} meant? {every}"),
+        // So that nothing is believed to be on that is not.
+        None => format!("{every} One that this version does not know is refused."),
+    }
+}
