@@ -305,9 +305,13 @@ fn the_images_recipe_is_linted_and_agrees_with_chart_and_project() {
         .map(|major| major.to_string())
         .collect::<std::collections::BTreeSet<_>>();
     assert_eq!(argument("MAJORS").split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<_>>(), majors);
-    // All that cargo needs is let in.
-    for line in file(&format!("{RECIPE}.dockerignore")).lines().filter_map(|line| line.strip_prefix('!')) {
-        assert!(root().join(line).exists(), "{line} is not there");
+    // All that cargo needs is let in: it reads every member of the workspace, whichever it builds.
+    let ignored = file(&format!("{RECIPE}.dockerignore"));
+    let manifest = file("Cargo.toml");
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")?.strip_suffix(']')).expect("members");
+    let folders = members.split(", ").map(|member| member.trim_matches('"').trim_end_matches("/*"));
+    for wanted in folders.chain(["Cargo.toml", "Cargo.lock"]) {
+        assert!(ignored.lines().any(|line| line.strip_prefix('!') == Some(wanted)), "{wanted} does not get into the image");
     }
     // Each folder that a pod mounts something at.
     for object in objects(&file("deploy/kubernetes/base/bowline.yaml"), &[])
