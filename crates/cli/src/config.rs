@@ -176,6 +176,10 @@ pub struct Daemon {
     ///
     /// Default: `true`.
     pub receive: Option<bool>,
+    /// Whether the daemon holds drills. If not, a timer or a CronJob must, at `drill.schedule`, which says when one is missed; room for them is not watched then.
+    ///
+    /// Default: `true`.
+    pub drill: Option<bool>,
     /// How often everything is looked at.
     ///
     /// Default: `10s`.

@@ -197,7 +197,10 @@ impl Daemon {
             .any(|alarm| alarm.rule == "capacity" && alarm.subject == "repository" && alarm.urgency == Urgency::Critical);
         let underway = self.office.underway();
         for plan in &loaded.settings.jobs {
-            if !underway.contains_key(plan.name)
+            // What is left to somebody else is watched all the same: when it is missed, that is told.
+            let is_ours = loaded.holds_drills || plan.name != "drill";
+            if is_ours
+                && !underway.contains_key(plan.name)
                 && self.not_before.get(plan.name).is_none_or(|time| Instant::now() >= *time)
                 && let Some(why) = self.is_due(plan, &observed.facts, is_full)
             {

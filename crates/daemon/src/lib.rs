@@ -48,6 +48,8 @@ pub struct Loaded {
     /// How the commands are called.
     pub program: Program,
     pub receives: bool,
+    /// Whether it begins drills, or only watches that somebody holds them.
+    pub holds_drills: bool,
     pub watch_interval: Duration,
     pub lease_ttl: Duration,
     /// How long a job may take before it is ended.

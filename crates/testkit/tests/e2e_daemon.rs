@@ -164,3 +164,29 @@ fn systemd_is_told_when_it_is_ready_reloads_lives_and_stops() {
     heard("STOPPING=1");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn drills_that_are_left_to_somebody_else_are_not_begun_and_are_judged_all_the_same() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    // Checks and drills are due in the same minute, so that a check that ran says that a drill would have begun.
+    let others = QUICK.replace("[daemon]", "[drill]\nschedule = \"* * * * *\"\n[daemon]\ndrill = false");
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &others);
+    let daemon = bowline.start_daemon();
+    wait("the first backup", Duration::from_secs(60), || has_run(&bowline, "backup", "ok"));
+    wait("a minute to come", Duration::from_secs(90), || daemon.log().contains("check begins: scheduled"));
+    assert!(!daemon.log().contains("drill begins"), "{}", daemon.log());
+    // What somebody else holds is known as any other; the room for it is not this host's.
+    bowline.ok(&["verify", "--dir", cluster.home().to_str().expect("a plain path")]);
+    wait("the look", Duration::from_secs(20), || bowline.run(&["status"]).code == 0);
+    let facts = bowline.ok(&["status"])["facts"].clone();
+    let jobs = facts["jobs"].as_array().expect("the jobs");
+    let drill = jobs.iter().find(|job| job["name"] == "drill").expect("it is still one of them");
+    assert_eq!((drill["schedule"].as_str(), drill["last"]["outcome"].as_str()), (Some("* * * * *"), Some("ok")), "{drill:#}");
+    assert!(!facts["disks"].to_string().contains("\"drill\""), "{}", facts["disks"]);
+    // Its own again, it does begin one.
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &others.replace("drill = false", "drill = true"));
+    daemon.signal(Signal::SIGHUP);
+    wait("a drill of its own", Duration::from_secs(90), || daemon.log().contains("drill begins: scheduled"));
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -234,7 +234,7 @@ impl Watcher {
             disks.extend(capacity::disk("pg_wal", &dir.join("pg_wal"), None));
         }
         let newest = repository.and_then(|repository| repository.backups.last()).map(|backup| backup.bytes);
-        disks.extend(capacity::disk("drill", &self.settings.drill_dir, newest));
+        disks.extend(self.settings.drill_dir.as_ref().and_then(|dir| capacity::disk("drill", dir, newest)));
         disks
     }
 }

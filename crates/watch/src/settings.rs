@@ -35,8 +35,8 @@ pub struct Settings {
     /// The receiver's name in pg_stat_replication.
     pub receiver: &'static str,
     pub data_dir: Option<PathBuf>,
-    /// Where drills are held.
-    pub drill_dir: PathBuf,
+    /// Where drills are held; `None` where somebody else holds them, on a disk that is not looked at from here.
+    pub drill_dir: Option<PathBuf>,
     pub policy: RetentionPolicy,
     /// How many bytes the repository may take; a folder's disk otherwise.
     pub quota_bytes: Option<u64>,
