@@ -1,6 +1,7 @@
 //! The daemon through a season of nights, on a clock that the test moves: what ran, what stayed, what was told, what is forecast.
 //!
-//! The repository is in the mock of AWS, because its server can live under the moved clock; the server, the daemon and its commands are real.
+//! The repository is in Microsoft's own emulator of its blobs, because its server can live under the moved clock; the server, the daemon and its
+//! commands are real. Ninety nights take about a quarter of an hour.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
