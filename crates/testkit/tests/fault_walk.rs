@@ -258,10 +258,12 @@ async fn publishing_too_early_turns_the_checker_red() {
         assert!(verdict.is_err(), "without {} the checker is content", lacking.display());
         fs::rename(&hidden, &lacking).expect("bring back");
     }
-    // Published by hand, ahead of everything else.
+    // Published by hand, ahead of everything else: refused where its packs are missing, and seen where it claims to need none.
     let writer = Writer::open(Arc::new(Disk::new(root.clone())), walk.key(&root)).await.expect("open");
     walk.clock.step();
     let early = BackupDocument { id: BackupId::begun(walk.clock.now()), ..made };
+    writer.publish(&early).await.expect_err("its packs are not there");
+    let early = BackupDocument { packs: 0, ..early };
     writer.publish(&early).await.expect("publish");
     let verdict = walk.listed_restores(&root, false).await;
     assert!(verdict.as_ref().is_err_and(|e| e.contains(&early.id.to_string())), "{verdict:?}");
