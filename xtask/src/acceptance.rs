@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::bench;
+use crate::root;
 use crate::sabotage::twins::{TWINS, Twin};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -46,10 +47,6 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
     }
     println!("{promises} promises, {proofs} proofs{}", if output.is_some() { ", all seen in this run" } else { "" });
     Ok(())
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// The text of every source below this folder.

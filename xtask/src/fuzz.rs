@@ -1,7 +1,7 @@
 //! Fuzzes what is read of strangers: builds the fuzzer with the coverage of our own crates, runs each target for a while, and says how far it came.
 
+use crate::{listed, root, target_dir};
 use clap::Parser;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Fuzzes the targets of `fuzz/`, one after the other.
@@ -16,14 +16,14 @@ struct Options {
 
 pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     let Some(options) = super::options::<Options>("fuzz", arguments)? else { return Ok(()) };
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this program was built nowhere")?;
+    let (root, target_dir) = (root(), target_dir());
     let corpus = root.join("fuzz/corpus");
-    let targets = if options.targets.is_empty() { names(&corpus)? } else { options.targets };
+    let known = listed(&corpus)?.iter().filter_map(|folder| Some(folder.file_name()?.to_string_lossy().into_owned())).collect();
+    let targets = if options.targets.is_empty() { known } else { options.targets };
     // All of the workspace's features, so that nothing is built twice.
     let mut build = Command::new("cargo");
-    build.args(["build", "--workspace", "--bin", "fuzzer", "--features", "fuzz/libfuzzer"]).current_dir(root);
+    build.args(["build", "--workspace", "--bin", "fuzzer", "--features", "fuzz/libfuzzer"]).current_dir(&root);
     ended(build.env("RUSTC_WORKSPACE_WRAPPER", root.join("fuzz/covered")), "the fuzzer cannot be built")?;
-    let target_dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let mut broken = Vec::new();
     println!("| target | seconds | inputs tried | branches seen | inputs kept |\n|---|---|---|---|---|");
     for name in targets {
@@ -42,7 +42,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         let of = |name: &str| said.lines().rev().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim().to_owned();
         let status = said.lines().rev().find(|line| line.contains(" cov: ")).unwrap_or_default();
         let branches = status.split(" cov: ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("?");
-        let inputs = names(&kept)?.len();
+        let inputs = listed(&kept)?.len();
         println!("| {name} | {} | {} | {branches} | {inputs} |", options.seconds, of("stat::number_of_executed_units:"));
         if !out.status.success() {
             eprintln!("{}", said.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"));
@@ -61,11 +61,4 @@ fn ended(command: &mut Command, otherwise: &str) -> Result<(), String> {
         Ok(status) => Err(format!("{otherwise}: {status}")),
         Err(e) => Err(format!("{otherwise}: {e}")),
     }
-}
-
-fn names(folder: &Path) -> Result<Vec<String>, String> {
-    let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let mut names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
-    names.sort();
-    Ok(names)
 }

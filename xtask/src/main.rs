@@ -11,6 +11,7 @@ mod sabotage;
 mod tidy;
 
 use clap::Parser;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND …
@@ -23,6 +24,25 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   sabotage   makes one line wrong at a time and demands that the test which proves it fails
   acceptance holds the table of promises against what tests and drill printed
   reference  writes docs/reference out of the code";
+
+/// The project.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Where cargo builds it.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// What lies in a folder, in the order of names.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let wrong = |error: std::io::Error| format!("cannot list {}: {error}", folder.display());
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir(folder).map_err(wrong)?.map(|entry| entry.map(|entry| entry.path()).map_err(wrong)).collect::<Result<_, _>>()?;
+    found.sort();
+    Ok(found)
+}
 
 /// The options of a chore; none when it was asked what they are, which is told.
 fn options<T: Parser>(chore: &str, arguments: impl Iterator<Item = String>) -> Result<Option<T>, String> {

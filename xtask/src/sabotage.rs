@@ -45,16 +45,14 @@ struct Ground {
 impl Ground {
     fn prepare() -> Outcome<Self> {
         // Beside the usual one, wherever this was started.
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let home = std::path::absolute(target)?.join("sabotage");
+        let home = std::path::absolute(crate::target_dir())?.join("sabotage");
         let (tree, target) = (home.join("tree"), home.join("target"));
         if tree.exists() {
             fs::remove_dir_all(&tree)?;
         }
         fs::create_dir_all(&tree)?;
         // Of what is committed, not of what lies about.
-        let mut archive = Command::new("git").args(["archive", "HEAD"]).current_dir(root).stdout(Stdio::piped()).spawn()?;
+        let mut archive = Command::new("git").args(["archive", "HEAD"]).current_dir(crate::root()).stdout(Stdio::piped()).spawn()?;
         let pipe = archive.stdout.take().ok_or("git has no output")?;
         let unpacked = Command::new("tar").arg("-x").current_dir(&tree).stdin(pipe).status()?;
         if !(archive.wait()?.success() && unpacked.success()) {
@@ -132,7 +130,7 @@ mod tests {
 
     #[test]
     fn every_line_that_is_made_wrong_is_there_once() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let root = crate::root();
         for twin in TWINS {
             let text = fs::read_to_string(root.join(twin.file)).unwrap_or_default();
             assert_eq!(text.matches(twin.right).count(), 1, "{}: {}", twin.file, twin.right);

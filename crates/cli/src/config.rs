@@ -205,6 +205,12 @@ pub struct Daemon {
     pub job_limit: Option<Duration>,
 }
 
+impl Daemon {
+    pub fn holds_drills(&self) -> bool {
+        self.drill.unwrap_or(true)
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runbook {

@@ -74,7 +74,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         is_synchronous: config.wal.synchronous,
         receiver: capture::RECEIVER,
         data_dir: config.postgres.data_dir.clone(),
-        drill_dir: config.daemon.drill.unwrap_or(true).then(|| config.drill.dir.clone().unwrap_or_else(|| PathBuf::from(DRILL_DIR))),
+        drill_dir: config.daemon.holds_drills().then(|| config.drill.dir.clone().unwrap_or_else(|| PathBuf::from(DRILL_DIR))),
         policy: policy(config),
         quota_bytes: repository.capacity.map(|size| size.as_u64()),
         folder: repository.url.strip_prefix("file://").map(|path| PathBuf::from(path.split('?').next().unwrap_or(path))),

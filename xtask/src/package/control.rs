@@ -50,7 +50,7 @@ fn libc_needed(program: &[u8]) -> Option<String> {
 /// What the files take, as dpkg counts it.
 fn kib_of(dir: &Path) -> Outcome<u64> {
     let mut kib = 1;
-    for path in super::listed(dir)? {
+    for path in crate::listed(dir)? {
         let known = fs::symlink_metadata(&path).map_err(|error| format!("cannot look at {}: {error}", path.display()))?;
         kib += if known.is_dir() { kib_of(&path)? } else { known.len().div_ceil(1024) };
     }

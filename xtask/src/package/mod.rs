@@ -2,6 +2,7 @@
 
 mod control;
 
+use crate::listed;
 use clap::Parser;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -120,11 +121,6 @@ fn make_dir(dir: &Path) -> Outcome<()> {
     dir.parent().map_or(Ok(()), make_dir)?;
     fs::create_dir(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     set_mode(dir, 0o755)
-}
-
-fn listed(dir: &Path) -> Outcome<Vec<PathBuf>> {
-    let wrong = |error: std::io::Error| format!("cannot list {}: {error}", dir.display());
-    fs::read_dir(dir).map_err(wrong)?.map(|entry| entry.map(|entry| entry.path()).map_err(wrong)).collect()
 }
 
 fn name_of(path: &Path) -> Outcome<&str> {

@@ -1,7 +1,8 @@
 //! The page of configuration keys: the fields of the structs that the program reads it into, with their comments. Those structs take no
 //! other keys, so the page can name neither too many nor too few. A key without a comment is an error.
 
-use super::{Outcome, cell, doc, literal, parsed, root};
+use super::{Outcome, cell, doc, literal, parsed};
+use crate::root;
 use std::collections::BTreeMap;
 use syn::{Fields, GenericArgument, Item, PathArguments, Type};
 

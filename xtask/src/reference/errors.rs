@@ -1,6 +1,7 @@
 //! The page of errors: each word in brackets with its exit code, when it comes and what to do, out of the rooms' own explanations.
 
-use super::{Outcome, cell, literal, parsed, root};
+use super::{Outcome, cell, literal, parsed};
+use crate::{listed, root};
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,13 +49,6 @@ pub fn page() -> Outcome<String> {
         text.push_str(&format!("| `{slug}` | {class} | {says} | {hints} |\n"));
     }
     Ok(text)
-}
-
-fn listed(folder: &Path) -> Outcome<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).map_err(|error| format!("cannot list {}: {error}", folder.display()))?;
-    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    found.sort();
-    Ok(found)
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> Outcome<()> {

@@ -1,6 +1,7 @@
 //! The page of events: each kind of `terms::Event` with its comment, and the names under which its JSON line tells it.
 
-use super::{Outcome, cell, doc, parsed, root};
+use super::{Outcome, cell, doc, parsed};
+use crate::root;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ mod configuration;
 mod errors;
 mod events;
 
+use crate::root;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,10 +28,6 @@ fn pages(program: &Path) -> Outcome<Vec<(&'static str, String)>> {
         ("errors.md", errors::page()?),
         ("events.md", events::page()?),
     ])
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn folder() -> PathBuf {

@@ -24,9 +24,10 @@ fn plain(message: &str) -> String {
     if message.starts_with("string values must be quoted") {
         return "a text stands in quotes; only numbers, true and false do not".into();
     }
-    let whole = [("expected usize", "expected a whole number from 0 on"), ("expected u32", "expected a whole number from 0 on")];
-    let whole = whole.into_iter().chain([("expected u16", "expected a whole number from 0 to 65535")]);
-    whole.fold(without_value(message), |message, (theirs, ours)| message.replace(theirs, ours))
+    let whole = [("usize", "a whole number from 0 on"), ("u32", "a whole number from 0 on"), ("u16", "a whole number from 0 to 65535")];
+    whole
+        .into_iter()
+        .fold(without_value(message), |message, (theirs, ours)| message.replace(&format!("expected {theirs}"), &format!("expected {ours}")))
 }
 
 /// `invalid type: string "…", expected …` without the text.
