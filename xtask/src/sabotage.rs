@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use twins::{TWINS, Twin};
+use twins::Twin;
 
 /// How long a build or a test may take.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -20,7 +20,9 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 pub fn run(words: impl Iterator<Item = String>) -> Outcome<()> {
     let words: Vec<String> = words.collect();
-    let chosen: Vec<&Twin> = TWINS.iter().filter(|twin| words.is_empty() || words.iter().any(|word| twin.name.contains(word.as_str()))).collect();
+    let is_meant =
+        |twin: &&Twin| words.is_empty() || words.iter().any(|word| twin.name.contains(word.as_str()) || twin.test.0 == word || twin.test.1 == word);
+    let chosen: Vec<&Twin> = twins::all().filter(is_meant).collect();
     if chosen.is_empty() {
         return Err(format!("no twin is named like {words:?}").into());
     }
@@ -75,14 +77,27 @@ impl Ground {
     }
 
     fn fails(&self, twin: &Twin) -> Outcome<bool> {
-        let (binary, filter) = twin.test;
+        let (program, filter) = twin.test;
         let log = self.target.with_file_name("last.log");
-        for build in [vec!["build", "--workspace", "--bin", "bowline"], vec!["test", "--workspace", "--test", binary, "--no-run"]] {
+        let place = Place::of(&self.tree, program);
+        // With the whole workspace: a package by itself has other features of what it shares, and would be built twice.
+        let what = match place {
+            Place::Drill => vec!["build", "--workspace", "--bins"],
+            Place::Crate => vec!["test", "--workspace", "--lib"],
+            Place::Tests => vec!["test", "--workspace", "--test", program],
+        };
+        let mut builds = vec![vec!["build", "--workspace", "--bin", "bowline"]];
+        builds.push(if place == Place::Drill { what.clone() } else { [&what[..], &["--no-run"]].concat() });
+        for build in builds {
             if !self.cargo(&build, &log)? {
                 return Err(format!("{}: does not build; see {}", twin.name, log.display()).into());
             }
         }
-        let passed = self.cargo(&["test", "--workspace", "--test", binary, "--", filter], &log)?;
+        if place == Place::Drill {
+            let mut drill = Command::new(self.target.join("debug/xtask"));
+            return Ok(!self.ends_well(drill.args(["drill", "--scale", "0.1"]), &log)?);
+        }
+        let passed = self.cargo(&[&what[..], &["--", filter]].concat(), &log)?;
         let said = fs::read_to_string(&log)?;
         if !said.lines().any(|line| line.starts_with("test ")) {
             return Err(format!("{}: no test ran; see {}", twin.name, log.display()).into());
@@ -91,11 +106,16 @@ impl Ground {
     }
 
     fn cargo(&self, arguments: &[&str], log: &Path) -> Outcome<bool> {
-        let output = fs::File::create(log)?;
         let mut command = Command::new("cargo");
-        command.args(arguments).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target).env_remove("BOWLINE_BIN");
-        // What is made wrong need not be pretty.
-        command.env("RUSTFLAGS", "--cap-lints=allow").stdout(output.try_clone()?).stderr(output);
+        // What is made wrong need not be pretty, and is built for one run.
+        command.args(arguments).env("RUSTFLAGS", "--cap-lints=allow");
+        self.ends_well(command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0"), log)
+    }
+
+    fn ends_well(&self, command: &mut Command, log: &Path) -> Outcome<bool> {
+        let output = fs::File::create(log)?;
+        command.current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target).env_remove("BOWLINE_BIN");
+        command.stdout(output.try_clone()?).stderr(output);
         let mut child = command.process_group(0).spawn()?;
         let begun = Instant::now();
         loop {
@@ -112,30 +132,57 @@ impl Ground {
     }
 }
 
+/// Where a proof is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Drill,
+    /// Inside the crate of this name.
+    Crate,
+    /// A test program of any crate.
+    Tests,
+}
+
+impl Place {
+    /// Some crates and test programs have one name: there the test program is meant.
+    fn of(root: &Path, program: &str) -> Self {
+        let has_tests = |room: &Path| room.join("tests").join(program).with_extension("rs").exists();
+        match crate::listed(&root.join("crates")).unwrap_or_default().iter().any(|room| has_tests(room)) {
+            true => Self::Tests,
+            false if program == "./drill" => Self::Drill,
+            false => Self::Crate,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Where end-to-end tests are.
-    const TEST_ROOMS: [&str; 2] = ["testkit", "page"];
-
-    /// Whether a test of this name is in this folder, or in one below it.
+    /// Whether a test, or a step of the drill, is named so in this folder, or in one below it.
     fn has_test(folder: &Path, name: &str) -> bool {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).any(|path| match path.is_dir() {
             true => has_test(&path, name),
-            false => fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {name}"))),
+            false => fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {name}")) || text.contains(&format!("\"{name}"))),
         })
     }
 
     #[test]
-    fn every_line_that_is_made_wrong_is_there_once() {
+    fn every_line_that_is_made_wrong_is_there_once_and_its_test_as_well() {
         let root = crate::root();
-        for twin in TWINS {
+        let mut names = std::collections::BTreeSet::new();
+        for twin in twins::all() {
             let text = fs::read_to_string(root.join(twin.file)).unwrap_or_default();
             assert_eq!(text.matches(twin.right).count(), 1, "{}: {}", twin.file, twin.right);
-            let is_there = TEST_ROOMS.iter().any(|room| has_test(&root.join("crates").join(room).join("tests"), twin.test.1));
-            assert!(is_there, "{} has no {}", twin.test.0, twin.test.1);
+            let (program, name) = twin.test;
+            let name = name.rsplit(':').next().unwrap_or_default();
+            let is_there = match Place::of(&root, program) {
+                Place::Drill => has_test(&root.join("xtask/src/drill"), name),
+                Place::Crate => has_test(&root.join("crates").join(program).join("src"), name),
+                Place::Tests => crate::listed(&root.join("crates")).unwrap().iter().any(|room| has_test(&room.join("tests"), name)),
+            };
+            assert!(is_there, "{program} has no {name}");
+            assert!(names.insert(twin.name), "two are named {}", twin.name);
         }
     }
 }

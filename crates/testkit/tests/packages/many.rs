@@ -116,7 +116,7 @@ fn a_folder_of_very_many_files_is_kept_in_bounded_memory() {
 
 #[test]
 fn a_bucket_of_very_many_keys_is_kept_in_bounded_memory() {
-    let count = if full() { 200_000 } else { 20_000 };
+    let count = if full() { 1_000_000 } else { 20_000 };
     let server = ObjectServer::start(Make::Versitygw);
     server.create_bucket_now("many");
     make(&server.folder().join("data/many"), count);

@@ -1,0 +1,41 @@
+//! Twins of drills and their checks.
+
+use super::{Twin, twin};
+
+pub const TWINS: &[Twin] = &[
+    twin(
+        "fewer rows than production has are no fault",
+        "crates/drill/src/counts.rs",
+        "            if is_short {",
+        "            if is_short && false {",
+        ("e2e_drill_counts", "fewer_rows_than_production_has"),
+    ),
+    twin(
+        "a file that is shorter and older than at the last drill is no fault",
+        "crates/drill/src/counts.rs",
+        "if is_cut_without_vacuum(before, now, table) {",
+        "if is_cut_without_vacuum(before, now, table) && false {",
+        ("e2e_drill_counts", "rows_that_vanished"),
+    ),
+    twin(
+        "a page with a wrong checksum is not told",
+        "crates/drill/src/bad_pages.rs",
+        "    for bad in &found.bad {",
+        "    for bad in found.bad.iter().take(0) {",
+        ("e2e_drill_damage", "a_bad_page_of_an_index"),
+    ),
+    twin(
+        "an expectation holds whatever the answer is",
+        "crates/checks/src/expectation.rs",
+        "Operator::AtLeast => order.is_some_and(|order| order.is_ge()),",
+        "Operator::AtLeast => order.is_some(),",
+        ("e2e_verify", "rows_that_are_missing_and_questions"),
+    ),
+    twin(
+        "a side restore archives",
+        "crates/pg/src/private_server.rs",
+        r#"    ("archive_mode", "off"),"#,
+        r#"    ("archive_mode", "always"),"#,
+        ("e2e_isolation", "a_side_restore_is_deaf"),
+    ),
+];

@@ -1,0 +1,118 @@
+//! Twins of the application's bucket.
+
+use super::{Twin, twin};
+
+pub const TWINS: &[Twin] = &[
+    twin(
+        "packs go to which a listed snapshot refers",
+        "crates/upkeep/src/sweep.rs",
+        "(kind == BackupKind::Packages && listed.needed.contains(&id))",
+        "(kind == BackupKind::Packages && listed.needed.contains(&id) && false)",
+        ("e2e_packages", "snapshots_go_with_the_backups"),
+    ),
+    twin(
+        "what a monthly needs of snapshots is let go",
+        "crates/repo/src/retention/snapshots.rs",
+        "found.extend(before(*start).into_iter().chain(between)",
+        "found.extend(None.into_iter().chain(between)",
+        ("e2e_packages", "snapshots_go_with_the_backups"),
+    ),
+    twin(
+        "a snapshot's packs are not read again",
+        "crates/upkeep/src/scrub/snapshot.rs",
+        "if !prover.file(&object.key, object.size, chunk_bytes, object.chunks, tell).await? {",
+        "if !prover.file(&object.key, 0, chunk_bytes, object.chunks.into_iter().filter(|_| false).collect(), tell).await? {",
+        ("e2e_packages", "a_flipped_bit_of_a_snapshot"),
+    ),
+    twin(
+        "the version of a key that came after the instant is taken",
+        "crates/packages/src/around.rs",
+        "if later.first().is_some_and(|entry| entry.modified() <= at) {",
+        "if later.first().is_some_and(|entry| entry.modified() <= at || true) {",
+        ("e2e_packages", "a_database_and_a_folder_of_packages"),
+    ),
+    twin(
+        "the copy is believed before the primary",
+        "crates/packages/src/restore.rs",
+        "(known, Some(found)) if is_primary && found.modified <= at =>",
+        "(known, Some(found)) if is_primary && found.modified <= at && false =>",
+        ("e2e_packages", "a_key_removed_before"),
+    ),
+    twin(
+        "removals that are listed apart stay behind the versions",
+        "crates/store/src/site/part.rs",
+        "self.key().cmp(other.key()).then_with(|| age(self).cmp(&age(other)))",
+        "self.key().cmp(other.key()).then_with(|| age(self).cmp(&age(self)))",
+        ("e2e_packages", "a_key_removed_before"),
+    ),
+    twin(
+        "an old version is written over a newer one",
+        "crates/store/src/site/bucket.rs",
+        "        if id != item.id.as_deref().unwrap_or(\"null\") || etag != item.etag {",
+        "        if id.is_empty() || (etag != item.etag && false) {",
+        ("e2e_packages", "nothing_is_replaced"),
+    ),
+    twin(
+        "without versions an object is replaced",
+        "crates/store/src/site/bucket.rs",
+        "            headers.extend(condition);",
+        "            drop(condition);",
+        ("e2e_packages", "nothing_is_replaced"),
+    ),
+    twin(
+        "what was written between a snapshot and the instant is forgotten",
+        "crates/packages/src/source.rs",
+        "        let after = own.iter().find(|snapshot| snapshot.began > at).cloned();",
+        "        let after = own.iter().find(|snapshot| snapshot.began > at && false).cloned();",
+        ("e2e_packages", "a_database_and_a_folder_of_packages"),
+    ),
+    twin(
+        "a removal between two snapshots is forgotten",
+        "crates/packages/src/versions.rs",
+        "            _ if item.is_removal => Some(Due::Entry(",
+        "            _ if item.is_removal && item.key.is_empty() => Some(Due::Entry(",
+        ("e2e_packages", "each_instant_between_two_snapshots"),
+    ),
+    twin(
+        "what was sorted in pieces comes back piece after piece",
+        "crates/store/src/site/sort.rs",
+        "self.record.order(&other.record).then(",
+        "Ordering::Equal.then(",
+        ("e2e_packages", "a_folder_of_very_many_files"),
+    ),
+    twin(
+        "the canary is believed to have arrived",
+        "crates/packages/src/canary.rs",
+        "there.is_some_and(|there| *oldest <= there)",
+        "there.is_none_or(|there| *oldest <= there)",
+        ("e2e_packages", "what_is_behind_is_found"),
+    ),
+    twin(
+        "what is in the way of a package is overwritten",
+        "crates/store/src/site/folder.rs",
+        "                move_aside(&target, &aside)?;",
+        "                fs::remove_file(&target)?; let _ = (&aside, move_aside);",
+        ("e2e_packages", "a_folder_comes_back_as_it_was"),
+    ),
+    twin(
+        "an object that changed is taken for the one that was kept",
+        "crates/packages/src/restore.rs",
+        "    if wanted.bytes != found.bytes {\n        return Ok(false);",
+        "    if wanted.bytes != found.bytes {\n        return Ok(true);",
+        ("e2e_packages", "a_folder_comes_back_as_it_was"),
+    ),
+    twin(
+        "a rule that goes elsewhere is turned around",
+        "crates/store/src/bucket/replication.rs",
+        "bucket.as_deref() == Some(self.destination.as_str()) && prefix_of(rule)",
+        "bucket.is_some() && prefix_of(rule)",
+        ("e2e_packages", "a_replication_is_set_up"),
+    ),
+    twin(
+        "a reference to nothing is passed over",
+        "crates/packages/src/agree.rs",
+        "                found.missing += 1;",
+        "                found.missing += 0;",
+        ("e2e_packages", "what_the_database_refers_to"),
+    ),
+];
