@@ -1,6 +1,6 @@
 //! Fuzzes what is read of strangers: builds the fuzzer with the coverage of our own crates, runs each target for a while, and says how far it came.
 
-use crate::{listed, root, target_dir};
+use crate::{ended, listed, root, target_dir};
 use clap::Parser;
 use std::process::Command;
 
@@ -23,7 +23,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     // All of the workspace's features, so that nothing is built twice.
     let mut build = Command::new("cargo");
     build.args(["build", "--workspace", "--bin", "fuzzer", "--features", "fuzz/libfuzzer"]).current_dir(&root);
-    ended(build.env("RUSTC_WORKSPACE_WRAPPER", root.join("fuzz/covered")), "the fuzzer cannot be built")?;
+    ended(build.env("RUSTC_WORKSPACE_WRAPPER", root.join("fuzz/covered")).status(), "the fuzzer cannot be built")?;
     let mut broken = Vec::new();
     println!("| target | seconds | inputs tried | branches seen | inputs kept |\n|---|---|---|---|---|");
     for name in targets {
@@ -52,13 +52,5 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
     match broken.as_slice() {
         [] => Ok(()),
         some => Err(format!("broken: {}; put what broke it into its corpus, then mend it", some.join(", "))),
-    }
-}
-
-fn ended(command: &mut Command, otherwise: &str) -> Result<(), String> {
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{otherwise}: {status}")),
-        Err(e) => Err(format!("{otherwise}: {e}")),
     }
 }

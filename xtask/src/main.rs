@@ -8,11 +8,12 @@ mod fuzz;
 mod package;
 mod reference;
 mod sabotage;
+mod tests;
 mod tidy;
 
 use clap::Parser;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 const USAGE: &str = "usage: cargo xtask COMMAND …
   tidy       checks the shape of the project
@@ -20,6 +21,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND …
   bench      measures bowline against its peers and against the machine
   drill      backs up, destroys and restores a real cluster with bowline's own commands
   package    makes the Debian package of a built program
+  tests      builds every test program and runs several at once
   fuzz       gives every reader of strangers' bytes what libFuzzer thinks of
   sabotage   makes one line wrong at a time and demands that the test which proves it fails
   acceptance holds the table of promises against what tests and drill printed
@@ -33,6 +35,15 @@ fn root() -> PathBuf {
 /// Where cargo builds it.
 fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Fails unless this command did what it should.
+fn ended(status: std::io::Result<ExitStatus>, otherwise: &str) -> Result<(), String> {
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{otherwise}: {status}")),
+        Err(e) => Err(format!("{otherwise}: {e}")),
+    }
 }
 
 /// What lies in a folder, in the order of names.
@@ -64,6 +75,7 @@ fn main() -> ExitCode {
         Some("drill") => drill::run(arguments).map_err(Into::into),
         // What the drill itself starts.
         Some("service") => drill::serve(arguments).map_err(Into::into),
+        Some("tests") => tests::run(arguments).map_err(Into::into),
         Some("fuzz") => fuzz::run(arguments).map_err(Into::into),
         Some("sabotage") => sabotage::run(arguments),
         Some("package") => package::run(arguments).map_err(Into::into),
