@@ -29,13 +29,24 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome<()> {
     let ground = Ground::prepare()?;
     let mut survived = Vec::new();
     for twin in chosen {
+        let begun = Instant::now();
         let verdict = ground.try_out(twin)?;
-        println!("{:<8} {} ({} {})", if verdict { "seen" } else { "UNSEEN" }, twin.name, twin.test.0, twin.test.1);
-        if !verdict {
+        let seconds = begun.elapsed().as_secs();
+        println!("{:<8} {} ({} {}) {seconds} s", format!("{verdict:?}"), twin.name, twin.test.0, twin.test.1);
+        if verdict == Verdict::Unseen {
             survived.push(twin.name);
         }
     }
     if survived.is_empty() { Ok(()) } else { Err(format!("tests passed although {}", survived.join("; although ")).into()) }
+}
+
+/// What a test said of a line made wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Seen,
+    Unseen,
+    /// It runs in the long form only.
+    Ignored,
 }
 
 /// A copy of the commit, with a target directory of its own beside the usual one.
@@ -63,20 +74,19 @@ impl Ground {
         Ok(Self { tree, target })
     }
 
-    /// Whether the test fails, as it must.
-    fn try_out(&self, twin: &Twin) -> Outcome<bool> {
+    fn try_out(&self, twin: &Twin) -> Outcome<Verdict> {
         let path = self.tree.join(twin.file);
         let right = fs::read_to_string(&path)?;
         if right.matches(twin.right).count() != 1 {
             return Err(format!("{} does not hold exactly once: {}", twin.file, twin.right).into());
         }
         fs::write(&path, right.replace(twin.right, twin.wrong))?;
-        let failed = self.fails(twin);
+        let verdict = self.judge(twin);
         fs::write(&path, right)?;
-        failed
+        verdict
     }
 
-    fn fails(&self, twin: &Twin) -> Outcome<bool> {
+    fn judge(&self, twin: &Twin) -> Outcome<Verdict> {
         let (program, filter) = twin.test;
         let log = self.target.with_file_name("last.log");
         let place = Place::of(&self.tree, program);
@@ -95,14 +105,19 @@ impl Ground {
         }
         if place == Place::Drill {
             let mut drill = Command::new(self.target.join("debug/xtask"));
-            return Ok(!self.ends_well(drill.args(["drill", "--scale", "0.1"]), &log)?);
+            let passed = self.ends_well(drill.args(["drill", "--scale", "0.1"]), &log)?;
+            return Ok(if passed { Verdict::Unseen } else { Verdict::Seen });
         }
-        let passed = self.cargo(&[&what[..], &["--", filter]].concat(), &log)?;
+        let form: &[&str] = if std::env::var("BOWLINE_FULL").is_ok_and(|value| value == "1") { &["--include-ignored"] } else { &[] };
+        let passed = self.cargo(&[&what[..], &["--", filter], form].concat(), &log)?;
         let said = fs::read_to_string(&log)?;
-        if !said.lines().any(|line| line.starts_with("test ")) {
-            return Err(format!("{}: no test ran; see {}", twin.name, log.display()).into());
+        let mut tests = said.lines().filter(|line| line.starts_with("test ") && !line.starts_with("test result"));
+        match (passed, tests.next(), tests.next()) {
+            (false, _, _) => Ok(Verdict::Seen),
+            (true, None, _) => Err(format!("{}: no test ran; see {}", twin.name, log.display()).into()),
+            (true, Some(only), None) if only.contains(" ... ignored") => Ok(Verdict::Ignored),
+            (true, _, _) => Ok(Verdict::Unseen),
         }
-        Ok(!passed)
     }
 
     fn cargo(&self, arguments: &[&str], log: &Path) -> Outcome<bool> {

@@ -217,16 +217,7 @@ impl Journal {
     /// Replaces what is written, durably: a reader finds the old or the new.
     pub(crate) fn save(&self) -> Result<(), RescueError> {
         let bytes = serde_json::to_vec_pretty(self).map_err(|e| RescueError::Bug(e.to_string()))?;
-        let new = self.path.with_extension("json.new");
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            File::open(folder)?.sync_all()
-        };
-        write().map_err(RescueError::file("write", &self.path))
+        replace(&self.path, &bytes)
     }
 
     /// Marks the data directory as this restore's own.
@@ -254,6 +245,20 @@ impl Journal {
             _ => Ok(()),
         }
     }
+}
+
+/// Writes it in the place of what was there, durably and whole.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RescueError> {
+    let new = path.with_extension("json.new");
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(RescueError::file("write", path))
 }
 
 /// Held while a restore of a target is at work; it ends with the process.

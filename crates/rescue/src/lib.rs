@@ -3,6 +3,7 @@
 mod error;
 mod hooks;
 mod journal;
+mod references;
 mod report;
 mod run;
 mod server;

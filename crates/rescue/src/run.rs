@@ -1,6 +1,7 @@
 //! The steps of a rescue, each noted in the journal once it is done.
 
 use crate::journal::{Journal, Lock, RecoveredTo, Stage};
+use crate::references;
 use crate::report::{RescueReport, loss};
 use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
@@ -12,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
 
-/// Why database and packages are not held against each other by the run that goes on with the packages.
+/// Why database and packages are not held against each other by a run that found no answer and cannot ask any more.
 fn asked_before() -> checks::Fault {
-    let what = "the server was asked for its references by the run before this one; compare by hand, or with bowline verify to the same instant";
+    let what = "a run before this one asked the server for its references, and got no answer; compare with bowline verify to the same instant";
     checks::Fault { outcome: Outcome::NotVerified, database: String::new(), object: "packages".into(), what: what.into() }
 }
 
@@ -250,6 +251,9 @@ impl<L: Lent> Rescue<'_, L> {
                 let (proof, referred) = self
                     .step(Step::Validate, async |rescue| validate(rescue.journal.major, rescue.target, rescue.options, &*rescue.events).await)
                     .await?;
+                if let Some(Ok(rows)) = &referred {
+                    references::keep(self.target, &self.journal, rows)?;
+                }
                 self.referred = referred;
                 let faults = faults(&proof);
                 self.journal.validated = proof.outcome() == Outcome::Passed;
@@ -272,12 +276,17 @@ impl<L: Lent> Rescue<'_, L> {
             return Ok(());
         }
         let at = self.journal.instant()?;
-        // An earlier run asked the server, and it serves since then: what it would say now is of another instant.
+        // Where an earlier run asked the server, it may serve since then: what it would say now is of another instant.
         let is_asked_for = self.options.references.is_some() && self.options.validation != Validation::None;
-        let referred = self.referred.take().or_else(|| is_asked_for.then(|| Err(asked_before())));
+        let referred = match self.referred.take() {
+            None if is_asked_for => Some(references::kept(self.target, &self.journal)?.ok_or_else(asked_before)),
+            referred => referred,
+        };
         let done = self.try_step(Step::Packages, async |rescue| rescue.lent.restore_packages(at, referred).await.map_err(RescueError::Lent)).await;
         if done.is_some() {
             self.journal.packages = done;
+            self.journal.save()?;
+            return references::forget(self.target);
         }
         self.journal.save()
     }

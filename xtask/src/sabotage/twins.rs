@@ -1,11 +1,15 @@
 //! What each proof is proved with: one line of the product made wrong, and the tests that must then fail.
 
 mod backups;
+mod damage;
 mod drills;
+mod jobs;
 mod keys;
 mod packages;
 mod restore;
+mod retention;
 mod stores;
+mod tamper;
 mod wal;
 mod watch;
 
@@ -28,5 +32,8 @@ const fn twin(name: &'static str, file: &'static str, right: &'static str, wrong
 
 /// Every one of them.
 pub fn all() -> impl Iterator<Item = &'static Twin> {
-    [backups::TWINS, drills::TWINS, keys::TWINS, packages::TWINS, restore::TWINS, stores::TWINS, wal::TWINS, watch::TWINS].into_iter().flatten()
+    let of_backups = [backups::TWINS, retention::TWINS, stores::TWINS, keys::TWINS, wal::TWINS];
+    let of_restores = [restore::TWINS, tamper::TWINS, damage::TWINS, drills::TWINS, packages::TWINS];
+    let of_watching = [watch::TWINS, jobs::TWINS];
+    of_backups.into_iter().chain(of_restores).chain(of_watching).flatten()
 }

@@ -161,3 +161,37 @@ fn what_the_database_refers_to_and_is_not_there_is_told_by_drill_and_restore() {
     assert_eq!(cluster.psql("SELECT count(*) FROM packages"), "3", "the database runs all the same");
     cluster.stop_adopted();
 }
+
+#[test]
+fn a_second_run_compares_the_packages_with_what_the_database_said_to_the_first() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let folder = Folder::make(&cluster, "packages");
+    in_snapshots(&bowline, &cluster, &folder.url());
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    folder.put("there", b"right");
+    cluster.psql("CREATE TABLE packages (key text, size bigint); INSERT INTO packages VALUES ('there', 5)");
+    bowline.ok(&["packages", "snapshot"]);
+    std::thread::sleep(Duration::from_millis(30));
+    let to = now().to_string();
+    cluster.psql("INSERT INTO packages VALUES ('later', 5)");
+    bowline.archive_now();
+    assert_eq!(receiver.stop(), Some(0));
+    cluster.pg_ctl_stop(true);
+    // No folder can be made where a file is.
+    fs::remove_dir_all(folder.path()).expect("it can be lost");
+    fs::write(folder.path(), b"in the way").expect("a file can be written");
+    let words = ["restore", "--yes", "--no-protect", "--to", &to];
+    let first = bowline.run(&words);
+    assert_ne!(first.code, 0, "{first:#?}");
+    assert_eq!(cluster.psql("SELECT count(*) FROM packages"), "1", "the database runs all the same");
+    // It serves: what it refers to now is not what it referred to then.
+    cluster.psql("INSERT INTO packages VALUES ('of now', 1)");
+    fs::remove_file(folder.path()).expect("it can be removed");
+    let result = bowline.ok(&words);
+    let agreement = &result["packages"]["agreement"];
+    assert_eq!((&agreement["referred"], &agreement["missing"], &agreement["changed"]), (&1.into(), &0.into(), &0.into()), "{result}");
+    assert_eq!(fs::read(folder.path().join("there")).expect("it is back"), b"right");
+    cluster.stop_adopted();
+}

@@ -38,4 +38,25 @@ pub const TWINS: &[Twin] = &[
         r#"    ("archive_mode", "always"),"#,
         ("e2e_isolation", "a_side_restore_is_deaf"),
     ),
+    twin(
+        "the weekly drill is held on Mondays",
+        "crates/cli/src/config.rs",
+        r#"("drill.schedule", self.drill.schedule.as_deref(), "0 4 * * 0"),"#,
+        r#"("drill.schedule", self.drill.schedule.as_deref(), "0 4 * * 1"),"#,
+        ("e2e_ninety_days", "ninety_days_of_nights"),
+    ),
+    twin(
+        "only the first table of a database is counted",
+        "crates/checks/src/lib.rs",
+        "for table in &provable.tables {",
+        "for table in provable.tables.iter().take(1) {",
+        ("e2e_verify", "what_is_sound_passes"),
+    ),
+    twin(
+        "a server that was asked nothing has passed",
+        "crates/checks/src/lib.rs",
+        "Outcome::Passed if self.databases.is_empty() => Outcome::NotVerified,",
+        "Outcome::Passed if self.databases.is_empty() => Outcome::Passed,",
+        ("checks", "what_could_not_be_checked"),
+    ),
 ];

@@ -45,4 +45,11 @@ pub const TWINS: &[Twin] = &[
         "        let is_proven = true;\n        if recipient.can_unwrap() &&",
         ("e2e_keys_down", "check_proves_each_recipient"),
     ),
+    twin(
+        "data keys are wrapped with another key of Vault's than the named one",
+        "crates/keys/src/vault.rs",
+        r#"let path = format!("{}/{verb}/{}", self.mount, self.key);"#,
+        r#"let path = format!("{}/{verb}/bowline", self.mount);"#,
+        ("e2e_keys", "a_backup_for_vault_comes_back"),
+    ),
 ];

@@ -115,4 +115,18 @@ pub const TWINS: &[Twin] = &[
         "                found.missing += 0;",
         ("e2e_packages", "what_the_database_refers_to"),
     ),
+    twin(
+        "whoever looks at the status writes the canary",
+        "crates/cli/src/watching/packages.rs",
+        "if is_acting { Writes::Here } else { Writes::Elsewhere };",
+        "if is_acting || true { Writes::Here } else { Writes::Elsewhere };",
+        ("e2e_packages", "the_daemon_writes_the_canary"),
+    ),
+    twin(
+        "however much the copy lacks, it is not behind",
+        "crates/packages/src/observe.rs",
+        "facts.lag_seconds = facts.oldest_behind.map_or(0.0, |oldest| now.seconds_since(oldest).max(0.0));",
+        "facts.lag_seconds = facts.oldest_behind.map_or(0.0, |oldest| now.seconds_since(oldest).min(0.0));",
+        ("e2e_packages", "minio_replicates_is_watched"),
+    ),
 ];
