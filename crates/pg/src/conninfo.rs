@@ -33,9 +33,21 @@ pub struct ConnInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// `name` is what the certificate is compared with; `ip`, when given, saves the look-up.
-    Tcp { name: String, ip: Option<IpAddr>, port: u16 },
+    Tcp {
+        /// The host's name, or the address as text where only that is given.
+        name: String,
+        /// `hostaddr`; `None`: the name is looked up.
+        ip: Option<IpAddr>,
+        /// 1 to 65535; 5432 where none is given.
+        port: u16,
+    },
     /// The socket `.s.PGSQL.PORT` in this directory.
-    Unix { directory: PathBuf, port: u16 },
+    Unix {
+        /// A `host` that begins with a slash, or one of the places where servers usually listen.
+        directory: PathBuf,
+        /// The number at the end of the socket's name.
+        port: u16,
+    },
 }
 
 impl ConnInfo {
