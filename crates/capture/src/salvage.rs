@@ -16,12 +16,12 @@ use terms::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 /// What became of an old pg_wal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvaged {
-    /// It holds nothing beyond what is stored. `is_end`: and was read to where the server ended.
+    /// It holds nothing beyond what is stored.
     Nothing {
         /// It was read to where the server ended.
         is_end: bool,
     },
-    /// The log from `from` to `to` was stored from it. `is_end`: that is where the server ended.
+    /// The log from `from` to `to` was stored from it.
     Stored {
         /// Where what was stored ended before: the first byte that is new.
         from: Lsn,

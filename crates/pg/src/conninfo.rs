@@ -32,11 +32,11 @@ pub struct ConnInfo {
 /// Where one server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// `name` is what the certificate is compared with; `ip`, when given, saves the look-up.
+    /// Over the network.
     Tcp {
-        /// The host's name, or the address as text where only that is given.
+        /// What the certificate is compared with: the host's name, or the address as text where only that is given.
         name: String,
-        /// `hostaddr`; `None`: the name is looked up.
+        /// `hostaddr`, which saves the look-up; `None`: the name is looked up.
         ip: Option<IpAddr>,
         /// 1 to 65535; 5432 where none is given.
         port: u16,

@@ -20,7 +20,7 @@ pub struct WalStream {
 /// What comes next in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamEvent {
-    /// WAL from `start` on; pieces follow each other without gaps. `end_of_server_wal` is how far the server has come.
+    /// WAL from `start` on; pieces follow each other without gaps.
     Data {
         /// The position of the first of these bytes.
         start: Lsn,
@@ -30,7 +30,6 @@ pub enum StreamEvent {
         bytes: Bytes,
     },
     /// A sign of life. When a reply is requested and none comes, the server ends the connection (`wal_sender_timeout`).
-    /// `sent_at` is the server's clock when it was at `end`.
     Keepalive {
         /// How far the server had sent.
         end: Lsn,

@@ -77,12 +77,12 @@ pub struct RescueOptions {
 /// What was found in the old pg_wal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvage {
-    /// Nothing beyond what is stored. `is_end`: and it was read to where the server ended.
+    /// Nothing beyond what is stored.
     Nothing {
         /// It was read to where the server ended.
         is_end: bool,
     },
-    /// The log between these positions is stored now. `is_end`: the server ended there.
+    /// The log between these positions is stored now.
     Stored {
         /// The first byte that is new.
         from: Lsn,

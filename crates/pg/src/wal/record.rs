@@ -45,14 +45,14 @@ pub enum RecordKind {
         /// When, by the server's clock.
         at: Timestamp,
     },
-    /// The prepared transaction `xid` was committed; `None` when its number lies behind what is kept of so long a record.
+    /// A prepared transaction was committed.
     CommitPrepared {
         /// When, by the server's clock.
         at: Timestamp,
-        /// Its own number, not that of the session that ended it.
+        /// Its own number, not the session's; `None` when it lies behind what is kept of so long a record.
         xid: Option<u32>,
     },
-    /// The prepared transaction `xid` was rolled back; as above.
+    /// A prepared transaction was rolled back.
     AbortPrepared {
         /// When, by the server's clock.
         at: Timestamp,
