@@ -70,7 +70,7 @@ pub enum RunOutcome {
 pub struct RunBegun {
     /// 1 so far; a document with a larger number is refused.
     pub format: u32,
-    /// Its name, such as `backup`, without a number.
+    /// The job's name, such as `backup`, without the number of a further run.
     pub job: String,
     /// By the clock of the host that it runs on.
     pub began: Timestamp,
@@ -83,7 +83,7 @@ pub struct RunBegun {
 pub struct RunEnded {
     /// 1 so far; a document with a larger number is refused.
     pub format: u32,
-    /// Its name, such as `backup`, without a number.
+    /// The job's name, such as `backup`, without the number of a further run.
     pub job: String,
     /// By the clock of the host that it ran on.
     pub began: Timestamp,
@@ -127,7 +127,7 @@ pub enum Run {
 }
 
 impl Run {
-    /// Its name, such as `backup`, without a number.
+    /// The job's name, such as `backup`, without the number of a further run.
     pub fn job(&self) -> &str {
         match self {
             Self::Begun(run) => &run.job,
