@@ -8,6 +8,7 @@ use terms::{Class, Explain, Lsn, SystemId, Timeline};
 
 /// Why a backup or an archive of WAL failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum CaptureError {
     /// The server.
     #[error(transparent)]

@@ -102,6 +102,7 @@ impl IndexBatch {
 /// What was found in one stored segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
+    /// As far as it was found out; whether the index may keep it, `is_lasting` says.
     pub entry: IndexEntry,
     /// Whether all of it was read as it was stored, so that the index may keep the entry.
     pub is_lasting: bool,

@@ -58,11 +58,13 @@ pub enum Checksums {
 /// How to make a backup.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
+    /// Of packs, and of the WAL that the backup receives itself; the manifest's is fixed.
     pub compression: Compression,
     /// Threads that compress and seal.
     pub jobs: usize,
     /// Bytes of the database read per second, at most.
     pub max_rate: Option<u64>,
+    /// Counts only where the cluster has page checksums.
     pub checksums: Checksums,
     /// Checkpoint at once instead of waiting for a spread one.
     pub fast_checkpoint: bool,

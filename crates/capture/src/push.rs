@@ -66,9 +66,11 @@ pub struct LookAhead<'a> {
     pub wal_dir: &'a Path,
     /// The file that somebody else stores just now.
     pub but: &'a WalName,
+    /// Where each file that was stored is noted, so that the archiver's own call need not read it again.
     pub notes: &'a Notes,
     /// How many segments are on their way at once, memory permitting.
     pub jobs: usize,
+    /// With which segments and histories are stored.
     pub compression: Compression,
 }
 

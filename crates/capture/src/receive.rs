@@ -45,8 +45,11 @@ pub enum Flush {
 /// How to receive.
 #[derive(Debug, Clone)]
 pub struct ReceiveOptions {
+    /// Its name, and whether it outlives the connection.
     pub slot: Slot,
+    /// Of segments and of their pieces.
     pub compression: Compression,
+    /// When the beginning of a segment goes, before the segment is full.
     pub flush: Flush,
     /// How often the server hears from us, whatever else goes on; at most a third of `wal_sender_timeout`.
     pub status_interval: Duration,
@@ -105,6 +108,7 @@ impl Until {
 /// How far the receiver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
+    /// The one that `stored` is a position of.
     pub timeline: Timeline,
     /// Everything received before here is stored.
     pub stored: Lsn,

@@ -16,12 +16,27 @@ use terms::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 /// What became of an old pg_wal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvaged {
-    /// It holds nothing beyond what is stored. `is_end`: and was read to where the server ended.
-    Nothing { is_end: bool },
-    /// The log from `from` to `to` was stored from it. `is_end`: that is where the server ended.
-    Stored { from: Lsn, to: Lsn, is_end: bool },
+    /// It holds nothing beyond what is stored.
+    Nothing {
+        /// It was read to where the server ended.
+        is_end: bool,
+    },
+    /// The log from `from` to `to` was stored from it.
+    Stored {
+        /// Where what was stored ended before: the first byte that is new.
+        from: Lsn,
+        /// The end of the last valid record; excluded.
+        to: Lsn,
+        /// The server ended at `to`.
+        is_end: bool,
+    },
     /// It holds more, but not what comes before it: that is lost, and so is this.
-    Unconnected { timeline: Timeline, begins: Lsn },
+    Unconnected {
+        /// The one that the old server wrote last, by its pg_control.
+        timeline: Timeline,
+        /// The first byte that is there and not stored.
+        begins: Lsn,
+    },
 }
 
 /// The old log on the disk, beside the stored one.

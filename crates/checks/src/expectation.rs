@@ -17,11 +17,17 @@ pub enum Expectation {
 /// How two values are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operator {
+    /// `>=`, between numbers only.
     AtLeast,
+    /// `<=`, between numbers only.
     AtMost,
+    /// `>`, between numbers only.
     More,
+    /// `<`, between numbers only.
     Less,
+    /// `=`, between numbers where both are, else between texts.
     Equal,
+    /// `<>` or `!=`, between numbers where both are, else between texts.
     Unequal,
 }
 

@@ -11,7 +11,9 @@ use terms::{Class, Event, Events, Explain, Lsn};
 /// A question of the user's, and what its answer should be.
 #[derive(Debug, Clone)]
 pub struct Question {
+    /// A query; the first column of its first row is the answer.
     pub sql: String,
+    /// What that answer must meet.
     pub expect: Expectation,
     /// Where it is asked.
     pub database: String,
@@ -20,7 +22,9 @@ pub struct Question {
 /// Which objects outside the database it refers to: a query of `key`, and of `size` in bytes where the database knows it.
 #[derive(Debug, Clone)]
 pub struct References {
+    /// It may end in a semicolon.
     pub sql: String,
+    /// Where it is asked.
     pub database: String,
 }
 
@@ -54,26 +58,35 @@ pub async fn referred(info: &ConnInfo, references: &References) -> Referred {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
+    /// It was looked at, and nothing is wrong with it.
     Passed,
+    /// It could not be looked at, or not to its end.
     NotVerified,
+    /// Something is damaged, or an answer is not the expected one.
     Failed,
 }
 
 /// Something that is wrong, or could not be looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
+    /// Never [`Outcome::Passed`].
     pub outcome: Outcome,
+    /// Empty where it is about none of them.
     pub database: String,
     /// The relation, or what was done.
     pub object: String,
+    /// In the words of the server, where it said something.
     pub what: String,
 }
 
 /// A table that was read in full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TableRows {
+    /// With its schema, quoted where that is needed.
     pub name: String,
+    /// As they were counted when all of them were read.
     pub rows: u64,
+    /// `pg_class.oid`.
     pub oid: u32,
     /// Its first file, relative to the data directory.
     pub file: String,
@@ -86,6 +99,7 @@ pub struct TableRows {
 /// Where the log had brought a table: the position of the last change of each of its pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trail {
+    /// How many were read, of all files of its main fork.
     pub pages: u64,
     /// The newest of the positions.
     pub newest: Lsn,
@@ -96,11 +110,13 @@ pub struct Trail {
 /// What was looked at in one database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DatabaseProof {
+    /// `pg_database.datname`.
     pub name: String,
     /// Zero when it could not be asked.
     pub oid: u32,
     /// Indexes and tables that amcheck found nothing wrong with, the system's among them.
     pub indexes_passed: u64,
+    /// Tables, materialized views and TOAST tables.
     pub tables_passed: u64,
     /// The user's tables, each read in full.
     pub rows: Vec<TableRows>,
@@ -115,9 +131,13 @@ pub struct DatabaseProof {
 /// A question and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
+    /// Failed also when there was no row; not verified when there was an error instead of an answer.
     pub outcome: Outcome,
+    /// Where it was asked.
     pub database: String,
+    /// As it was configured.
     pub sql: String,
+    /// The expectation, as it is written: `>= 1`.
     pub expect: String,
     /// `null` when there was no row, or no answer at all; then a fault says why.
     pub got: Option<String>,
@@ -126,8 +146,11 @@ pub struct Answer {
 /// What a server proved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Proof {
+    /// By name. Where only questions are asked, without those that did not open.
     pub databases: Vec<DatabaseProof>,
+    /// In the order of the questions.
     pub answers: Vec<Answer>,
+    /// In the order in which they were met; an answer that is merely unexpected is none.
     pub faults: Vec<Fault>,
 }
 

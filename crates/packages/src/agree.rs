@@ -11,6 +11,7 @@ const TOLD_MAX: usize = 20;
 /// What the database says of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
+    /// Of the object, below the prefix or folder of the application.
     pub key: String,
     /// In bytes, where it tells that.
     pub size: Option<u64>,
@@ -23,11 +24,15 @@ pub struct Agreement {
     pub referred: u64,
     /// Of these, what is not there, and what is there with another size.
     pub missing: u64,
+    /// Those that are there with another size.
     pub changed: u64,
     /// Objects that nothing refers to: no fault, since an application writes the object first.
     pub orphaned: u64,
+    /// Of what is missing the first twenty, by the bytes of keys.
     pub missing_keys: Vec<String>,
+    /// Of what has another size the first twenty.
     pub changed_keys: Vec<String>,
+    /// Of what nothing refers to the first twenty.
     pub orphaned_keys: Vec<String>,
 }
 

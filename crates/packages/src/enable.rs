@@ -6,14 +6,18 @@ use store::{Bucket, Fact, Outcome, ReplicationWish, Step};
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
+    /// The application's bucket.
     Primary,
+    /// Its copy.
     Replica,
 }
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
+    /// In whose bucket it is done.
     pub side: Side,
+    /// What the store is to be told there.
     pub step: Step,
 }
 

@@ -6,6 +6,7 @@ use terms::{Class, Explain, Timestamp};
 
 /// Why something about packages was not done.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum PackagesError {
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -64,6 +64,7 @@ pub struct Followed {
 }
 
 impl Follower {
+    /// Opens both places and asks neither; an error where no replica is configured.
     pub fn new(settings: &Settings) -> Result<Self, PackagesError> {
         let replica = settings.replica.as_ref().ok_or(PackagesError::NoReplica)?;
         let primary = Site::open(&settings.primary.url, &settings.primary.options)?;

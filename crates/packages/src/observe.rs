@@ -18,12 +18,15 @@ const SLACK_SECONDS: f64 = 600.0;
 /// What one side holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SideFacts {
+    /// `s3://bucket/prefix` or `file:///folder`; of snapshots that of the repository.
     pub address: String,
     /// Keys that are there now, and their bytes.
     pub objects: u64,
+    /// Of the keys that are there now.
     pub bytes: u64,
     /// Versions and removals in all; of a snapshot the same as `objects`.
     pub versions: u64,
+    /// When the newest version or removal was written, by the store's clock; `None` when there is nothing.
     pub newest: Option<Timestamp>,
 }
 
@@ -32,18 +35,23 @@ pub struct SideFacts {
 pub struct PackagesFacts {
     /// `native` or `managed`.
     pub mode: String,
+    /// Before anything was listed; `None` when nothing was yet.
     pub at: Option<Timestamp>,
     /// Now less the oldest version of the primary that the copy lacks; 0 when it lacks none.
     pub lag_seconds: f64,
     /// Versions that the copy lacks, and their bytes.
     pub behind: u64,
+    /// Of these versions, as the primary lists them.
     pub behind_bytes: u64,
+    /// When the oldest version that the copy lacks was written, by the clock of the primary's store; `None` when it lacks none.
     pub oldest_behind: Option<Timestamp>,
     /// Of these, what the store says that it gave up.
     pub failed: u64,
     /// Some keys of these, for people.
     pub failed_keys: Vec<String>,
+    /// The application's bucket.
     pub primary: SideFacts,
+    /// The replica; or what the newest snapshot in the repository holds.
     pub copy: SideFacts,
     /// Up to here the copy has everything.
     pub complete_until: Option<Timestamp>,
@@ -55,6 +63,7 @@ pub struct PackagesFacts {
 
 /// What the copy lacks.
 pub struct Observed {
+    /// How far behind it is, and how much.
     pub facts: PackagesFacts,
     failed: Vec<Item>,
 }
@@ -103,6 +112,7 @@ pub async fn look(settings: &Settings, snapshots: Option<&Reader>, clock: &dyn C
 /// What came of writing again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Requeued {
+    /// How many the store accepted.
     pub again: u64,
     /// Overwritten or removed since they were listed: left alone.
     pub overtaken: u64,

@@ -23,6 +23,7 @@ const IN_MEMORY_MAX_MIB: u32 = 96;
 /// How to bring them back.
 #[derive(Debug, Clone)]
 pub struct RestoreWish {
+    /// The instant as of which they come back.
     pub at: Timestamp,
     /// Where to.
     pub into: Place,
@@ -39,11 +40,15 @@ pub struct RestoreWish {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RestoreReport {
+    /// For people: the replica, or the snapshots around the instant and where they lie.
     pub source: String,
+    /// `s3://bucket/prefix` or `file:///folder`.
     pub target: String,
+    /// The instant that was asked for; every report that was begun has one.
     pub at: Option<Timestamp>,
     /// Objects that were there at the instant, and their bytes.
     pub keys: u64,
+    /// Of those objects; those that could not be brought back are among them.
     pub bytes: u64,
     /// Of these, what is right already.
     pub same: u64,
@@ -51,10 +56,13 @@ pub struct RestoreReport {
     pub kept: u64,
     /// What was not there, and what was another one.
     pub absent: u64,
+    /// What was there under the key and was another object.
     pub different: u64,
+    /// Of the objects that were brought back; 0 in a plan.
     pub bytes_written: u64,
     /// What came after the instant: left as it is, or hidden.
     pub newer: u64,
+    /// How many of these were hidden; 0 in a plan.
     pub newer_hidden: u64,
     /// Objects that were overwritten or removed around the instant, nobody knows when exactly; they are brought back.
     pub uncertain: u64,
@@ -64,6 +72,7 @@ pub struct RestoreReport {
     pub doubtful: u64,
     /// Objects that could not be brought back.
     pub failed: u64,
+    /// Key and why; `None` when none failed.
     pub first_failure: Option<String>,
     /// Up to here the copy is complete; no later than the instant. Absent for a replica that could not be held against the primary.
     pub complete_until: Option<Timestamp>,
@@ -71,6 +80,7 @@ pub struct RestoreReport {
     pub unknown_seconds: Option<f64>,
     /// Where a folder's files went that were in the way.
     pub aside: Option<PathBuf>,
+    /// Of comparing and, unless it is a plan, of bringing back.
     pub took_seconds: f64,
 }
 

@@ -18,9 +18,11 @@ use tokio::sync::mpsc;
 /// What a snapshot came to.
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotReport {
+    /// As it is listed now.
     pub snapshot: SnapshotDocument,
     /// Objects that were listed, and gone before they were read.
     pub vanished: u64,
+    /// From the first look at the source until it was listed.
     pub took_seconds: f64,
 }
 

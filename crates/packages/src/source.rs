@@ -40,9 +40,13 @@ pub struct Snapshots {
 /// What a key was.
 #[derive(Debug, Clone)]
 pub struct Wanted {
+    /// Below the prefix or folder of the source.
     pub key: String,
+    /// Of its plain content.
     pub bytes: u64,
+    /// When this version was written, by the clock of the source's store; of a folder the file's own time.
     pub modified: Timestamp,
+    /// As that store told it; compared, never parsed.
     pub etag: String,
     /// It was overwritten or removed between the snapshots around the instant, and nobody knows when.
     pub is_uncertain: bool,

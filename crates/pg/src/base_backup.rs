@@ -63,6 +63,7 @@ pub struct Entry {
     pub tablespace: Option<u32>,
     /// Relative to that; empty for that folder itself.
     pub path: String,
+    /// What it is; of a file also its size, of a link its target.
     pub kind: TarKind,
     /// Permission bits.
     pub mode: u32,
@@ -74,6 +75,7 @@ pub struct Entry {
 pub struct BaseBackupEnd {
     /// WAL up to here makes the backup consistent.
     pub stop: Lsn,
+    /// The one on which it stopped.
     pub timeline: Timeline,
     /// What the server warned of, e.g. pages whose checksum is wrong.
     pub warnings: Vec<String>,

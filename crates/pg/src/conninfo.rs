@@ -32,10 +32,22 @@ pub struct ConnInfo {
 /// Where one server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// `name` is what the certificate is compared with; `ip`, when given, saves the look-up.
-    Tcp { name: String, ip: Option<IpAddr>, port: u16 },
+    /// Over the network.
+    Tcp {
+        /// What the certificate is compared with: the host's name, or the address as text where only that is given.
+        name: String,
+        /// `hostaddr`, which saves the look-up; `None`: the name is looked up.
+        ip: Option<IpAddr>,
+        /// 1 to 65535; 5432 where none is given.
+        port: u16,
+    },
     /// The socket `.s.PGSQL.PORT` in this directory.
-    Unix { directory: PathBuf, port: u16 },
+    Unix {
+        /// A `host` that begins with a slash, or one of the places where servers usually listen.
+        directory: PathBuf,
+        /// The number at the end of the socket's name.
+        port: u16,
+    },
 }
 
 impl ConnInfo {

@@ -7,11 +7,17 @@ use std::time::Duration;
 /// `sslmode` (manual chapter 32.19.3, table "SSL Mode Descriptions").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SslMode {
+    /// Never encrypted.
     Disable,
+    /// Encrypted only when the server refuses a plain connection; no certificate is checked.
     Allow,
+    /// Encrypted when the server can; no certificate is checked. What counts when nothing is said.
     Prefer,
+    /// Always encrypted; the certificate is checked where there are authorities to check it by, its name is not.
     Require,
+    /// Always encrypted, and an authority that is trusted vouches for the certificate; its name is not compared.
     VerifyCa,
+    /// As before, and the certificate names the host that is asked for.
     VerifyFull,
 }
 
@@ -27,6 +33,7 @@ pub enum RootCert {
 /// All that concerns encryption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
+    /// `sslmode`; [`SslMode::VerifyFull`] when nothing is said and the machine's authorities are trusted.
     pub mode: SslMode,
     /// `None` when no file is named and `~/.postgresql/root.crt` does not exist.
     pub root: Option<RootCert>,
@@ -37,18 +44,26 @@ pub struct TlsSettings {
 /// `target_session_attrs`: which of several hosts will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetSession {
+    /// The first of the list that answers.
     Any,
+    /// One that is not in recovery and whose transactions may write (`default_transaction_read_only` is off).
     ReadWrite,
+    /// One that is in recovery, or whose transactions may not write.
     ReadOnly,
+    /// One that is not in recovery.
     Primary,
+    /// One that is in recovery.
     Standby,
 }
 
 /// When a silent TCP peer is asked for a sign of life, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
+    /// After so long without a byte it is asked (`keepalives_idle`).
     pub idle: Duration,
+    /// So long after a question without an answer the next one follows (`keepalives_interval`).
     pub interval: Duration,
+    /// After so many of them without an answer the connection is lost (`keepalives_count`).
     pub count: u32,
 }
 

@@ -11,20 +11,30 @@ pub const CONTROL_FILE_SIZE: usize = 8192;
 /// What the cluster was doing when pg_control was last written (`DBState`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterState {
+    /// `DB_STARTUP`; PostgreSQL itself refuses a cluster that says so.
     StartingUp,
+    /// Cleanly (`DB_SHUTDOWNED`): nothing needs to be replayed.
     ShutDown,
+    /// A standby that was shut down cleanly (`DB_SHUTDOWNED_IN_RECOVERY`).
     ShutDownInRecovery,
+    /// It is writing its last checkpoint (`DB_SHUTDOWNING`).
     ShuttingDown,
+    /// It replays its own pg_wal (`DB_IN_CRASH_RECOVERY`).
     InCrashRecovery,
+    /// A standby, or a restore that is under way (`DB_IN_ARCHIVE_RECOVERY`).
     InArchiveRecovery,
+    /// A primary that runs, or that did not end cleanly (`DB_IN_PRODUCTION`).
     InProduction,
 }
 
 /// How much WAL tells (`WalLevel`, src/include/access/xlog.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WalLevel {
+    /// Enough for a crash, too little for a backup (`WAL_LEVEL_MINIMAL`).
     Minimal,
+    /// Enough for backups and standbys (`WAL_LEVEL_REPLICA`).
     Replica,
+    /// Enough for logical decoding, too (`WAL_LEVEL_LOGICAL`).
     Logical,
 }
 
@@ -75,9 +85,13 @@ pub struct ControlFile {
     pub wal_log_hints: bool,
     /// The settings below must not be smaller on a server that replays this WAL with hot_standby on.
     pub max_connections: u32,
+    /// As above.
     pub max_worker_processes: u32,
+    /// As above.
     pub max_wal_senders: u32,
+    /// As above; the setting is `max_prepared_transactions`.
     pub max_prepared_xacts: u32,
+    /// As above; the setting is `max_locks_per_transaction`.
     pub max_locks_per_xact: u32,
     /// `track_commit_timestamp`.
     pub track_commit_timestamp: bool,

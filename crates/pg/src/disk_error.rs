@@ -5,6 +5,7 @@ use terms::{Class, Explain, SystemId};
 
 /// Trouble with a file of PostgreSQL.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum DiskError {
     /// pg_control is too short, its checksum does not match, or a value in it is impossible.
     #[error("cannot read pg_control")]

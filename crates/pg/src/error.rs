@@ -9,6 +9,7 @@ use terms::{Class, Explain};
 
 /// Trouble with a server, its protocol or its files.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum PgError {
     // ---- connection strings
     /// A connection string or one of its values does not parse.

@@ -5,6 +5,7 @@ use crate::{PgError, Sql};
 /// What the server believes of one of its tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Estimate {
+    /// `pg_class.oid`.
     pub oid: u32,
     /// With its schema, quoted where that is needed.
     pub name: String,

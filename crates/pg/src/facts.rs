@@ -8,42 +8,60 @@ use terms::{Lsn, SegmentSize, SystemId, Timeline, Timestamp};
 /// One look at a server. What the role may not see is `None` or empty, never an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerFacts {
+    /// From `pg_control_system()`.
     pub system_id: SystemId,
+    /// 15 to 18.
     pub major: u32,
     /// In full, e.g. `15.19 (Debian 15.19-1)`.
     pub version: String,
+    /// `pg_is_in_recovery()`: a standby, or a restore.
     pub in_recovery: bool,
+    /// That which it writes; in recovery the newest that it follows.
     pub timeline: Timeline,
     /// These four need pg_read_all_settings.
     pub data_directory: Option<PathBuf>,
+    /// `postgresql.conf`, wherever it lies.
     pub config_file: Option<PathBuf>,
+    /// `pg_hba.conf`, wherever it lies.
     pub hba_file: Option<PathBuf>,
+    /// `pg_ident.conf`, wherever it lies.
     pub ident_file: Option<PathBuf>,
     /// Every file from which a setting or rule comes, those above and whatever they include, as far as the role may see;
     /// sorted. Without being superuser: only files that give a setting its present value.
     pub config_files: Vec<PathBuf>,
+    /// `wal_segment_size`, in bytes.
     pub segment_size: SegmentSize,
     /// The size of a data page in bytes.
     pub page_size: u32,
+    /// Whether data pages carry checksums.
     pub data_checksums: bool,
+    /// `minimal`, `replica` or `logical`.
     pub wal_level: String,
     /// `off`, `on` or `always`.
     pub archive_mode: String,
     /// Whether an archive_command or archive_library is set and in use.
     pub archives: bool,
+    /// How many may be connected at once, receivers and base backups together.
     pub max_wal_senders: u32,
+    /// How many there may be, whoever made them.
     pub max_replication_slots: u32,
     /// `None` before PostgreSQL 17.
     pub summarize_wal: Option<bool>,
+    /// A list with commas, empty when none is loaded; `None` when the role may not see it.
     pub shared_preload_libraries: Option<String>,
+    /// As SHOW prints it; empty when there is no synchronous standby.
     pub synchronous_standby_names: String,
+    /// All of them, templates too, in order of their oid.
     pub databases: Vec<Database>,
     /// Those that users made, in order of their oid.
     pub tablespaces: Vec<Tablespace>,
     /// Of the connected database: name and version.
     pub extensions: Vec<(String, String)>,
+    /// The role that asked.
     pub current_user: String,
+    /// Of that role, `pg_roles.rolsuper`.
     pub is_superuser: bool,
+    /// Of that role, `pg_roles.rolreplication`; a superuser may stream without it.
     pub has_replication: bool,
     /// The server's clock.
     pub now: Timestamp,
@@ -52,8 +70,11 @@ pub struct ServerFacts {
 /// One row of pg_database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
+    /// `datname`.
     pub name: String,
+    /// Names its folder in each tablespace.
     pub oid: u32,
+    /// By name, such as `UTF8`.
     pub encoding: String,
     /// datcollate.
     pub locale: String,
@@ -66,7 +87,9 @@ pub struct Database {
 /// A tablespace that a user made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tablespace {
+    /// Names the link in `pg_tblspc`.
     pub oid: u32,
+    /// `spcname`.
     pub name: String,
     /// Where it is; relative (`pg_tblspc/OID`) when it lies in place.
     pub location: PathBuf,
@@ -75,7 +98,9 @@ pub struct Tablespace {
 /// One row of pg_replication_slots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotFacts {
+    /// Whether somebody streams from it.
     pub active: bool,
+    /// The process that serves it; `None` while nobody streams.
     pub active_pid: Option<i32>,
     /// The oldest WAL it holds.
     pub restart_lsn: Option<Lsn>,
@@ -87,6 +112,7 @@ pub struct SlotFacts {
     pub invalidation_reason: Option<String>,
     /// Since when nobody uses it; `None` while somebody does, and before PostgreSQL 17.
     pub inactive_since: Option<Timestamp>,
+    /// Whether it vanishes with its session.
     pub temporary: bool,
     /// `physical` or `logical`.
     pub slot_type: String,
@@ -95,25 +121,36 @@ pub struct SlotFacts {
 /// pg_stat_archiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiverFacts {
+    /// WAL files, since the statistics were reset.
     pub archived_count: i64,
+    /// The file's name; `None` when there was none yet.
     pub last_archived_wal: Option<String>,
+    /// By the server's clock; `None` when there was none yet.
     pub last_archived_at: Option<Timestamp>,
+    /// Attempts that failed, since the statistics were reset; one file may fail often.
     pub failed_count: i64,
+    /// The file's name; `None` when none ever failed.
     pub last_failed_wal: Option<String>,
+    /// By the server's clock; `None` when none ever failed.
     pub last_failed_at: Option<Timestamp>,
 }
 
 /// One row of pg_stat_replication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationFacts {
+    /// Of the server's process, not the client's.
     pub pid: i32,
+    /// As the client called itself.
     pub application_name: String,
     /// `startup`, `catchup`, `streaming`, `backup` or `stopping`.
     pub state: Option<String>,
     /// `async`, `potential`, `sync` or `quorum`.
     pub sync_state: Option<String>,
+    /// `sent_lsn`: up to here it was handed to the connection.
     pub sent: Option<Lsn>,
+    /// `write_lsn`: up to here the client says that it has it; `None` until it says anything.
     pub written: Option<Lsn>,
+    /// `flush_lsn`: up to here the client says that it is durable; `None` until it says anything.
     pub flushed: Option<Lsn>,
 }
 

@@ -3,6 +3,7 @@
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// As it should be.
     Ok,
     /// It could not be looked at; never counted as fine.
     Unknown,
@@ -29,6 +30,7 @@ impl Severity {
 pub struct Finding {
     /// A stable word to search for and to alert on, e.g. `slot-lost`.
     pub slug: &'static str,
+    /// Of all findings the gravest counts.
     pub severity: Severity,
     /// What is so, in one sentence without its point.
     pub what: String,

@@ -5,6 +5,7 @@ use terms::{Class, Explain};
 
 /// Trouble with PostgreSQL's programs or with a server that Bowline runs.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum InstanceError {
     /// No directory holds the programs of this major version.
     #[error("cannot find the programs of PostgreSQL {major}")]

@@ -11,21 +11,29 @@ use std::path::PathBuf;
 pub struct HostNeeds {
     /// As the settings say, each a list with commas. Without one of these no server starts, without one of the next no session does.
     pub shared_preload_libraries: Option<String>,
+    /// As above; absent when the role could not see it, or an older Bowline did not ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_preload_libraries: Option<String>,
+    /// As above; a bare name may stand for a file in `$libdir/plugins`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_preload_libraries: Option<String>,
+    /// As above; empty when none is set. Without it nothing is archived.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive_library: Option<String>,
     /// Of the database that the backup was connected to: name, version.
     pub extensions: Vec<(String, String)>,
+    /// All of them, templates too, in order of their oid.
     pub databases: Vec<DatabaseNeeds>,
+    /// In order of their oid; the two of initdb are not among them.
     pub tablespaces: Vec<TablespacePlace>,
     /// As whom the server ran, when its data directory was at hand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Where `postgresql.conf` was on the old host; absent when the role could not see it.
     pub config_file: Option<PathBuf>,
+    /// Where `pg_hba.conf` was, as above.
     pub hba_file: Option<PathBuf>,
+    /// Where `pg_ident.conf` was, as above.
     pub ident_file: Option<PathBuf>,
 }
 
@@ -33,8 +41,11 @@ pub struct HostNeeds {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TablespacePlace {
+    /// Names the link in `pg_tblspc`.
     pub oid: u32,
+    /// `spcname`.
     pub name: String,
+    /// Where it was on the old host; relative when it lay in place.
     pub location: PathBuf,
 }
 
@@ -42,10 +53,13 @@ pub struct TablespacePlace {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatabaseNeeds {
+    /// `datname`.
     pub name: String,
+    /// By name, such as `UTF8`.
     pub encoding: String,
     /// datcollate.
     pub locale: String,
+    /// datctype; absent in what an older Bowline recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctype: Option<String>,
     /// `libc`, `icu` or `builtin`.

@@ -5,9 +5,11 @@ use crate::{PgError, Sql};
 /// A relation that amcheck can look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkable {
+    /// `pg_class.oid`.
     pub oid: u32,
     /// With its schema, quoted where that is needed.
     pub name: String,
+    /// Which of amcheck's functions looks at it.
     pub kind: CheckKind,
 }
 
@@ -24,6 +26,7 @@ pub enum CheckKind {
 /// A user's table or materialized view: something with rows to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readable {
+    /// `pg_class.oid`.
     pub oid: u32,
     /// With its schema, quoted where that is needed.
     pub name: String,
@@ -47,7 +50,9 @@ pub struct MissingLibrary {
 pub struct Provable {
     /// The database's own oid.
     pub database: u32,
+    /// The system's among them, those with the most pages first.
     pub relations: Vec<Checkable>,
+    /// The user's, those with the most pages first.
     pub tables: Vec<Readable>,
     /// Indexes for which there is no check, with their access method; the invalid ones among them, which no query uses.
     pub unchecked: Vec<(String, String)>,

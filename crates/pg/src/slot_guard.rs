@@ -11,13 +11,16 @@ use terms::{Lsn, Timestamp};
 pub struct DiskSpace {
     /// Bytes that its owner may still write.
     pub free: u64,
+    /// Bytes that it has in all, what only root may write included.
     pub total: u64,
 }
 
 /// How much WAL the server has written, and over which time (pg_stat_wal).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WalWritten {
+    /// `wal_bytes`, since the statistics were reset.
     pub bytes: u64,
+    /// Since the statistics were reset, by the server's clock.
     pub over: Duration,
 }
 
@@ -32,6 +35,7 @@ impl WalWritten {
 /// One look at a slot and at what threatens it. What the role may not see is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlotGuard {
+    /// As it was asked for, whether there is such a slot or not.
     pub name: String,
     /// The server's major version.
     pub major: u32,
@@ -53,7 +57,9 @@ pub struct SlotGuard {
     pub idle_timeout: Option<Duration>,
     /// `wal_sender_timeout`; `None`: off.
     pub wal_sender_timeout: Option<Duration>,
+    /// `minimal`, `replica` or `logical`.
     pub wal_level: String,
+    /// `None` when the statistics do not say since when they count.
     pub wal_written: Option<WalWritten>,
     /// Bytes of all files in pg_wal (needs pg_monitor).
     pub wal_dir_bytes: Option<u64>,

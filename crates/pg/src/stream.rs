@@ -20,14 +20,32 @@ pub struct WalStream {
 /// What comes next in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamEvent {
-    /// WAL from `start` on; pieces follow each other without gaps. `end_of_server_wal` is how far the server has come.
-    Data { start: Lsn, end_of_server_wal: Lsn, bytes: Bytes },
+    /// WAL from `start` on; pieces follow each other without gaps.
+    Data {
+        /// The position of the first of these bytes.
+        start: Lsn,
+        /// Up to where the server could send when it sent this: what is durable there, or the end of a timeline that was left.
+        end_of_server_wal: Lsn,
+        /// As they lie in the segments, page headers included.
+        bytes: Bytes,
+    },
     /// A sign of life. When a reply is requested and none comes, the server ends the connection (`wal_sender_timeout`).
-    /// `sent_at` is the server's clock when it was at `end`.
-    Keepalive { end: Lsn, reply_requested: bool, sent_at: Timestamp },
+    Keepalive {
+        /// How far the server had sent.
+        end: Lsn,
+        /// Whether to answer at once.
+        reply_requested: bool,
+        /// The server's clock when it was at `end`.
+        sent_at: Timestamp,
+    },
     /// The timeline ends at `at`; go on with `next` there. Numbers may be skipped, and `at` may lie before what was
     /// received: the rest is a record that was never completed. [`WalStream::stop`] gives the connection back.
-    TimelineEnded { next: Timeline, at: Lsn },
+    TimelineEnded {
+        /// What the server's history names after this one.
+        next: Timeline,
+        /// The position at which this one was left.
+        at: Lsn,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

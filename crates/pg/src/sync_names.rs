@@ -16,6 +16,7 @@ pub enum Method {
 /// The setting, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncNames {
+    /// Whether the order of the names decides.
     pub method: Method,
     /// How many must confirm; 0 only when no name is given.
     pub wanted: u32,
@@ -38,7 +39,9 @@ pub enum Rank {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read synchronous_standby_names {text:?} at byte {at}")]
 pub struct SyncNamesError {
+    /// The setting, as it was given.
     pub text: String,
+    /// In bytes from the beginning: the word that does not fit.
     pub at: usize,
 }
 

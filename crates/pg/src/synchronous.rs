@@ -7,10 +7,15 @@ use crate::{Finding, PgError, Rank, Severity, Sql, SyncNames};
 /// What a commit waits for (manual chapter 19.5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitLevel {
+    /// Until the synchronous standbys have replayed it.
     RemoteApply,
+    /// Until it is durable here, and on the synchronous standbys where there are any.
     On,
+    /// Until the synchronous standbys have written it, durable or not.
     RemoteWrite,
+    /// Until it is durable here.
     Local,
+    /// For nothing: the last moments before a crash may be lost.
     Off,
 }
 
@@ -45,6 +50,7 @@ pub struct LevelOverride {
     pub role: Option<String>,
     /// `None`: every database.
     pub database: Option<String>,
+    /// What commits of that role in that database wait for.
     pub level: CommitLevel,
 }
 
@@ -71,6 +77,7 @@ impl LevelOverride {
 /// A WAL sender that is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncStandby {
+    /// As the client called itself; empty when the role may not see it.
     pub application_name: String,
     /// `startup`, `catchup`, `streaming`, `backup` or `stopping`; `None` when the role may not see it.
     pub state: Option<String>,
@@ -87,6 +94,7 @@ pub struct SyncFacts {
     pub level: Option<CommitLevel>,
     /// Where roles and databases have another one.
     pub overrides: Vec<LevelOverride>,
+    /// Every WAL sender, in order of its pid; base backups among them.
     pub standbys: Vec<SyncStandby>,
 }
 

@@ -37,11 +37,14 @@ pub struct TarEntry {
 pub enum TarKind {
     /// A plain file of this many bytes.
     File {
+        /// Exactly so many bytes of content follow.
         size: u64,
     },
+    /// A folder; what it holds follows as members of its own.
     Dir,
     /// A symbolic link, its target as written.
     Symlink {
+        /// Absolute or relative; it is not followed.
         target: String,
     },
 }

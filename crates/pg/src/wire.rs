@@ -20,7 +20,9 @@ pub struct Replication {
 /// What IDENTIFY_SYSTEM says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
+    /// The cluster's, as initdb made it.
     pub system_id: SystemId,
+    /// The one that it writes, or follows as a standby.
     pub timeline: Timeline,
     /// Up to where the server's WAL is durable.
     pub flushed: Lsn,
@@ -29,14 +31,18 @@ pub struct Identity {
 /// How a CREATE_REPLICATION_SLOT ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotCreated {
+    /// It was not there; it holds WAL from now on.
     New,
+    /// There is one of this name, of whatever kind; it was left as it is.
     AlreadyThere,
 }
 
 /// Where a slot holds WAL; nothing when it never held any or was invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotPosition {
+    /// `restart_lsn`: the oldest WAL that it holds.
     pub restart: Option<Lsn>,
+    /// The timeline that this position is of; nothing when there is no position.
     pub timeline: Option<Timeline>,
 }
 

@@ -21,6 +21,7 @@ pub struct AlertShelf {
 /// `alerts/silences/{id}.json`: until then nobody is told of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Silence {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
     /// Its name, by which it is ended.
     pub id: String,
@@ -28,10 +29,13 @@ pub struct Silence {
     pub rule: String,
     /// Which of their subjects; all of them when it is left out.
     pub subject: Option<String>,
+    /// The reason that was given, for people.
     pub why: String,
     /// Who asked for it, for whoever wonders.
     pub who: String,
+    /// When it was asked for, by that host's clock; its name is made of it.
     pub since: Timestamp,
+    /// This instant is excluded.
     pub until: Timestamp,
     /// When somebody ended it before its time.
     pub ended: Option<Timestamp>,

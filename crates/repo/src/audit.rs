@@ -10,13 +10,17 @@ use terms::{BackupId, Lsn, SegmentName, SegmentSize, Timeline, Timestamp};
 /// Everything an audit judges by; all of one cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
+    /// All that are listed, in any order.
     pub backups: &'a [BackupDocument],
+    /// Of this cluster.
     pub segment_bytes: SegmentSize,
     /// Every whole segment that a listing shows, and the bytes it is stored in.
     pub stored: &'a BTreeMap<SegmentName, u64>,
     /// The way to each timeline of which anything is stored.
     pub paths: &'a [Path],
+    /// What is known of the segments that were surveyed.
     pub index: &'a WalIndex,
+    /// The cluster's mark; absent when no receiver ever left one.
     pub coverage: Option<&'a Coverage>,
     /// What retention let go; absent when it never ran.
     pub expiry: Option<&'a ExpiryState>,
@@ -54,8 +58,11 @@ pub struct Audit {
 /// Where continuity is asked for from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct From {
+    /// The oldest one that reaches on.
     pub backup: BackupId,
+    /// The one on which it was made.
     pub timeline: Timeline,
+    /// Its start: the redo position of its checkpoint.
     pub lsn: Lsn,
     /// No earlier instant can be restored.
     pub time: Timestamp,
@@ -64,7 +71,9 @@ pub struct From {
 /// Where the stored log ends.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct To {
+    /// The newest one that a backup leads to.
     pub timeline: Timeline,
+    /// The end of the last segment that is stored whole.
     pub lsn: Lsn,
     /// The coverage mark's time, or the latest end of a transaction that is indexed.
     pub time: Option<Timestamp>,
@@ -73,19 +82,28 @@ pub struct To {
 /// Consecutive segments of one timeline that are needed and are not stored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gap {
+    /// Of both segments and all between.
     pub timeline: Timeline,
+    /// The first one that is needed and not stored.
     pub first_missing: SegmentName,
+    /// The last one; included.
     pub last_missing: SegmentName,
+    /// Which instants it takes away, and who serves the others.
     pub unreachable: Unreachable,
 }
 
 /// Segments that are stored and cannot be replayed from a position on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DamagedStretch {
+    /// The one in which the damage begins.
     pub first: SegmentName,
+    /// The last one that the same broken record reaches into; included.
     pub last: SegmentName,
+    /// Replay reaches this position and no further.
     pub at: Lsn,
+    /// In the words of docs/format.md, or of the error by which it did not open.
     pub reason: String,
+    /// Which instants it takes away, and who serves the others.
     pub unreachable: Unreachable,
 }
 
@@ -107,8 +125,11 @@ pub struct Unreachable {
 /// A stored object of another size than the one that was indexed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SizeMismatch {
+    /// Stored whole.
     pub segment: SegmentName,
+    /// As the listing shows it now.
     pub bytes_stored: u64,
+    /// As it was when the index was made.
     pub bytes_indexed: u64,
 }
 

@@ -11,40 +11,55 @@ use terms::{BackupId, BackupKind, Lsn, SegmentSize, SystemId, Timeline, Timestam
 /// A position in the log and when the server passed it, by the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalPosition {
+    /// Of the cluster and timeline that the document names.
     pub lsn: Lsn,
+    /// Of a backup's start no later than that, of its stop no earlier.
     pub time: Timestamp,
 }
 
 /// `backup.json`: small, readable, without secrets; written last, and once. The only commit point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackupDocument {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// The same as in its path, made of the time at which it was begun.
     pub id: BackupId,
+    /// [`BackupKind::Full`]; a snapshot has a document of its own.
     pub kind: BackupKind,
+    /// The one that it was written into; a document of another one is refused.
     pub repository: RepositoryId,
+    /// The cluster's, as initdb made it: its log lies below `wal/{system id}`.
     pub system_id: SystemId,
     /// PostgreSQL's major version.
     pub major: u32,
     /// PostgreSQL's version as it says itself.
     pub server_version: String,
+    /// The one on which it was made.
     pub timeline: Timeline,
     /// Where replay begins (the start checkpoint's redo position).
     pub start: WalPosition,
     /// Where the backup is consistent: no earlier instant can be reached from it.
     pub stop: WalPosition,
+    /// `wal_segment_size`.
     pub segment_bytes: SegmentSize,
     /// `local` or `stream`.
     pub source: String,
+    /// What was asked for, `zstd:LEVEL`, `lz4` or `none`; each frame says its own.
     pub compression: String,
+    /// Whether its packs and its manifest are sealed.
     pub encryption: Encryption,
+    /// The data key of packs and manifest; absent where encryption is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyId>,
+    /// Lines of the manifest for files, configuration from outside the data directory included.
     pub files: u64,
     /// Bytes of the database.
     pub bytes: u64,
     /// Bytes in the repository, manifest included.
     pub bytes_stored: u64,
+    /// How many there are, numbered from 1.
     pub packs: u32,
+    /// Of the object as it is stored.
     pub manifest_bytes: u64,
     /// Whether the cluster has page checksums, so that every page was verified.
     pub page_checksums: bool,
@@ -52,6 +67,7 @@ pub struct BackupDocument {
     pub pages_damaged: u64,
     /// From begin to publication.
     pub took_seconds: f64,
+    /// The program's name and version.
     pub written_by: String,
 }
 

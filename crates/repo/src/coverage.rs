@@ -10,10 +10,15 @@ use terms::{Lsn, SystemId, Timeline, Timestamp};
 /// the server had promised nobody anything beyond it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// The cluster's, as initdb made it.
     pub system_id: SystemId,
+    /// The mark speaks of this one only.
     pub timeline: Timeline,
+    /// Everything before it is in the repository.
     pub lsn: Lsn,
+    /// By the server's clock; what it had promised by then lies before `lsn`.
     pub time: Timestamp,
     /// Up to here the timeline is stored; perhaps beyond `lsn`.
     pub stored: Lsn,

@@ -9,6 +9,7 @@ use terms::{SystemId, Timestamp};
 /// A cluster's time in the repository; pg_upgrade or a new initdb begins another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Epoch {
+    /// The cluster's, as initdb made it: no two epochs have the same.
     pub system_id: SystemId,
     /// PostgreSQL's major version.
     pub major: u32,

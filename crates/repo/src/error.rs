@@ -7,6 +7,7 @@ use terms::{Class, Explain, SystemId, Timestamp};
 
 /// Why something could not be done with the repository.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum RepoError {
     /// The store behind it.
     #[error(transparent)]

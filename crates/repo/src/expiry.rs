@@ -15,6 +15,7 @@ const TRIES: u32 = 10;
 /// `retention.json`: what one run of expiry leaves to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpiryState {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
     /// When the last run was, by the earlier of its own clock and the store's.
     pub last_run: Timestamp,
@@ -55,6 +56,7 @@ impl ExpiryState {
 pub struct WalWaiting {
     /// By the store's clock.
     pub since: Timestamp,
+    /// By the plan of that run; the stretches may overlap.
     pub kept: Vec<WalKept>,
     /// The size of segments of each cluster whose backups were known.
     pub sizes: Vec<(SystemId, SegmentSize)>,
@@ -73,7 +75,9 @@ struct HoldDocument {
 /// `expired/{backup}.json`, of a snapshot `expired/packages-{backup}.json`: it was unlisted, and its objects go when the grace has passed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tombstone {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// When it was written, by the earlier of that host's clock and the store's.
     pub expired: Timestamp,
     /// As it was listed.
     #[serde(rename = "backup")]
@@ -84,11 +88,14 @@ pub struct Tombstone {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Listed {
+    /// A base backup, listed below `full`.
     Backup(BackupDocument),
+    /// A snapshot of the application's objects, listed below `packages`.
     Snapshot(SnapshotDocument),
 }
 
 impl Listed {
+    /// Its name; a backup and a snapshot may have the same.
     pub fn id(&self) -> BackupId {
         match self {
             Self::Backup(backup) => backup.id,
@@ -102,12 +109,14 @@ impl Listed {
             Self::Snapshot(snapshot) => Some(snapshot.kind).filter(|kind| *kind == BackupKind::Packages),
         }
     }
+    /// The data key of its packs and its manifest; `None` where encryption is off.
     pub fn key(&self) -> Option<KeyId> {
         match self {
             Self::Backup(backup) => backup.key,
             Self::Snapshot(snapshot) => snapshot.key,
         }
     }
+    /// Bytes in the repository, manifest included; of a snapshot without what it refers to in earlier ones.
     pub fn bytes_stored(&self) -> u64 {
         match self {
             Self::Backup(backup) => backup.bytes_stored,

@@ -18,6 +18,7 @@ const VERSIONS_MAX: u32 = 1000;
 /// What is known of one stored segment. A record belongs to the segment in which it begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexEntry {
+    /// Its name tells the timeline, too.
     pub segment: SegmentName,
     /// Bytes of the stored object, as a listing shows them.
     pub bytes_stored: u64,
@@ -34,11 +35,13 @@ pub struct IndexEntry {
     /// The latest one; the stamps are not in the order of the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_end: Option<Timestamp>,
+    /// Those whose records begin in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restore_points: Vec<IndexedPoint>,
     /// A record that begins here and was not seen whole: its CRC was not checked, and it may be one of those above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Lsn>,
+    /// `None` when nothing is known to be wrong with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<IndexedDamage>,
 }
@@ -46,16 +49,20 @@ pub struct IndexEntry {
 /// A restore point (`pg_create_restore_point`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexedPoint {
+    /// As the server's user chose it; several points may have the same.
     pub name: String,
     /// The position after its record.
     pub end: Lsn,
+    /// When it was made, by the server's clock.
     pub time: Timestamp,
 }
 
 /// From where on a segment cannot be replayed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexedDamage {
+    /// Replay reaches this position and no further.
     pub at: Lsn,
+    /// In the words of docs/format.md, or of the error by which it did not open.
     pub reason: String,
 }
 

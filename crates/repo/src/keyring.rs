@@ -47,9 +47,13 @@ pub(crate) struct Slot {
 /// One recipient that was asked to open a data key, and why it did not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
+    /// By its own name for itself: `file:9f86d081884c7d65`. Never a secret.
     pub recipient: String,
+    /// In the words of its error.
     pub why: String,
+    /// Of that error; of several attempts one that may pass by itself decides.
     pub class: Class,
+    /// The next step; empty when there is none.
     pub hint: String,
 }
 

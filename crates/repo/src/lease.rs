@@ -27,14 +27,17 @@ const TRIES: usize = 10;
 /// Who holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldBy {
+    /// The lease's, such as `wal-receive`.
     pub name: String,
     /// As it calls itself.
     pub holder: String,
+    /// From 1; one more with each holder.
     pub generation: u64,
     /// When it began to hold, by its own clock.
     pub since: Timestamp,
     /// When it last renewed, by the store's clock.
     pub renewed: Timestamp,
+    /// Unchanged for so long, and a tenth more, it is free.
     pub ttl: Duration,
     /// How much longer it must stay unchanged before this contender may take over.
     pub wait: Duration,
@@ -50,12 +53,15 @@ impl HeldBy {
 /// A lease as it is stored, for people and for those who only look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseView {
+    /// As it calls itself, for people; not unique.
     pub holder: String,
+    /// From 1; one more with each holder.
     pub generation: u64,
     /// When this generation began, by its holder's clock.
     pub since: Timestamp,
     /// When it was last written, by the store's clock.
     pub renewed: Timestamp,
+    /// Unchanged for so long, and a tenth more, it is free.
     pub ttl: Duration,
     /// Given up by its holder. One that is not may have expired all the same: only waiting shows that.
     pub released: bool,
@@ -80,7 +86,9 @@ impl Reader {
 /// What an attempt came to.
 #[derive(Debug)]
 pub enum Claim {
+    /// It is this contender's from now on.
     Acquired(Lease),
+    /// It is another's still.
     HeldBy(HeldBy),
 }
 

@@ -18,18 +18,31 @@ const PART_BYTES: usize = 64 << 10;
 /// The first line: what was backed up and from what kind of host. Repeats, sealed, what backup.json says readably.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestHeader {
+    /// 1 so far; a manifest with a larger number is refused.
     pub format: u32,
+    /// The one that it was written into.
     pub repository: RepositoryId,
+    /// The same as in its path.
     pub backup: BackupId,
+    /// [`BackupKind::Full`]: the list of a snapshot has a header of its own.
     pub kind: BackupKind,
+    /// The cluster's, as initdb made it.
     pub system_id: SystemId,
+    /// PostgreSQL's major version.
     pub major: u32,
+    /// PostgreSQL's version as it says itself.
     pub server_version: String,
+    /// The one on which it was made.
     pub timeline: Timeline,
+    /// Where replay begins (the start checkpoint's redo position).
     pub start: WalPosition,
+    /// Plain bytes of every chunk but a file's last: 1 MiB.
     pub chunk_bytes: u32,
+    /// `wal_segment_size`.
     pub segment_bytes: SegmentSize,
+    /// Whether the cluster has them; not whether they were looked at.
     pub page_checksums: bool,
+    /// Whether packs and manifest are sealed.
     pub encryption: Encryption,
     /// The data key of every pack of this manifest.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +70,7 @@ pub struct FileBody {
     pub mtime: i64,
     /// Bytes.
     pub size: u64,
+    /// In the order of the file.
     pub chunks: Vec<ChunkRef>,
 }
 
@@ -64,29 +78,40 @@ pub struct FileBody {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Entry {
+    /// The first line, and only it.
     Header(Box<ManifestHeader>),
     /// A directory, relative to the data directory; listed before what it holds.
     Dir {
+        /// Spelled as that of a file.
         path: String,
+        /// Permission bits.
         mode: u32,
     },
+    /// A file, in the data directory or below `pg_tblspc/{oid}`.
     File(FileBody),
     /// A configuration file outside the data directory, by its absolute path.
     Config(FileBody),
     /// A tablespace: `pg_tblspc/{oid}` pointed here. Its files are listed below that path.
     Tablespace {
+        /// `pg_tablespace.oid`.
         oid: u32,
+        /// Absolute, spelled as the path of a file.
         location: String,
     },
+    /// The last line, and only it.
     End(ManifestEnd),
 }
 
 /// The last line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEnd {
+    /// Where the backup is consistent; the same as in its `backup.json`.
     pub stop: WalPosition,
+    /// How many lines there are of files and of configuration.
     pub files: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
+    /// How many there are, numbered from 1.
     pub packs: u32,
 }
 

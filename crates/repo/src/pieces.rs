@@ -15,11 +15,15 @@ use terms::{Class, Explain, Lsn, SegmentName, SegmentSize, SystemId, WalName};
 /// before it on its timeline was stored once, as far back as that receiver began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Piece {
+    /// Which one it is a part of; `start` and `end` lie in it.
     pub segment: SegmentName,
+    /// The position of its first byte.
     pub start: Lsn,
+    /// Behind its last byte; of a log as far as it was read.
     pub end: Lsn,
     /// Tells sessions apart: no two ever write one object.
     pub session: u32,
+    /// Tells also whether `end` is known to be all of it.
     pub form: Form,
 }
 

@@ -16,6 +16,7 @@ pub enum Duty {
 /// Where the repository lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Premises {
+    /// Its bare name, no ARN.
     pub bucket: String,
     /// The repository's root in it, without slashes at its ends: prefix and organization.
     pub root: String,

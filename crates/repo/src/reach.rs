@@ -6,7 +6,9 @@ use terms::{Lsn, RecoveryTarget, SegmentName, SegmentSize, Timeline};
 /// One timeline's part of a path through history: it applies from this position until the next branch does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Branch {
+    /// The one that the log is of there.
     pub timeline: Timeline,
+    /// Included; 0 for the oldest one.
     pub from: Lsn,
 }
 

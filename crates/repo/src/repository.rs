@@ -22,13 +22,19 @@ pub enum Encryption {
 /// `repository.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryDocument {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// 16 random bytes, chosen once; copies of the repository keep it.
     pub id: RepositoryId,
+    /// The organization under which it was made.
     pub org: String,
+    /// By the clock of the host that made it.
     pub created: Timestamp,
     /// The Bowline that made it.
     pub created_by: String,
+    /// Holds for everything that is written here.
     pub encryption: Encryption,
+    /// The data key that all chunks are digested with; absent where encryption is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest_key: Option<KeyId>,
     /// What the store was probed to support when the repository was made.

@@ -32,6 +32,7 @@ impl Default for RetentionPolicy {
 /// A listed backup and what is known of it beside its document.
 #[derive(Debug, Clone)]
 pub struct Candidate {
+    /// As it is listed.
     pub backup: BackupDocument,
     /// Its newest drill, and whether that passed; `None` when it was never drilled.
     pub drilled: Option<(Timestamp, bool)>,
@@ -55,14 +56,19 @@ impl Candidate {
 /// Why a backup, or a snapshot of packages, is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
+    /// By the clock or by the present cluster's log; of snapshots the newest of its source.
     Newest,
+    /// The one that this day keeps.
     Daily(Day),
+    /// The one that this month keeps.
     Monthly(Month),
     /// One of so many newest.
     Minimum(usize),
     /// The newest that passed a drill.
     NewestProven,
+    /// Somebody wants it kept, and said why.
     Held(String),
+    /// A run may read it now; which one, in words.
     InUse(String),
     /// Of snapshots: an instant since then may need it.
     Window(Timestamp),
@@ -101,7 +107,9 @@ impl Serialize for Reason {
 /// What becomes of one backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
+    /// The one that is judged.
     pub backup: BackupId,
+    /// When it was complete, by the database server's clock.
     pub at: Timestamp,
     /// Why it is kept; empty: it may go.
     pub kept: Vec<Reason>,
@@ -110,12 +118,15 @@ pub struct Verdict {
 /// A stretch of the log that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalKept {
+    /// The cluster whose log it is.
     pub system_id: SystemId,
     /// `None`: on every timeline.
     pub timeline: Option<Timeline>,
+    /// Included.
     pub from: Lsn,
     /// Not included; `None`: without an end.
     pub to: Option<Lsn>,
+    /// For people.
     pub why: String,
 }
 
@@ -124,6 +135,7 @@ pub struct WalKept {
 pub struct RetentionPlan {
     /// Oldest first.
     pub verdicts: Vec<Verdict>,
+    /// They may overlap; log that none of them covers may go.
     pub wal: Vec<WalKept>,
     /// The choices of monthlies to be recorded: those that were made earlier, and those that are made now.
     pub monthlies: BTreeMap<Month, BackupId>,

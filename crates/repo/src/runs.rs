@@ -55,7 +55,9 @@ impl fmt::Display for RunName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunOutcome {
+    /// It did what it was to do.
     Ok,
+    /// It ended by itself, with an error or having found something wrong.
     Failed,
     /// Another one was under way: nothing was begun.
     Refused,
@@ -66,8 +68,11 @@ pub enum RunOutcome {
 /// `runs/{YYYY}/{MM}/{name}.begun.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunBegun {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// The job's name, such as `backup`, without the number of a further run.
     pub job: String,
+    /// By the clock of the host that it runs on.
     pub began: Timestamp,
     /// Whose process it is: host and process, for people.
     pub by: String,
@@ -76,20 +81,30 @@ pub struct RunBegun {
 /// `runs/{YYYY}/{MM}/{name}.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunEnded {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// The job's name, such as `backup`, without the number of a further run.
     pub job: String,
+    /// By the clock of the host that it ran on.
     pub began: Timestamp,
+    /// By the clock of the host that it ran on; of one that was killed, of whoever noticed.
     pub ended: Timestamp,
+    /// Whose process it was: host and process, for people; of one that was killed, of whoever noticed.
     pub by: String,
+    /// In one word.
     pub outcome: RunOutcome,
+    /// Of the process; `None` when it was killed, and when it found something wrong without an error.
     pub exit_code: Option<u8>,
     /// What failed, in the words of its explanation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
+    /// What happened, in one sentence without its point; absent when all went well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
+    /// Why; absent when the summary says it all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The next step; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// What was moved, where bytes say something.
@@ -107,22 +122,26 @@ pub struct RunEnded {
 pub enum Run {
     /// It is under way, or broke off without a word.
     Begun(RunBegun),
+    /// It ended, and somebody wrote down how.
     Ended(Box<RunEnded>),
 }
 
 impl Run {
+    /// The job's name, such as `backup`, without the number of a further run.
     pub fn job(&self) -> &str {
         match self {
             Self::Begun(run) => &run.job,
             Self::Ended(run) => &run.job,
         }
     }
+    /// By the clock of the host that it runs on.
     pub fn began(&self) -> Timestamp {
         match self {
             Self::Begun(run) => run.began,
             Self::Ended(run) => run.began,
         }
     }
+    /// How it ended; `None` while it is under way, and when it broke off without a word.
     pub fn ended(&self) -> Option<&RunEnded> {
         match self {
             Self::Begun(_) => None,
@@ -132,6 +151,7 @@ impl Run {
 }
 
 impl RunBegun {
+    /// A run that begins at `began`; `by` is its host and process, for people.
     pub fn new(job: &str, began: Timestamp, by: String) -> Self {
         Self { format: document::FORMAT, job: job.to_owned(), began, by }
     }

@@ -9,7 +9,9 @@ use terms::Timestamp;
 /// `scrub/state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScrubState {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// `None` before the first one has ended.
     pub last_run: Option<ScrubRun>,
     /// What stands until it is proven well again, or until somebody says that it is not expected any more.
     pub damage: Vec<ScrubDamage>,
@@ -23,9 +25,13 @@ pub struct ScrubState {
 /// One run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ScrubRun {
+    /// By the clock of the host that it ran on.
     pub began: Timestamp,
+    /// By the same clock.
     pub ended: Timestamp,
+    /// How many were read; small ones that are damaged are left out.
     pub objects: u64,
+    /// Bytes of them that were read, as they are stored.
     pub bytes: u64,
     /// Whether it came around: every unit was proven in this run.
     pub is_all: bool,
@@ -51,7 +57,9 @@ pub struct ScrubUnit {
 /// An object that is damaged or missing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScrubDamage {
+    /// Of the object; where batches of an index are missing its folder, of another repository with the address before it.
     pub path: String,
+    /// A stable word, such as `object-missing`.
     pub slug: String,
     /// What is wrong with it.
     pub why: String,
@@ -59,6 +67,7 @@ pub struct ScrubDamage {
     pub unreachable: String,
     /// The next step.
     pub next: String,
+    /// When the run began that saw it first.
     pub since: Timestamp,
 }
 

@@ -13,16 +13,22 @@ use terms::Timestamp;
 /// A data key as everybody who reads the repository can see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyView {
+    /// The same as in its path, `keys/{key-id}.json`.
     pub id: KeyId,
+    /// Which objects or digests it is for.
     pub purpose: KeyPurpose,
+    /// By the clock of the host that made it.
     pub created: Timestamp,
+    /// Any one of them opens it.
     pub slots: Vec<SlotView>,
 }
 
 /// Whom it opens for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SlotView {
+    /// Its name, such as `file:9f86d081884c7d65`; several slots may have the same.
     pub recipient: String,
+    /// When it was wrapped for it; where the slot does not say, when the key was made.
     pub created: Timestamp,
 }
 

@@ -15,9 +15,13 @@ use terms::{BackupId, BackupKind, Timestamp};
 /// `packages/{id}/backup.json`: written last, and once. The only commit point.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotDocument {
+    /// 1 so far; a document with a larger number is refused.
     pub format: u32,
+    /// The same as in its path; later than that of every snapshot that was listed before.
     pub id: BackupId,
+    /// [`BackupKind::Packages`].
     pub kind: BackupKind,
+    /// The one that it was written into; a document of another one is refused.
     pub repository: RepositoryId,
     /// Whose objects these are, by their address.
     pub source: String,
@@ -25,15 +29,21 @@ pub struct SnapshotDocument {
     pub began: Timestamp,
     /// After the last object was read.
     pub ended: Timestamp,
+    /// Those that were there; former versions do not count.
     pub objects: u64,
+    /// The sum of their sizes, before compression.
     pub bytes: u64,
     /// Of these, what no earlier snapshot held.
     pub objects_new: u64,
+    /// Their bytes, before compression.
     pub bytes_new: u64,
     /// Bytes in the repository, manifest included.
     pub bytes_stored: u64,
+    /// Its own, numbered from 1; 0 when nothing was new.
     pub packs: u32,
+    /// Whether its packs and its list are sealed.
     pub encryption: Encryption,
+    /// The data key of packs and list; absent where encryption is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyId>,
     /// The earlier snapshots in whose packs some of its chunks lie: they must stay as long as this one.
@@ -44,6 +54,7 @@ pub struct SnapshotDocument {
     /// What it has of the time before it, where the source keeps versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<SnapshotVersions>,
+    /// The program's name and version.
     pub written_by: String,
 }
 
@@ -57,15 +68,20 @@ pub struct SnapshotVersions {
     pub ordered: bool,
     /// Former versions, their bytes, and removals.
     pub objects: u64,
+    /// Of the former versions, before compression.
     pub bytes: u64,
+    /// How often something was removed.
     pub removals: u64,
 }
 
 /// One object, or a former version of one. Chunk *i* holds its bytes from *i* × `chunk_bytes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotObject {
+    /// Below the prefix or folder of the source.
     pub key: String,
+    /// Bytes, before compression.
     pub size: u64,
+    /// When it was written, by the clock of the source's store; of a folder the file's own time.
     pub modified: Timestamp,
     /// As the source's store told it; compared, never parsed.
     pub etag: String,
@@ -78,24 +94,30 @@ pub struct SnapshotObject {
     /// It was overwritten or removed before the snapshot was made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub former: bool,
+    /// In the order of the object.
     pub chunks: Vec<ChunkRef>,
 }
 
 /// From then on the object was not there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRemoval {
+    /// Below the prefix or folder of the source.
     pub key: String,
+    /// When it was removed, by the clock of the source's store.
     pub modified: Timestamp,
 }
 
 /// What a snapshot says of a key. Of each the newest comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotEntry {
+    /// It is there, or was: then it is a former version.
     Object(SnapshotObject),
+    /// It was not there from then on.
     Removed(SnapshotRemoval),
 }
 
 impl SnapshotEntry {
+    /// Below the prefix or folder of the source.
     pub fn key(&self) -> &str {
         match self {
             Self::Object(object) => &object.key,
@@ -125,16 +147,24 @@ impl SnapshotEntry {
 /// The first line of the list; repeats, sealed, what `backup.json` says readably.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotHeader {
+    /// 1 so far.
     pub format: u32,
+    /// The one that it was written into.
     pub repository: RepositoryId,
+    /// The same as in its path.
     pub snapshot: BackupId,
+    /// Whose objects these are, by their address.
     pub source: String,
+    /// Before the first object was listed.
     pub began: Timestamp,
+    /// Plain bytes of every chunk but an object's last: 1 MiB.
     pub chunk_bytes: u32,
+    /// Whether packs and list are sealed.
     pub encryption: Encryption,
     /// As in [`SnapshotVersions`]; absent where there is none of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<BackupId>,
+    /// As in [`SnapshotVersions`]; false where there is none of that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ordered: bool,
 }
@@ -142,14 +172,19 @@ pub struct SnapshotHeader {
 /// The last line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEnd {
+    /// After the last object was read.
     pub ended: Timestamp,
+    /// Lines of objects that are not former.
     pub objects: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
     /// Former versions, their bytes, and removals.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub former: u64,
+    /// The sum of the sizes of former versions.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub former_bytes: u64,
+    /// Lines of removals.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub removals: u64,
 }

@@ -13,21 +13,30 @@ use terms::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// It is stored now, in this many bytes.
-    Stored { bytes_stored: u64 },
+    Stored {
+        /// Of the object, as a listing shows it.
+        bytes_stored: u64,
+    },
     /// The same bytes were there, in this many.
-    Already { bytes_stored: u64 },
+    Already {
+        /// Of the object, as a listing shows it.
+        bytes_stored: u64,
+    },
 }
 
 /// Consecutive segments of one timeline, by number, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentRun {
+    /// Counted from the beginning of the log: its position divided by the size of segments.
     pub first: u64,
+    /// Included.
     pub last: u64,
 }
 
 /// What is stored of one timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimelineView {
+    /// Of which something is stored, be it its history alone.
     pub timeline: Timeline,
     /// Whether `{timeline}.history` is stored; the first timeline has none.
     pub has_history: bool,
@@ -71,7 +80,9 @@ impl TimelineView {
 /// What is stored of a cluster's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalView {
+    /// The cluster whose log it is.
     pub system_id: SystemId,
+    /// By which positions become numbers of segments.
     pub segment_bytes: SegmentSize,
     /// In order of their ids.
     pub timelines: Vec<TimelineView>,

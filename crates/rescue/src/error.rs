@@ -7,6 +7,7 @@ use terms::{Advice, Class, Explain, Timestamp};
 
 /// Why a rescue was not begun or stopped on its way. The old data are whole in every case.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum RescueError {
     /// Planning, restoring, recovering.
     #[error(transparent)]

@@ -20,19 +20,25 @@ const LOCK: &str = "restore.lock";
 pub enum Stage {
     /// Nothing was touched.
     Begun,
+    /// Its command ended well; where there is none, and beside production, nothing was done.
     ServiceStopped,
+    /// No process of a server is left on the data directory.
     ServerStopped,
     /// What the old pg_wal held beyond the repository is in it, or was given up.
     Salvaged,
     /// The old data lie aside; the data directory is this restore's own.
     SetAside,
+    /// They are durable; the server was not started yet.
     FilesRestored,
     /// The mark of recovery was set: where it is gone, recovery is over.
     Recovering,
+    /// It is promoted, and was stopped again.
     Recovered,
+    /// It passed what it was asked, or was asked nothing; of a copy to look at, whatever was found.
     Validated,
     /// The server runs for all. What is left can be done in any order, and each is noted by itself.
     ServerStarted,
+    /// Nothing is left to do: the journal counts no more.
     Done,
 }
 
@@ -58,8 +64,11 @@ impl Stage {
 /// Where recovery ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecoveredTo {
+    /// The new one.
     pub timeline: Timeline,
+    /// The end of the last record that was replayed.
     pub lsn: Lsn,
+    /// When the last transaction ended that was replayed, as the server's log says it; `None` when it names none.
     pub last_transaction: Option<String>,
     /// How long replay waited for segments that were on their way.
     pub waited_seconds: f64,
@@ -68,16 +77,23 @@ pub struct RecoveredTo {
 /// What a restore has to remember.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Journal {
+    /// 1 so far; a larger number is refused.
     pub format: u32,
     /// Tells this restore's data directory from any other.
     pub id: String,
+    /// As it was asked for, in the words of the command line.
     pub target: String,
+    /// As it was asked for; `None`: the newest.
     pub timeline: Option<Timeline>,
+    /// As it was asked for; `None`: the newest from which the target can be reached.
     pub backup: Option<BackupId>,
+    /// By this host's clock; what is lost and how long it took are counted from here.
     pub began: Timestamp,
+    /// The last one that was reached, durably.
     pub stage: Stage,
     /// Of the backup that is restored: PostgreSQL's major version, and when its epoch ended, if it did.
     pub major: u32,
+    /// `None`: its epoch is the present one.
     pub epoch_ended: Option<Timestamp>,
     /// The latest time at which all that the server had promised was known to be stored.
     pub proven: Option<Timestamp>,
@@ -100,15 +116,21 @@ pub struct Journal {
     pub validated: bool,
     /// What was there is overwritten, not kept.
     pub rewrites: bool,
+    /// Of the backup, configuration from outside the data directory included; 0 until they are restored.
     pub files: u64,
+    /// The sum of their sizes.
     pub bytes: u64,
     /// Of these bytes, what lay there and was right, and what was written.
     pub bytes_kept: u64,
+    /// Of a chunk that lay there and was wrong, only the pages that differ.
     pub bytes_written: u64,
+    /// `None` until recovery is over.
     pub recovered: Option<RecoveredTo>,
     /// When WAL was proven to flow on the new timeline, when the service was healthy, and the backup that was made then.
     pub flowing_since: Option<Timestamp>,
+    /// Where no service is configured, when the server ran.
     pub serving_since: Option<Timestamp>,
+    /// And when that was complete, by this host's clock; `None` until then, and where nothing is protected.
     pub full: Option<(BackupId, Timestamp)>,
     /// What bringing the application's objects back came to.
     #[serde(default)]

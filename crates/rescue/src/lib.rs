@@ -24,11 +24,15 @@ use terms::{Advice, BackupId, Lsn, Timeline, Timestamp};
 /// The administrator's commands, run in a shell; what is not given is left out, or done by Bowline itself.
 #[derive(Debug, Clone, Default)]
 pub struct Commands {
+    /// Run before anything is touched; never beside production.
     pub stop_service: Option<String>,
+    /// Run once the server is up.
     pub start_service: Option<String>,
     /// Ends with 0 when the service is well.
     pub health: Option<String>,
+    /// Without, `systemctl stop` for the unit that runs it, else a fast shutdown.
     pub stop_server: Option<String>,
+    /// Without, `systemctl start` for the unit that ran it, else the server's own program.
     pub start_server: Option<String>,
     /// How long each may take, and how long the service may take to be well.
     pub limit: Duration,
@@ -47,9 +51,13 @@ pub enum Validation {
 
 /// How to rescue.
 pub struct RescueOptions {
+    /// How files are put in place and WAL is replayed; `occupied` is decided by how far the restore is.
     pub restoring: RestoreOptions,
+    /// Of service and server.
     pub commands: Commands,
+    /// What must pass before the server is started for all.
     pub validation: Validation,
+    /// Those of the user's, asked unless there is no validation.
     pub questions: Vec<Question>,
     /// Roles to try to log in as; any will do to learn the superuser's name.
     pub roles: Vec<String>,
@@ -57,6 +65,7 @@ pub struct RescueOptions {
     pub is_side: bool,
     /// Whether the server is started at the end, and whether it is protected again.
     pub starts: bool,
+    /// By a receiver and a full backup; never a cluster whose epoch has ended, or a server that is not started.
     pub protects: bool,
     /// Whether what the old pg_wal holds beyond the repository is stored first.
     pub salvages: bool,
@@ -69,10 +78,20 @@ pub struct RescueOptions {
 /// What was found in the old pg_wal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salvage {
-    /// Nothing beyond what is stored. `is_end`: and it was read to where the server ended.
-    Nothing { is_end: bool },
-    /// The log between these positions is stored now. `is_end`: the server ended there.
-    Stored { from: Lsn, to: Lsn, is_end: bool },
+    /// Nothing beyond what is stored.
+    Nothing {
+        /// It was read to where the server ended.
+        is_end: bool,
+    },
+    /// The log between these positions is stored now.
+    Stored {
+        /// The first byte that is new.
+        from: Lsn,
+        /// Excluded.
+        to: Lsn,
+        /// The server ended at `to`.
+        is_end: bool,
+    },
     /// It cannot be used, for this reason.
     Useless(String),
 }

@@ -8,14 +8,18 @@ use terms::{Advice, RecoveryTarget, Timestamp};
 pub struct Loss {
     /// At most so many seconds before the asked instant, or before the restore began, are missing; `None` when nobody can tell.
     pub seconds_max: Option<f64>,
+    /// For people: what is lost, and how that is known.
     pub why: String,
 }
 
 /// The end of a rescue.
 #[derive(Debug)]
 pub struct RescueReport {
+    /// As it stands at the end.
     pub journal: Journal,
+    /// How the server was left.
     pub started: Started,
+    /// At worst: as if the old server had written until the restore began.
     pub loss: Loss,
     /// When it ended.
     pub ended: Timestamp,

@@ -20,9 +20,15 @@ const SOCKET_DIR_MAX: usize = 90;
 /// How the server was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
+    /// It was not to be: the cluster is recovered, and stopped.
     No,
+    /// In place, under its usual configuration; or somebody had started it already.
     Normally,
-    Privately { socket_dir: PathBuf },
+    /// Without network, archiving or replication: only this host reaches it.
+    Privately {
+        /// Where its socket is, with port 5432.
+        socket_dir: PathBuf,
+    },
 }
 
 /// Starts the recovered cluster where nobody else reaches it, asks it what the options say, and stops it.

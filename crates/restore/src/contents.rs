@@ -15,6 +15,7 @@ const BLOCK_BYTES: u64 = 4096;
 /// A backup's content, summed up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Contents {
+    /// Lines of the manifest for files, configuration from outside the data directory included.
     pub files: u64,
     /// On disk, of everything that lies in the data directory itself.
     pub data_bytes: u64,
@@ -24,6 +25,7 @@ pub struct Contents {
     pub tablespaces: Vec<TablespaceContents>,
     /// Where the data directory was.
     pub data_dir: Option<PathBuf>,
+    /// Empty when the record of it could not be read.
     pub host: HostNeeds,
     /// Whether the record of the host could be read.
     pub is_host_known: bool,
@@ -32,6 +34,7 @@ pub struct Contents {
 /// What one tablespace holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TablespaceContents {
+    /// `pg_tablespace.oid`.
     pub oid: u32,
     /// Where it was.
     pub location: PathBuf,

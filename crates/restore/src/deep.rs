@@ -26,10 +26,13 @@ const SEGMENTS_AHEAD: u64 = 8;
 /// What was read and found good.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Proven {
+    /// Opened, and each has the digest that the manifest names.
     pub chunks: u64,
     /// Plain bytes of those chunks.
     pub bytes: u64,
+    /// Of the log, up to the one in which recovery stops.
     pub segments: u64,
+    /// Of the log, all that are valid in those segments.
     pub records: u64,
 }
 

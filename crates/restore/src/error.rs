@@ -9,6 +9,7 @@ use terms::{BackupId, Class, Explain, Lsn, SegmentName, SystemId, Timeline};
 
 /// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum RestoreError {
     /// The repository.
     #[error(transparent)]

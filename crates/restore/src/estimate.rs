@@ -8,13 +8,18 @@ use terms::{Step, Timestamp};
 /// As much of a drill's report as tells how fast it was. Further members, and those of later Bowlines, are passed over.
 #[derive(Debug, Clone, Deserialize)]
 pub struct DrillRecord {
+    /// By the clock of the host that held it.
     pub began: Timestamp,
+    /// `passed`, `failed` or `not-verified`; `None`: the report does not say.
     #[serde(default)]
     pub outcome: Option<String>,
+    /// Plain bytes of the backup; `None` when the drill did not come so far.
     #[serde(default)]
     pub database_bytes: Option<u64>,
+    /// How many recovery might have asked for; `None` when the drill did not come so far.
     #[serde(default)]
     pub segments: Option<u64>,
+    /// In the order in which they ended.
     #[serde(default)]
     pub phases: Vec<Phase>,
 }
@@ -22,7 +27,9 @@ pub struct DrillRecord {
 /// One part of a drill.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Phase {
+    /// A step's name, such as `restore files` or `replay WAL`, or a word of the drill's own.
     pub name: String,
+    /// How long it took.
     pub seconds: f64,
 }
 
@@ -33,19 +40,28 @@ pub struct Measured {
     pub at: Timestamp,
     /// Its verdict: `passed`, `failed` or `not-verified`. How fast a restore is does not hang on it.
     pub outcome: String,
+    /// Plain bytes of the backup; never 0.
     pub database_bytes: u64,
+    /// How many recovery might have asked for: perhaps more than it read.
     pub segments: u64,
+    /// Of putting the files in place.
     pub files_seconds: f64,
+    /// Of recovery, from the server's start to its clean stop.
     pub replay_seconds: f64,
+    /// Of starting the recovered server; 0 when the report does not say.
     pub start_seconds: f64,
 }
 
 /// How long each step is expected to take.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Estimate {
+    /// Of putting the files in place, in proportion to their bytes.
     pub files_seconds: f64,
+    /// Of recovery, in proportion to its segments; never less than the drill's.
     pub replay_seconds: f64,
+    /// As the drill's.
     pub start_seconds: f64,
+    /// The sum of the three.
     pub total_seconds: f64,
     /// The drill that it is by.
     pub by: Measured,

@@ -19,8 +19,11 @@ use terms::{BackupId, Explain, Lsn, RecoveryTarget, SystemId, Timestamp};
 pub enum OnDamage {
     /// A person chooses.
     Ask,
+    /// Everything before the damage is restored; or, as with the next two, all that was asked for where another way leads there.
     StopBefore,
+    /// The oldest whole backup that was complete only after the asked instant is restored alone; where that is allowed, too.
     LaterBackup,
+    /// The newest whole backup that was complete by the asked instant is restored alone.
     NearestBackup,
     /// Nothing is done.
     Refuse,
@@ -73,8 +76,11 @@ pub struct LossWindow {
 /// A restore that can be done instead.
 #[derive(Debug, Clone)]
 pub struct Alternative {
+    /// Decides which policy takes it.
     pub way: Way,
+    /// It can be carried out as it is.
     pub plan: RestorePlan,
+    /// What is given up by it.
     pub loss: LossWindow,
     /// The words of the command line that choose it.
     pub words: String,

@@ -40,10 +40,13 @@ impl TablespaceMap {
 /// What was restored.
 #[derive(Debug, Clone, Default)]
 pub struct Restored {
+    /// Configuration from outside the data directory included.
     pub files: u64,
+    /// The sum of their sizes, whether written or there already.
     pub bytes: u64,
     /// Chunks that lay in the target already and were right, and their bytes: nothing of them was fetched or written.
     pub chunks_kept: u64,
+    /// Of those chunks, before compression.
     pub bytes_kept: u64,
     /// Bytes that were written. Of a chunk that lay there and was wrong, only the pages that differ.
     pub bytes_written: u64,

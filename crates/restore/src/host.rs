@@ -22,8 +22,11 @@ pub enum Weight {
 /// Something that the cluster had where it was backed up, and that this host does not have as far as can be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lack {
+    /// The gravest come first.
     pub weight: Weight,
+    /// For people, such as `extension postgis`.
     pub what: String,
+    /// Who needs it, and what follows.
     pub why: String,
     /// What to do.
     pub hint: String,
@@ -35,6 +38,7 @@ pub struct Lack {
 pub struct Host<'h> {
     /// PostgreSQL of the backup's major, or why there is none.
     pub installation: Result<&'h Installation, &'h InstanceError>,
+    /// Whether this host knows a user of this name.
     pub has_user: &'h dyn Fn(&str) -> bool,
 }
 

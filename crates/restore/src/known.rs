@@ -142,6 +142,7 @@ impl Known {
 /// Where the stored log ends from which the newest timeline can be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEnd {
+    /// The newest one that anything is stored of.
     pub timeline: Timeline,
     /// Everything before is stored.
     pub lsn: Lsn,

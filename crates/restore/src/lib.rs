@@ -68,8 +68,11 @@ use tokio::runtime::Handle;
 pub struct RestoreOptions {
     /// What becomes of what lies in the target.
     pub occupied: Occupied,
+    /// Where each goes that is not to lie where it was.
     pub tablespaces: TablespaceMap,
+    /// Threads that fetch, open and write; six more where the store is remote.
     pub jobs: usize,
+    /// Where PostgreSQL's programs are looked for first; `None`: in `$PATH`, then where packages put them.
     pub bin_dir: Option<PathBuf>,
     /// The `bowline` program, which the server calls to get its WAL.
     pub program: PathBuf,
@@ -78,12 +81,15 @@ pub struct RestoreOptions {
 /// What was done, step by step.
 #[derive(Debug, Clone)]
 pub struct RestoreReport {
+    /// Those that ended well, in order, with how long each took.
     pub steps: Vec<(Step, Duration)>,
+    /// What became of the files.
     pub restored: Restored,
     /// Where the old data went.
     pub moved_aside: Option<PathBuf>,
     /// `None` when only files were asked for.
     pub recovered: Option<Recovered>,
+    /// From the first look at the target; of recovery only its own step is added.
     pub took: Duration,
 }
 

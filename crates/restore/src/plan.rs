@@ -18,6 +18,7 @@ use terms::{BackupId, Class, Explain, Lsn, RecoveryTarget, SegmentName, SystemId
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Wish {
+    /// Where recovery is to end.
     pub target: RecoveryTarget,
     /// Only this timeline will do; else the newest.
     pub timeline: Option<Timeline>,
@@ -29,7 +30,10 @@ pub struct Wish {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
     /// No target: everything stored is replayed, to exactly this position.
-    EndOfWal { at: Lsn },
+    EndOfWal {
+        /// Behind the last record: the stored log ends or breaks off there.
+        at: Lsn,
+    },
     /// Before the first commit or abort stamped later.
     Time(Timestamp),
     /// Before the record that begins here.
@@ -43,8 +47,11 @@ pub enum Stop {
 /// A restore that can be done.
 #[derive(Debug, Clone)]
 pub struct RestorePlan {
+    /// The one that is restored.
     pub backup: BackupDocument,
+    /// As it was asked for; `stop` says how recovery is told.
     pub target: RecoveryTarget,
+    /// Where recovery ends, in terms that PostgreSQL understands.
     pub stop: Stop,
     /// The timeline that recovery follows.
     pub timeline: Timeline,
@@ -76,26 +83,39 @@ pub struct RestorePlan {
 /// The plan as `--plan --json` prints it.
 #[derive(Debug, Serialize)]
 pub struct PlanSummary {
+    /// The one that is restored.
     pub backup: BackupId,
+    /// The cluster's, as initdb made it.
     pub system_id: SystemId,
+    /// PostgreSQL's major version.
     pub major: u32,
     /// Of the backup's epoch; absent when it is the present one.
     pub epoch_ended: Option<Timestamp>,
+    /// As it was asked for, in the words of the command line.
     pub target: String,
+    /// Where recovery ends, in words.
     pub stop: String,
+    /// The one that recovery follows.
     pub timeline: Timeline,
+    /// How many recovery may ask for.
     pub segments: usize,
     /// Of those, how many recovery reads until it stops, at most.
     pub replayed: usize,
     /// The sizes of how many of those were held against the index.
     pub indexed: usize,
+    /// `None` when none is needed.
     pub first_segment: Option<SegmentName>,
+    /// `None` when none is needed.
     pub last_segment: Option<SegmentName>,
+    /// Plain bytes of the backup.
     pub database_bytes: u64,
+    /// Bytes of the backup as it is stored, manifest included.
     pub repository_bytes: u64,
+    /// What of the stored log will not be in it.
     pub loss: Loss,
     /// The same in words.
     pub lost: String,
+    /// What the reader should know.
     pub notes: Vec<String>,
 }
 

@@ -19,14 +19,18 @@ const BYTES_AHEAD: u64 = 512 << 20;
 /// Something that must find room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
+    /// It need not exist yet.
     pub place: PathBuf,
+    /// What is needed beside what lies there now.
     pub bytes: u64,
+    /// For people, such as `the data directory`.
     pub what: String,
 }
 
 /// A filesystem as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
+    /// `st_dev`: two places with the same number are on one filesystem.
     pub device: u64,
     /// A path on it that exists.
     pub at: PathBuf,
@@ -37,18 +41,24 @@ pub struct Disk {
 /// What one filesystem must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Filesystem {
+    /// A path on it that exists.
     pub at: PathBuf,
+    /// The sum of what it must hold.
     pub needed_bytes: u64,
+    /// What a user other than root may still take.
     pub free_bytes: u64,
     /// What is missing; none when it fits.
     pub missing_bytes: u64,
+    /// In the order of the needs.
     pub holds: Vec<Held>,
 }
 
 /// A part of what it must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Held {
+    /// For people, such as `tablespace 16385`.
     pub what: String,
+    /// What is needed beside what lies there now.
     pub bytes: u64,
 }
 

@@ -6,6 +6,7 @@ use terms::{Class, Explain, Timestamp};
 
 /// Why a run of upkeep failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum UpkeepError {
     #[error(transparent)]
     Repo(#[from] RepoError),

@@ -20,6 +20,7 @@ const KEY_GRACES: u32 = 7;
 /// How to expire.
 #[derive(Debug, Clone)]
 pub struct ExpireOptions {
+    /// What is kept of backups; of snapshots where it is not known what the database can be restored to.
     pub policy: RetentionPolicy,
     /// How long what was unlisted stays: whoever reads it now must be able to end.
     pub grace: Duration,
@@ -31,13 +32,16 @@ pub struct ExpireOptions {
     pub elsewhere: Option<Elsewhere>,
     /// Who this is, for people.
     pub holder: String,
+    /// Another may expire when this one was not heard of for so long.
     pub lease_ttl: Duration,
 }
 
 /// What may go. A backup and a snapshot may have one name.
 #[derive(Debug, Clone, Default)]
 pub struct Confirmed {
+    /// By their names; what is not among them stays.
     pub backups: BTreeSet<BackupId>,
+    /// By their names; what is not among them stays.
     pub snapshots: BTreeSet<BackupId>,
 }
 
@@ -56,6 +60,7 @@ pub struct Plans {
     /// `None` in a repository that keeps snapshots beside the backups of another one.
     #[serde(rename = "plan", skip_serializing_if = "Option::is_none")]
     pub backups: Option<RetentionPlan>,
+    /// Made after the plan of the backups, for what that leaves.
     #[serde(rename = "snapshot_plan")]
     pub snapshots: SnapshotPlan,
     /// What the database can be restored to when that is carried out.
@@ -73,17 +78,22 @@ impl Plans {
 /// What a run did.
 #[derive(Debug, Clone, Serialize)]
 pub struct Expired {
+    /// By which it was done; of snapshots, after backups were unlisted.
     #[serde(flatten)]
     pub plans: Plans,
     /// Backups that were unlisted in this run, and snapshots.
     pub unlisted: Vec<BackupId>,
+    /// Oldest first.
     pub unlisted_snapshots: Vec<BackupId>,
     /// What was unlisted earlier, and is gone now.
     pub backups: Swept,
+    /// Of snapshots, the same.
     pub snapshots: Swept,
+    /// Folders of backups and snapshots that were begun and never listed.
     pub attempts: Swept,
     /// Keys of attempts that are gone.
     pub keys: Swept,
+    /// Segments and pieces that neither the plan at the beginning of a grace nor the one at its end keeps; histories stay.
     pub wal: Swept,
     /// Pieces whose segment is stored whole.
     pub pieces: Swept,

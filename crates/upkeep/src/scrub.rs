@@ -40,14 +40,18 @@ pub struct ScrubOptions {
     pub apart: Option<Vec<Found>>,
     /// Objects that are not expected any more.
     pub forget: Vec<String>,
+    /// Who this is, for people.
     pub holder: String,
+    /// Another may scrub when this one was not heard of for so long.
     pub lease_ttl: Duration,
+    /// Who hears of progress, and of damage as it is found.
     pub events: Arc<dyn Events>,
 }
 
 /// What a run found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scrubbed {
+    /// As it is written down, too.
     pub run: ScrubRun,
     /// All that stands.
     pub damage: Vec<ScrubDamage>,
@@ -57,6 +61,7 @@ pub struct Scrubbed {
     pub oldest: Option<Timestamp>,
     /// Units that were never proven.
     pub unproven: usize,
+    /// How many there are, proven or not.
     pub units: usize,
 }
 

@@ -14,7 +14,9 @@ use terms::{BackupId, BackupKind, SegmentName, Timestamp};
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Swept {
+    /// Without listings and tombstones.
     pub objects: u64,
+    /// As they were stored.
     pub bytes: u64,
 }
 

@@ -36,25 +36,70 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordKind {
     /// A transaction was committed.
-    Commit { at: Timestamp },
+    Commit {
+        /// When, by the server's clock.
+        at: Timestamp,
+    },
     /// A transaction was rolled back.
-    Abort { at: Timestamp },
-    /// The prepared transaction `xid` was committed; `None` when its number lies behind what is kept of so long a record.
-    CommitPrepared { at: Timestamp, xid: Option<u32> },
-    /// The prepared transaction `xid` was rolled back; as above.
-    AbortPrepared { at: Timestamp, xid: Option<u32> },
+    Abort {
+        /// When, by the server's clock.
+        at: Timestamp,
+    },
+    /// A prepared transaction was committed.
+    CommitPrepared {
+        /// When, by the server's clock.
+        at: Timestamp,
+        /// Its own number, not the session's; `None` when it lies behind what is kept of so long a record.
+        xid: Option<u32>,
+    },
+    /// A prepared transaction was rolled back.
+    AbortPrepared {
+        /// When, by the server's clock.
+        at: Timestamp,
+        /// As that of a commit.
+        xid: Option<u32>,
+    },
     /// `pg_create_restore_point`.
-    RestorePoint { name: String, at: Timestamp },
+    RestorePoint {
+        /// At most 63 bytes; other restore points may have the same.
+        name: String,
+        /// When, by the server's clock.
+        at: Timestamp,
+    },
     /// The rest of the segment is unused.
     Switch,
     /// A checkpoint; replay from it begins at `redo`.
-    Checkpoint { shutdown: bool, redo: Lsn, timeline: Timeline, previous_timeline: Timeline, at: Timestamp },
+    Checkpoint {
+        /// It is the last record of a server that was shut down; then `redo` is where it begins itself.
+        shutdown: bool,
+        /// At or before the record's own beginning.
+        redo: Lsn,
+        /// The one that the server writes after it.
+        timeline: Timeline,
+        /// The one before, when the checkpoint began a new one; else the same.
+        previous_timeline: Timeline,
+        /// When it was begun, by the server's clock; whole seconds.
+        at: Timestamp,
+    },
     /// A server was promoted and writes on `timeline` from here.
-    EndOfRecovery { timeline: Timeline, previous_timeline: Timeline, at: Timestamp },
+    EndOfRecovery {
+        /// The new one.
+        timeline: Timeline,
+        /// The one that was left.
+        previous_timeline: Timeline,
+        /// When recovery ended, by the server's clock.
+        at: Timestamp,
+    },
     /// The backup whose redo position is `start` is consistent from here.
-    BackupEnd { start: Lsn },
+    BackupEnd {
+        /// As `backup_label` names it (`START WAL LOCATION`).
+        start: Lsn,
+    },
     /// The record that began at `overwritten` was never finished and does not count.
-    OverwriteContrecord { overwritten: Lsn },
+    OverwriteContrecord {
+        /// A position before this record.
+        overwritten: Lsn,
+    },
     /// Anything else.
     Other,
 }

@@ -11,7 +11,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// Nobody else can have it before `until`.
-    Held { until: Instant },
+    Held {
+        /// On this host's monotonic clock.
+        until: Instant,
+    },
     /// It is not this holder's any more, or not provably so. Final: a new attempt is needed.
     Lost(Loss),
 }
@@ -20,9 +23,15 @@ pub enum Standing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
     /// Another holds it; empty when it is free or gone.
-    Taken { holder: String },
+    Taken {
+        /// As it calls itself.
+        holder: String,
+    },
     /// It could not be renewed for its TTL: others may take it over from now on.
-    Unproven { why: String },
+    Unproven {
+        /// The last error of a renewal, or that there was no answer.
+        why: String,
+    },
 }
 
 /// A lease that a task renews. Dropped, the task ends and the lease expires by itself.

@@ -9,7 +9,9 @@ use terms::{BackupId, Day, Month, Timestamp};
 /// A listed snapshot, and why somebody wants it kept, if somebody does.
 #[derive(Debug, Clone)]
 pub struct SnapshotCandidate {
+    /// As it is listed.
     pub snapshot: SnapshotDocument,
+    /// The reason that was given; `None`: nobody does.
     pub held: Option<String>,
 }
 
@@ -25,16 +27,22 @@ pub struct Reachable {
 /// The end of a backup. Whoever restores to it asks for the objects as of its last change, and that is anywhere between these two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct End {
+    /// The one that ends there.
     pub backup: BackupId,
+    /// No later than its start, by the server's clock.
     pub start: Timestamp,
+    /// No earlier than its stop, by the server's clock.
     pub stop: Timestamp,
 }
 
 /// What becomes of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotVerdict {
+    /// The one that is judged.
     pub snapshot: BackupId,
+    /// Whose objects it holds, by their address.
     pub source: String,
+    /// When it was begun, by the clock of the host that made it.
     pub at: Timestamp,
     /// Why it is kept; empty: it may go.
     pub kept: Vec<Reason>,

@@ -15,8 +15,11 @@ pub(super) const APART: &str = "apart-damaged";
 /// An object that is not as it must be.
 #[derive(Debug, Clone)]
 pub struct Found {
+    /// Of the object; where batches of an index are missing its folder.
     pub path: String,
+    /// A stable word, such as `object-missing`.
     pub slug: String,
+    /// In a sentence or two.
     pub why: String,
     /// What cannot be restored because of it, and the next step, where whoever found it knows better.
     pub told: Option<(String, String)>,
