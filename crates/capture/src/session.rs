@@ -191,10 +191,10 @@ impl Copied {
     /// Leaves backup mode and makes packs and manifest durable.
     pub(crate) async fn end(self) -> Result<Ended, CaptureError> {
         let Self { common, mut pipeline, ending, pages, progress } = self;
-        let (stop, label) = match ending {
+        let (stop, label, told) = match ending {
             Ending::Local(sql) => {
                 let stopped = sql.backup_stop(false).await?;
-                (WalPosition { lsn: stopped.lsn, time: stopped.now }, Some(stopped.label))
+                (WalPosition { lsn: stopped.lsn, time: stopped.now }, Some(stopped.label), None)
             }
             Ending::Stream(end) => {
                 for warning in &end.warnings {
@@ -202,7 +202,8 @@ impl Copied {
                 }
                 // The walsender has no clock to ask; a later reading only makes the backup's first instant later.
                 let now = common.cover.sql().now().await?;
-                (WalPosition { lsn: end.stop, time: now }, None)
+                let first = end.warnings.first().cloned().unwrap_or_default();
+                (WalPosition { lsn: end.stop, time: now }, None, Some((end.pages_damaged, first)))
             }
         };
         common.cover.backup_stopped(stop.lsn);
@@ -221,7 +222,10 @@ impl Copied {
             .await?
         };
         // Only now has every page been looked at: what was read last waited in the pipeline until it was finished.
-        let damaged = common.judge_pages(pages.as_deref(), stop.lsn)?;
+        let damaged = match told {
+            Some((count, first)) => common.judge_pages(count, first)?,
+            None => common.judge_pages_read(pages.as_deref(), stop.lsn)?,
+        };
         common.writer.settle().await?;
         drop(progress);
         let document = common.document(stop, packs, manifest_bytes, &tally, damaged);
@@ -294,17 +298,21 @@ impl Common {
         }
     }
 
-    fn judge_pages(&self, pages: Option<&PageVerifier>, stop: Lsn) -> Result<u64, CaptureError> {
+    fn judge_pages_read(&self, pages: Option<&PageVerifier>, stop: Lsn) -> Result<u64, CaptureError> {
         let Some(pages) = pages else { return Ok(0) };
         let (count, damaged) = pages.damaged(stop);
         for page in &damaged {
             self.events.tell(Event::PageDamaged { file: page.file.clone(), block: page.block, lsn: page.lsn });
         }
-        if count > 0 && self.options.checksums == Checksums::Fail {
-            let first = damaged.first().map_or_else(|| "not kept".into(), |p| format!("block {} of {}", p.block, p.file));
-            return Err(CaptureError::DamagedPages { count, first });
+        self.judge_pages(count, damaged.first().map_or_else(|| "not kept".into(), |page| format!("block {} of {}", page.block, page.file)))
+    }
+
+    /// How many are damaged, unless that ends the backup.
+    fn judge_pages(&self, count: u64, first: String) -> Result<u64, CaptureError> {
+        match self.options.checksums {
+            Checksums::Fail if count > 0 => Err(CaptureError::DamagedPages { count, first }),
+            _ => Ok(count),
         }
-        Ok(count)
     }
 
     fn document(&self, stop: WalPosition, packs: u32, manifest_bytes: u64, tally: &Tally, pages_damaged: u64) -> BackupDocument {

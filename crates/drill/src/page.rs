@@ -175,7 +175,7 @@ impl Page {
         for phase in &report.phases {
             let moved = match (phase.bytes, phase.segments) {
                 (Some(size), Some(1)) => format!("{}, 1 segment at most", bytes(size)),
-                (Some(size), Some(segments)) => format!("{}, {segments} segments at most", bytes(size)),
+                (Some(size), Some(segments)) => format!("{}, {segments} segments", bytes(size)),
                 (Some(size), None) => bytes(size),
                 _ => String::new(),
             };

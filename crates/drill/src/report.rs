@@ -66,7 +66,7 @@ pub struct Report {
     /// Where recovery ended, and the last transaction's time as the server's log says it.
     pub recovered_to: Option<Lsn>,
     pub last_transaction: Option<String>,
-    /// Bytes of the database, and how many segments recovery might ask for.
+    /// Bytes of the database, and how many segments recovery replayed.
     pub database_bytes: Option<u64>,
     pub segments: Option<u64>,
     /// Whether the server was in a network of its own while it was checked.
@@ -137,7 +137,7 @@ impl Report {
         let backup = &plan.backup;
         (self.backup, self.backup_time) = (Some(backup.id), Some(backup.stop.time));
         (self.system_id, self.server_version) = (Some(backup.system_id), Some(backup.server_version.clone()));
-        (self.database_bytes, self.segments) = (Some(backup.bytes), Some(plan.segments.len() as u64));
+        (self.database_bytes, self.segments) = (Some(backup.bytes), Some(plan.replayed as u64));
         self.source_timeline = Some(plan.timeline);
         self.segment_bytes = backup.segment_bytes.bytes();
         for note in &plan.notes {

@@ -79,6 +79,8 @@ pub struct BaseBackupEnd {
     pub timeline: Timeline,
     /// What the server warned of, e.g. pages whose checksum is wrong.
     pub warnings: Vec<String>,
+    /// How many pages have a wrong checksum, of those that the server was asked to verify.
+    pub pages_damaged: u64,
     /// Ready for the next command.
     pub connection: Replication,
 }
@@ -88,6 +90,8 @@ struct Archive {
     tablespace: Option<u32>,
 }
 
+/// SQLSTATE data_corrupted (PostgreSQL's manual, appendix A).
+const DATA_CORRUPTED: &str = "XX001";
 const DOING: &str = "take a base backup";
 
 impl Replication {
@@ -183,21 +187,31 @@ impl BaseBackup {
     pub async fn finish(mut self) -> Result<BaseBackupEnd, PgError> {
         while self.next().await?.is_some() {}
         let mut last: Option<Row> = None;
+        let mut is_damaged = false;
         loop {
             let Frame { tag, body } = self.connection.frames.next(DOING).await?;
             match tag {
                 b'D' => last = columns(body),
                 b'T' | b'C' => {}
                 b'Z' => break,
-                b'E' => return Err(self.connection.refused(body, DOING).await),
+                // Pages that are damaged are told behind the position, when every byte was sent (backup/basebackup.c, perform_base_backup).
+                b'E' => match self.connection.refused(body, DOING).await {
+                    PgError::Server(said) if said.code == DATA_CORRUPTED && last.is_some() => {
+                        is_damaged = true;
+                        break;
+                    }
+                    error => return Err(error),
+                },
                 other => return Err(self.connection.frames.unexpected(other, DOING)),
             }
         }
         let row = last.ok_or_else(|| self.connection.frames.protocol("A base backup ends without a position"))?;
+        let warnings = self.connection.take_warnings();
         Ok(BaseBackupEnd {
             stop: self.connection.value(&row, 0, DOING)?,
             timeline: self.connection.value(&row, 1, DOING)?,
-            warnings: self.connection.take_warnings(),
+            pages_damaged: if is_damaged { total_of(&warnings) } else { 0 },
+            warnings,
             connection: self.connection,
         })
     }
@@ -264,9 +278,24 @@ pub(crate) fn check_label(label: &str) -> Result<(), PgError> {
     }
 }
 
+/// The server tells the sum last when there are several; of one page it warns once. What came behind the first hundred warnings is not known.
+fn total_of(warnings: &[String]) -> u64 {
+    let told = warnings.last().and_then(|last| last.split(' ').next()?.parse().ok());
+    told.unwrap_or(warnings.len().max(1) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sum_of_damaged_pages_is_told_last_or_was_one() {
+        let of = |warnings: &[&str]| total_of(&warnings.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let one = "checksum verification failed in file \"base/5/16384\", block 3: calculated 1F2 but expected 1F3";
+        assert_eq!(of(&[one]), 1);
+        assert_eq!(of(&[one, one, "file \"base/5/16384\" has a total of 2 checksum verification failures", "2 total checksum verification failures"]), 2);
+        assert_eq!(of(&[]), 1);
+    }
 
     #[test]
     fn a_command_quotes_its_label_and_refuses_what_the_server_would() {

@@ -190,8 +190,8 @@ pub struct ManifestReader {
     header: ManifestHeader,
     counted: (u64, u64),
     ended: bool,
-    /// Where the last line must say that the backup stopped.
-    stop: Option<WalPosition>,
+    /// What the last line must say.
+    wanted: Option<ManifestEnd>,
 }
 
 impl ManifestReader {
@@ -206,7 +206,7 @@ impl ManifestReader {
         if !agrees {
             return Err(opened.damaged("its backup.json says something else"));
         }
-        opened.stop = Some(backup.stop);
+        opened.wanted = Some(ManifestEnd { stop: backup.stop, files: backup.files, bytes: backup.bytes, packs: backup.packs });
         Ok(opened)
     }
 
@@ -224,7 +224,7 @@ impl ManifestReader {
                 Err(RepoError::Newer { path: source.path.to_string(), found: header.format, known: document::FORMAT })
             }
             Some(Entry::Header(header)) if header.backup == backup && header.repository == reader.document().id => {
-                Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, stop: None })
+                Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, wanted: None })
             }
             Some(Entry::Header(_)) => Err(source.damaged("it belongs to another backup or repository")),
             _ => Err(source.damaged("it does not begin with its header")),
@@ -271,7 +271,7 @@ impl ManifestReader {
                 if (end.files, end.bytes) != self.counted {
                     return Err(self.damaged("its totals do not match its lines"));
                 }
-                if self.stop.is_some_and(|stop| stop != end.stop) {
+                if self.wanted.is_some_and(|wanted| wanted != end) {
                     return Err(self.damaged("its backup.json says something else"));
                 }
                 Ok(())

@@ -95,6 +95,24 @@ fn a_flipped_bit_in_a_pack_or_manifest_ends_the_restore_and_is_named() {
 }
 
 #[test]
+fn numbers_in_the_open_that_are_not_those_of_the_sealed_manifest_are_no_backups() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    let object = bowline.object("/backup.json");
+    let good = std::fs::read(&object).expect("read");
+    for key in ["files", "bytes", "packs"] {
+        let mut document: serde_json::Value = serde_json::from_slice(&good).expect("a document");
+        document[key] = (document[key].as_u64().expect("a number") + 1).into();
+        std::fs::write(&object, document.to_string()).expect("write");
+        let (code, text, _) = restore_that_fails(&bowline, &[]);
+        assert!(code == 6 && text.contains("manifest"), "{key}: {code} {text}");
+    }
+    std::fs::write(&object, good).expect("write");
+    bowline.restore(&[]);
+}
+
+#[test]
 fn another_key_opens_nothing() {
     let cluster = Cluster::start(newest_major());
     let (bowline, other) = (Bowline::new(&cluster, RepositoryKind::Folder), Bowline::new(&cluster, RepositoryKind::Folder));

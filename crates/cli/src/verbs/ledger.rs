@@ -121,7 +121,8 @@ fn interrupted(job: &str) -> Fault {
 fn describe(begun: RunBegun, outcome: &Result<ExitCode, Fault>, printer: &Printer) -> RunEnded {
     let (how, code) = match outcome {
         Ok(code) if *code == ExitCode::SUCCESS => (RunOutcome::Ok, Some(0)),
-        Ok(_) => (RunOutcome::Failed, None),
+        // Which one it is, nobody can ask it.
+        Ok(code) => (RunOutcome::Failed, (1..=u8::MAX).find(|number| ExitCode::from(*number) == *code)),
         Err(fault) if fault.0.slug == "interrupted" => (RunOutcome::BrokenOff, Some(fault.exit_code())),
         Err(fault) if fault.0.class == Class::Held => (RunOutcome::Refused, Some(fault.exit_code())),
         Err(fault) => (RunOutcome::Failed, Some(fault.exit_code())),
