@@ -123,7 +123,7 @@ impl Ground {
     fn cargo(&self, arguments: &[&str], log: &Path) -> Outcome<bool> {
         let mut command = Command::new("cargo");
         // What is made wrong need not be pretty, and is built for one run.
-        command.args(arguments).env("RUSTFLAGS", "--cap-lints=allow");
+        command.args(arguments).env("RUSTC_WORKSPACE_WRAPPER", crate::root().join("xtask/src/sabotage/lenient"));
         self.ends_well(command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0"), log)
     }
 
