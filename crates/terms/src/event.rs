@@ -51,7 +51,7 @@ pub enum Event {
     },
     /// A page whose checksum does not match, beyond what replay would repair.
     PageDamaged {
-        /// Relative to the data directory.
+        /// As the manifest names it, relative to the data directory.
         file: String,
         /// Of the whole relation, not of this one of its files; a block has 8 KiB.
         block: u32,
@@ -60,7 +60,7 @@ pub enum Event {
     },
     /// A file kept out of the backup because it vanished while the backup ran.
     FileVanished {
-        /// Relative to the data directory.
+        /// As the manifest names it, relative to the data directory.
         file: String,
     },
     /// A configuration file outside the data directory could not be read.
@@ -113,7 +113,7 @@ pub enum Event {
         stored: Lsn,
         /// Everything before it was received.
         received: Lsn,
-        /// Since something was last stored.
+        /// Since something was last stored, or since the first of it came.
         waited: Duration,
         /// Synchronous mode: the server keeps commits until their WAL is stored.
         commits_wait: bool,
@@ -122,7 +122,7 @@ pub enum Event {
     WalFlowsAgain {
         /// Everything before it is stored.
         stored: Lsn,
-        /// In all, since something was last stored before.
+        /// In all, until something was stored again.
         waited: Duration,
     },
     /// The server no longer has the WAL between these positions, and neither has the repository: what lies between them and
@@ -147,7 +147,7 @@ pub enum Event {
         from: Lsn,
         /// Where what is stored of it ends.
         to: Lsn,
-        /// When the first and the last transaction in it ended, by the clock of the server that is gone; `None`: it holds none.
+        /// When the first and the last transaction in it ended, by the clock of the server that wrote it; `None`: none was seen.
         commits: Option<(Timestamp, Timestamp)>,
         /// `None`: all of it was looked at.
         unread: Option<String>,
@@ -166,7 +166,7 @@ pub enum Event {
     WalDamaged {
         /// The one that holds `at`.
         segment: SegmentName,
-        /// Where the record begins that cannot be replayed.
+        /// The end of the last valid record.
         at: Lsn,
         /// What is wrong there, in words.
         reason: &'static str,
@@ -210,7 +210,7 @@ pub enum Event {
 
     /// A restore was planned.
     RestorePlanned {
-        /// The one that is restored first.
+        /// The one whose files are restored.
         backup: BackupId,
         /// The one that recovery follows.
         timeline: Timeline,
@@ -235,7 +235,7 @@ pub enum Event {
     MovedAside {
         /// Where it lay.
         from: PathBuf,
-        /// Where it lies now, on the same file system.
+        /// Where it lies now: it was renamed, so on the same file system.
         to: PathBuf,
     },
     /// The server asked for a segment and got it.
