@@ -4,6 +4,7 @@ use terms::{Class, Explain};
 
 /// Why a channel cannot be used at all.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum AlertError {
     /// Something in its configuration makes no sense.
     #[error("alert channel {channel} cannot be used")]

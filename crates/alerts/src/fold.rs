@@ -38,7 +38,9 @@ impl Patience {
 /// What was looked at: a rule, of all its subjects or of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
+    /// As alarms name it, such as `job-failed`.
     pub rule: String,
+    /// `None`: all subjects of the rule. An empty one is the subject of a rule that has but one.
     pub subject: Option<String>,
 }
 
@@ -56,9 +58,11 @@ impl Judged {
 /// What there is to see at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
+    /// What is not named there is over, where it was looked at.
     pub judgement: &'a Judgement,
     /// What was looked at, where that is not everything: all else is as unknown.
     pub only: Option<&'a [Judged]>,
+    /// Those of the repository, whether they hold now or not.
     pub silences: &'a [Silence],
 }
 
@@ -106,11 +110,15 @@ impl Kind {
 /// What people are told of one alarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
+    /// Why this is told now.
     pub kind: Kind,
+    /// As it was judged last; of one that is over, the last judgement that named it.
     pub alarm: Alarm,
     /// The most urgent that was ever told of it: who was told must hear of its end.
     pub peak: Urgency,
+    /// When a judgement first named it.
     pub since: Timestamp,
+    /// When it was decided that people are told.
     pub at: Timestamp,
 }
 

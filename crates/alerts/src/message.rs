@@ -8,6 +8,7 @@ use terms::{Timestamp, Urgency};
 /// Whose alerts they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
+    /// `org` of the configuration; part of each alert's key.
     pub org: String,
     /// The repository's address, without secrets. With the organization it is what an alert's key is made of, because it is known also while
     /// the repository is away.
@@ -19,23 +20,33 @@ pub struct Source {
 /// What a channel delivers; as JSON it is what the generic webhook sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
+    /// Why it is told now.
     pub kind: Kind,
     /// `firing` or `resolved`.
     pub state: &'static str,
     /// The same for every message about this alert, and for no other one.
     pub key: String,
+    /// A stable word, such as `wal-lag`.
     pub rule: String,
+    /// What it is about; empty where the rule has but one subject.
     pub subject: String,
+    /// As it was judged last, or critical since it was escalated.
     pub urgency: Urgency,
+    /// What is so, in one sentence without its point.
     pub summary: String,
+    /// Why, or what follows from it; may be empty.
     pub detail: String,
+    /// What to do, with the commands; may be empty.
     pub hint: String,
     /// When it began.
     pub since: Timestamp,
     /// When this was decided.
     pub at: Timestamp,
+    /// See [`Source::org`].
     pub org: String,
+    /// See [`Source::repository`].
     pub repository: String,
+    /// See [`Source::host`].
     pub host: String,
     /// When it leaves: later than it was decided when it is tried again.
     #[serde(skip)]

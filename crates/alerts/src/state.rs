@@ -28,15 +28,20 @@ pub struct State {
 /// One alarm over time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
+    /// A stable word, such as `wal-lag`.
     pub rule: String,
+    /// What it is about; empty where the rule has but one subject.
     pub subject: String,
     /// As it was judged last, or critical since it was escalated.
     pub urgency: Urgency,
     /// It stayed a warning for too long.
     #[serde(default)]
     pub escalated: bool,
+    /// As it was judged last, in one sentence without its point.
     pub summary: String,
+    /// Why, or what follows from it; may be empty.
     pub detail: String,
+    /// What to do, with the commands; may be empty.
     pub hint: String,
     /// When a judgement first named it.
     pub since: Timestamp,
@@ -55,7 +60,9 @@ pub struct Alert {
 /// People were told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
+    /// When it was decided, before any channel took it.
     pub at: Timestamp,
+    /// Of the alert when they were told.
     pub urgency: Urgency,
     /// Whether any channel took it.
     pub delivered: bool,
@@ -69,7 +76,9 @@ pub struct Told {
 pub struct Health {
     /// Since when nothing has got through.
     pub failing_since: Option<Timestamp>,
+    /// When the channel last took a message; `None` before the first.
     pub last_delivered: Option<Timestamp>,
+    /// When it last failed to; before `last_delivered` where it works again.
     pub last_failed: Option<Timestamp>,
     /// Why it failed last.
     pub why: Option<String>,
@@ -78,11 +87,15 @@ pub struct Health {
 /// How one notice fared on one channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
+    /// By the name that the configuration gives it.
     pub channel: String,
+    /// When the try ended.
     pub at: Timestamp,
+    /// Of the alert that it was about; `test` of a trial.
     pub rule: String,
+    /// Of the same; empty where the rule has but one.
     pub subject: String,
-    /// `firing`, `repeated`, `escalated`, `resolved` or `test`.
+    /// `firing`, `repeated`, `escalated`, `resolved`, `test` or `refreshed`.
     pub kind: String,
     /// Whether the channel took it.
     pub ok: bool,

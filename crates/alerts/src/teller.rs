@@ -26,6 +26,7 @@ const HEARTBEAT: &str = "heartbeat";
 
 /// How a teller is set up.
 pub struct Setup {
+    /// When alerts that go on are told again, and when warnings become critical.
     pub patience: Patience,
     /// A channel that has delivered nothing for so long although it was tried is an alarm itself.
     pub dead_after: Duration,
@@ -37,6 +38,7 @@ pub struct Setup {
     pub lives_on: bool,
     /// The address of a dead man's switch, or why it is not known.
     pub heartbeat: Option<Result<Secret, String>>,
+    /// The switch is not pinged more often.
     pub heartbeat_interval: Duration,
 }
 
@@ -99,7 +101,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How the trial of one channel ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tried {
+    /// By the name that the configuration gives it.
     pub channel: String,
+    /// Its type, such as `slack`; see [`Channel::kind`](crate::Channel::kind).
     pub kind: &'static str,
     /// Why it failed, and what to do.
     pub trouble: Option<crate::Undelivered>,

@@ -9,25 +9,36 @@ use terms::{Timestamp, Urgency};
 pub struct View {
     /// What fires first, the most urgent and the oldest first; then what is over, the newest first.
     pub alerts: Vec<AlertView>,
+    /// Of a running teller those that are configured, else those that the state remembers.
     pub channels: Vec<ChannelView>,
     /// The newest first.
     pub deliveries: Vec<Delivery>,
+    /// `None` where none is configured, or where only the state is shown.
     pub heartbeat: Option<HeartbeatView>,
 }
 
 /// One alert.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AlertView {
+    /// A stable word, such as `wal-lag`.
     pub rule: String,
+    /// What it is about; empty where the rule has but one subject.
     pub subject: String,
     /// `firing`, `silenced` or `resolved`.
     pub state: &'static str,
+    /// As it was judged last, or critical since it was escalated.
     pub urgency: Urgency,
+    /// It stayed a warning for too long.
     pub escalated: bool,
+    /// What is so, in one sentence without its point.
     pub summary: String,
+    /// Why, or what follows from it; may be empty.
     pub detail: String,
+    /// What to do, with the commands; may be empty.
     pub hint: String,
+    /// When a judgement first named it.
     pub since: Timestamp,
+    /// When a judgement no longer named it; `None` while it goes on.
     pub resolved: Option<Timestamp>,
     /// The silence that keeps it from people.
     pub silenced_by: Option<String>,
@@ -40,12 +51,17 @@ pub struct AlertView {
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ChannelView {
+    /// By the name that the configuration gives it.
     pub name: String,
     /// Its type, where this process has it.
     pub kind: Option<&'static str>,
+    /// Since when nothing has got through; `None`: the last message did, or there was none.
     pub failing_since: Option<Timestamp>,
+    /// When it last took a message; `None` before the first.
     pub last_delivered: Option<Timestamp>,
+    /// When it last failed to; before `last_delivered` where it works again.
     pub last_failed: Option<Timestamp>,
+    /// Why it failed last; `None` once a message got through again.
     pub why: Option<String>,
     /// How many messages wait for it in this process.
     pub waiting: usize,
@@ -54,9 +70,13 @@ pub struct ChannelView {
 /// The dead man's switch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct HeartbeatView {
+    /// Since when no ping of this process got through; `None`: the last one did, or there was none.
     pub failing_since: Option<Timestamp>,
+    /// When one last got through; `None` before the first of this process.
     pub last_ok: Option<Timestamp>,
+    /// When one last did not; before `last_ok` where it works again.
     pub last_failed: Option<Timestamp>,
+    /// Why it failed last; `None` once one got through again.
     pub why: Option<String>,
 }
 

@@ -19,6 +19,7 @@ const LOG_LINES: usize = 400;
 /// How this program is called.
 #[derive(Debug, Clone)]
 pub struct Program {
+    /// The `bowline` executable.
     pub path: PathBuf,
     /// Before the verb, such as `--config FILE`.
     pub arguments: Vec<String>,
@@ -29,11 +30,15 @@ pub struct Program {
 /// What a command has said so far.
 #[derive(Debug, Clone, Default)]
 pub struct Said {
+    /// What it prints for people, on standard error: the last lines.
     pub log: VecDeque<String>,
     /// The ledger's name of the run.
     pub run: Option<String>,
+    /// Its last event of that name, whole; `None` before the first.
     pub progress: Option<Value>,
+    /// What it printed as `result` on standard output; `None` until then.
     pub result: Option<Value>,
+    /// What it printed as `error`, with its slug; `None` where it did not fail, or died without a word.
     pub error: Option<Value>,
 }
 

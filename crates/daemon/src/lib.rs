@@ -42,15 +42,21 @@ pub trait Tell: Send + Sync {
 
 /// The configuration in force.
 pub struct Loaded {
+    /// What is watched, with the schedule of all jobs.
     pub settings: Settings,
+    /// By which the watch looks; opened by this configuration.
     pub doors: Arc<dyn Doors>,
+    /// `None`: nobody is told of anything.
     pub tell: Option<Arc<dyn Tell>>,
     /// How the commands are called.
     pub program: Program,
+    /// Whether it runs the WAL receiver; false where another process does.
     pub receives: bool,
     /// Whether it begins drills, or only watches that somebody holds them.
     pub holds_drills: bool,
+    /// The pause between two looks at everything.
     pub watch_interval: Duration,
+    /// Of the daemon's lease: unrenewed for so long it is free to others. Only that of the first load counts.
     pub lease_ttl: Duration,
     /// How long a job may take before it is ended.
     pub job_limit: Duration,

@@ -20,7 +20,9 @@ const SAMPLE_SECONDS: f64 = 60.0;
 pub struct Observed {
     /// When it was made, by a clock that does not jump.
     pub at: Instant,
+    /// As they were gathered, with what only the daemon knows.
     pub facts: Facts,
+    /// Of these facts, by all rules.
     pub judgement: Judgement,
 }
 
@@ -67,6 +69,7 @@ impl Office {
         self.observed.borrow().clone()
     }
 
+    /// What this daemon is at the moment, as it was said last.
     pub fn role(&self) -> Role {
         self.role.borrow().clone()
     }

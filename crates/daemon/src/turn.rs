@@ -17,9 +17,15 @@ pub enum Role {
     /// Nobody could be asked yet: the repository is away.
     Unknown,
     /// Another one acts.
-    Standby { holder: String },
+    Standby {
+        /// Its name in the lease: host and process.
+        holder: String,
+    },
     /// This one acts, since then.
-    Acting { since: Instant },
+    Acting {
+        /// When it got the lease, by a clock that does not jump.
+        since: Instant,
+    },
     /// It acted, and can no longer prove that it is the one: it begins nothing, and goes on with what another would be kept from anyway.
     Adrift,
 }

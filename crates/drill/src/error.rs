@@ -7,6 +7,7 @@ use terms::{Class, Explain};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum DrillError {
     /// Where it was to happen.
     #[error(transparent)]

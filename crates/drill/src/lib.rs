@@ -45,12 +45,15 @@ const OPEN_ENDED_MAX: usize = 1000;
 pub struct DrillOptions {
     /// The directory in which the drill's own one is made.
     pub parent: PathBuf,
+    /// Threads that restore files (of a bucket six more), and then those that read pages; 0 counts as 1.
     pub jobs: usize,
+    /// Where PostgreSQL's programs are; `None`: looked for in `$PATH` and where packages put them.
     pub bin_dir: Option<PathBuf>,
     /// The `bowline` program, which the server calls to get its WAL.
     pub program: PathBuf,
     /// Roles to try to log in as; any will do to learn the superuser's name.
     pub roles: Vec<String>,
+    /// What the restored server is asked, beside all that is always looked at.
     pub questions: Vec<Question>,
     /// The user to be, which takes root; the owner of `parent`, or postgres, when nobody says.
     pub user: Option<String>,

@@ -23,7 +23,9 @@ const TOLD_MAX: usize = 500;
 pub struct PagesProof {
     /// Whether the cluster has page checksums; without them only positions were read.
     pub has_checksums: bool,
+    /// Files of relations that were read, forks and the parts of large ones each counted.
     pub files: u64,
+    /// Their pages of 8 KiB.
     pub pages: u64,
     /// Pages whose checksum does not match their bytes.
     pub bad: u64,

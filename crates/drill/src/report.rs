@@ -10,12 +10,15 @@ use terms::{BackupId, Lsn, RecoveryTarget, Step, SystemId, Timeline, Timestamp};
 /// One part of a drill.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Phase {
+    /// A step of the restore by its name, or `ask production`, `read pages`, `start`, `check`, `stop`, `remove`.
     pub name: String,
+    /// How long it took.
     pub seconds: f64,
     /// What was moved or looked at meanwhile: bytes of the database, or of WAL and then also how many segments. `None` where time does not
     /// grow with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// As many as recovery might ask for; `None` but for the replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<u64>,
 }
@@ -25,16 +28,20 @@ pub struct Phase {
 pub struct Notice {
     /// Empty when it is about the whole drill.
     pub database: String,
+    /// What it is about: a table, a library, the plan.
     pub object: String,
+    /// What is so, in words.
     pub what: String,
 }
 
 /// What the counts of rows were held against.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Comparison {
+    /// `the drill of …` with its time, or `production's estimates`.
     pub with: String,
-    /// Tables that were compared, and those of them that had to agree to the row.
+    /// Tables that were compared.
     pub tables: u64,
+    /// Those of them that had to agree to the row, because none of their pages was written since.
     pub exactly: u64,
     /// Why not all could be, or none.
     pub not_compared: Option<String>,
@@ -43,6 +50,7 @@ pub struct Comparison {
 /// A library that the cluster's configuration loads into its server, and the drill's server was started without.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
+    /// As the setting names it: a name or a path.
     pub library: String,
     /// Whether this host has it; `None` when that could not be asked.
     pub is_here: Option<bool>,
@@ -51,37 +59,55 @@ pub struct LeftOut {
 /// The report of a drill. `format` grows when a reader of older ones would misunderstand a newer one.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// 1 until now.
     pub format: u32,
+    /// The worst of all that was found; `not-verified` where not everything could be looked at.
     pub outcome: Outcome,
+    /// By the clock of the host that held it.
     pub began: Timestamp,
+    /// What was asked for, as the command takes it: `latest`, a time, an LSN.
     pub target: String,
+    /// The one that was restored; `None` when none could be planned with.
     pub backup: Option<BackupId>,
     /// When the backup was consistent, by the server's clock.
     pub backup_time: Option<Timestamp>,
+    /// Of the cluster that the backup is of.
     pub system_id: Option<SystemId>,
+    /// Of the server that was backed up, in full.
     pub server_version: Option<String>,
+    /// The one that began when the restored cluster was promoted; `None` when it did not come so far.
     pub timeline: Option<Timeline>,
     /// The timeline that recovery followed.
     pub source_timeline: Option<Timeline>,
-    /// Where recovery ended, and the last transaction's time as the server's log says it.
+    /// The end of the last record that was replayed; `None` when recovery did not come to its end.
     pub recovered_to: Option<Lsn>,
+    /// The last transaction's time as the server's log says it; `None` when it names none.
     pub last_transaction: Option<String>,
-    /// Bytes of the database, and how many segments recovery replayed.
+    /// Bytes of the database in the backup.
     pub database_bytes: Option<u64>,
+    /// How many segments recovery replays to its end.
     pub segments: Option<u64>,
     /// Whether the server was in a network of its own while it was checked.
     pub is_cut_off: bool,
-    /// As whom PostgreSQL ran, and whether production's files are that user's too; `None` when they are not on this host.
+    /// As whom PostgreSQL ran: the user's name; `None` when it did not come so far.
     pub ran_as: Option<String>,
+    /// Whether production's files are that user's too; `None` when they are not on this host.
     pub is_productions_user: Option<bool>,
     /// Transactions that hung open where recovery ended; `None` when there were too many to name, or nobody looked.
     pub open_ended: Option<Vec<u64>>,
+    /// `None` when it did not come so far.
     pub pages: Option<PagesProof>,
+    /// Each once, by name.
     pub left_out: Vec<LeftOut>,
+    /// With the last drill and with production's estimates; none where no server answered.
     pub comparisons: Vec<Comparison>,
+    /// All of them, in the order in which they were come by.
     pub notices: Vec<Notice>,
+    /// In the order in which they ran; a restore that failed leaves none of its own steps.
     pub phases: Vec<Phase>,
+    /// What the restored server proved, with all faults, those of the repository included.
     pub proof: Proof,
+    /// All phases together.
     pub seconds: f64,
     /// How the database agrees with the objects that it refers to; whoever knows the objects adds this.
     #[serde(skip_serializing_if = "Option::is_none")]

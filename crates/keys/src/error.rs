@@ -5,6 +5,7 @@ use terms::{Class, Explain};
 
 /// Why a key could not be made or read.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum KeyError {
     /// There is no file.
     #[error("key file {} does not exist", path.display())]

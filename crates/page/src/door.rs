@@ -29,8 +29,11 @@ const FRESH: Duration = Duration::from_secs(90);
 /// Where, and for whom.
 #[derive(Debug, Clone)]
 pub struct PageSettings {
+    /// The address and port; 0 is any free one.
     pub listen: SocketAddr,
+    /// `None`: everybody may look, which only this host's own addresses allow.
     pub token: Option<Secret>,
+    /// `None`: plain HTTP, which only this host's own addresses allow.
     pub tls: Option<TlsFiles>,
     /// How old the newest observation may be before `/readyz` says no.
     pub fresh: Duration,
@@ -48,6 +51,7 @@ impl PageSettings {
 pub struct TlsFiles {
     /// The certificate, then its chain.
     pub cert: PathBuf,
+    /// Its private key.
     pub key: PathBuf,
 }
 

@@ -6,13 +6,18 @@ use terms::{Class, Explain};
 
 /// Why the page could not be opened.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum PageError {
+    /// Beyond this host it lacks a token or TLS.
     #[error("the page would be open to others on {listen}")]
     Open { listen: SocketAddr, lacks: &'static str },
+    /// It could be guessed.
     #[error("the page's token is too short")]
     ShortToken { least: usize },
+    /// The certificate or its key cannot be read, or is none.
     #[error("cannot read {}", path.display())]
     Tls { path: PathBuf, why: String },
+    /// The operating system said no: the port is taken, or not for this user.
     #[error("cannot listen on {listen}")]
     Listen { listen: SocketAddr, why: String },
 }

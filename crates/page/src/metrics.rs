@@ -8,9 +8,11 @@ use watch::facts::{JobFacts, Look};
 /// One metric. All are gauges: each says what is so at the moment of the observation.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
+    /// In full, such as `bowline_rpo_seconds`.
     pub name: &'static str,
     /// Its labels, in order; none is the name of a backup, a run or an object.
     pub labels: &'static str,
+    /// In one line, for people; also what `# HELP` says.
     pub help: &'static str,
 }
 

@@ -5,6 +5,7 @@ use terms::{Class, Explain};
 
 /// Why bytes could not be sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum SealError {
     /// The object does not begin with Bowline's mark.
     #[error("not a Bowline object")]

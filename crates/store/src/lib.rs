@@ -93,12 +93,15 @@ pub trait Fetch: Send + Sync {
 /// One version of an object, or its removal, as a bucket keeps them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectVersion {
+    /// Below the store's root, without the bucket's prefix.
     pub path: ObjectPath,
     /// As the store names it; `null` for what is older than versioning.
     pub id: String,
+    /// Of this version; 0 of a removal.
     pub bytes: u64,
     /// When it was written or removed, by the store's clock, in whole seconds on some servers.
     pub modified: Timestamp,
+    /// Nothing came after it: a removal that is the latest hides the object.
     pub is_latest: bool,
     /// From then on the object was not there (a delete marker).
     pub is_removal: bool,
@@ -189,6 +192,7 @@ pub trait Remove: Fetch {
 
 /// What a store could not do, and with which object.
 #[derive(Debug, Clone, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says what its fields are")]
 pub enum StoreError {
     /// A successful answer says that there is no such object.
     #[error("{store} has no object {path}")]

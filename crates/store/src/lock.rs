@@ -51,9 +51,11 @@ impl LockMode {
 /// and its old versions would pile up.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectLock {
+    /// Who may shorten it.
     pub mode: LockMode,
     /// How long, from the put on.
     pub keep: Duration,
+    /// Whether the object at this path, below the store's root, gets none.
     pub is_free: fn(&str) -> bool,
 }
 
@@ -75,6 +77,7 @@ const AT_ONCE: usize = 16;
 /// What a look at the locks below a prefix found and did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extended {
+    /// Objects with a version that must stay, whether its lock was extended or not.
     pub objects: u64,
     /// Those whose lock was to end within half its time, was weaker than it is to be, or was none.
     pub extended: u64,

@@ -18,8 +18,11 @@ pub enum Sight {
     /// The one that was there at this instant, by the store's clock. Nothing can be written.
     AsOf(Timestamp),
     /// The oldest one of what is written once, unless it was removed: what was put over it later is an attack or a mistake. Of
-    /// everything else, which this tells, the present one.
-    Oldest { is_replaced: fn(&str) -> bool },
+    /// everything else the present one.
+    Oldest {
+        /// Whether the object at this path, below the store's root, is replaced in the course of things.
+        is_replaced: fn(&str) -> bool,
+    },
 }
 
 impl Sight {
@@ -61,6 +64,7 @@ struct Seen {
 }
 
 impl<S: Put + Versions> Past<S> {
+    /// A view of `store`; nothing is asked of it yet.
     pub fn new(store: Arc<S>, sight: Sight) -> Self {
         Self { store, sight, known: Mutex::default() }
     }

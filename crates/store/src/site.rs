@@ -36,11 +36,13 @@ pub struct Item {
     pub key: String,
     /// The version's id; `None` where the listing is of what is there now.
     pub id: Option<String>,
+    /// Of this version; 0 of a removal.
     pub bytes: u64,
     /// When it was written, by the store's clock; some servers tell whole seconds.
     pub modified: Timestamp,
     /// Without quotes; of a folder's files made of inode, size and time.
     pub etag: String,
+    /// Nothing came after it: a removal that is the latest hides the object.
     pub is_latest: bool,
     /// From then on the object was not there.
     pub is_removal: bool,

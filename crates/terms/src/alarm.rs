@@ -30,6 +30,7 @@ pub struct Alarm {
     pub rule: String,
     /// What it is about, such as a job's or a slot's name; empty where there is but one.
     pub subject: String,
+    /// By the rule itself; whether it stays so is up to whoever tells people.
     pub urgency: Urgency,
     /// What is so, in one sentence without its point.
     pub summary: String,

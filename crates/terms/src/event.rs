@@ -8,69 +8,246 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A backup began: its name, where its WAL begins, and how its files are read.
-    BackupBegun { backup: BackupId, start: Lsn, timeline: Timeline, source: &'static str },
+    BackupBegun {
+        /// Its name, made of the time at which it began.
+        backup: BackupId,
+        /// The redo position of its checkpoint: replay begins here.
+        start: Lsn,
+        /// The server's when it began.
+        timeline: Timeline,
+        /// `local` (the data directory is read) or `stream` (the server sends it).
+        source: &'static str,
+    },
     /// The files are copied; `stop` is where the backup's WAL ends.
-    BackupCopied { backup: BackupId, stop: Lsn, files: u64, bytes: u64, bytes_stored: u64, took: Duration },
+    BackupCopied {
+        /// As it was called when it began.
+        backup: BackupId,
+        /// No instant before this position can be reached from it.
+        stop: Lsn,
+        /// Those of the data directory and of configuration outside it.
+        files: u64,
+        /// Of these files, before compression.
+        bytes: u64,
+        /// What they take in the repository, manifest included.
+        bytes_stored: u64,
+        /// Since the backup began.
+        took: Duration,
+    },
     /// Waiting for the WAL that makes the backup whole, up to `stop`; `by` says who brings it.
-    AwaitingWal { backup: BackupId, stop: Lsn, by: &'static str },
+    AwaitingWal {
+        /// As it was called when it began.
+        backup: BackupId,
+        /// The position up to which all WAL must be stored.
+        stop: Lsn,
+        /// In words: this process, or the receiver on the configured slot.
+        by: &'static str,
+    },
     /// The backup is listed: from now on it can be restored.
-    BackupPublished { backup: BackupId, took: Duration },
+    BackupPublished {
+        /// As it was called when it began.
+        backup: BackupId,
+        /// Since the backup began.
+        took: Duration,
+    },
     /// A page whose checksum does not match, beyond what replay would repair.
-    PageDamaged { file: String, block: u32, lsn: Lsn },
+    PageDamaged {
+        /// As the manifest names it, relative to the data directory.
+        file: String,
+        /// Of the whole relation, not of this one of its files; a block has 8 KiB.
+        block: u32,
+        /// The position that the page bears, which the damage may have changed.
+        lsn: Lsn,
+    },
     /// A file kept out of the backup because it vanished while the backup ran.
-    FileVanished { file: String },
+    FileVanished {
+        /// As the manifest names it, relative to the data directory.
+        file: String,
+    },
     /// A configuration file outside the data directory could not be read.
-    ConfigUnreadable { file: PathBuf, why: String },
+    ConfigUnreadable {
+        /// By its absolute path.
+        file: PathBuf,
+        /// What the operating system said, or that it is too large.
+        why: String,
+    },
 
     /// The receiver is connected and streams from here.
-    WalStreaming { from: Lsn, timeline: Timeline, slot: String },
+    WalStreaming {
+        /// Where the stream begins: at the beginning of a segment.
+        from: Lsn,
+        /// The one that is streamed.
+        timeline: Timeline,
+        /// The replication slot that holds the WAL on the server.
+        slot: String,
+    },
     /// A segment or history file is in the repository.
-    WalStored { name: String, bytes_stored: u64 },
+    WalStored {
+        /// As PostgreSQL calls the file.
+        name: String,
+        /// What it takes in the repository.
+        bytes_stored: u64,
+    },
     /// A piece of a segment is in the repository.
-    PieceStored { segment: SegmentName, start: Lsn, end: Lsn, bytes_stored: u64 },
+    PieceStored {
+        /// The one that it is part of.
+        segment: SegmentName,
+        /// Of its first byte.
+        start: Lsn,
+        /// Behind its last byte.
+        end: Lsn,
+        /// What it takes in the repository; of several told together, all.
+        bytes_stored: u64,
+    },
     /// The log is complete up to here, and at `time` by its clock the server had promised nobody anything beyond.
-    WalCovered { timeline: Timeline, lsn: Lsn, time: Timestamp },
+    WalCovered {
+        /// The one that is received.
+        timeline: Timeline,
+        /// Everything before it is stored.
+        lsn: Lsn,
+        /// By the server's clock.
+        time: Timestamp,
+    },
     /// What was received waits for the store, up to here stored; in synchronous mode commits wait too.
-    WalHeldUp { stored: Lsn, received: Lsn, waited: Duration, commits_wait: bool },
+    WalHeldUp {
+        /// Everything before it is stored.
+        stored: Lsn,
+        /// Everything before it was received.
+        received: Lsn,
+        /// Since something was last stored, or since the first of it came.
+        waited: Duration,
+        /// Synchronous mode: the server keeps commits until their WAL is stored.
+        commits_wait: bool,
+    },
     /// It waits no longer.
-    WalFlowsAgain { stored: Lsn, waited: Duration },
+    WalFlowsAgain {
+        /// Everything before it is stored.
+        stored: Lsn,
+        /// In all, until something was stored again.
+        waited: Duration,
+    },
     /// The server no longer has the WAL between these positions, and neither has the repository: what lies between them and
     /// the next full backup cannot be restored.
-    WalGap { timeline: Timeline, from: Lsn, to: Lsn, why: String },
+    WalGap {
+        /// The one that was received.
+        timeline: Timeline,
+        /// Where what is stored ends.
+        from: Lsn,
+        /// Where the server's WAL begins: streaming goes on here.
+        to: Lsn,
+        /// How the WAL was lost, in words.
+        why: String,
+    },
     /// WAL is stored past the point where the server's history left its timeline, with the times of the first and the last
     /// transaction in it: it was on a server that a failover left behind, and can be restored by naming the timeline. `unread`
     /// says why not all of it could be looked at: then there may be transactions that these times know nothing of.
-    DivergentTail { timeline: Timeline, from: Lsn, to: Lsn, commits: Option<(Timestamp, Timestamp)>, unread: Option<String> },
+    DivergentTail {
+        /// The one that the server's history left.
+        timeline: Timeline,
+        /// Where it left it.
+        from: Lsn,
+        /// Where what is stored of it ends.
+        to: Lsn,
+        /// When the first and the last transaction in it ended, by the clock of the server that wrote it; `None`: none was seen.
+        commits: Option<(Timestamp, Timestamp)>,
+        /// `None`: all of it was looked at.
+        unread: Option<String>,
+    },
     /// The server counts the receiver as a synchronous standby although it is none.
-    RankedSynchronous { sync_state: String },
+    RankedSynchronous {
+        /// As pg_stat_replication has it: `sync`, `quorum` or `potential`.
+        sync_state: String,
+    },
     /// The same bytes were there already.
-    WalAlreadyStored { name: String },
+    WalAlreadyStored {
+        /// As PostgreSQL calls the file.
+        name: String,
+    },
     /// WAL was stored that PostgreSQL cannot replay beyond `at`: read twice, it made no sense twice.
-    WalDamaged { segment: SegmentName, at: Lsn, reason: &'static str },
+    WalDamaged {
+        /// The one that holds `at`.
+        segment: SegmentName,
+        /// The end of the last valid record.
+        at: Lsn,
+        /// What is wrong there, in words.
+        reason: &'static str,
+    },
     /// Another receiver acts; this one waits until it has not been heard of for long enough.
-    WaitingForTurn { holder: String },
+    WaitingForTurn {
+        /// Its name in the lease.
+        holder: String,
+    },
     /// This receiver held the lease and has not been able to stream for so long: it lets another one begin, and stands in line again
     /// after a while.
-    TurnPassedOn { idle: Duration, again_in: Duration },
+    TurnPassedOn {
+        /// Since it got the lease or last streamed.
+        idle: Duration,
+        /// How long it stays out of the line.
+        again_in: Duration,
+    },
     /// The receiver follows the server to a new timeline.
-    TimelineSwitched { to: Timeline, at: Lsn },
+    TimelineSwitched {
+        /// The new one.
+        to: Timeline,
+        /// Where it begins: all before is stored.
+        at: Lsn,
+    },
     /// The server's connection was lost; another try follows.
-    Disconnected { why: String, again_in: Duration },
+    Disconnected {
+        /// What ended it or kept it from beginning, in a line.
+        why: String,
+        /// The pause before the next try.
+        again_in: Duration,
+    },
     /// A put failed and is tried again; nothing was confirmed.
-    StoreRetry { object: String, why: String, again_in: Duration },
+    StoreRetry {
+        /// What was to be stored: a segment or a piece of one.
+        object: String,
+        /// What the store said, in a line.
+        why: String,
+        /// The pause before the next try.
+        again_in: Duration,
+    },
 
     /// A restore was planned.
-    RestorePlanned { backup: BackupId, timeline: Timeline, target: RecoveryTarget, segments: u64 },
+    RestorePlanned {
+        /// The one whose files are restored.
+        backup: BackupId,
+        /// The one that recovery follows.
+        timeline: Timeline,
+        /// What was asked for.
+        target: RecoveryTarget,
+        /// How many recovery may ask for.
+        segments: u64,
+    },
     /// A step of a restore or drill began.
-    StepBegun { step: Step },
+    StepBegun {
+        /// Which one.
+        step: Step,
+    },
     /// A step ended.
-    StepEnded { step: Step, took: Duration },
+    StepEnded {
+        /// Which one; it went well.
+        step: Step,
+        /// Since this step began.
+        took: Duration,
+    },
     /// What was in the way was moved aside, never deleted.
-    MovedAside { from: PathBuf, to: PathBuf },
+    MovedAside {
+        /// Where it lay.
+        from: PathBuf,
+        /// Where it lies now: it was renamed, so on the same file system.
+        to: PathBuf,
+    },
     /// The server asked for a segment and got it.
-    SegmentReplayed { segment: SegmentName },
+    SegmentReplayed {
+        /// The one that now lies where the server reads it.
+        segment: SegmentName,
+    },
     /// Something the reader should know that is not an error.
-    Noticed { what: String },
+    Noticed {
+        /// For people, in one line.
+        what: String,
+    },
 
     /// How far the present work is.
     Progress(SnapshotOfProgress),
@@ -79,18 +256,31 @@ pub enum Event {
 /// The steps of a restore, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
+    /// Decides what will be done; nothing is touched.
     Plan,
+    /// Runs the command that stops the application.
     StopService,
+    /// Stops PostgreSQL, by the configured command, its systemd unit or its own shutdown.
     StopServer,
+    /// Stores what only the old pg_wal holds.
     Salvage,
+    /// Makes room: what lies in the data directory is kept elsewhere.
     MoveAside,
+    /// Writes the backup's files.
     CopyFiles,
+    /// Lets a private server replay WAL up to the target, and promotes it.
     Replay,
+    /// Asks a private server whether the database is as it should be.
     Validate,
+    /// Brings back the application's objects of the same instant.
     Packages,
+    /// Starts PostgreSQL on what was restored.
     StartServer,
+    /// Sees to it that WAL is received again.
     Receive,
+    /// Starts the application, and waits until its health command says so.
     StartService,
+    /// Takes a full backup of the new cluster.
     Backup,
 }
 
@@ -122,8 +312,9 @@ pub struct SnapshotOfProgress {
     pub bytes_done: u64,
     /// Bytes of the database in all, as far as known.
     pub bytes_total: u64,
-    /// Files or objects done, and in all; 0 where nobody counts them.
+    /// Files or objects done; 0 where nobody counts them.
     pub files_done: u64,
+    /// Files or objects in all; 0 where nobody counts them.
     pub files_total: u64,
     /// Bytes written to or read from the repository.
     pub bytes_stored: u64,

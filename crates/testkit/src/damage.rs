@@ -12,6 +12,7 @@ pub enum Kind {
     Flipped,
     /// Its second half is gone.
     Truncated,
+    /// There is no such object any more.
     Deleted,
     /// Another object lies under its name.
     Replaced,

@@ -24,7 +24,9 @@ pub struct Asked {
     pub line: String,
     /// In lower case, each with its value.
     pub headers: Vec<(String, String)>,
+    /// As it came, any bytes that are not UTF-8 replaced.
     pub body: String,
+    /// When it was read whole.
     pub at: Instant,
 }
 
@@ -33,6 +35,7 @@ impl Asked {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.body))
     }
+    /// The value of the first of this name, to be given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
@@ -54,6 +57,7 @@ struct Shared {
 }
 
 impl Hook {
+    /// Listens on a free port of this host, for as long as the process lives.
     pub fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
         let port = listener.local_addr().expect("a bound port has a number").port();

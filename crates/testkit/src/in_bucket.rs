@@ -9,6 +9,7 @@ use terms::{Clock, Secret, SystemClock};
 
 /// A bucket that keeps versions, from outside a runtime.
 pub struct InBucket {
+    /// All objects below the url, for whoever needs more than the functions here.
     pub site: Site,
     runtime: tokio::runtime::Runtime,
 }

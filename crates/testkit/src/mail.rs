@@ -47,6 +47,7 @@ impl MailServer {
         panic!("the mail server did not start in three attempts: run ./test, which installs aiosmtpd for {}", python.display());
     }
 
+    /// Where it listens, on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }

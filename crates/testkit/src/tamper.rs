@@ -8,20 +8,35 @@ use std::path::{Path, PathBuf};
 /// What objects of a repository there are, by the place they lie in (docs/format.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// `repository.json`.
     Repository,
+    /// A wrapped data key.
     Key,
+    /// `backup.json`, which lists a backup.
     BackupDocument,
+    /// What a backup holds, line by line.
     Manifest,
+    /// Files' bytes of a backup.
     Pack,
+    /// A whole segment of WAL.
     Segment,
+    /// Part of a segment, stored before it was full.
     Piece,
+    /// A timeline's history file.
     History,
+    /// What is known of many segments, so that nobody need read them.
     Index,
+    /// How far WAL is complete, of the present cluster or an earlier one.
     Coverage,
+    /// Whose turn it is.
     Lease,
+    /// Of a drill, as JSON or as a page.
     Report,
+    /// The configuration that was in force from a time on, as a user wrote it.
     Configuration,
+    /// What to do when all is lost, for people.
     Runbook,
+    /// What scrubbing remembers.
     ScrubRecord,
     /// A document of the ledger.
     Run,

@@ -25,9 +25,13 @@ const TIMED_OUT: &str = "look-timeout";
 /// How old what is not looked at each time may become.
 #[derive(Debug, Clone, Copy)]
 pub struct Ages {
+    /// At least; five times as long as the last look at it took, where that is more.
     pub repository: Duration,
+    /// Each look asks every keeper of keys.
     pub keys: Duration,
+    /// Each look lists the backups of both and reads their coverage marks.
     pub second_copy: Duration,
+    /// Each look lets the packages' monitor list a little further.
     pub packages: Duration,
 }
 
@@ -107,6 +111,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
+    /// Remembers nothing yet; the first look sees everything.
     pub fn new(settings: Settings, doors: Arc<dyn Doors>, ages: Ages) -> Self {
         Self {
             settings: Arc::new(settings),

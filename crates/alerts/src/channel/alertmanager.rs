@@ -24,8 +24,16 @@ pub struct Alertmanager {
 
 /// What lets one in.
 pub enum Access {
+    /// Anybody may tell it.
     Open,
-    Basic { user: String, password: Secret },
+    /// HTTP's own login.
+    Basic {
+        /// As Alertmanager's web configuration or the proxy before it knows it.
+        user: String,
+        /// Never in an error, whatever the receiver answers.
+        password: Secret,
+    },
+    /// A token, sent as `Authorization: Bearer`.
     Bearer(Secret),
 }
 

@@ -45,9 +45,11 @@ pub trait Channel: Send + Sync {
 
 /// A channel with the name that people know it by.
 pub struct Named {
+    /// By the configuration: no two of them are the same.
     pub name: String,
     /// What is less urgent is not told here.
     pub min: Urgency,
+    /// What delivers.
     pub channel: Box<dyn Channel>,
 }
 

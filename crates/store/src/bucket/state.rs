@@ -61,6 +61,7 @@ pub struct DefaultEncryption {
 pub struct BucketState {
     /// `Enabled`, `Suspended`, or `Off`.
     pub versioning: Fact<String>,
+    /// Known, and without an algorithm, where none is set.
     pub encryption: Fact<DefaultEncryption>,
     /// Whether all four blocks of public access are on.
     pub blocks_public_access: Fact<bool>,

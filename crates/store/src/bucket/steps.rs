@@ -22,15 +22,26 @@ pub struct BucketWish {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Make it.
-    Create { object_lock: bool },
+    Create {
+        /// So that objects can be locked: this can only be chosen now.
+        object_lock: bool,
+    },
     /// Encrypt by default.
-    Encrypt { kms_key: String },
+    Encrypt {
+        /// As it is configured: an id, an alias or an ARN.
+        kms_key: String,
+    },
     /// Keep versions.
     Version,
     /// Block public access.
     BlockPublic,
-    /// End abandoned uploads after a day and old versions after some; `kept` are the rules that somebody else made.
-    Lifecycle { noncurrent_days: u32, kept: Vec<String> },
+    /// End abandoned uploads after a day and old versions after some.
+    Lifecycle {
+        /// How many days an overwritten or removed version stays.
+        noncurrent_days: u32,
+        /// The rules that somebody else made, each as the server wrote it.
+        kept: Vec<String>,
+    },
     /// Copy it to another one.
     Replicate(ReplicationWish),
 }
@@ -38,6 +49,7 @@ pub enum Step {
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// It is as it was to be.
     Done,
     /// These credentials may not.
     Denied(String),
