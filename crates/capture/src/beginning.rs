@@ -30,8 +30,9 @@ impl Session<'_> {
     }
 
     /// Where to go on. `held` is what an older slot holds: everything since is owed, and so is what the repository lacks since
-    /// its last coverage mark, when that lies further back: the slot of a new primary knows nothing of it. A timeline that the
-    /// server never was on counts for nothing once a person has said that it was a trial.
+    /// its last coverage mark, when that lies further back: the slot of a new primary knows nothing of it. Before there is a mark the
+    /// log goes on where a backup's own or `wal push` left it. A timeline that the server never was on counts for nothing once a person
+    /// has said that it was a trial.
     pub(crate) async fn begin_at(
         &self,
         held: Option<(Timeline, Lsn)>,
@@ -50,7 +51,9 @@ impl Session<'_> {
         if self.is_past_a_gap {
             return Ok(held.unwrap_or(now));
         }
+        let view = || self.writer.reader().wal_view(self.epoch.system_id, size);
         let covered = match self.coverage().await?.map(|c| (c.timeline, c.lsn)) {
+            None => stored_along(history, &view().await?),
             Some((timeline, _)) if was_a_trial(timeline) => {
                 let what = format!(
                     "timeline {timeline} is stored, and this server never was on it: it is taken for a trial, as --accept-older-timeline says. \
@@ -58,7 +61,7 @@ impl Session<'_> {
                     identity.timeline
                 );
                 self.events.tell(Event::Noticed { what });
-                stored_along(history, &self.writer.reader().wal_view(self.epoch.system_id, size).await?)
+                stored_along(history, &view().await?)
             }
             covered => covered.filter(|(timeline, _)| *timeline <= identity.timeline),
         };

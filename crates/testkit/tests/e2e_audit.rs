@@ -251,3 +251,48 @@ fn a_restore_is_planned_from_the_index() {
     flip_a_bit(in_the_middle);
     assert_eq!(plan(&end), 6, "without the index every segment is read");
 }
+
+/// What people read.
+fn shown(bowline: &Bowline, verb: &str) -> String {
+    let out = bowline.command(&[verb]).output().expect("it starts");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_receivers_first_start_goes_on_where_the_last_backup_left_the_log() {
+    let cluster = cluster(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    // Nobody receives, and the server keeps it all the same.
+    fill(&cluster, 3);
+    let receiver = bowline.receive();
+    fill(&cluster, 2);
+    bowline.archive_now();
+    assert_eq!(receiver.stop(), Some(0));
+    let found = bowline.ok(&["wal", "audit"]);
+    assert_eq!(found["whole"], true, "{found}");
+    assert!(!shown(&bowline, "status").contains("which is missing"));
+    assert_eq!(bowline.restore(&[]).psql("SELECT count(*) FROM t"), "5000");
+}
+
+#[test]
+fn what_was_gone_before_a_receivers_first_start_is_told_and_the_rest_received() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).setting("wal_keep_size", "0").setting("autovacuum", "off").start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.ok(&["backup"]);
+    fill(&cluster, 3);
+    cluster.psql("CHECKPOINT; SELECT pg_switch_wal(); CHECKPOINT");
+    fill(&cluster, 3);
+    cluster.psql("CHECKPOINT; SELECT pg_switch_wal(); CHECKPOINT");
+    let receiver = bowline.receive();
+    fill(&cluster, 2);
+    bowline.archive_now();
+    receiver.wait_for(1, "wal-gap");
+    assert_eq!(receiver.stop(), Some(0));
+    let text = bowline.fails(&["wal", "audit"], 3, "wal-gap");
+    let missing = text.split("Not stored: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a segment");
+    let shown = shown(&bowline, "status");
+    assert!(shown.contains(&format!("but nothing that needs segment {missing}, which is missing")), "{missing}: {shown}");
+    bowline.ok(&["backup"]);
+    assert_eq!(bowline.restore(&[]).psql("SELECT count(*) FROM t"), "8000");
+}

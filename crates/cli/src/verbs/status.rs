@@ -78,18 +78,20 @@ fn show_repository(repository: &RepositoryFacts, facts: &Facts, printer: &Printe
     if let Some(stored) = &repository.stored {
         printer.say(format!("WAL stored   {} segments, to {} on timeline {}", stored.segments, stored.lsn, stored.timeline));
     }
-    repository.epochs.iter().for_each(|epoch| show_epoch(epoch, printer));
+    repository.epochs.iter().for_each(|epoch| show_epoch(epoch, repository, printer));
 }
 
 fn newest(repository: &RepositoryFacts) -> Option<&BackupFacts> {
     repository.backups.iter().rev().find(|backup| backup.is_present)
 }
 
-fn show_epoch(epoch: &EpochFacts, printer: &Printer) {
+fn show_epoch(epoch: &EpochFacts, repository: &RepositoryFacts, printer: &Printer) {
     let (Some(from), Some(lsn)) = (epoch.restorable_from, epoch.restorable_from_lsn) else { return };
     let whose = if epoch.is_present { String::new() } else { format!(", PostgreSQL {} (cluster {})", epoch.major, epoch.system_id) };
     let until = epoch.covered_until_lsn.zip(epoch.covered_until).map_or_else(String::new, |(lsn, time)| format!("; complete at {lsn} ({time})"));
-    printer.say(format!("restorable   from {from} ({lsn}){until}{whose}"));
+    let hole = repository.stored.as_ref().and_then(|stored| stored.hole.as_ref()).filter(|_| epoch.is_present);
+    let but = hole.map_or_else(String::new, |segment| format!(", but nothing that needs segment {segment}, which is missing"));
+    printer.say(format!("restorable   from {from} ({lsn}){until}{but}{whose}"));
     if epoch.backups_alone > 0 {
         printer.say(format!("{:12} and {} older backups, each to its own end", "", epoch.backups_alone));
     }
