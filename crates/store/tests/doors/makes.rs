@@ -234,8 +234,15 @@ async fn the_probe_tells_what_each_make_is_like() {
     for (server, versioning, encryption) in [(&gateway, "off", "not supported"), (&moto, "off", "off")] {
         let url = server.url("probe", "x");
         let (store, remover) = (store::open(&url, &server.options()).unwrap(), store::open_remover(&url, &server.options()).unwrap());
-        let found = store::probe(&*store, Some(&*remover), "").await.unwrap();
-        assert!(found.all() && found.reasons.is_empty(), "{found:?}");
+        let mut found = store::probe(&*store, Some(&*remover), "").await.unwrap();
+        // The mock looks and writes in two steps: on a busy machine two of eight may be between them.
+        for _ in 0..5 {
+            if found.all() || server.make() != Make::Moto {
+                break;
+            }
+            found = store::probe(&*store, Some(&*remover), "").await.unwrap();
+        }
+        assert!(found.all() && found.reasons.is_empty(), "{url}: {found:?}");
         assert_eq!(found.nature.conditional_complete, Some(true));
         assert_eq!(found.nature.versioning.as_deref(), Some(versioning));
         assert_eq!(found.nature.default_encryption.as_deref(), Some(encryption));

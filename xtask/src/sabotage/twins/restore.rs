@@ -62,8 +62,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "the journal forgets how far it was",
         "crates/rescue/src/journal.rs",
-        "            fs::rename(&new, &self.path)?;\n            File::open(folder)",
-        "            if !self.path.exists() { fs::rename(&new, &self.path)?; }\n            File::open(folder)",
+        "        fs::rename(&new, path)?;\n        File::open(folder)",
+        "        if !path.exists() { fs::rename(&new, path)?; }\n        File::open(folder)",
         ("e2e_rescue", "a_restore_that_is_killed_at_any_step"),
     ),
     twin(
