@@ -43,7 +43,7 @@ fn first_minute(names: &Names) -> Vec<Part> {
             "Run everything as the user that owns the data directory, usually postgres; the commands of the service may need sudo. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first.",
         ),
         Part::Facts(vec![
-            fact("Call", names.contacts.join("; ")),
+            fact("Call", if names.contacts.is_empty() { "nobody is named here: [runbook] contacts".into() } else { names.contacts.join("; ") }),
             fact("Objectives", format!("lose at most {} (RPO), be back within {} (RTO)", duration(names.rpo), duration(names.rto))),
             fact("Measured", if names.measured.is_empty() { "nothing yet: hold a drill (bowline verify)".into() } else { names.measured.join("; ") }),
             fact("Repository", format!("{}, organization {}", names.repository, names.org)),

@@ -10,12 +10,12 @@ pub async fn lines(reader: &Reader) -> Result<Vec<String>, Fault> {
     let Some(measured) = restore::measured(reader).await? else { return Ok(Vec::new()) };
     let time = |seconds: f64| duration(Duration::from_secs_f64(seconds.max(0.0)));
     Ok(vec![format!(
-        "the drill of {} ({}) restored {} in {} and replayed {} segments in {}",
+        "the drill of {} ({}) restored {} in {} and replayed {} in {}",
         measured.at,
         measured.outcome,
         bytes(measured.database_bytes),
         time(measured.files_seconds),
-        measured.segments,
+        super::verify::counted(measured.segments, "segment"),
         time(measured.replay_seconds)
     )])
 }

@@ -231,6 +231,6 @@ fn show(printer: &Printer, report: &Report) {
     printer.say(format!("in all       {}", duration(Duration::from_secs_f64(report.seconds))));
 }
 
-fn counted(number: u64, word: &str) -> String {
+pub fn counted(number: u64, word: &str) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
