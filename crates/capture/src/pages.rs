@@ -10,7 +10,7 @@ use terms::Lsn;
 /// How often a page that looks damaged is read again before it is believed: the server may be just writing it.
 const READS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(20);
-/// More are counted but not kept.
+/// Of more than so many only the positions are kept.
 const KEPT: usize = 1000;
 
 /// A page that did not verify.
@@ -25,7 +25,8 @@ pub(crate) struct Suspect {
 /// Collects pages that do not verify and that replay would not repair for certain.
 pub(crate) struct PageVerifier {
     start: Lsn,
-    found: Mutex<(u64, Vec<Suspect>)>,
+    /// The position of each, and the first of them in full.
+    found: Mutex<(Vec<Lsn>, Vec<Suspect>)>,
 }
 
 impl PageVerifier {
@@ -58,9 +59,10 @@ impl PageVerifier {
             }
         }
         let mut found = self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        found.0 += 1;
+        let lsn = page_lsn(page);
+        found.0.push(lsn);
         if found.1.len() < KEPT {
-            found.1.push(Suspect { file: name.to_owned(), block, lsn: page_lsn(page) });
+            found.1.push(Suspect { file: name.to_owned(), block, lsn });
         }
     }
 
@@ -69,8 +71,8 @@ impl PageVerifier {
     /// an LSN beyond the backup's end is itself part of the damage. The count comes first, as not all may be kept.
     pub(crate) fn damaged(&self, stop: Lsn) -> (u64, Vec<Suspect>) {
         let found = self.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let repaired = |s: &&Suspect| s.lsn > self.start && s.lsn <= stop;
-        let healed = found.1.iter().filter(repaired).count() as u64;
-        (found.0 - healed, found.1.iter().filter(|s| !repaired(s)).cloned().collect())
+        let repaired = |lsn: Lsn| lsn > self.start && lsn <= stop;
+        let count = found.0.iter().filter(|lsn| !repaired(**lsn)).count() as u64;
+        (count, found.1.iter().filter(|suspect| !repaired(suspect.lsn)).cloned().collect())
     }
 }

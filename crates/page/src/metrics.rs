@@ -74,7 +74,7 @@ pub const METRICS: &[Metric] = &[
     metric("bowline_capacity_limit_bytes", "", "What it may take"),
     metric("bowline_capacity_growth_bytes_per_day", "", "How it grows"),
     metric("bowline_capacity_full_seconds", "", "In how many seconds it is full at that"),
-    metric("bowline_disk_free_bytes", "disk", "Free room on this host: pg_wal, drill, spool"),
+    metric("bowline_disk_free_bytes", "disk", "Free room on this host: pg_wal, drill"),
     metric("bowline_disk_total_bytes", "disk", "All of it"),
     metric("bowline_disk_needed_bytes", "disk", "What is needed there"),
     metric("bowline_key_opens", "recipient", "1 when the recipient opens the data keys"),

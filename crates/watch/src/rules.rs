@@ -442,7 +442,11 @@ fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
         );
     }
     if let Some(since) = job.overdue_since {
-        let last = job.last_success.as_ref().map_or_else(|| "it never succeeded".to_owned(), |run| format!("it last succeeded at {}", run.began));
+        let last = match &job.last_success {
+            Some(run) => format!("it last succeeded at {}", run.began),
+            None if job.past.is_empty() => "it never ran".to_owned(),
+            None => "none of its newest runs succeeded".to_owned(),
+        };
         let what = match name {
             "backup" => format!("the newest backup is late since {since}"),
             _ => format!("the {name} is overdue since {since}"),
