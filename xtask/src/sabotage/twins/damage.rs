@@ -41,8 +41,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "a damaged page from before the backup is believed to be repaired by replay",
         "crates/capture/src/pages.rs",
-        "s.lsn > self.start && s.lsn <= stop;",
-        "s.lsn <= stop;",
+        "lsn > self.start && lsn <= stop;",
+        "lsn <= stop;",
         ("bad_input_limits", "a_damaged_page_fails_the_backup"),
     ),
 ];
