@@ -34,8 +34,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "a damaged page is named by another block",
         "crates/capture/src/pages.rs",
-        "Suspect { file: name.to_owned(), block, lsn: page_lsn(page) }",
-        "Suspect { file: name.to_owned(), block: block / 2, lsn: page_lsn(page) }",
+        "Suspect { file: name.to_owned(), block, lsn }",
+        "Suspect { file: name.to_owned(), block: block / 2, lsn }",
         ("e2e_tamper", "a_flipped_byte_in_a_table"),
     ),
     twin(
