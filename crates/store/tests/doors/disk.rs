@@ -253,3 +253,30 @@ async fn many_small_objects_are_all_durable_after_settling() {
     disk.settle().await.unwrap();
     assert_eq!(listed(&disk).await.len(), 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_takes_no_folder_of_others_from_its_place_and_keeps_its_mode_and_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = store::Site::open(&format!("file://{}", folder.path().display()), &StoreOptions::default()).unwrap();
+    let aside = site.aside("then").unwrap();
+    let put = async |key: &str, body: &'static [u8], mode: Option<u32>| {
+        let facts = store::ItemFacts { mode, ..store::ItemFacts::default() };
+        let modified = terms::Timestamp::from_unix_micros(1_700_000_000_000_000);
+        let mut upload = site.begin(key, body.len() as u64, &facts, modified, Some(aside.clone())).await?;
+        upload.piece(Bytes::from_static(body)).await?;
+        upload.finish().await
+    };
+    put("a/x", b"under a folder", Some(0o640)).await.unwrap();
+    put("a", b"where a folder is", None).await.unwrap_err();
+    assert_eq!(std::fs::read(folder.path().join("a/x")).unwrap(), b"under a folder", "it stays");
+    assert!(!aside.exists(), "nothing was moved");
+    let found = std::fs::metadata(folder.path().join("a/x")).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o640);
+    assert_eq!(found.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), 1_700_000_000);
+    // A file in the way makes room, and is not lost.
+    put("a/x", b"as it was", None).await.unwrap();
+    assert_eq!(std::fs::read(folder.path().join("a/x")).unwrap(), b"as it was");
+    assert_eq!(std::fs::read(aside.join("a/x")).unwrap(), b"under a folder");
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("a")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["x"], "no half file stays");
+}

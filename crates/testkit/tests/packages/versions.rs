@@ -77,6 +77,47 @@ fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept
 }
 
 #[test]
+fn beside_a_primary_that_was_emptied_nobody_knows_how_far_the_copy_is_complete() {
+    let server = S3Server::shared();
+    for bucket in ["emptied", "emptied-copy"] {
+        server.create_bucket(bucket);
+    }
+    let (url, copy_url, options) = (server.url("emptied", ""), server.url("emptied-copy", ""), server.options());
+    let (primary, copy) = (InBucket::open(&url, &options, true), InBucket::open(&copy_url, &options, true));
+    copy.put("one", b"kept there");
+    a_second_later();
+    let at = now();
+    let settings = Settings {
+        primary: place(&url, &options),
+        replica: Some(place(&copy_url, &options)),
+        replication_role: None,
+        replication_target: None,
+        replica_kms_key: None,
+    };
+    let complete = || {
+        primary.wait(async {
+            let mut source = Source::choose(&settings, None, at).await.expect("a replica");
+            source.measure(&settings, at).await;
+            source.complete_until(at)
+        })
+    };
+    assert_eq!(complete(), None, "made anew after it was lost");
+    // What came after the instant says nothing of the time before.
+    a_second_later();
+    primary.put("two", b"of now");
+    assert_eq!(complete(), None);
+    copy.put("two", b"of now");
+    assert_eq!(complete(), None);
+    let report = primary.wait(async {
+        let source = Source::choose(&settings, None, at).await.expect("a replica");
+        let wish = RestoreWish { at, into: settings.primary.clone(), hides_newer: false, is_primary: true, jobs: 1 };
+        packages::restore(&source, &wish, Arc::new(terms::Silent)).await.expect("a restore")
+    });
+    assert_eq!((report.keys, report.failed, report.unknown_seconds), (1, 0, None), "{report:#?}");
+    assert_eq!(primary.get("one").as_deref(), Some(&b"kept there"[..]));
+}
+
+#[test]
 fn nothing_is_replaced_without_versions_and_no_old_version_is_written_over_a_newer_one() {
     let server = S3Server::shared();
     for bucket in ["unversioned", "again"] {
