@@ -271,7 +271,7 @@ impl ManifestReader {
                 if (end.files, end.bytes) != self.counted {
                     return Err(self.damaged("its totals do not match its lines"));
                 }
-                if self.wanted.is_some_and(|wanted| wanted != end) {
+                if self.wanted.is_some_and(|wanted| wanted != *end) {
                     return Err(self.damaged("its backup.json says something else"));
                 }
                 Ok(())
@@ -288,7 +288,7 @@ impl ManifestReader {
 /// Where a reader stands in the object.
 pub(crate) struct Source {
     reader: Reader,
-    path: ObjectPath,
+    pub(crate) path: ObjectPath,
     backup: BackupId,
     bytes: u64,
     at: u64,
