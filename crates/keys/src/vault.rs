@@ -90,7 +90,7 @@ impl VaultTransit {
             }
             builder = builder.tls_certs_only(found);
         }
-        let client = builder.build().map_err(|e| settings.wrong(format!("no client can be made: {e}")))?;
+        let client = builder.build().map_err(|e| settings.wrong(format!("no client can be made: {}", chain(&e).trim_end_matches('.'))))?;
         let login = Login::new(settings)?;
         let address = address.trim_end_matches('/').to_owned();
         let trimmed = |text: String| text.trim_matches('/').to_owned();

@@ -293,7 +293,10 @@ mod tests {
         let of = |warnings: &[&str]| total_of(&warnings.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         let one = "checksum verification failed in file \"base/5/16384\", block 3: calculated 1F2 but expected 1F3";
         assert_eq!(of(&[one]), 1);
-        assert_eq!(of(&[one, one, "file \"base/5/16384\" has a total of 2 checksum verification failures", "2 total checksum verification failures"]), 2);
+        assert_eq!(
+            of(&[one, one, "file \"base/5/16384\" has a total of 2 checksum verification failures", "2 total checksum verification failures"]),
+            2
+        );
         assert_eq!(of(&[]), 1);
     }
 

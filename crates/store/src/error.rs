@@ -73,6 +73,10 @@ impl Explain for StoreError {
                 "Mount the file system the folder lives on, or create a new repository there with bowline init."
             }
             Self::NoStore { .. } => "Check the bucket's name, region and endpoint in the repository's url, or let bowline init --bucket make it.",
+            // A client is made with the host's certificates even where http:// is spoken.
+            Self::BadAddress { why, .. } if why.contains("No CA certificates") => {
+                "Install this host's root certificates (package ca-certificates), set SSL_CERT_FILE to a PEM file of them, or set ca_file in the repository's settings."
+            }
             Self::BadAddress { .. } => {
                 "A folder is file:///srv/backups, a bucket s3://bucket/prefix; docs/reference/configuration.md has the settings of both."
             }

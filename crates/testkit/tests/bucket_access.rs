@@ -152,6 +152,14 @@ fn keys_come_from_the_environment() {
 }
 
 #[test]
+fn a_host_without_root_certificates_is_told_what_it_lacks() {
+    let access = Access::new(server(), "no-roots", "");
+    let usual = [("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)];
+    access.works(&usual);
+    access.is_refused(&[usual[0], usual[1], ("SSL_CERT_FILE", "/dev/null")], "store-address", &["No CA certificates", "package ca-certificates"]);
+}
+
+#[test]
 fn keys_come_from_a_profiles_file() {
     let access = Access::new(server(), "from-profile", "profile = \"kb\"");
     let text = format!(

@@ -3,6 +3,7 @@
 use super::Sse;
 use super::connect::{self, Connection, STALL_SECONDS_MAX, UPLOAD_SECONDS_MAX};
 use super::tap::{Tap, Tapped};
+use super::trouble::unmade;
 use crate::address::BucketAddress;
 use crate::{StoreError, StoreOptions};
 use object_store::StaticCredentialProvider;
@@ -29,7 +30,7 @@ pub(super) fn google(shown: &str, address: &BucketAddress, options: &StoreOption
         }
     }
     let (patient, impatient) = connect::retries();
-    let failed = |error: object_store::Error| bad(error.to_string());
+    let failed = |error: object_store::Error| bad(unmade(&error));
     let client = |seconds| connect::client(seconds, is_http, &certificates);
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
     let once = builder
@@ -61,7 +62,7 @@ pub(super) fn microsoft(shown: &str, address: &BucketAddress, options: &StoreOpt
         builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned()).with_allow_http(is_http);
     }
     let (patient, impatient) = connect::retries();
-    let failed = |error: object_store::Error| bad(error.to_string());
+    let failed = |error: object_store::Error| bad(unmade(&error));
     let client = |seconds| connect::client(seconds, is_http, &certificates);
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
     let once = builder

@@ -5,6 +5,7 @@ use super::container::{Container, NoCredentials};
 use super::credentials::{self, Lookup};
 use super::locking::Locking;
 use super::tap::{Tap, Tapped};
+use super::trouble::unmade;
 use super::{Cloud, Control};
 use crate::address::BucketAddress;
 use crate::{StoreError, StoreOptions};
@@ -92,7 +93,7 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
         None => machine_role(builder, &settings.certificates, variable).map_err(bad)?,
     };
 
-    let failed = |error: object_store::Error| bad(error.to_string());
+    let failed = |error: object_store::Error| bad(unmade(&error));
     let (patient, impatient) = retries();
     let client = |seconds| client(seconds, is_http, &settings.certificates);
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;

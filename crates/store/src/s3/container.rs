@@ -4,6 +4,7 @@
 //! machine's role: <https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>.
 
 use super::credentials::Lookup;
+use super::trouble::unmade;
 use async_trait::async_trait;
 use object_store::aws::AwsCredential;
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
@@ -55,7 +56,7 @@ impl Container {
         };
         let options = ClientOptions::new().with_allow_http(true).with_connect_timeout(Duration::from_secs(2)).with_timeout(Duration::from_secs(5));
         let options = certificates.iter().cloned().fold(options, ClientOptions::with_root_certificate);
-        let client = ReqwestConnector::default().connect(&options).map_err(|error| error.to_string())?;
+        let client = ReqwestConnector::default().connect(&options).map_err(|error| unmade(&error))?;
         Ok(Some(Self { url, token, client, kept: Mutex::new(None) }))
     }
 

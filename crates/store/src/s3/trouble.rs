@@ -225,6 +225,12 @@ fn deepest(error: &Error) -> (Option<HttpErrorKind>, String) {
     (kind, why)
 }
 
+/// Why no client could be made, down to what caused it.
+pub(super) fn unmade(error: &Error) -> String {
+    let (told, (_, cause)) = (error.to_string(), deepest(error));
+    if told.contains(&cause) { told } else { format!("{told}: {cause}") }
+}
+
 /// The text of the first `<name>…</name>`, shortened; S3's error bodies have no attributes and no nesting there.
 fn element(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;

@@ -260,7 +260,7 @@ async fn a_package_takes_no_folder_of_others_from_its_place_and_keeps_its_mode_a
     let site = store::Site::open(&format!("file://{}", folder.path().display()), &StoreOptions::default()).unwrap();
     let aside = site.aside("then").unwrap();
     let put = async |key: &str, body: &'static [u8], mode: Option<u32>| {
-        let facts = store::ItemFacts { mode, ..store::ItemFacts::default() };
+        let facts: store::ItemFacts = serde_json::from_value(serde_json::json!({ "mode": mode })).unwrap();
         let modified = terms::Timestamp::from_unix_micros(1_700_000_000_000_000);
         let mut upload = site.begin(key, body.len() as u64, &facts, modified, Some(aside.clone())).await?;
         upload.piece(Bytes::from_static(body)).await?;
