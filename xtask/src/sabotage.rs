@@ -27,17 +27,27 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome<()> {
         return Err(format!("no twin is named like {words:?}").into());
     }
     let ground = Ground::prepare()?;
-    let mut survived = Vec::new();
+    let (mut survived, mut untried) = (Vec::new(), Vec::new());
     for twin in chosen {
         let begun = Instant::now();
-        let verdict = ground.try_out(twin)?;
+        let verdict = ground.try_out(twin);
         let seconds = begun.elapsed().as_secs();
-        println!("{:<8} {} ({} {}) {seconds} s", format!("{verdict:?}"), twin.name, twin.test.0, twin.test.1);
-        if verdict == Verdict::Unseen {
-            survived.push(twin.name);
+        let word = verdict.as_ref().map_or_else(|_| "Untried".to_owned(), |verdict| format!("{verdict:?}"));
+        println!("{word:<8} {} ({} {}) {seconds} s", twin.name, twin.test.0, twin.test.1);
+        match verdict {
+            Ok(Verdict::Unseen) => survived.push(twin.name),
+            Ok(_) => {}
+            Err(why) => {
+                eprintln!("{why}");
+                untried.push(twin.name);
+            }
         }
     }
-    if survived.is_empty() { Ok(()) } else { Err(format!("tests passed although {}", survived.join("; although ")).into()) }
+    match (survived.as_slice(), untried.as_slice()) {
+        ([], []) => Ok(()),
+        ([], untried) => Err(format!("not tried out: {}", untried.join("; ")).into()),
+        (survived, _) => Err(format!("tests passed although {}", survived.join("; although ")).into()),
+    }
 }
 
 /// What a test said of a line made wrong.

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -479,6 +480,15 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// A document of a repository with the digest that its bytes have (crates/repo/src/document.rs).
+pub fn with_digest(text: &str) -> String {
+    let body = &text[..text.rfind(",\n  \"digest\"").expect("a digest")];
+    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
+    child.stdin.take().expect("piped").write_all(body.as_bytes()).expect("write");
+    let out = String::from_utf8(child.wait_with_output().expect("wait").stdout).expect("hexadecimal");
+    format!("{body},\n  \"digest\": \"{}\"\n}}\n", out.split_whitespace().next().expect("a digest"))
 }
 
 /// Changes one bit in the middle of a file.

@@ -153,6 +153,11 @@ impl Drop for ObjectServer {
     }
 }
 
+/// The mock looks whether an object is there and writes it in two steps: of racing puts with a condition two succeed now and then, which no
+/// store does. So that it answers one request at a time.
+const ONE_AT_A_TIME: &str =
+    "import moto.server as s; run = s.run_simple; s.run_simple = lambda *a, **k: run(*a, **{**k, 'threaded': False}); s.main()";
+
 impl Make {
     fn program(self) -> PathBuf {
         let (variable, word) = match self {
@@ -188,7 +193,8 @@ impl Make {
                 command.args(["server", "--address", &format!("127.0.0.1:{port}")]).arg(sub("data"));
             }
             Self::Moto => {
-                command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+                command = Command::new(program.with_file_name("python3"));
+                command.args(["-c", ONE_AT_A_TIME, "-H", "127.0.0.1", "-p", &port.to_string()]);
             }
             Self::Azurite => {
                 command = Command::new("node");

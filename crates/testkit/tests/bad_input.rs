@@ -9,10 +9,9 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 use testkit::Cluster;
-use testkit::bowline::files_below;
+use testkit::bowline::{files_below, with_digest};
 use testkit::cluster::PASSWORD;
 use testkit::s3::S3Server;
 
@@ -111,15 +110,6 @@ fn repositories_that_are_not_there_not_ours_or_too_new_are_told_apart() {
     ground.give(&ground.repository);
     assert_eq!(ground.listed().len(), 1);
     ground.out_of_backup_mode();
-}
-
-/// The document with the digest that its bytes have (crates/repo/src/document.rs).
-fn with_digest(text: &str) -> String {
-    let body = &text[..text.rfind(",\n  \"digest\"").expect("a digest")];
-    let mut child = Command::new("sha256sum").stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().expect("sha256sum");
-    child.stdin.take().expect("piped").write_all(body.as_bytes()).expect("write");
-    let out = String::from_utf8(child.wait_with_output().expect("wait").stdout).expect("hexadecimal");
-    format!("{body},\n  \"digest\": \"{}\"\n}}\n", out.split_whitespace().next().expect("a digest"))
 }
 
 #[test]

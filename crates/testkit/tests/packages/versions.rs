@@ -14,6 +14,24 @@ fn place(url: &str, options: &StoreOptions) -> Place {
     Place { url: url.to_owned(), options: options.clone() }
 }
 
+/// A bucket, one that its versions are copied to by whoever tests, and what names both.
+fn beside(name: &str) -> (InBucket, InBucket, Settings) {
+    let (server, copy_name) = (S3Server::shared(), format!("{name}-copy"));
+    let options = server.options();
+    let [primary, copy] = [name, &copy_name].map(|bucket| {
+        server.create_bucket(bucket);
+        server.url(bucket, "")
+    });
+    let settings = Settings {
+        primary: place(&primary, &options),
+        replica: Some(place(&copy, &options)),
+        replication_role: None,
+        replication_target: None,
+        replica_kms_key: None,
+    };
+    (InBucket::open(&primary, &options, true), InBucket::open(&copy, &options, true), settings)
+}
+
 /// The server tells whole seconds.
 fn a_second_later() {
     std::thread::sleep(Duration::from_millis(1100));
@@ -21,12 +39,7 @@ fn a_second_later() {
 
 #[test]
 fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept() {
-    let server = S3Server::shared();
-    for bucket in ["proven", "proven-copy"] {
-        server.create_bucket(bucket);
-    }
-    let (url, copy_url, options) = (server.url("proven", ""), server.url("proven-copy", ""), server.options());
-    let (primary, copy) = (InBucket::open(&url, &options, true), InBucket::open(&copy_url, &options, true));
+    let (primary, copy, settings) = beside("proven");
     for bucket in [&primary, &copy] {
         bucket.put("removed", b"long gone");
         bucket.put("changed", b"first");
@@ -52,13 +65,6 @@ fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept
     let order: Vec<Item> = copy.versions().into_iter().filter(|item| item.key == "removed").collect();
     assert_eq!(order.iter().map(|item| item.is_removal).collect::<Vec<_>>(), [false, true, false], "{order:?}");
 
-    let settings = Settings {
-        primary: place(&url, &options),
-        replica: Some(place(&copy_url, &options)),
-        replication_role: None,
-        replication_target: None,
-        replica_kms_key: None,
-    };
     let report = primary.wait(async {
         let mut source = Source::choose(&settings, None, at).await.expect("a replica");
         source.measure(&settings, at).await;
@@ -78,22 +84,10 @@ fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept
 
 #[test]
 fn beside_a_primary_that_was_emptied_nobody_knows_how_far_the_copy_is_complete() {
-    let server = S3Server::shared();
-    for bucket in ["emptied", "emptied-copy"] {
-        server.create_bucket(bucket);
-    }
-    let (url, copy_url, options) = (server.url("emptied", ""), server.url("emptied-copy", ""), server.options());
-    let (primary, copy) = (InBucket::open(&url, &options, true), InBucket::open(&copy_url, &options, true));
+    let (primary, copy, settings) = beside("emptied");
     copy.put("one", b"kept there");
     a_second_later();
     let at = now();
-    let settings = Settings {
-        primary: place(&url, &options),
-        replica: Some(place(&copy_url, &options)),
-        replication_role: None,
-        replication_target: None,
-        replica_kms_key: None,
-    };
     let complete = || {
         primary.wait(async {
             let mut source = Source::choose(&settings, None, at).await.expect("a replica");
