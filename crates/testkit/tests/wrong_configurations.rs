@@ -39,6 +39,7 @@ fn cases() -> Vec<(&'static str, Change, &'static [&'static str])> {
     vec![
         ("a key is misspelt", More("[backup]\nshedule = \"0 2 * * *\""), LIST),
         ("a section is misspelt", More("[backups]\nschedule = \"0 2 * * *\""), LIST),
+        ("a key is longer than it should be", More("[objectives]\nrpo_seconds = 60"), LIST),
         ("a key is in the wrong section", More("[wal]\nschedule = \"0 2 * * *\""), LIST),
         ("a key is given twice", More("[backup]\njobs = 2\njobs = 3"), LIST),
         ("a section is given twice", More("[repository]\nregion = \"eu-west-1\""), LIST),

@@ -43,10 +43,12 @@ fn hint(message: &str) -> String {
     let Some((_, named)) = message.split_once("unknown field `") else { return every.into() };
     let mut names = named.split('`').step_by(2);
     let unknown = names.next().unwrap_or_default();
-    // A letter or two, of a word that has some more.
-    let near = names.map(|known| (strsim::damerau_levenshtein(unknown, known), known)).min().filter(|(far, _)| *far <= 2 && unknown.len() > 3);
-    match near {
-        Some((_, known)) => format!("Is {known} meant? {every}"),
+    let known: Vec<&str> = names.filter(|_| unknown.len() > 2).collect();
+    // A letter or two, of a word that has some more; or the whole word for its beginning.
+    let misspelt = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), *name)).min().filter(|(far, _)| *far <= 2 && unknown.len() > 3);
+    let is_longer = |name: &&&str| name.len() > 2 && (unknown.starts_with(**name) || name.starts_with(unknown));
+    match misspelt.map(|(_, name)| name).or_else(|| known.iter().find(is_longer).copied()) {
+        Some(known) => format!("Is {known} meant? {every}"),
         // So that nothing is believed to be on that is not.
         None => format!("{every} One that this version does not know is refused."),
     }

@@ -28,7 +28,8 @@ const short = (ms) => stamp(ms).slice(0, 16);
 const ago = (ms, now) => (now >= ms ? `${span((now - ms) / 1000)} ago` : `in ${span((ms - now) / 1000)}`);
 const seen = (look) => (look && look.seen !== undefined ? look.seen : null);
 const unseen = (look) => (look && look.unseen ? look.unseen : null);
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+// A setting stays as it is written.
+const capital = (text) => (/^\w*_/.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1));
 const many = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 
 async function ask(path) {
