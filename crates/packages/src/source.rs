@@ -9,6 +9,7 @@ use repo::{ChunkRef, Reader, SnapshotDocument, SnapshotObject, pack_path};
 use seal::{HEADER_BYTES, ObjectKind, OpenObject, Opener};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use store::{Item, ItemFacts, Site};
 use terms::{BackupId, BackupKind, Timestamp};
 
@@ -181,9 +182,18 @@ impl Source {
         Ok(self.wanted(at).await?.map_ok(|wanted| (wanted.key, wanted.bytes)).boxed())
     }
 
-    /// The same, with what is younger than the copy and was in the primary at the instant: a snapshot has it next time.
-    pub async fn sizes_with(&self, primary: &Site, at: Timestamp) -> Result<BoxStream<'_, Result<(String, u64), PackagesError>>, PackagesError> {
-        let until = self.complete_until(at).unwrap_or(at);
+    /// The same, with what the copy need not have yet and was in the primary at the instant: the next snapshot has it; a replica may be
+    /// behind by `lag`.
+    pub async fn sizes_with(
+        &self,
+        primary: &Site,
+        at: Timestamp,
+        lag: Duration,
+    ) -> Result<BoxStream<'_, Result<(String, u64), PackagesError>>, PackagesError> {
+        let until = match self {
+            Self::Replica(..) => at.plus_micros(-i64::try_from(lag.as_micros()).unwrap_or(i64::MAX)),
+            Self::Snapshots(_) => self.complete_until(at).unwrap_or(at),
+        };
         let copied = self.sizes(at).await?;
         if until >= at {
             return Ok(copied);

@@ -45,7 +45,8 @@ fn hint(message: &str) -> String {
     let unknown = names.next().unwrap_or_default();
     let known: Vec<&str> = names.filter(|_| unknown.len() > 2).collect();
     // A letter or two, of a word that has some more; or the whole word for its beginning.
-    let misspelt = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), *name)).min().filter(|(far, _)| *far <= 2 && unknown.len() > 3);
+    let misspelt =
+        known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), *name)).min().filter(|(far, _)| *far <= 2 && unknown.len() > 3);
     let is_longer = |name: &&&str| name.len() > 2 && (unknown.starts_with(**name) || name.starts_with(unknown));
     match misspelt.map(|(_, name)| name).or_else(|| known.iter().find(is_longer).copied()) {
         Some(known) => format!("Is {known} meant? {every}"),

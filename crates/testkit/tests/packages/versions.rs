@@ -2,6 +2,7 @@
 
 use crate::ground::{InBucket, Objects, now};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use packages::{Place, RestoreWish, Settings, Source};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,26 @@ fn beside_a_primary_that_was_emptied_nobody_knows_how_far_the_copy_is_complete()
     });
     assert_eq!((report.keys, report.failed, report.unknown_seconds), (1, 0, None), "{report:#?}");
     assert_eq!(primary.get("one").as_deref(), Some(&b"kept there"[..]));
+}
+
+#[test]
+fn what_the_copy_cannot_have_yet_is_there_and_what_it_should_have_is_not() {
+    let (primary, copy, settings) = beside("young");
+    primary.put("forgotten", b"never copied");
+    primary.put("copied", b"1");
+    copy.put("copied", b"1");
+    std::thread::sleep(Duration::from_secs(4));
+    primary.put("young", b"12345");
+    a_second_later();
+    let at = now();
+    a_second_later();
+    primary.put("later", b"after the instant");
+    let there: Vec<(String, u64)> = primary.wait(async {
+        let source = Source::choose(&settings, None, at).await.expect("a replica");
+        let there = source.sizes_with(&primary.site, at, Duration::from_secs(3)).await.expect("two lists");
+        there.try_collect().await.expect("keys")
+    });
+    assert_eq!(there, [("copied".to_owned(), 1), ("young".to_owned(), 5)]);
 }
 
 #[test]

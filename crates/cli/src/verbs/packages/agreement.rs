@@ -52,7 +52,8 @@ async fn compared(wiring: &Wiring, at: Timestamp, rows: Vec<(String, Option<u64>
     let source = Source::choose(&settings, reader.as_ref(), at).await.map_err(|error| error.advice())?;
     // Rows of the last minutes may refer to what no copy has yet: that is how copies are, and no fault of the backup's.
     let primary = store::Site::open(&settings.primary.url, &settings.primary.options).map_err(|error| error.advice())?;
-    compare(source.sizes_with(&primary, at).await.map_err(|error| error.advice())?, rows).await
+    let lag = wiring.config.alerts.replication_lag();
+    compare(source.sizes_with(&primary, at, lag).await.map_err(|error| error.advice())?, rows).await
 }
 
 /// The fault that a restore ends with whose database refers to what is not there, or that could not be asked.
