@@ -74,6 +74,8 @@ pub struct RestorePlan {
     pub without_history: Vec<Timeline>,
     /// The latest end of a transaction found at the end of the stored WAL.
     pub last_transaction: Option<Timestamp>,
+    /// The same, where all that is stored is replayed.
+    pub last_replayed: Option<Timestamp>,
     /// When another cluster followed this one in the repository, which then takes nothing more of this one.
     pub epoch_ended: Option<Timestamp>,
     /// What the reader should know.
@@ -360,6 +362,7 @@ impl<'a> Planner<'a> {
             Stop::EndOfWal { at } => self.log.tail(segments, &index, backup.start.lsn, at, false).await?.last_record,
             _ => None,
         };
+        let last_replayed = last_transaction.filter(|_| matches!(stop, Stop::EndOfWal { at } if at == stored_to));
         notes.extend(self.known.notes());
         let loss = self.loss(segments, backup, &stop, end, last_transaction).await?;
         let segments = self.needed(&stretch.segments, backup);
@@ -378,6 +381,7 @@ impl<'a> Planner<'a> {
             without_history: self.known.without_history(),
             histories: self.known.histories.iter().map(TimelineHistory::timeline).collect(),
             last_transaction,
+            last_replayed,
             epoch_ended: self.known.ended,
             notes,
         };

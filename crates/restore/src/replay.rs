@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Class, Events, Explain, Lsn, Timeline, WalName};
+use terms::{Class, Events, Explain, Lsn, Timeline, Timestamp, WalName};
 
 /// Replay takes as long as it takes; progress is told, and a server that ends is seen at once.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 86_400);
@@ -33,7 +33,7 @@ pub struct Recovered {
     pub timeline: Timeline,
     /// The end of the last record that was replayed.
     pub at: Lsn,
-    /// When the last transaction replayed was committed, as the server's log says it.
+    /// When the last transaction replayed was committed, as the server's log says it; the stored log where that knows of a later one.
     pub last_transaction: Option<String>,
     /// How long replay waited for segments that were still on their way from the store.
     pub waited: Duration,
@@ -80,7 +80,12 @@ pub(crate) async fn replay(
     let waited = supply.waited();
     drop(supply);
     drop(fs::remove_dir_all(&spool));
-    let recovered = Recovered { waited, ..what_happened(target, &log)? };
+    let mut recovered = Recovered { waited, ..what_happened(target, &log)? };
+    // A server that stops at a position does not count the transaction that ends there (access/transam/xlogrecovery.c, recoveryStopsAfter).
+    let told = recovered.last_transaction.as_ref().and_then(|told| told.parse::<Timestamp>().ok());
+    if let Some(last) = plan.last_replayed.filter(|last| told.is_none_or(|told| told < *last)) {
+        recovered.last_transaction = Some(last.to_string());
+    }
     judge(plan, &recovered)?;
     Ok(recovered)
 }

@@ -196,3 +196,22 @@ fn two_clusters_never_share_a_repository_by_accident() {
     assert!(text.contains(&other.psql("SELECT system_identifier FROM pg_control_system()")), "{text}");
     assert_eq!(bowline.ok(&["list"])["backups"].as_array().map(Vec::len), Some(1));
 }
+
+#[test]
+fn the_last_transaction_that_is_told_is_the_last_that_was_replayed() {
+    let cluster = quiet_cluster(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    cluster.psql("CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    std::thread::sleep(Duration::from_millis(300));
+    // Its commit is the last record that is stored: the server is told to stop there, and does not count it.
+    cluster.psql("INSERT INTO t VALUES (2)");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(receiver.stop(), Some(0));
+    let committed: Timestamp = cluster.psql("SELECT pg_xact_commit_timestamp(xmin) FROM t WHERE a = 2").parse().expect("a time");
+    let restored = bowline.restore(&[]);
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "2");
+    let told = restored.result["recovered"]["last_transaction"].as_str().and_then(|told| told.parse::<Timestamp>().ok());
+    assert_eq!(told, Some(committed));
+}
