@@ -207,9 +207,9 @@ fn the_last_transaction_that_is_told_is_the_last_that_was_replayed() {
     std::thread::sleep(Duration::from_millis(300));
     // Its commit is the last record that is stored: the server is told to stop there, and does not count it.
     cluster.psql("INSERT INTO t VALUES (2)");
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(receiver.stop(), Some(0));
     let committed: Timestamp = cluster.psql("SELECT pg_xact_commit_timestamp(xmin) FROM t WHERE a = 2").parse().expect("a time");
+    wait("it to be stored", Duration::from_secs(60), || covered(&bowline) >= Some(committed));
+    assert_eq!(receiver.stop(), Some(0));
     let restored = bowline.restore(&[]);
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "2");
     let told = restored.result["recovered"]["last_transaction"].as_str().and_then(|told| told.parse::<Timestamp>().ok());
