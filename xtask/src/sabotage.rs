@@ -106,8 +106,10 @@ impl Ground {
             Place::Crate => vec!["test", "--workspace", "--lib"],
             Place::Tests => vec!["test", "--workspace", "--test", program],
         };
-        let mut builds = vec![vec!["build", "--workspace", "--bin", "bowline"]];
-        builds.push(if place == Place::Drill { what.clone() } else { [&what[..], &["--no-run"]].concat() });
+        let builds = match place {
+            Place::Drill => vec![what.clone()],
+            Place::Crate | Place::Tests => vec![vec!["build", "--workspace", "--bin", "bowline"], [&what[..], &["--no-run"]].concat()],
+        };
         for build in builds {
             if !self.cargo(&build, &log)? {
                 return Err(format!("{}: does not build; see {}", twin.name, log.display()).into());

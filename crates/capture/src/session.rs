@@ -222,10 +222,8 @@ impl Copied {
             .await?
         };
         // Only now has every page been looked at: what was read last waited in the pipeline until it was finished.
-        let damaged = match told {
-            Some((count, first)) => common.judge_pages(count, first)?,
-            None => common.judge_pages_read(pages.as_deref(), stop.lsn)?,
-        };
+        let (count, first) = told.unwrap_or_else(|| common.pages_read(pages.as_deref(), stop.lsn));
+        let damaged = common.judge_pages(count, first)?;
         common.writer.settle().await?;
         drop(progress);
         let document = common.document(stop, packs, manifest_bytes, &tally, damaged);
@@ -298,13 +296,14 @@ impl Common {
         }
     }
 
-    fn judge_pages_read(&self, pages: Option<&PageVerifier>, stop: Lsn) -> Result<u64, CaptureError> {
-        let Some(pages) = pages else { return Ok(0) };
+    /// How many of the pages that we read ourselves are damaged, and the first of them; each that is kept is told.
+    fn pages_read(&self, pages: Option<&PageVerifier>, stop: Lsn) -> (u64, String) {
+        let Some(pages) = pages else { return (0, String::new()) };
         let (count, damaged) = pages.damaged(stop);
         for page in &damaged {
             self.events.tell(Event::PageDamaged { file: page.file.clone(), block: page.block, lsn: page.lsn });
         }
-        self.judge_pages(count, damaged.first().map_or_else(|| "not kept".into(), |page| format!("block {} of {}", page.block, page.file)))
+        (count, damaged.first().map_or_else(|| "not kept".into(), |page| format!("block {} of {}", page.block, page.file)))
     }
 
     /// How many are damaged, unless that ends the backup.

@@ -18,7 +18,7 @@ pub struct Phase {
     /// grow with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// As many as recovery might ask for; `None` but for the replay.
+    /// As many as recovery replays; `None` but for the replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<u64>,
 }

@@ -34,10 +34,16 @@ pub(crate) fn read<T: DeserializeOwned>(path: &ObjectPath, bytes: &[u8]) -> Resu
         format: u32,
     }
     let gate: Gate = serde_json::from_str(text).map_err(|e| damaged(&e.to_string()))?;
-    if gate.format > FORMAT {
-        return Err(RepoError::Newer { path: path.to_string(), found: gate.format, known: FORMAT });
-    }
+    refuse_newer(path, gate.format)?;
     serde_json::from_str(text).map_err(|e| damaged(&e.to_string()))
+}
+
+/// What a newer program wrote is told apart from damage.
+pub(crate) fn refuse_newer(path: &ObjectPath, found: u32) -> Result<(), RepoError> {
+    match found {
+        ..=FORMAT => Ok(()),
+        found => Err(RepoError::Newer { path: path.to_string(), found, known: FORMAT }),
+    }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -250,9 +250,7 @@ fn parse(system: SystemId, path: &ObjectPath, plain: &[u8]) -> Result<WalIndex, 
         serde_json::from_slice::<Line>(line).map_err(|e| damaged(&e.to_string()))
     });
     let Some(Line::Header(header)) = lines.next().transpose()? else { return Err(damaged("it does not begin with a header")) };
-    if header.format > document::FORMAT {
-        return Err(RepoError::Newer { path: path.to_string(), found: header.format, known: document::FORMAT });
-    }
+    document::refuse_newer(path, header.format)?;
     if header.system_id != system || header.timeline != first.timeline() {
         return Err(damaged("it speaks of another cluster or timeline"));
     }

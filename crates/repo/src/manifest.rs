@@ -219,16 +219,12 @@ impl ManifestReader {
                 return Err(source.damaged("it is empty"));
             }
         }
-        match ready.pop_front() {
-            Some(Entry::Header(header)) if header.format > document::FORMAT => {
-                Err(RepoError::Newer { path: source.path.to_string(), found: header.format, known: document::FORMAT })
-            }
-            Some(Entry::Header(header)) if header.backup == backup && header.repository == reader.document().id => {
-                Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, wanted: None })
-            }
-            Some(Entry::Header(_)) => Err(source.damaged("it belongs to another backup or repository")),
-            _ => Err(source.damaged("it does not begin with its header")),
+        let Some(Entry::Header(header)) = ready.pop_front() else { return Err(source.damaged("it does not begin with its header")) };
+        source.refuse_newer(header.format)?;
+        if header.backup != backup || header.repository != reader.document().id {
+            return Err(source.damaged("it belongs to another backup or repository"));
         }
+        Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, wanted: None })
     }
 
     /// The first line.
@@ -288,7 +284,7 @@ impl ManifestReader {
 /// Where a reader stands in the object.
 pub(crate) struct Source {
     reader: Reader,
-    pub(crate) path: ObjectPath,
+    path: ObjectPath,
     backup: BackupId,
     bytes: u64,
     at: u64,
@@ -345,6 +341,10 @@ impl Source {
             Err(OpenOrParse::Open(source)) => Err(RepoError::object(&self.path)(source)),
             Err(OpenOrParse::Parse(e)) => Err(self.damaged(&format!("a line does not parse: {e}"))),
         }
+    }
+
+    pub(crate) fn refuse_newer(&self, format: u32) -> Result<(), RepoError> {
+        document::refuse_newer(&self.path, format)
     }
 
     pub(crate) fn damaged(&self, why: &str) -> RepoError {

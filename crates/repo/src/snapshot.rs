@@ -284,9 +284,7 @@ impl SnapshotReader {
             }
         }
         let Some(Line::Header(header)) = ready.pop_front() else { return Err(source.damaged("it does not begin with its header")) };
-        if header.format > document::FORMAT {
-            return Err(RepoError::Newer { path: source.path.to_string(), found: header.format, known: document::FORMAT });
-        }
+        source.refuse_newer(header.format)?;
         let agrees = (header.snapshot, header.repository, &header.source, header.began, header.encryption)
             == (snapshot.id, reader.document().id, &snapshot.source, snapshot.began, snapshot.encryption);
         let versions = snapshot.versions.as_ref();

@@ -181,10 +181,7 @@ impl Journal {
     /// The journal of the last restore of this target, unless that is done.
     pub fn unfinished(target: &Target) -> Result<Option<Self>, RescueError> {
         let path = target.side_dir.join(NAME);
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(RescueError::file("read", &path))?,
-        };
+        let Some(bytes) = read(&path)? else { return Ok(None) };
         let found: Self = serde_json::from_slice(&bytes).map_err(|e| RescueError::Journal { path: path.clone(), why: e.to_string() })?;
         if found.format > FORMAT {
             return Err(RescueError::Journal { path, why: format!("it is of format {}, this program knows {FORMAT}", found.format) });
@@ -261,11 +258,23 @@ impl Journal {
 
     /// Takes the mark away: the cluster is whole.
     pub(crate) fn unmark(&self, data_dir: &Path) -> Result<(), RescueError> {
-        let path = data_dir.join(UNFINISHED);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(RescueError::file("remove", &path)(e)),
-            _ => Ok(()),
-        }
+        remove(&data_dir.join(UNFINISHED))
+    }
+}
+
+/// `None` where it is not there.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, RescueError> {
+    match fs::read(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some).map_err(RescueError::file("read", path)),
+    }
+}
+
+/// What is gone already is no error.
+pub(crate) fn remove(path: &Path) -> Result<(), RescueError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(RescueError::file("remove", path)(e)),
+        _ => Ok(()),
     }
 }
 

@@ -2,11 +2,9 @@
 //! answer for another instant.
 
 use crate::RescueError;
-use crate::journal::{Journal, replace};
+use crate::journal::{Journal, read, remove, replace};
 use restore::Target;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Each key, with its size in bytes where that is told.
@@ -32,21 +30,14 @@ pub(crate) fn keep(target: &Target, journal: &Journal, rows: &Rows) -> Result<()
 /// What an earlier run of this very restore was told; none where it was told nothing.
 pub(crate) fn kept(target: &Target, journal: &Journal) -> Result<Option<Rows>, RescueError> {
     let path = path(target);
-    let bytes = match fs::read(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        bytes => bytes.map_err(RescueError::file("read", &path))?,
-    };
+    let Some(bytes) = read(&path)? else { return Ok(None) };
     let kept: Kept = serde_json::from_slice(&bytes).map_err(|e| RescueError::Journal { path, why: e.to_string() })?;
     Ok((kept.id == journal.id).then_some(kept.rows))
 }
 
 /// Nobody asks for it any more.
 pub(crate) fn forget(target: &Target) -> Result<(), RescueError> {
-    let path = path(target);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(RescueError::file("remove", &path)(e)),
-        _ => Ok(()),
-    }
+    remove(&path(target))
 }
 
 #[cfg(test)]

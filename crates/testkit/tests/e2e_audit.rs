@@ -30,6 +30,12 @@ fn name(path: &std::path::Path) -> String {
     path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned()
 }
 
+/// What people read.
+fn shown(bowline: &Bowline, words: &[&str]) -> String {
+    let out = bowline.command(words).output().expect("it starts");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
 fn unread(result: &Value) -> usize {
     result["audit"]["unindexed"].as_array().expect("a list").len()
 }
@@ -93,8 +99,7 @@ fn a_gap_is_named_with_what_it_makes_unreachable() {
     let to = |at: terms::Timestamp| bowline.run(&["restore", "--plan", "--to", &at.to_string()]).code;
     assert_eq!((to(from.plus_micros(-1)), to(from), to(until.plus_micros(-1)), to(until)), (0, 3, 3, 0), "{result}");
     // People read the same.
-    let output = bowline.command(&["wal", "audit"]).output().expect("bowline");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = shown(&bowline, &["wal", "audit"]);
     for wanted in [name(&lost).as_str(), "cannot be restored: from", first.as_str(), second.as_str(), "wal push", "next:"] {
         assert!(said.contains(wanted), "no {wanted} in\n{said}");
     }
@@ -252,12 +257,6 @@ fn a_restore_is_planned_from_the_index() {
     assert_eq!(plan(&end), 6, "without the index every segment is read");
 }
 
-/// What people read.
-fn shown(bowline: &Bowline, verb: &str) -> String {
-    let out = bowline.command(&[verb]).output().expect("it starts");
-    String::from_utf8_lossy(&out.stdout).into_owned()
-}
-
 #[test]
 fn a_receivers_first_start_goes_on_where_the_last_backup_left_the_log() {
     let cluster = cluster(newest_major());
@@ -271,7 +270,7 @@ fn a_receivers_first_start_goes_on_where_the_last_backup_left_the_log() {
     assert_eq!(receiver.stop(), Some(0));
     let found = bowline.ok(&["wal", "audit"]);
     assert_eq!(found["whole"], true, "{found}");
-    assert!(!shown(&bowline, "status").contains("which is missing"));
+    assert!(!shown(&bowline, &["status"]).contains("which is missing"));
     assert_eq!(bowline.restore(&[]).psql("SELECT count(*) FROM t"), "5000");
 }
 
@@ -291,7 +290,7 @@ fn what_was_gone_before_a_receivers_first_start_is_told_and_the_rest_received() 
     assert_eq!(receiver.stop(), Some(0));
     let text = bowline.fails(&["wal", "audit"], 3, "wal-gap");
     let missing = text.split("Not stored: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a segment");
-    let shown = shown(&bowline, "status");
+    let shown = shown(&bowline, &["status"]);
     assert!(shown.contains(&format!("but nothing that needs segment {missing}, which is missing")), "{missing}: {shown}");
     bowline.ok(&["backup"]);
     assert_eq!(bowline.restore(&[]).psql("SELECT count(*) FROM t"), "8000");

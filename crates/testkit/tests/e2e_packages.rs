@@ -32,12 +32,18 @@ fn in_snapshots(bowline: &Bowline<'_>, cluster: &Cluster, primary: &str) {
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &more);
 }
 
+/// A folder of packages, kept in the backups' repository.
+fn folder_in_snapshots(cluster: &Cluster) -> (Bowline<'_>, Folder) {
+    let bowline = Bowline::new(cluster, RepositoryKind::Folder);
+    let folder = Folder::make(cluster, "packages");
+    in_snapshots(&bowline, cluster, &folder.url());
+    (bowline, folder)
+}
+
 #[test]
 fn a_folder_comes_back_as_it_was_and_what_is_newer_is_kept() {
     let cluster = Cluster::start(newest_major());
-    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
-    let folder = Folder::make(&cluster, "packages");
-    in_snapshots(&bowline, &cluster, &folder.url());
+    let (bowline, folder) = folder_in_snapshots(&cluster);
     bowline.fails(&["packages", "restore", "--to", &now().to_string(), "--yes"], 3, "packages-no-snapshot");
     let large: Vec<u8> = (0..9_000_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for (key, body) in [("a-b", &b"first"[..]), ("a/b c+ü%41", b"second"), ("a/empty", b""), ("z/large", &large)] {

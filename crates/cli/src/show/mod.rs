@@ -4,7 +4,7 @@ mod events;
 mod numbers;
 
 pub use events::{event_json, event_line};
-pub use numbers::{bytes, duration, rate};
+pub use numbers::{bytes, counted, duration, rate};
 
 use crate::args::Common;
 use crate::fault::Fault;

@@ -31,6 +31,11 @@ pub fn duration(took: Duration) -> String {
     }
 }
 
+/// With a plural that ends in s.
+pub fn counted(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

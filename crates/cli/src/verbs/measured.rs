@@ -1,7 +1,7 @@
 //! What was measured last, in words.
 
 use crate::fault::Fault;
-use crate::show::{bytes, duration};
+use crate::show::{bytes, counted, duration};
 use repo::Reader;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub async fn lines(reader: &Reader) -> Result<Vec<String>, Fault> {
         measured.outcome,
         bytes(measured.database_bytes),
         time(measured.files_seconds),
-        super::verify::counted(measured.segments, "segment"),
+        counted(measured.segments, "segment"),
         time(measured.replay_seconds)
     )])
 }

@@ -3,7 +3,7 @@
 use crate::args::{Common, VerifyArgs};
 use crate::config::DrillCheck;
 use crate::fault::Fault;
-use crate::show::{Printer, bytes, duration, rate};
+use crate::show::{Printer, bytes, counted, duration, rate};
 use crate::verbs::packages;
 use crate::wiring::{Wiring, cores, program};
 use checks::{Outcome, Question};
@@ -229,8 +229,4 @@ fn show(printer: &Printer, report: &Report) {
         printer.say(format!("took         {:<26} {}{pace}", phase.name, duration(took)));
     }
     printer.say(format!("in all       {}", duration(Duration::from_secs_f64(report.seconds))));
-}
-
-pub fn counted(number: u64, word: &str) -> String {
-    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }

@@ -108,7 +108,9 @@ function recovery(now) {
   const window = repository.window;
   const first = Math.min(at - DAY, ...repository.backups.map((backup) => time(backup.at)));
   const until = window && window.until ? time(window.until) : null;
-  set($("window-words"), window ? `Any instant from ${short(time(window.from))}${until ? ` to ${stamp(until)}` : " on"} UTC${repository.gaps.length ? `, but not ${many(repository.gaps.length, "gap")}` : repository.stored?.hole ? `, but nothing that needs segment ${repository.stored.hole}, which is missing` : ""}, and ${many(repository.backups.filter((b) => !b.reaches_on).length, "older backup")} at their own ends.` : "Nothing yet: there is no backup of the present cluster.");
+  const hole = repository.stored?.hole;
+  const but = repository.gaps.length ? `, but not ${many(repository.gaps.length, "gap")}` : hole ? `, but nothing that needs segment ${hole}, which is missing` : "";
+  set($("window-words"), window ? `Any instant from ${short(time(window.from))}${until ? ` to ${stamp(until)}` : " on"} UTC${but}, and ${many(repository.backups.filter((b) => !b.reaches_on).length, "older backup")} at their own ends.` : "Nothing yet: there is no backup of the present cluster.");
   const gaps = repository.gaps.map((gap) => ({ from: time(gap.from) ?? first, until: time(gap.until) ?? at, what: gap.what }));
   timeline.show({
     start: window ? time(window.from) - (at - time(window.from)) * 0.06 : first, from: first - (at - first) * 0.02, to: at, reach: window ? [time(window.from), until ?? at] : null, gaps, words: (ms) => `${stamp(ms)} UTC`,

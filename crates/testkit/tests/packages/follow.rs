@@ -1,8 +1,8 @@
 //! A replica is followed page by page, with a canary; the test copies in the store's place.
 
-use crate::ground::{InBucket, Objects, now};
+use crate::ground::{InBucket, Objects, beside, now, place};
 use futures::TryStreamExt;
-use packages::{Follower, Place, Settings, Writes};
+use packages::{Follower, Settings, Writes};
 use std::time::Duration;
 use store::{Pace, StoreOptions};
 use terms::SystemClock;
@@ -11,18 +11,9 @@ use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 use testkit::stand_in::{Likeness, StandIn};
 use testkit::{Bowline, Cluster, RepositoryKind, Toxiproxy, newest_major};
 
-fn place(url: &str, options: &StoreOptions) -> Place {
-    Place { url: url.to_owned(), options: options.clone() }
-}
-
 #[test]
 fn what_is_behind_is_found_asked_for_again_and_told_by_the_worst_of_canary_and_listing() {
-    let server = S3Server::shared();
-    for bucket in ["followed", "followed-copy"] {
-        server.create_bucket(bucket);
-    }
-    let (url, copy_url, options) = (server.url("followed", "kb"), server.url("followed-copy", "kb"), server.options());
-    let (primary, copy) = (InBucket::open(&url, &options, true), InBucket::open(&copy_url, &options, true));
+    let (primary, copy, settings) = beside("followed", "kb");
     for number in 0..30 {
         for bucket in [&primary, &copy] {
             bucket.put(&format!("f{}/{number}", number % 3), b"the same");
@@ -30,8 +21,6 @@ fn what_is_behind_is_found_asked_for_again_and_told_by_the_worst_of_canary_and_l
     }
     primary.put("late", b"not copied yet");
     std::thread::sleep(Duration::from_millis(1100));
-    let (primary_place, replica) = (place(&url, &options), Some(place(&copy_url, &options)));
-    let settings = Settings { primary: primary_place, replica, replication_role: None, replication_target: None, replica_kms_key: None };
     primary.wait(async {
         let mut follower = Follower::new(&settings).expect("two buckets");
         let first = follower.look(Some(Writes::Here), &SystemClock).await.expect("a look");
@@ -59,9 +48,10 @@ fn what_is_behind_is_found_asked_for_again_and_told_by_the_worst_of_canary_and_l
         let other = Follower::new(&settings).expect("two buckets").look(Some(Writes::Elsewhere), &SystemClock).await.expect("a look");
         assert_eq!((other.facts.behind, other.canary.and_then(|canary| canary.arrived)), (0, Some(written)));
         // A canary that may not be written is told, and keeps nothing else from being looked at.
-        let closed = StandIn::start(Likeness::ReadOnly, server.port());
+        let closed = StandIn::start(Likeness::ReadOnly, S3Server::shared().port());
         let endpoint = Some(closed.endpoint());
-        let closed_off = Settings { primary: place(&url, &StoreOptions { endpoint, ..options.clone() }), ..settings.clone() };
+        let closed_off =
+            Settings { primary: place(&settings.primary.url, &StoreOptions { endpoint, ..settings.primary.options.clone() }), ..settings.clone() };
         let refused = Follower::new(&closed_off).expect("two buckets").look(Some(Writes::Here), &SystemClock).await.expect("a look");
         let canary = refused.canary.expect("a canary is wanted");
         assert!(canary.trouble.is_some_and(|trouble| trouble.slug == "store-denied") && refused.listed.is_some() && refused.facts.behind == 0);

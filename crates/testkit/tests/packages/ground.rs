@@ -1,11 +1,14 @@
 //! An application's objects in a folder or a bucket, as the application itself writes and reads them.
 
+use packages::{Place, Settings};
 use std::fs;
 use std::path::{Path, PathBuf};
+use store::StoreOptions;
 use terms::{Clock, SystemClock, Timestamp};
 use testkit::Cluster;
 pub use testkit::InBucket;
 use testkit::bowline::files_below;
+use testkit::s3::S3Server;
 
 pub fn now() -> Timestamp {
     SystemClock.now()
@@ -113,4 +116,26 @@ impl Objects for InBucket {
             self.try_hide(&key).expect("it can be hidden");
         }
     }
+}
+
+pub fn place(url: &str, options: &StoreOptions) -> Place {
+    Place { url: url.to_owned(), options: options.clone() }
+}
+
+/// A bucket, one that its versions are copied to by whoever tests, both from this prefix on, and what names both.
+pub fn beside(name: &str, prefix: &str) -> (InBucket, InBucket, Settings) {
+    let (server, copy_name) = (S3Server::shared(), format!("{name}-copy"));
+    let options = server.options();
+    let [primary, copy] = [name, &copy_name].map(|bucket| {
+        server.create_bucket(bucket);
+        server.url(bucket, prefix)
+    });
+    let settings = Settings {
+        primary: place(&primary, &options),
+        replica: Some(place(&copy, &options)),
+        replication_role: None,
+        replication_target: None,
+        replica_kms_key: None,
+    };
+    (InBucket::open(&primary, &options, true), InBucket::open(&copy, &options, true), settings)
 }

@@ -1,7 +1,7 @@
 //! Database and packages are both destroyed under load, and come back to one instant: whatever a row refers to is there.
 
-use crate::ground::{Folder, InBucket, Objects, now};
-use crate::in_snapshots;
+use crate::ground::{InBucket, Objects, now};
+use crate::{folder_in_snapshots, in_snapshots};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -109,9 +109,7 @@ pub fn both_come_back(cluster: &Cluster, bowline: &Bowline<'_>, objects: &dyn Ob
 #[test]
 fn a_database_and_a_folder_of_packages_come_back_to_one_instant() {
     let cluster = Cluster::start(newest_major());
-    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
-    let folder = Folder::make(&cluster, "packages");
-    in_snapshots(&bowline, &cluster, &folder.url());
+    let (bowline, folder) = folder_in_snapshots(&cluster);
     both_come_back(&cluster, &bowline, &folder, Kept::InSnapshots);
 }
 
@@ -133,9 +131,7 @@ fn a_database_and_a_bucket_of_packages_come_back_to_one_instant() {
 #[test]
 fn what_the_database_refers_to_and_is_not_there_is_told_by_drill_and_restore() {
     let cluster = Cluster::start(newest_major());
-    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
-    let folder = Folder::make(&cluster, "packages");
-    in_snapshots(&bowline, &cluster, &folder.url());
+    let (bowline, folder) = folder_in_snapshots(&cluster);
     let receiver = bowline.receive();
     bowline.ok(&["backup"]);
     folder.put("there", b"right");
@@ -165,9 +161,7 @@ fn what_the_database_refers_to_and_is_not_there_is_told_by_drill_and_restore() {
 #[test]
 fn a_second_run_compares_the_packages_with_what_the_database_said_to_the_first() {
     let cluster = Cluster::start(newest_major());
-    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
-    let folder = Folder::make(&cluster, "packages");
-    in_snapshots(&bowline, &cluster, &folder.url());
+    let (bowline, folder) = folder_in_snapshots(&cluster);
     let receiver = bowline.receive();
     bowline.ok(&["backup"]);
     folder.put("there", b"right");

@@ -1,37 +1,15 @@
 //! What a real server does with versions, removals and conditions, where its packages hang on it.
 
-use crate::ground::{InBucket, Objects, now};
+use crate::ground::{InBucket, Objects, beside, now};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use packages::{Place, RestoreWish, Settings, Source};
+use packages::{RestoreWish, Source};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Item, ItemFacts, StoreOptions};
+use store::{Item, ItemFacts};
 use testkit::loopback::http;
 use testkit::s3::S3Server;
 use testkit::stores::{Make, ObjectServer};
-
-fn place(url: &str, options: &StoreOptions) -> Place {
-    Place { url: url.to_owned(), options: options.clone() }
-}
-
-/// A bucket, one that its versions are copied to by whoever tests, and what names both.
-fn beside(name: &str) -> (InBucket, InBucket, Settings) {
-    let (server, copy_name) = (S3Server::shared(), format!("{name}-copy"));
-    let options = server.options();
-    let [primary, copy] = [name, &copy_name].map(|bucket| {
-        server.create_bucket(bucket);
-        server.url(bucket, "")
-    });
-    let settings = Settings {
-        primary: place(&primary, &options),
-        replica: Some(place(&copy, &options)),
-        replication_role: None,
-        replication_target: None,
-        replica_kms_key: None,
-    };
-    (InBucket::open(&primary, &options, true), InBucket::open(&copy, &options, true), settings)
-}
 
 /// The server tells whole seconds.
 fn a_second_later() {
@@ -40,7 +18,7 @@ fn a_second_later() {
 
 #[test]
 fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept() {
-    let (primary, copy, settings) = beside("proven");
+    let (primary, copy, settings) = beside("proven", "");
     for bucket in [&primary, &copy] {
         bucket.put("removed", b"long gone");
         bucket.put("changed", b"first");
@@ -85,7 +63,7 @@ fn a_key_removed_before_the_instant_stays_so_and_what_the_primary_proves_is_kept
 
 #[test]
 fn beside_a_primary_that_was_emptied_nobody_knows_how_far_the_copy_is_complete() {
-    let (primary, copy, settings) = beside("emptied");
+    let (primary, copy, settings) = beside("emptied", "");
     copy.put("one", b"kept there");
     a_second_later();
     let at = now();
@@ -114,7 +92,7 @@ fn beside_a_primary_that_was_emptied_nobody_knows_how_far_the_copy_is_complete()
 
 #[test]
 fn what_the_copy_cannot_have_yet_is_there_and_what_it_should_have_is_not() {
-    let (primary, copy, settings) = beside("young");
+    let (primary, copy, settings) = beside("young", "");
     primary.put("forgotten", b"never copied");
     primary.put("copied", b"1");
     copy.put("copied", b"1");
