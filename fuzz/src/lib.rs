@@ -3,6 +3,8 @@
 //!
 //! Each target is a plain function. `cargo xtask fuzz` runs it under libFuzzer; the tests play the corpus through it.
 
+mod mended;
+
 use bytes::Bytes;
 use pg::wal::{Surveyor, WalSource};
 use pg::{BackupLabel, ConnInfo, SyncNames, TarItem, TarReader, TimelineHistory};
@@ -28,7 +30,11 @@ pub fn frame(bytes: &[u8]) {
     // As it is, and behind a header that is right: else nothing beyond the first comparison would ever be seen.
     let header = *SealedObject::begin(&Protection::Plain, ObjectKind::WalLog, &repository, PATH).header();
     let headed = [&header[..], bytes].concat();
-    for bytes in [bytes, &headed] {
+    // And with the checksums that belong to it: else no codec would ever be asked.
+    let (mut mended, mut headed_mended) = (bytes.to_vec(), headed.clone());
+    mended::frames(&mut mended, &repository, PATH);
+    mended::frames(&mut headed_mended, &repository, PATH);
+    for bytes in [bytes, &headed, &mended, &headed_mended] {
         frames(bytes);
     }
     let _ = seal::frame_bytes(bytes);
@@ -83,22 +89,36 @@ pub fn wal(bytes: &[u8]) {
     valid(bytes);
 }
 
+/// The first byte says more than the major: whether checksums and addresses are made right, and whether the pages lie in a
+/// second segment.
+const MENDED: u8 = 0x80;
+const BEHIND: u8 = 0x40;
+const SEGMENT: usize = 1 << 20;
+
 /// How many bytes of it are log that is valid.
 fn valid(bytes: &[u8]) -> u64 {
-    let Some((first, pages)) = bytes.split_first() else { return 0 };
+    let Some((&first, pages)) = bytes.split_first() else { return 0 };
+    let mut pages = pages.to_vec();
+    if first & BEHIND != 0 {
+        pages = mended::behind(&pages, SEGMENT);
+    }
+    if first & MENDED != 0 {
+        mended::wal(&mut pages, SEGMENT);
+    }
     // As the first page says of itself (src/include/access/xlog_internal.h, XLogLongPageHeaderData): else the survey ends there.
     let Some(address) = pages.get(8..16).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes) else { return 0 };
     let Some(system_id) = pages.get(24..32).and_then(|part| part.try_into().ok()).map(u64::from_le_bytes) else { return 0 };
-    let segment_size = SegmentSize::from_bytes(1 << 20).unwrap_or(SegmentSize::DEFAULT);
+    let segment_size = SegmentSize::from_bytes(SEGMENT as u64).unwrap_or(SegmentSize::DEFAULT);
     let source = WalSource { major: 15 + u32::from(first % 4), system_id: SystemId::new(system_id), timeline: Timeline::FIRST, segment_size };
     // A server ends long before its log does.
-    let mut surveyor = Surveyor::new(source, Lsn::from_bytes(address & (u64::MAX >> 1)));
+    let begin = Lsn::from_bytes(address & (u64::MAX >> 1));
+    let mut surveyor = Surveyor::new(source, begin);
+    let mut read = 0;
     // In pieces of any size, as they come from a connection.
-    for piece in pages.chunks(1 + usize::from(*first) * 33) {
+    for piece in pages.chunks(1 + usize::from(first & 0x3F) * 133) {
         surveyor.feed(piece, drop);
+        read = read.max(surveyor.current().end.bytes_since(begin));
     }
-    let now = surveyor.current();
-    let read = now.end.bytes_since(now.segment.start(segment_size));
     surveyor.finish(drop);
     read
 }
@@ -194,10 +214,29 @@ mod tests {
         }
         assert_eq!(last, Some(TarItem::End));
         for name in ["postgresql-15", "postgresql-18"] {
-            assert!(valid(&std::fs::read(corpus.join("wal").join(name)).expect("a seed")) > 8192, "{name}");
+            let mut seed = std::fs::read(corpus.join("wal").join(name)).expect("a seed");
+            assert!(valid(&seed) > 8192, "{name}");
+            // A byte of a record: its checksum ends the log, unless it is made right; and so it is in a second segment.
+            let within = seed.len() - 12_000;
+            seed[within] ^= 1;
+            let broken = valid(&seed);
+            seed[0] |= MENDED;
+            let mended = valid(&seed);
+            assert!(mended > broken, "{name}: {mended} {broken}");
+            seed[0] |= BEHIND;
+            assert!(valid(&seed) > SEGMENT as u64, "{name}");
         }
+        // One record of each kind that recovery looks at, without checksums; the last one takes the rest of the segment.
+        let kinds = std::fs::read(corpus.join("wal/kinds")).expect("a seed");
+        assert_eq!(valid(&kinds), SEGMENT as u64);
         assert!(lines(text("manifest/small").as_bytes()) > 3);
         let sealed = std::fs::read(corpus.join("frame/whole")).expect("a seed");
         assert!(matches!(frames(&sealed), Some(Ok(plain)) if plain.starts_with(b"some plain")));
+        let mut other = sealed.clone();
+        let last = other.len() - 40;
+        other[last] ^= 1;
+        assert!(matches!(frames(&other), Some(Err(_))));
+        mended::frames(&mut other, &repository(), PATH);
+        assert!(matches!(frames(&other), Some(Ok(plain)) if plain.starts_with(b"some plain")));
     }
 }

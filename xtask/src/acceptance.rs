@@ -30,12 +30,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Outcome<()> {
     let root = root();
     let text = fs::read_to_string(root.join(TABLE)).map_err(|error| format!("cannot read {TABLE}: {error}"))?;
     let rows = rows(&text)?;
-    let known = Known {
-        drill: sources(&root.join("xtask/src/drill"))?,
-        benchmarks: fs::read_to_string(root.join("docs/benchmarks.md"))?,
-        benches: bench::names(),
-        twins: twins::all().collect(),
-    };
+    let known = Known { drill: sources(&root.join("xtask/src/drill"))?, benches: bench::names(), twins: twins::all().collect() };
     let mut faults = known.faults(&rows);
     if let Some(output) = &output {
         faults.extend(unproven(&rows, &Ran::read(output), std::env::var("BOWLINE_FULL").is_ok_and(|value| value == "1")));
@@ -68,8 +63,8 @@ enum Proof {
     Test { program: String, name: String, is_long: bool },
     /// A step of `./drill`.
     Drill(String),
-    /// A figure: the subcommand that measured it, and its heading in docs/benchmarks.md.
-    Bench { name: String, anchor: String },
+    /// A figure: the subcommand that measured it. That its link leads to a heading is for the test of all documents.
+    Bench { name: String },
 }
 
 /// A line of the table.
@@ -108,7 +103,7 @@ fn rows(text: &str) -> Result<Vec<Row>, String> {
 fn parse(cell: &str) -> Option<Proof> {
     if let Some(rest) = cell.strip_prefix("[`bench ") {
         let (name, rest) = rest.split_once("`](benchmarks.md#")?;
-        return Some(Proof::Bench { name: name.to_owned(), anchor: rest.strip_suffix(')')?.to_owned() });
+        return rest.ends_with(')').then(|| Proof::Bench { name: name.to_owned() });
     }
     let (code, behind) = cell.strip_prefix('`')?.split_once('`')?;
     let is_long = match behind.trim() {
@@ -127,7 +122,6 @@ fn parse(cell: &str) -> Option<Proof> {
 /// What the project has, whether or not it ran.
 struct Known {
     drill: String,
-    benchmarks: String,
     benches: Vec<String>,
     twins: Vec<&'static Twin>,
 }
@@ -139,10 +133,7 @@ impl Known {
             match proof {
                 Proof::Bench { .. } if *twins != [MEASURED] => faults.push(format!("{promise}: beside a figure stands {MEASURED:?}")),
                 Proof::Drill(step) if !self.drill.contains(&format!("\"{step}\"")) => faults.push(format!("{promise}: ./drill has no step {step:?}")),
-                Proof::Bench { name, .. } if !self.benches.contains(name) => faults.push(format!("{promise}: there is no bench {name}")),
-                Proof::Bench { anchor, .. } if !has_heading(&self.benchmarks, anchor) => {
-                    faults.push(format!("{promise}: docs/benchmarks.md has no #{anchor}"));
-                }
+                Proof::Bench { name } if !self.benches.contains(name) => faults.push(format!("{promise}: there is no bench {name}")),
                 Proof::Test { .. } | Proof::Drill(_) if twins.is_empty() => faults.push(format!("{promise}: a proof has no sabotage twin")),
                 _ => {}
             }
@@ -163,16 +154,6 @@ impl Known {
         }
         faults
     }
-}
-
-/// Whether a heading has this anchor: its letters and digits, small, with `-` for each space.
-fn has_heading(text: &str, anchor: &str) -> bool {
-    text.lines().filter(|line| line.starts_with('#')).any(|line| anchor_of(line.trim_start_matches('#').trim()) == anchor)
-}
-
-fn anchor_of(title: &str) -> String {
-    let kept = title.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
-    kept.replace(' ', "-")
 }
 
 /// What tests and drill printed.
@@ -314,12 +295,7 @@ mod tests {
     fn benches_steps_and_twins_must_be_there_and_belong_together() {
         const TWIN: Twin = Twin { name: "a lie", file: "x", right: "a", wrong: "b", test: ("e2e_one", "a_thing") };
         const STEP: Twin = Twin { name: "a step's lie", file: "x", right: "a", wrong: "b", test: ("./drill", "bowline backup") };
-        let known = Known {
-            drill: "report.step(\"bowline backup\")".into(),
-            benchmarks: "# B\n\n## Backup and restore, 2.5 GB\n".into(),
-            benches: vec!["backup-restore".into()],
-            twins: vec![&TWIN, &STEP],
-        };
+        let known = Known { drill: "report.step(\"bowline backup\")".into(), benches: vec!["backup-restore".into()], twins: vec![&TWIN, &STEP] };
         let of = |row: &str| known.faults(&rows(&table(row)).unwrap());
         for good in [
             "| A | [`bench backup-restore`](benchmarks.md#backup-and-restore-25-gb) | x | measured |\n",
@@ -330,7 +306,6 @@ mod tests {
         }
         for (bad, why) in [
             ("| A | [`bench backups`](benchmarks.md#backup-and-restore-25-gb) | x | measured |\n", "no bench"),
-            ("| A | [`bench backup-restore`](benchmarks.md#backup) | x | measured |\n", "no #backup"),
             ("| A | [`bench backup-restore`](benchmarks.md#backup-and-restore-25-gb) | x | |\n", "beside a figure"),
             ("| A | `e2e_one::kept::a_thing` | x | measured |\n", "no sabotage twin \"measured\""),
             ("| A | `e2e_one::kept::a_thing` | x | |\n", "has no sabotage twin"),
