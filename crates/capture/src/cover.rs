@@ -19,7 +19,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who brings the WAL.
 pub(crate) struct Cover {
-    sql: Sql,
     writer: Writer,
     system_id: SystemId,
     events: Arc<dyn Events>,
@@ -48,13 +47,7 @@ impl Cover {
             None => false,
         };
         let own = if received { None } else { Some(OwnReceiver::start(info, writer, epoch, options, events.clone()).await?) };
-        let sql = Sql::connect(info).await?;
-        Ok(Self { sql, writer: writer.clone(), system_id: epoch.system_id, events, wal_timeout: options.wal_timeout, own })
-    }
-
-    /// A session beside the backup's.
-    pub(crate) fn sql(&self) -> &Sql {
-        &self.sql
+        Ok(Self { writer: writer.clone(), system_id: epoch.system_id, events, wal_timeout: options.wal_timeout, own })
     }
 
     /// From now on the receiver knows when it has brought enough.

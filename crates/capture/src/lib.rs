@@ -20,6 +20,7 @@ mod reading;
 mod receive;
 mod salvage;
 mod session;
+mod sole;
 mod standbys;
 mod stream;
 mod streamed;
@@ -35,10 +36,12 @@ pub use notes::{Lead, Notes};
 pub use push::{LookAhead, push, push_ahead};
 pub use receive::{BACKUP, Flush, Progress, RECEIVER, ReceiveOptions, Slot, Until, receive, refuse_synchronous};
 pub use salvage::{Salvaged, salvage};
+pub use sole::Meanwhile;
 
 use pg::ConnInfo;
 use repo::{BackupDocument, Writer};
 use seal::Compression;
+use sole::Sole;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,11 +75,16 @@ pub struct BackupOptions {
     pub slot: Option<String>,
     /// How long to wait for WAL that another process brings.
     pub wal_timeout: Duration,
+    /// Who makes it, for people and for the next one on the same host: the host's name.
+    pub holder: String,
+    /// When somebody else makes one.
+    pub meanwhile: Meanwhile,
 }
 
 /// Makes a full backup and lists it; what is returned is what can be restored.
 ///
-/// Whatever goes wrong, nothing is listed, and the server leaves backup mode with the session.
+/// Whatever goes wrong, nothing is listed, and the server leaves backup mode with the session. One at a time, by the lease `backup`
+/// of the repository.
 pub async fn backup(
     info: &ConnInfo,
     data_dir: Option<&Path>,
@@ -86,6 +94,12 @@ pub async fn backup(
     events: Arc<dyn Events>,
 ) -> Result<BackupDocument, CaptureError> {
     let info = &info.clone().with_application_name(BACKUP);
-    let begun = session::Begun::begin(info, data_dir, writer, options, clock, events).await?;
-    begun.copy().await?.end().await?.cover().await?.publish().await
+    let sole = Sole::claim(info, &writer, &options.holder, options.meanwhile, clock, &*events).await?;
+    let made = async {
+        let begun = session::Begun::begin(info, data_dir, writer, options, clock, events).await?;
+        begun.copy().await?.end(&sole).await?.cover().await?.publish(&sole).await
+    };
+    let made = made.await;
+    sole.release().await;
+    made
 }

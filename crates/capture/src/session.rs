@@ -5,6 +5,7 @@ use crate::local::{DataDirectory, copy_config, feed_bytes};
 use crate::pages::PageVerifier;
 use crate::pipeline::{Pipeline, Settings, Tally};
 use crate::receive::{BACKUP, refuse_synchronous};
+use crate::sole::Sole;
 use crate::streamed::copy_stream;
 use crate::throttle::Throttle;
 use crate::{BackupOptions, CaptureError, Checksums};
@@ -189,7 +190,7 @@ async fn free_id(writer: &Writer, mut at: Timestamp) -> Result<BackupId, Capture
 
 impl Copied {
     /// Leaves backup mode and makes packs and manifest durable.
-    pub(crate) async fn end(self) -> Result<Ended, CaptureError> {
+    pub(crate) async fn end(self, sole: &Sole) -> Result<Ended, CaptureError> {
         let Self { common, mut pipeline, ending, pages, progress } = self;
         let (stop, label, told) = match ending {
             Ending::Local(sql) => {
@@ -201,7 +202,7 @@ impl Copied {
                     common.events.tell(Event::Noticed { what: format!("the server warns: {warning}") });
                 }
                 // The walsender has no clock to ask; a later reading only makes the backup's first instant later.
-                let now = common.cover.sql().now().await?;
+                let now = sole.sql().now().await?;
                 let first = end.warnings.first().cloned().unwrap_or_default();
                 (WalPosition { lsn: end.stop, time: now }, None, Some((end.pages_damaged, first)))
             }
@@ -249,10 +250,11 @@ impl Ended {
 }
 
 impl Covered {
-    /// Lists the backup: one conditional put.
-    pub(crate) async fn publish(self) -> Result<BackupDocument, CaptureError> {
+    /// Lists the backup: one conditional put, by whoever is still the one that makes it.
+    pub(crate) async fn publish(self, sole: &Sole) -> Result<BackupDocument, CaptureError> {
         let Self { common, mut document } = self;
         document.took_seconds = common.began.elapsed().as_secs_f64();
+        sole.prove().await?;
         common.writer.publish(&document).await?;
         common.events.tell(Event::BackupPublished { backup: common.id, took: common.began.elapsed() });
         Ok(document)

@@ -161,6 +161,12 @@ impl Sql {
         let row = self.row(doing, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint", &[]).await?;
         Ok(Timestamp::from_unix_micros(self.get(&row, 0, doing)?))
     }
+    /// Whether this session has the advisory lock of this number now. It ends with the session; taken twice it is held still.
+    pub async fn try_lock(&self, number: i64) -> Result<bool, PgError> {
+        let doing = "ask for an advisory lock";
+        let row = self.row(doing, "SELECT pg_try_advisory_lock($1)", &[&number]).await?;
+        self.get(&row, 0, doing)
+    }
     /// Whether the role may call a function, e.g. `pg_backup_start(text, boolean)`.
     pub async fn has_privilege(&self, signature: &str) -> Result<bool, PgError> {
         let doing = format!("ask for the privilege to call {signature}");

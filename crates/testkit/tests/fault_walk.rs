@@ -4,7 +4,7 @@
 mod ground;
 
 use bytes::Bytes;
-use capture::{BackupOptions, Checksums};
+use capture::{BackupOptions, Checksums, Meanwhile};
 use futures::stream::BoxStream;
 use ground::{Chance, FILL, SUM, program};
 use keys::KeyFile;
@@ -87,6 +87,8 @@ impl Walk {
             fast_checkpoint: true,
             slot: None,
             wal_timeout: Duration::from_secs(10),
+            holder: "here".into(),
+            meanwhile: Meanwhile::Refuse,
         };
         let info = ConnInfo::from_environment(&self.cluster.conninfo()).map_err(|e| e.advice().to_string())?;
         let made = capture::backup(&info, self.source.as_deref(), writer, options, &self.clock, Arc::new(Silent)).await;

@@ -1,7 +1,7 @@
 //! Nobody is locked in: docs/format/read.py, which shares no code with Bowline, brings a real backup back to a running server.
 
 use bytes::Bytes;
-use capture::{BackupOptions, Checksums, backup, push};
+use capture::{BackupOptions, Checksums, Meanwhile, backup, push};
 use futures::TryStreamExt;
 use keys::KeyFile;
 use pg::ConnInfo;
@@ -78,6 +78,8 @@ impl Stored {
                 fast_checkpoint: true,
                 slot: None,
                 wal_timeout: Duration::from_secs(60),
+                holder: "here".into(),
+                meanwhile: Meanwhile::Refuse,
             };
             let data = way.local.then(|| cluster.data_dir());
             let made =

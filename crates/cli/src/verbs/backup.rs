@@ -6,7 +6,7 @@ use crate::config::ChecksumsKey;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration, rate};
 use crate::wiring::{Wiring, cores};
-use capture::{BackupOptions, Checksums};
+use capture::{BackupOptions, Checksums, Meanwhile};
 use repo::{BackupDocument, Writer};
 use serde_json::json;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use terms::{Clock, Event, Events, SystemClock};
 
 pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let wiring = Wiring::new(common)?;
-    let made = make(&wiring, asked, printer).await;
+    let made = make(&wiring, asked, Meanwhile::Refuse, printer).await;
     printer.finish();
     // Older backups, and the log, must outlive their locks, above all when no new backup comes about.
     let relocked = relock(&wiring).await;
@@ -44,7 +44,7 @@ pub async fn run(common: &Common, asked: &BackupArgs, printer: &Arc<Printer>) ->
 }
 
 /// Makes a full backup as configured and asked.
-pub async fn make(wiring: &Wiring, asked: &BackupArgs, printer: &Arc<Printer>) -> Result<BackupDocument, Fault> {
+pub async fn make(wiring: &Wiring, asked: &BackupArgs, meanwhile: Meanwhile, printer: &Arc<Printer>) -> Result<BackupDocument, Fault> {
     let config = &wiring.config;
     let checksums = match (asked.checksums, config.backup.checksums) {
         (Some(ChecksumMode::Fail), _) | (None, Some(ChecksumsKey::Fail) | None) => Checksums::Fail,
@@ -59,6 +59,8 @@ pub async fn make(wiring: &Wiring, asked: &BackupArgs, printer: &Arc<Printer>) -
         fast_checkpoint: !(asked.spread_checkpoint || config.backup.spread_checkpoint),
         slot: Some(config.wal.slot.clone()),
         wal_timeout: config.backup.wal_timeout.unwrap_or(Duration::from_secs(600)),
+        holder: super::host(),
+        meanwhile,
     };
     let data_dir = config.postgres.data_dir.as_deref().filter(|_| !asked.stream);
     let info = wiring.conninfo()?;

@@ -6,7 +6,7 @@ use crate::show::Printer;
 use crate::verbs::damage::Course;
 use crate::verbs::{backup, beside, packages};
 use crate::wiring::Wiring;
-use capture::Salvaged;
+use capture::{Meanwhile, Salvaged};
 use checks::Referred;
 use pg::{CONTROL_FILE, ControlFile, Sql};
 use rescue::{Lent, Salvage};
@@ -58,7 +58,7 @@ impl Lent for Protector<'_> {
     }
 
     async fn back_up(&self) -> Result<BackupId, Advice> {
-        backup::make(self.wiring, &BackupArgs::default(), self.printer).await.map(|made| made.id).map_err(|fault| fault.0)
+        backup::make(self.wiring, &BackupArgs::default(), Meanwhile::Wait, self.printer).await.map(|made| made.id).map_err(|fault| fault.0)
     }
 }
 
