@@ -44,6 +44,9 @@ pub enum RestoreError {
     /// A segment could not be had while the server replayed: the server ended, and was not promoted.
     #[error("cannot restore to {target}: WAL segment {segment} {}", if *class == Class::Missing { "is missing" } else { "is damaged" })]
     Broken { target: String, segment: SegmentName, why: String, class: Class },
+    /// The log creates a tablespace where this restore may not write.
+    #[error("the log creates tablespace {oid} in {location:?} at {at}, where this restore may not put it")]
+    TablespaceCreated { oid: u32, location: PathBuf, at: Lsn, used: bool },
     /// A segment is that of another cluster.
     #[error("WAL segment {segment} belongs to another cluster")]
     Foreign { segment: SegmentName, wanted: SystemId, found: SystemId },
@@ -130,6 +133,7 @@ impl Explain for RestoreError {
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } => "timeline-ambiguous",
             Self::SeveralEpochs { .. } => "epoch-ambiguous",
             Self::Target { .. } => "target-unusable",
+            Self::TablespaceCreated { .. } => "tablespace-created",
             Self::NoRoom { .. } => "disk-too-small",
             Self::Lacking { .. } => "host-lacks",
             Self::Pack { .. } => "backup-damaged",
@@ -149,7 +153,7 @@ impl Explain for RestoreError {
             Self::Repo(e) | Self::Backup { source: e, .. } => e.class(),
             Self::Disk(e) => e.class(),
             Self::Instance(e) => e.class(),
-            Self::NoRoom { .. } | Self::Lacking { .. } => Class::Refused,
+            Self::NoRoom { .. } | Self::Lacking { .. } | Self::TablespaceCreated { .. } => Class::Refused,
             Self::Pack { .. } | Self::Altered { .. } | Self::Foreign { .. } => Class::Damaged,
             Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
@@ -194,6 +198,12 @@ impl Explain for RestoreError {
             }
             Self::Foreign { wanted, found, .. } => format!("Its pages are of the cluster with system identifier {found}, not of {wanted}."),
             Self::History { why, .. } => format!("{why} Nothing was touched."),
+            Self::TablespaceCreated { used: true, .. } => {
+                "PostgreSQL replays its creation at that very place, and files of a server are there: this copy would write into them. The server \
+                 that replayed the log was stopped before."
+                    .into()
+            }
+            Self::TablespaceCreated { .. } => "PostgreSQL replays its creation at that very place, which does not exist on this host.".into(),
             Self::Broken { why, .. } => format!("{why} The server that replayed the log was stopped, and was not promoted."),
             Self::SeveralPoints { places, .. } => format!("The name was given {} times: {}.", places.len(), places.join(", ")),
             Self::File { source, .. } => format!("{source}."),
@@ -233,6 +243,17 @@ impl Explain for RestoreError {
             Self::SeveralPoints { .. } => "Use one of these positions with --to; nothing was touched.".into(),
             Self::SeveralEpochs { .. } => "Say which one is meant with --backup ID of one of that epoch (bowline list); nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),
+            Self::TablespaceCreated { at, used: true, .. } => {
+                format!(
+                    "A backup made after {at} has it beside the target: choose one with --backup, or make one now (bowline backup). Or restore to what lies before {at}, or on another host."
+                )
+            }
+            Self::TablespaceCreated { at, location, .. } => {
+                format!(
+                    "Create {} as an empty directory of the server's user and run the restore again, or choose a backup made after {at} with --backup.",
+                    location.display()
+                )
+            }
             Self::HalfRewritten { source, .. } => {
                 let before = match &**source {
                     Self::File { source, .. } if is_full(source) => "Make room.".into(),

@@ -30,6 +30,7 @@ mod space;
 mod spoiled;
 mod spool;
 mod supply;
+mod tablespaces;
 mod tail;
 mod target;
 mod xids;
@@ -126,7 +127,7 @@ pub async fn recover(
     options: &RestoreOptions,
     events: Arc<dyn Events>,
 ) -> Result<Recovered, RestoreError> {
-    replay::replay(reader, plan, target, options.bin_dir.as_deref(), &options.program, events).await
+    replay::replay(reader, plan, target, options, events).await
 }
 
 /// Leaves the mark by which the server knows that it is to recover from the archive; it takes it away when its new timeline begins.

@@ -1,11 +1,12 @@
 //! Lets PostgreSQL replay the log in private, and believes only what its own files then say.
 
-use crate::RestoreError;
 use crate::log::Log;
 use crate::plan::{RestorePlan, Stop};
 use crate::spoiled::is_spoiled;
 use crate::supply::Supply;
+use crate::tablespaces::Lookout;
 use crate::target::Target;
+use crate::{RestoreError, RestoreOptions};
 use pg::{
     CONTROL_FILE, ClusterState, ControlFile, InstanceError, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel,
     find_bin_dir,
@@ -44,11 +45,10 @@ pub(crate) async fn replay(
     reader: &Reader,
     plan: &RestorePlan,
     target: &Target,
-    bin_dir: Option<&Path>,
-    program: &Path,
+    options: &RestoreOptions,
     events: Arc<dyn Events>,
 ) -> Result<Recovered, RestoreError> {
-    let bin_dir = find_bin_dir(plan.backup.major, bin_dir)?;
+    let bin_dir = find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
     let log = target.side_dir.join("recovery.log");
     let spool = spool_of(target)?;
     target.make_dir(&spool)?;
@@ -63,15 +63,16 @@ pub(crate) async fn replay(
         // to no target. New timelines are always behind the plan's.
         write_signal(target)?;
     }
-    let supply =
-        Supply::start(reader, plan, control.segment_size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, events)?;
+    let (size, is_side) = (control.segment_size, options.tablespaces.elsewhere.is_some());
+    let lookout = Lookout::new(target, is_side, plan.backup.major, plan.backup.system_id, size, events.clone());
+    let supply = Supply::start(reader, plan, size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, lookout, events)?;
     let mut settings = recovery_settings(plan, plan.last_record);
-    settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(program), shell_word(&socket))));
+    settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(&options.program), shell_word(&socket))));
     settings.extend(minima(&control));
     let (data_dir, sockets) = (target.data_dir.clone(), target.sockets.clone());
     // No session runs in it, and restore_command may need the network.
-    let options = PrivateOptions { bin_dir, data_dir, owner: target.owner, settings, log: log.clone(), cut_off: false, sockets };
-    let mut server = PrivateServer::start(&options)?;
+    let private_options = PrivateOptions { bin_dir, data_dir, owner: target.owner, settings, log: log.clone(), cut_off: false, sockets };
+    let mut server = PrivateServer::start(&private_options)?;
     if let Err(ended) = server.wait_until(|state| state == ServerState::Ready, NO_LIMIT).await {
         return Err(why_it_ended(reader, plan, supply.failure(), ended).await);
     }

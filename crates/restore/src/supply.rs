@@ -13,6 +13,7 @@ use crate::RestoreError;
 use crate::ahead::Window;
 use crate::fetch::write_durably;
 use crate::plan::RestorePlan;
+use crate::tablespaces::Lookout;
 use crate::tail::refuse_foreign;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
@@ -63,6 +64,7 @@ struct Shelf {
     folder: PathBuf,
     pg_wal: PathBuf,
     owner: pg::Owner,
+    lookout: Lookout,
     events: Arc<dyn Events>,
     /// Segments on their way or there.
     ahead: Mutex<Window<Fetching>>,
@@ -85,6 +87,7 @@ impl Supply {
         folder: PathBuf,
         pg_wal: PathBuf,
         owner: pg::Owner,
+        lookout: Lookout,
         events: Arc<dyn Events>,
     ) -> Result<Self, RestoreError> {
         let listener = UnixListener::bind(&socket).map_err(RestoreError::file("listen on", &socket))?;
@@ -101,6 +104,7 @@ impl Supply {
             folder,
             pg_wal,
             owner,
+            lookout,
             events,
             ahead: Mutex::new(Window::new(plan.segments.len(), (BYTES_AHEAD / segment_size.bytes()).clamp(2, SEGMENTS_AHEAD) as usize)),
             turns: Semaphore::new((IN_MEMORY_BYTES / (2 * segment_size.bytes())).clamp(1, 8) as usize),
@@ -183,6 +187,8 @@ impl Shelf {
             WalName::Segment(segment) => match self.order.get(segment) {
                 Some(at) => {
                     let path = self.segment(*segment, *at).await?;
+                    let former = at.checked_sub(1).map(|before| self.plan[before]).map(|name| (name, self.pg_wal.join(name.to_string())));
+                    self.lookout.look(*segment, &path, former.as_ref().map(|(name, path)| (*name, path.as_path())))?;
                     self.place(*segment, &path)?;
                     self.events.tell(Event::SegmentReplayed { segment: *segment });
                     Ok(Answer::Placed)
@@ -255,7 +261,12 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
                 if let WalName::Segment(segment) = name {
                     refuse_foreign(&bytes, segment, shelf.system_id, shelf.segment_size)?;
                 }
-                let put = tokio::task::spawn_blocking(move || put_down(&shelf, &name, &bytes));
+                let put = tokio::task::spawn_blocking(move || {
+                    if let WalName::Segment(segment) = name {
+                        shelf.lookout.glance(segment, &bytes);
+                    }
+                    put_down(&shelf, &name, &bytes)
+                });
                 return put.await.map_err(|e| RestoreError::Bug(e.to_string()))?;
             }
             Ok(None) => return Err(RestoreError::Fetch { name: name.to_string(), why: "It was listed and is gone.".into() }),

@@ -1,7 +1,7 @@
 //! What room `pg` makes of PostgreSQL's bytes and programs, against PostgreSQL's own tools of every major.
 
 use pg::rules::{Verdict, init_fork_of, judge, relation_file};
-use pg::wal::{EndReason, Record, RecordKind, RecordWalker, SegmentHeader, WalSource};
+use pg::wal::{EndReason, Record, RecordKind, RecordWalker, SegmentHeader, WalSource, may_create_tablespace};
 use pg::{CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, ServerState, StopMode};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -213,6 +213,7 @@ fn agree(record: &Record, said: &str) -> &'static str {
         }
         RecordKind::BackupEnd { start } => (said.ends_with(&start.to_string()), "BACKUP_END"),
         RecordKind::OverwriteContrecord { .. } => (true, "OVERWRITE_CONTRECORD"),
+        RecordKind::TablespaceCreated { oid, location } => (said.ends_with(&format!("{oid} \"{}\"", location.display())), "CREATE"),
         RecordKind::Other => (true, ""),
     };
     assert!(name.0 && (name.1.is_empty() || said.split([' ', ';']).next() == Some(name.1)), "{record:?}\n{said}");
@@ -271,15 +272,31 @@ fn every_record_is_the_one_that_pg_waldump_sees() {
                 "DROP DATABASE",
                 "DROP TABLESPACE",
                 "INPLACE",
+                "CREATE",
             ] {
                 assert!(kinds.contains(kind), "PostgreSQL {major}: no {kind}");
             }
+            tablespaces_are_seen_from_above(&found, &segments, &control);
             let last = found.last().expect("records");
             assert_eq!((last.start, walker.end().at), (control.checkpoint, last.end));
             assert_ne!(walker.end().reason, EndReason::NeedMoreData);
         }
         flipped_bits_end_the_log(&control, first, &bytes);
     }
+}
+
+/// Whoever hops over the records misses no segment in which a tablespace is created, and suspects few others.
+fn tablespaces_are_seen_from_above(found: &[Record], segments: &[(SegmentName, PathBuf)], control: &ControlFile) {
+    let creating: BTreeSet<Lsn> = found
+        .iter()
+        .filter(|record| matches!(record.kind, RecordKind::TablespaceCreated { .. }))
+        .map(|record| record.start.segment_start(control.segment_size))
+        .collect();
+    let may = |path: &PathBuf| may_create_tablespace(&fs::read(path).expect("segment"));
+    let written = segments.iter().map(|(name, path)| (name.start(control.segment_size), path)).filter(|(start, _)| *start <= control.checkpoint);
+    let suspected: BTreeSet<Lsn> = written.filter(|(_, path)| may(path)).map(|(start, _)| start).collect();
+    assert!(!creating.is_empty() && suspected.is_superset(&creating), "{suspected:?} {creating:?}");
+    assert!(suspected.len() < segments.len() / 2, "{} of {}", suspected.len(), segments.len());
 }
 
 /// Flips bits of records here and there: the walk must end just before the record that was hit.

@@ -1,5 +1,8 @@
 //! What a WAL record is and what the few kinds that matter to recovery say.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use terms::{Lsn, Timeline, Timestamp};
 
 /// `SizeOfXLogRecord`, src/include/access/xlogrecord.h.
@@ -10,6 +13,7 @@ pub(super) const RECORD_SIZE_MAX: u32 = 1020 << 20;
 /// Resource managers, by their place in src/include/access/rmgrlist.h.
 const RMGR_XLOG: u8 = 0;
 const RMGR_XACT: u8 = 1;
+const RMGR_TABLESPACE: u8 = 5;
 const RMGR_BUILTIN_MAX: u8 = 21;
 const RMGR_CUSTOM_MIN: u8 = 128;
 
@@ -100,6 +104,14 @@ pub enum RecordKind {
         /// A position before this record.
         overwritten: Lsn,
     },
+    /// A tablespace was created; its replay makes the link to this directory whatever the link was before, and the server's files lie
+    /// there from then on (`create_tablespace_directories`, src/backend/commands/tablespace.c).
+    TablespaceCreated {
+        /// `pg_tablespace.oid`.
+        oid: u32,
+        /// Absolute; empty for one in place (`allow_in_place_tablespaces`).
+        location: PathBuf,
+    },
     /// Anything else.
     Other,
 }
@@ -164,13 +176,19 @@ impl RecordHeader {
     pub(super) fn is_possible(&self) -> bool {
         (RECORD_HEADER as u32..=RECORD_SIZE_MAX).contains(&self.length) && (self.rmgr <= RMGR_BUILTIN_MAX || self.rmgr >= RMGR_CUSTOM_MIN)
     }
-    /// Whether it ends a prepared transaction, whose number lies behind parts of any length.
-    pub(super) fn ends_prepared(&self) -> bool {
-        matches!((self.rmgr, self.opcode()), (RMGR_XACT, 0x30 | 0x40))
+    /// Whether what counts in it may lie far behind: it ends a prepared transaction, whose number lies behind parts of any length, or
+    /// holds a path.
+    pub(super) fn is_needed_whole(&self) -> bool {
+        matches!((self.rmgr, self.opcode()), (RMGR_XACT, 0x30 | 0x40)) || self.creates_tablespace()
+    }
+    /// `XLOG_TBLSPC_CREATE`, src/include/commands/tablespace.h.
+    pub(super) fn creates_tablespace(&self) -> bool {
+        (self.rmgr, self.opcode()) == (RMGR_TABLESPACE, 0x00)
     }
     /// Whether [`decode`] has something to find in it.
     pub(super) fn matters(&self) -> bool {
         matches!((self.rmgr, self.opcode()), (RMGR_XLOG, 0x00 | 0x10 | 0x50 | 0x70 | 0x90 | 0xD0) | (RMGR_XACT, 0x00 | 0x20 | 0x30 | 0x40))
+            || self.creates_tablespace()
     }
     pub(super) fn is_switch(&self) -> bool {
         self.rmgr == RMGR_XLOG && self.opcode() == 0x40
@@ -192,6 +210,7 @@ pub(super) fn decode(header: &RecordHeader, head: &[u8], major: u32) -> Option<R
     }
     let data = Data { bytes: main_data(header, head)? };
     Some(match (header.rmgr, header.opcode()) {
+        (RMGR_TABLESPACE, _) => RecordKind::TablespaceCreated { oid: data.u32(0)?, location: data.path(4)? },
         (RMGR_XACT, 0x00) => RecordKind::Commit { at: data.time(0)? },
         (RMGR_XACT, 0x20) => RecordKind::Abort { at: data.time(0)? },
         (RMGR_XACT, 0x30) => RecordKind::CommitPrepared { at: data.time(0)?, xid: data.prepared_xid(header, major) },
@@ -291,6 +310,11 @@ impl Data<'_> {
     fn timeline(&self, at: usize) -> Option<Timeline> {
         let id = u32::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?);
         Timeline::new(id).ok()
+    }
+    /// Up to a zero.
+    fn path(&self, at: usize) -> Option<PathBuf> {
+        let path = self.bytes.get(at..)?.split(|&b| b == 0).next()?;
+        Some(OsStr::from_bytes(path).into())
     }
     /// `rp_name`: at most 63 bytes, then a zero.
     fn name(&self, at: usize) -> Option<String> {

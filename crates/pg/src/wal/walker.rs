@@ -57,8 +57,8 @@ pub struct RecordWalker {
     page_header_len: usize,
     /// The beginning of the record being read: as much as is needed to understand it, not all of it.
     head: [u8; HEAD],
-    /// What follows the fixed header, when the record ends a prepared transaction, whose number lies far behind.
-    prepared: Vec<u8>,
+    /// What follows the fixed header, of a record of which more than the beginning is needed.
+    long: Vec<u8>,
     /// How many bytes of that record were read, more than `head` holds perhaps.
     have: u32,
     header: Option<RecordHeader>,
@@ -71,8 +71,8 @@ pub struct RecordWalker {
 
 /// The largest record that matters is a checkpoint: 24 bytes of header, 10 of data headers, 88 of data.
 const HEAD: usize = 256;
-/// So much is kept of a record that ends a prepared transaction: one that dropped some ten thousand tables.
-const PREPARED_MAX: usize = 1 << 20;
+/// So much is kept of a record that is needed whole: one that ends a prepared transaction which dropped some ten thousand tables.
+const LONG_MAX: usize = 1 << 20;
 const PAGE: u64 = WAL_PAGE_SIZE as u64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl RecordWalker {
             page_header: [0; LONG_HEADER],
             page_header_len: 0,
             head: [0; HEAD],
-            prepared: Vec::new(),
+            long: Vec::new(),
             have: 0,
             header: None,
             record_start: position,
@@ -293,9 +293,9 @@ impl RecordWalker {
             let kept = room.len().min(body.len());
             room[..kept].copy_from_slice(&body[..kept]);
         }
-        if self.header.is_some_and(|header| header.ends_prepared()) {
-            let kept = body.len().min(PREPARED_MAX - self.prepared.len());
-            self.prepared.extend_from_slice(&body[..kept]);
+        if self.header.is_some_and(|header| header.is_needed_whole()) {
+            let kept = body.len().min(LONG_MAX - self.long.len());
+            self.long.extend_from_slice(&body[..kept]);
         }
         self.crc = crc32c::crc32c_append(self.crc, body);
         self.have += body.len() as u32;
@@ -304,9 +304,9 @@ impl RecordWalker {
         if let Some(header) = self.header.filter(|_| self.missing() == 0) {
             let head = self.head;
             let kept = (header.length as usize).min(HEAD);
-            let (crc, prepared) = (self.crc, std::mem::take(&mut self.prepared));
+            let (crc, long) = (self.crc, std::mem::take(&mut self.long));
             self.forget_record();
-            let body = if prepared.is_empty() { &head[RECORD_HEADER..kept] } else { &prepared };
+            let body = if long.is_empty() { &head[RECORD_HEADER..kept] } else { &long };
             self.complete(&header, &head[..RECORD_HEADER], body, crc, each);
         }
         taken
@@ -381,6 +381,6 @@ impl RecordWalker {
         self.have = 0;
         self.header = None;
         self.crc = 0;
-        self.prepared.clear();
+        self.long.clear();
     }
 }

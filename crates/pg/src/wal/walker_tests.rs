@@ -1,6 +1,7 @@
 //! The walker over logs made here, record by record, with everything that a real log seldom shows.
 
 use super::header::WAL_PAGE_SIZE;
+use super::hop::may_create_tablespace;
 use super::record::{Record, RecordKind};
 use super::walker::{End, EndReason, RecordWalker, WalSource};
 use proptest::prelude::*;
@@ -269,6 +270,40 @@ proptest! {
         for first in [start, START, START + start % 40_000, u64::MAX - start % 10_000] {
             walk_in(RecordWalker::at(source(), Lsn::from_bytes(first)), &log, piece);
             walk_in(RecordWalker::in_segment(source(), Lsn::from_bytes(first)), &noise, piece);
+        }
+    }
+}
+
+proptest! {
+    /// A log in which tablespaces are created here and there, also across pages and segments.
+    #[test]
+    fn no_segment_in_which_a_tablespace_is_created_is_hopped_over(
+        sizes in prop::collection::vec((0usize..40_000, 0u8..12), 20..200),
+    ) {
+        let mut log = Log::default();
+        for (size, kind) in sizes {
+            match kind {
+                0 => log.record(5, 0x00, &[&16_400u32.to_le_bytes()[..], b"/srv/fast/", &vec![b'x'; size % 900], b"\0"].concat()),
+                1 => log.record(5, 0x10, &16_400u32.to_le_bytes()),
+                _ => log.record(10, 0x00, &vec![7; size]),
+            }
+        }
+        let whole = log.bytes.len() as u64 / SEGMENT;
+        log.bytes.truncate((whole * SEGMENT) as usize);
+        let (found, _) = walk(&log.bytes);
+        for (number, segment) in log.bytes.chunks(SEGMENT as usize).enumerate() {
+            let begin = START + number as u64 * SEGMENT;
+            let creates = found.iter().any(|record| {
+                (begin..begin + SEGMENT).contains(&record.start.bytes()) && matches!(&record.kind, RecordKind::TablespaceCreated { oid: 16_400, location }
+                    if location.starts_with("/srv/fast"))
+            });
+            let cut = log.records.iter().any(|(start, length)| {
+                let end = begin + SEGMENT;
+                (begin..end).contains(start) && (start + 24 > end || (start + u64::from(*length) > end && log.bytes.len() as u64 + START == end))
+            });
+            let may = may_create_tablespace(segment);
+            prop_assert!(may || !creates, "segment {number}");
+            prop_assert!(creates || cut || !may, "segment {number} is suspected");
         }
     }
 }
