@@ -2,7 +2,7 @@
 
 use crate::RescueError;
 use nix::fcntl::{Flock, FlockArg};
-use restore::{Target, UNFINISHED, Wish};
+use restore::{Detour, Target, UNFINISHED, Wish};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -100,6 +100,9 @@ pub struct Journal {
     /// When the backup that is restored ended: what replay saw no commit after is as of then.
     #[serde(default)]
     pub backup_ended: Option<Timestamp>,
+    /// The way around damage that is gone in the place of what was asked for, and what it loses: a run that no longer plans tells it, too.
+    #[serde(default)]
+    pub detour: Option<Detour>,
     /// Where the old data go, decided before they are moved.
     pub aside: Option<PathBuf>,
     /// Configuration from outside the data directory: where it lies now, and where it was.
@@ -156,6 +159,7 @@ impl Journal {
             epoch_ended: None,
             proven: None,
             backup_ended: None,
+            detour: None,
             aside: None,
             config: Vec::new(),
             moved: Vec::new(),
@@ -314,6 +318,8 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use restore::{LossWindow, Way};
+    use std::time::Duration;
     use terms::{Clock, SystemClock};
 
     fn target(dir: &Path) -> Target {
@@ -338,6 +344,35 @@ mod tests {
         assert!(found.is_of(&wish("2026-11-22 14:05:00 UTC")) && !found.is_of(&wish("latest")));
         journal.reach(Stage::Done).unwrap();
         assert!(Journal::unfinished(&target).unwrap().is_none(), "what is done is over");
+    }
+
+    fn detour(way: Way, kept_until: Timestamp) -> Detour {
+        let loss = LossWindow {
+            last_kept: None,
+            kept_to: Lsn::from_bytes(0x300_0028),
+            kept_until,
+            asked: Some(kept_until.plus_micros(2_500_001)),
+            lost: Some(Duration::from_micros(2_500_001)),
+            after_target: false,
+            reason: "a segment is damaged".into(),
+        };
+        Detour { way, backup: "20261122T020000Z".parse().unwrap(), stop: "before it".into(), loss, words: "--on-damage stop-before".into() }
+    }
+
+    #[test]
+    fn a_second_run_knows_the_way_that_the_first_one_went_around_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let mut journal = Journal::new(&target, &wish("latest"), SystemClock.now());
+        journal.detour = Some(detour(Way::StopBefore, "2026-11-22 14:02:41.123456 UTC".parse().unwrap()));
+        journal.reach(Stage::Recovered).unwrap();
+        assert_eq!(Journal::unfinished(&target).unwrap().unwrap().detour, journal.detour);
+        // One that an earlier release left knows of none.
+        let path = target.side_dir.join(NAME);
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert!(text.as_object_mut().unwrap().remove("detour").is_some());
+        fs::write(&path, text.to_string()).unwrap();
+        assert_eq!(Journal::unfinished(&target).unwrap().unwrap().detour, None);
     }
 
     #[test]

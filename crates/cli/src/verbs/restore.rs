@@ -96,7 +96,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     };
     printer.finish();
     let summary = course.last_plan().map(|plan| plan.summary());
-    rescue_report::show(printer, &wiring, summary, &target, &report, course.taken().as_ref(), asked);
+    rescue_report::show(printer, &wiring, summary, &target, &report, asked);
     match report.open.into_iter().next() {
         None => packages::disagreement(report.journal.packages.as_ref()).map_or(Ok(ExitCode::SUCCESS), Err),
         Some(advice) => Err(Fault(advice, None)),
