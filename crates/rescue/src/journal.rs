@@ -215,9 +215,13 @@ impl Journal {
     }
 
     /// The instant to which the database was recovered: the asked one, or that of its last change. Without any, it is as it was when its
-    /// backup ended.
+    /// backup ended. Around damage it is hours before what was asked for, or behind it: then only where it really ended counts.
     pub(crate) fn instant(&self) -> Result<Timestamp, RescueError> {
         let last_change = self.recovered.as_ref().and_then(|recovered| recovered.last_transaction.as_ref()?.parse::<Timestamp>().ok());
+        if let Some(detour) = self.detour.as_ref().filter(|detour| detour.leads_elsewhere()) {
+            // The server does not count a transaction that ends where it stops; the plan does.
+            return Ok(last_change.map_or(detour.loss.kept_until, |last| last.max(detour.loss.kept_until)));
+        }
         let known = match self.wish()?.target {
             RecoveryTarget::Time(at) => Some(at),
             RecoveryTarget::Latest => last_change.max(self.proven),
@@ -395,6 +399,32 @@ mod tests {
         assert_eq!(instant("latest", None, Some(later)), at(later), "all of it was there up to then");
         assert_eq!(instant("immediate", None, Some(later)), ended);
         assert_eq!(instant("2026-11-22 04:00:00 UTC", Some(later), None), at("2026-11-22 04:00:00 UTC"));
+    }
+
+    #[test]
+    fn around_damage_the_database_is_as_of_where_it_ended_and_not_as_of_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let at = |text: &str| format!("2026-11-22 {text}:00 UTC").parse::<Timestamp>().unwrap();
+        let ended = at("02:07");
+        let instant = |text: &str, way: Way, kept_until: Timestamp, last: Option<&str>| {
+            let mut journal = Journal::new(&target, &wish(text), at("09:00"));
+            (journal.backup_ended, journal.proven) = (Some(ended), Some(at("08:59")));
+            journal.detour = Some(detour(way, kept_until));
+            let (timeline, lsn, last_transaction) = (Timeline::FIRST, Lsn::from_bytes(0), last.map(|text| at(text).to_string()));
+            journal.recovered = Some(RecoveredTo { timeline, lsn, last_transaction, waited_seconds: 0.0 });
+            journal.instant().unwrap()
+        };
+        for asked in ["latest", "2026-11-22 04:00:00 UTC"] {
+            assert_eq!(instant(asked, Way::StopBefore, at("02:30"), Some("03:00")), at("03:00"), "{asked}");
+            assert_eq!(instant(asked, Way::StopBefore, at("03:00"), Some("02:59")), at("03:00"), "{asked}: its last record is a commit");
+            assert_eq!(instant(asked, Way::StopBefore, ended, Some("01:00")), ended, "{asked}: nothing was committed while the backup was made");
+            assert_eq!(instant(asked, Way::NearestBackup, ended, None), ended, "{asked}");
+        }
+        assert_eq!(instant("2026-11-22 01:00:00 UTC", Way::LaterBackup, ended, None), ended);
+        // What was asked for is reached all the same.
+        assert_eq!(instant("2026-11-22 04:00:00 UTC", Way::AnotherBackup, ended, Some("03:00")), at("04:00"));
+        assert_eq!(instant("latest", Way::AnotherBackup, ended, Some("03:00")), at("08:59"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What a rescue came to: what was restored, what is lost, how long it took, and what is still open.
 
 use crate::{Journal, Started};
-use restore::Way;
 use terms::{Advice, RecoveryTarget, Timestamp};
 
 /// What the restore does not hold of what the old server knew.
@@ -38,7 +37,7 @@ impl RescueReport {
 /// Tells what is lost.
 pub(crate) fn loss(journal: &Journal, target: &RecoveryTarget) -> Loss {
     // Whatever is stored or lay on the old disk: it ended before that, or somewhere else.
-    if let Some(detour) = journal.detour.as_ref().filter(|detour| detour.way != Way::AnotherBackup) {
+    if let Some(detour) = journal.detour.as_ref().filter(|detour| detour.leads_elsewhere()) {
         let seconds_max = match target {
             RecoveryTarget::Latest => Some(journal.began.seconds_since(detour.loss.kept_until).max(0.0)),
             _ => detour.loss.lost.map(|lost| lost.as_secs_f64()),
@@ -68,7 +67,7 @@ pub(crate) fn loss(journal: &Journal, target: &RecoveryTarget) -> Loss {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use restore::{Detour, LossWindow, Target, Wish};
+    use restore::{Detour, LossWindow, Target, Way, Wish};
     use std::time::Duration;
     use terms::Lsn;
 

@@ -109,6 +109,13 @@ impl Alternative {
     }
 }
 
+impl Detour {
+    /// Whether it ends elsewhere than was asked for.
+    pub fn leads_elsewhere(&self) -> bool {
+        self.way != Way::AnotherBackup
+    }
+}
+
 impl fmt::Display for OnDamage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

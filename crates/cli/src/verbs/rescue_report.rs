@@ -37,7 +37,8 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         let number = |name: &str| packages[name].as_u64().unwrap_or_default();
         let (back, size) = (number("absent") + number("different"), bytes(number("bytes_written")));
         let at = packages["at"].as_str().unwrap_or_default();
-        printer.say(format!("packages     {} as of {at}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
+        let why = if taken.is_some_and(restore::Detour::leads_elsewhere) { ", where the database ended" } else { "" };
+        printer.say(format!("packages     {} as of {at}{why}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
         if let Ok(report) = serde_json::from_value::<packages::RestoreReport>(packages.clone()) {
             crate::verbs::packages::doubts(&report, printer);
         }
