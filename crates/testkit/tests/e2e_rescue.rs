@@ -464,3 +464,35 @@ fn segments_older_than_all_that_is_stored_keep_nothing_from_being_saved() {
     assert_eq!((&result["lost"]["seconds_max"], cluster.psql("SELECT count(*) FROM t").as_str()), (&Value::from(0.0), "4"), "{result}");
     cluster.stop_adopted();
 }
+
+#[test]
+fn in_synchronous_mode_the_first_commit_of_the_service_is_acknowledged_and_stored() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    // A service that writes as soon as it starts: who inherits synchronous_standby_names waits for a receiver then.
+    let psql = format!("{} -XAt '{}'", cluster.bin_dir().join("psql").display(), cluster.conninfo());
+    let lines = format!("[service]\nstart = \"{psql} -c 'INSERT INTO t VALUES (2)'\"\n[wal]\nsynchronous = true\n");
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+    let receiver = bowline.receive();
+    cluster.configure(&[("synchronous_standby_names", "bowline")]);
+    cluster.psql("SELECT pg_reload_conf()");
+    wait("the server to reload", Duration::from_secs(10), || cluster.psql("SHOW synchronous_standby_names") == "bowline");
+    cluster.psql("CREATE TABLE t (a int)");
+    let first = bowline.ok(&["backup"]);
+    cluster.psql("INSERT INTO t VALUES (1)");
+    // The host burns.
+    receiver.kill9();
+    cluster.kill9();
+    fs::remove_dir_all(cluster.data_dir()).expect("lose the data");
+    let result = bowline.ok(&["restore", "--yes"]);
+    assert_eq!(result["protected"], true, "{result}");
+    assert_eq!(cluster.psql("SHOW synchronous_standby_names"), "bowline", "it is inherited");
+    assert_eq!(cluster.psql("SELECT sync_state FROM pg_stat_replication WHERE application_name = 'bowline'"), "sync");
+    cluster.psql("INSERT INTO t VALUES (3)");
+    // From the backup of before the loss: all that is newer comes out of the log.
+    let elsewhere = bowline.restore(&["--backup", first["id"].as_str().expect("a backup")]);
+    assert_eq!(elsewhere.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2,3", "what is acknowledged is stored");
+    drop(elsewhere);
+    drop(bowline);
+    cluster.stop_adopted();
+}
