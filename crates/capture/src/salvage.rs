@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pg::wal::{PageHeader, RecordWalker, WAL_PAGE_SIZE, WalSource};
 use pg::{CONTROL_FILE, ControlFile, TimelineHistory};
 use repo::reach::Path as History;
-use repo::{Epoch, Form, Piece, Stored, Writer};
+use repo::{Epoch, Form, Piece, Stored, WalView, Writer};
 use seal::Compression;
 use std::fs;
 use std::io::Read;
@@ -70,29 +70,49 @@ impl Old<'_> {
         let history = self.history()?;
         let view = self.writer.reader().wal_view(self.epoch.system_id, size).await?;
         let numbers = self.numbers()?;
-        let is_whole = |number: u64| view.has(history.segment(number, size));
-        let Some(first) = numbers.iter().copied().find(|number| !is_whole(*number)) else {
-            let last = numbers.last().map(|number| history.segment(*number, size).end(size));
-            return Ok(Salvaged::Nothing { is_end: last.is_some_and(|end| self.checkpoint < end) });
-        };
-        let from = view.reach(history.segment(first, size));
-        // A segment alone, with nothing stored before it, would be a hole in the log for every restore after.
-        if first > 0 && from == history.segment(first, size).start(size) && !is_whole(first - 1) {
-            let to = self.valid_to(first, &numbers)?;
-            return Ok(if to > from { Salvaged::Unconnected { timeline, begins: from } } else { Salvaged::Nothing { is_end: false } });
+        let joints = joints(&view, &history, &numbers);
+        if joints.is_empty() {
+            let Some(first) = behind(&view, timeline, &numbers) else {
+                let last = numbers.last().map(|number| history.segment(*number, size)).filter(|last| view.has(*last));
+                return Ok(Salvaged::Nothing { is_end: last.is_some_and(|last| self.checkpoint < last.end(size)) });
+            };
+            // A segment alone, with nothing stored before it, would be a hole in the log for every restore after.
+            let begins = SegmentName::numbered(first, timeline, size).start(size);
+            let holds_more = self.valid_to(first, &numbers)? > begins;
+            return Ok(if holds_more { Salvaged::Unconnected { timeline, begins } } else { Salvaged::Nothing { is_end: false } });
         }
-        let to = self.valid_to(first, &numbers)?;
+        let mut new: Vec<(u64, Lsn, Lsn)> = Vec::new();
+        let mut to = Lsn::from_bytes(0);
+        for first in joints {
+            let segment = history.segment(first, size);
+            // The valid log from an earlier one on goes through this one, too.
+            if segment.start(size) < to {
+                continue;
+            }
+            let from = view.reach(segment);
+            to = self.valid_to(first, &numbers)?;
+            // What is stored may end in the midst of a record, which nobody was promised.
+            if to > from {
+                self.check_continues(first, from).await?;
+                new.push((first, from, to));
+            }
+        }
         let is_end = self.is_end(to, &numbers)?;
-        if to <= from {
-            // What is stored ends in the midst of a record at most, which nobody was promised.
-            return Ok(Salvaged::Nothing { is_end });
-        }
-        self.check_continues(first, from).await?;
+        let (Some(&(_, from, _)), Some(&(_, _, to))) = (new.first(), new.last()) else { return Ok(Salvaged::Nothing { is_end }) };
         if timeline != Timeline::FIRST && view.timeline(timeline).is_none_or(|known| !known.has_history) {
             push(self.writer, self.epoch, &self.wal_dir.join(WalName::History(timeline).to_string()), compression).await?;
         }
+        for (first, from, to) in new {
+            self.keep(first, from, to, compression).await?;
+        }
+        Ok(Salvaged::Stored { from, to, is_end })
+    }
+
+    /// Stores the log from `from`, which lies in this segment, to `to`.
+    async fn keep(&self, first: u64, from: Lsn, to: Lsn, compression: Compression) -> Result<(), CaptureError> {
+        let size = self.size;
         for number in first.. {
-            let name = SegmentName::numbered(number, timeline, size);
+            let name = SegmentName::numbered(number, self.timeline, size);
             if name.end(size) > to {
                 let start = name.start(size).max(from);
                 if start < to {
@@ -102,7 +122,7 @@ impl Old<'_> {
             }
             push(self.writer, self.epoch, &self.wal_dir.join(name.to_string()), compression).await?;
         }
-        Ok(Salvaged::Stored { from, to, is_end })
+        Ok(())
     }
 
     /// How this timeline came to be, by its own file.
@@ -203,5 +223,78 @@ impl Old<'_> {
             return Err(CaptureError::BadWal { path, why: format!("It has {} bytes, a segment has {}", bytes.len(), self.size.bytes()) });
         }
         Ok(bytes)
+    }
+}
+
+/// Of the segments that lie there, those in which the stored log goes on: they are not stored whole, and what comes before is stored. Mostly
+/// that is one, where the stored log ends; a hole in it has its own. What is older than all that is stored is none, as where the server had
+/// run for a while before it was protected, or keeps more than retention does.
+fn joints(view: &WalView, history: &History, numbers: &[u64]) -> Vec<u64> {
+    let size = view.segment_bytes;
+    let is_whole = |number: u64| view.has(history.segment(number, size));
+    let is_begun = |number: u64| view.reach(history.segment(number, size)) > history.segment(number, size).start(size);
+    let goes_on = |number: u64| is_begun(number) || number.checked_sub(1).is_none_or(is_whole);
+    numbers.iter().copied().filter(|number| !is_whole(*number) && goes_on(*number)).collect()
+}
+
+/// Of the segments that lie there, the first behind all that is stored of their timeline.
+fn behind(view: &WalView, timeline: Timeline, numbers: &[u64]) -> Option<u64> {
+    let last = view.segments_from(timeline, 0).last().map(|last| last.number(view.segment_bytes));
+    numbers.iter().copied().find(|number| last.is_none_or(|last| *number > last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repo::{SegmentRun, TimelineView};
+    use terms::SystemId;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    /// These runs of segments are stored whole, and the beginning of this one.
+    fn stored(timeline: Timeline, runs: &[(u64, u64)], begun: Option<u64>) -> TimelineView {
+        let piece = |number: u64| {
+            let segment = SegmentName::numbered(number, timeline, SIZE);
+            let start = segment.start(SIZE);
+            Piece { segment, start, end: start.plus(4096), session: 1, form: Form::Object }
+        };
+        TimelineView {
+            timeline,
+            has_history: timeline != Timeline::FIRST,
+            runs: runs.iter().map(|(first, last)| SegmentRun { first: *first, last: *last }).collect(),
+            pieces: begun.into_iter().map(piece).collect(),
+        }
+    }
+
+    fn found(timelines: Vec<TimelineView>, history: &History, numbers: impl IntoIterator<Item = u64>) -> (Vec<u64>, Option<u64>) {
+        let view = WalView { system_id: SystemId::new(1), segment_bytes: SIZE, timelines };
+        let numbers: Vec<u64> = numbers.into_iter().collect();
+        (joints(&view, history, &numbers), behind(&view, history.timeline(), &numbers))
+    }
+
+    #[test]
+    fn what_is_saved_begins_where_the_stored_log_ends_whatever_older_segments_lie_there() {
+        let first = History::new(&[], Timeline::FIRST);
+        let found = |runs: &[(u64, u64)], begun: Option<u64>, numbers: std::ops::RangeInclusive<u64>| {
+            found(vec![stored(Timeline::FIRST, runs, begun)], &first, numbers)
+        };
+        assert_eq!(found(&[(5, 10)], None, 8..=12), (vec![11], Some(11)));
+        assert_eq!(found(&[(5, 10)], None, 1..=12), (vec![11], Some(11)), "1 to 4 are older than all that is stored");
+        assert_eq!(found(&[(5, 10)], Some(11), 1..=12), (vec![11], Some(12)), "the rest of 11 is new");
+        assert_eq!(found(&[(5, 10)], None, 1..=10), (vec![], None), "nothing is new");
+        assert_eq!(found(&[(5, 10)], None, 1..=4), (vec![], None), "nor here, where the disk is behind what is stored");
+        assert_eq!(found(&[(5, 10)], None, 20..=25), (vec![], Some(20)), "what comes before 20 is lost");
+        assert_eq!(found(&[], None, 1..=3), (vec![], Some(1)), "nothing is stored to go on from");
+        assert_eq!(found(&[(5, 8), (10, 10)], None, 1..=12), (vec![9, 11], Some(11)), "a hole is filled, too");
+    }
+
+    #[test]
+    fn a_timeline_goes_on_from_the_one_that_it_left() {
+        let second = Timeline::new(2).unwrap();
+        let history = History::new(&[(Timeline::FIRST, SegmentName::numbered(8, Timeline::FIRST, SIZE).start(SIZE).plus(512))], second);
+        assert_eq!(found(vec![stored(Timeline::FIRST, &[(5, 7)], Some(8))], &history, 8..=9), (vec![8], Some(8)));
+        assert_eq!(found(vec![stored(Timeline::FIRST, &[(5, 6)], None)], &history, 8..=9), (vec![], Some(8)), "7 is not stored");
+        let both = vec![stored(Timeline::FIRST, &[(5, 8)], None), stored(second, &[(8, 9)], None)];
+        assert_eq!(found(both, &history, 8..=11), (vec![10], Some(10)));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::RescueError;
 use nix::fcntl::{Flock, FlockArg};
-use restore::{Target, UNFINISHED, Wish};
+use restore::{Detour, Target, UNFINISHED, Wish};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -100,6 +100,9 @@ pub struct Journal {
     /// When the backup that is restored ended: what replay saw no commit after is as of then.
     #[serde(default)]
     pub backup_ended: Option<Timestamp>,
+    /// The way around damage that is gone in the place of what was asked for, and what it loses: a run that no longer plans tells it, too.
+    #[serde(default)]
+    pub detour: Option<Detour>,
     /// Where the old data go, decided before they are moved.
     pub aside: Option<PathBuf>,
     /// Configuration from outside the data directory: where it lies now, and where it was.
@@ -156,6 +159,7 @@ impl Journal {
             epoch_ended: None,
             proven: None,
             backup_ended: None,
+            detour: None,
             aside: None,
             config: Vec::new(),
             moved: Vec::new(),
@@ -211,9 +215,13 @@ impl Journal {
     }
 
     /// The instant to which the database was recovered: the asked one, or that of its last change. Without any, it is as it was when its
-    /// backup ended.
+    /// backup ended. Around damage it is hours before what was asked for, or behind it: then only where it really ended counts.
     pub(crate) fn instant(&self) -> Result<Timestamp, RescueError> {
         let last_change = self.recovered.as_ref().and_then(|recovered| recovered.last_transaction.as_ref()?.parse::<Timestamp>().ok());
+        if let Some(detour) = self.detour.as_ref().filter(|detour| detour.leads_elsewhere()) {
+            // The server does not count a transaction that ends where it stops; the plan does.
+            return Ok(last_change.map_or(detour.loss.kept_until, |last| last.max(detour.loss.kept_until)));
+        }
         let known = match self.wish()?.target {
             RecoveryTarget::Time(at) => Some(at),
             RecoveryTarget::Latest => last_change.max(self.proven),
@@ -314,6 +322,8 @@ impl Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use restore::{LossWindow, Way};
+    use std::time::Duration;
     use terms::{Clock, SystemClock};
 
     fn target(dir: &Path) -> Target {
@@ -340,6 +350,35 @@ mod tests {
         assert!(Journal::unfinished(&target).unwrap().is_none(), "what is done is over");
     }
 
+    fn detour(way: Way, kept_until: Timestamp) -> Detour {
+        let loss = LossWindow {
+            last_kept: None,
+            kept_to: Lsn::from_bytes(0x300_0028),
+            kept_until,
+            asked: Some(kept_until.plus_micros(2_500_001)),
+            lost: Some(Duration::from_micros(2_500_001)),
+            after_target: false,
+            reason: "a segment is damaged".into(),
+        };
+        Detour { way, backup: "20261122T020000Z".parse().unwrap(), stop: "before it".into(), loss, words: "--on-damage stop-before".into() }
+    }
+
+    #[test]
+    fn a_second_run_knows_the_way_that_the_first_one_went_around_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let mut journal = Journal::new(&target, &wish("latest"), SystemClock.now());
+        journal.detour = Some(detour(Way::StopBefore, "2026-11-22 14:02:41.123456 UTC".parse().unwrap()));
+        journal.reach(Stage::Recovered).unwrap();
+        assert_eq!(Journal::unfinished(&target).unwrap().unwrap().detour, journal.detour);
+        // One that an earlier release left knows of none.
+        let path = target.side_dir.join(NAME);
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert!(text.as_object_mut().unwrap().remove("detour").is_some());
+        fs::write(&path, text.to_string()).unwrap();
+        assert_eq!(Journal::unfinished(&target).unwrap().unwrap().detour, None);
+    }
+
     #[test]
     fn what_replay_saw_no_commit_after_is_as_of_the_end_of_its_backup() {
         let dir = tempfile::tempdir().unwrap();
@@ -360,6 +399,32 @@ mod tests {
         assert_eq!(instant("latest", None, Some(later)), at(later), "all of it was there up to then");
         assert_eq!(instant("immediate", None, Some(later)), ended);
         assert_eq!(instant("2026-11-22 04:00:00 UTC", Some(later), None), at("2026-11-22 04:00:00 UTC"));
+    }
+
+    #[test]
+    fn around_damage_the_database_is_as_of_where_it_ended_and_not_as_of_what_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let at = |text: &str| format!("2026-11-22 {text}:00 UTC").parse::<Timestamp>().unwrap();
+        let ended = at("02:07");
+        let instant = |text: &str, way: Way, kept_until: Timestamp, last: Option<&str>| {
+            let mut journal = Journal::new(&target, &wish(text), at("09:00"));
+            (journal.backup_ended, journal.proven) = (Some(ended), Some(at("08:59")));
+            journal.detour = Some(detour(way, kept_until));
+            let (timeline, lsn, last_transaction) = (Timeline::FIRST, Lsn::from_bytes(0), last.map(|text| at(text).to_string()));
+            journal.recovered = Some(RecoveredTo { timeline, lsn, last_transaction, waited_seconds: 0.0 });
+            journal.instant().unwrap()
+        };
+        for asked in ["latest", "2026-11-22 04:00:00 UTC"] {
+            assert_eq!(instant(asked, Way::StopBefore, at("02:30"), Some("03:00")), at("03:00"), "{asked}");
+            assert_eq!(instant(asked, Way::StopBefore, at("03:00"), Some("02:59")), at("03:00"), "{asked}: its last record is a commit");
+            assert_eq!(instant(asked, Way::StopBefore, ended, Some("01:00")), ended, "{asked}: nothing was committed while the backup was made");
+            assert_eq!(instant(asked, Way::NearestBackup, ended, None), ended, "{asked}");
+        }
+        assert_eq!(instant("2026-11-22 01:00:00 UTC", Way::LaterBackup, ended, None), ended);
+        // What was asked for is reached all the same.
+        assert_eq!(instant("2026-11-22 04:00:00 UTC", Way::AnotherBackup, ended, Some("03:00")), at("04:00"));
+        assert_eq!(instant("latest", Way::AnotherBackup, ended, Some("03:00")), at("08:59"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use run::rescue;
 pub use server::Started;
 
 use checks::{Question, References, Referred};
-use restore::{RestoreOptions, RestorePlan};
+use restore::{Detour, RestoreOptions, RestorePlan};
 use std::path::Path;
 use std::time::Duration;
 use terms::{Advice, BackupId, Lsn, Timeline, Timestamp};
@@ -102,6 +102,8 @@ pub trait Lent {
     fn salvage(&self, data_dir: &Path) -> impl Future<Output = Result<Salvage, Advice>>;
     /// Plans again what is asked for, with all that is stored by now.
     fn plan(&self) -> impl Future<Output = Result<RestorePlan, Advice>>;
+    /// The way around damage that the plan goes which was made last; `None` where it leads to what is asked for.
+    fn detour(&self) -> Option<Detour>;
     /// Makes the slot, and returns when WAL of this timeline is proven to arrive in the repository.
     fn receive(&self, timeline: Timeline) -> impl Future<Output = Result<(), Advice>>;
     /// Brings the application's objects back as they were then, and holds them against what the database refers to, where that was asked;

@@ -36,6 +36,14 @@ impl RescueReport {
 
 /// Tells what is lost.
 pub(crate) fn loss(journal: &Journal, target: &RecoveryTarget) -> Loss {
+    // Whatever is stored or lay on the old disk: it ended before that, or somewhere else.
+    if let Some(detour) = journal.detour.as_ref().filter(|detour| detour.leads_elsewhere()) {
+        let seconds_max = match target {
+            RecoveryTarget::Latest => Some(journal.began.seconds_since(detour.loss.kept_until).max(0.0)),
+            _ => detour.loss.lost.map(|lost| lost.as_secs_f64()),
+        };
+        return Loss { seconds_max, why: format!("what came after {}: {}", detour.loss.kept_until, detour.loss.reason) };
+    }
     match (target, journal.proven) {
         (RecoveryTarget::Latest, _) if journal.old_log_ended => {
             let how = match journal.salvaged {
@@ -59,7 +67,9 @@ pub(crate) fn loss(journal: &Journal, target: &RecoveryTarget) -> Loss {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use restore::{Target, Wish};
+    use restore::{Detour, LossWindow, Target, Way, Wish};
+    use std::time::Duration;
+    use terms::Lsn;
 
     #[test]
     fn what_is_lost_is_never_told_smaller_than_it_may_be() {
@@ -74,5 +84,29 @@ mod tests {
         assert_eq!(loss(&journal, &RecoveryTarget::Latest).seconds_max, Some(12.0));
         journal.old_log_ended = true;
         assert_eq!(loss(&journal, &RecoveryTarget::Latest).seconds_max, Some(0.0));
+    }
+    #[test]
+    fn a_way_around_damage_is_a_loss_also_where_the_old_log_was_read_to_its_end() {
+        let at = |seconds: i64| Timestamp::from_unix_micros(1_700_000_000_000_000 + seconds * 1_000_000);
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::inspect(&dir.path().join("data")).unwrap();
+        let wish = Wish { target: RecoveryTarget::Latest, timeline: None, backup: None };
+        let loss_window = LossWindow {
+            last_kept: Some(at(40)),
+            kept_to: Lsn::from_bytes(0x300_0000),
+            kept_until: at(40),
+            asked: Some(at(90)),
+            lost: Some(Duration::from_secs(50)),
+            after_target: false,
+            reason: "a segment is damaged".into(),
+        };
+        let backup = "20231114T220000Z".parse().unwrap();
+        let detour = |way: Way| Detour { way, backup, stop: String::new(), loss: loss_window.clone(), words: String::new() };
+        let mut journal = Journal::new(&target, &wish, at(100));
+        (journal.old_log_ended, journal.detour) = (true, Some(detour(Way::StopBefore)));
+        assert_eq!(loss(&journal, &RecoveryTarget::Latest).seconds_max, Some(60.0), "the old server may have written until the restore began");
+        assert_eq!(loss(&journal, &RecoveryTarget::Time(at(90))).seconds_max, Some(50.0));
+        journal.detour = Some(detour(Way::AnotherBackup));
+        assert_eq!(loss(&journal, &RecoveryTarget::Latest).seconds_max, Some(0.0), "another backup leads to what was asked for");
     }
 }

@@ -3,7 +3,7 @@
 use crate::journal::{Journal, Lock, RecoveredTo, Stage};
 use crate::references;
 use crate::report::{RescueReport, loss};
-use crate::server::{SERVER_LIMIT, Started, faults, start, validate};
+use crate::server::{SERVER_LIMIT, Started, faults, read_control, start, validate};
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
 use checks::{Outcome, Referred};
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
@@ -73,12 +73,17 @@ pub async fn rescue<L: Lent>(
 impl<L: Lent> Rescue<'_, L> {
     /// Notes what the last steps must know of the plan. Once the new cluster writes to the repository, no plan would be the same.
     async fn note_plan(&mut self) -> Result<(), RescueError> {
-        if let Some(plan) = &self.plan {
+        // A cluster that is promoted went the way that is noted, whatever would be planned now.
+        let is_over = |plan: &&RestorePlan| {
+            !self.is_before(Stage::Recovering) && read_control(self.target).is_ok_and(|control| control.timeline > plan.timeline)
+        };
+        if let Some(plan) = self.plan.as_ref().filter(|plan| !is_over(plan)) {
             let covered = self.reader.coverage(plan.backup.system_id).await.map_err(restore::RestoreError::from)?;
             self.journal.major = plan.backup.major;
             self.journal.epoch_ended = plan.epoch_ended;
             self.journal.proven = covered.map(|mark| mark.time).max(plan.last_transaction);
             self.journal.backup_ended = Some(plan.backup.stop.time);
+            self.journal.detour = self.lent.detour();
         }
         self.journal.save()
     }

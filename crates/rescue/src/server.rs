@@ -139,7 +139,7 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
     Ok(Started::Privately { socket_dir })
 }
 
-fn read_control(target: &Target) -> Result<ControlFile, RescueError> {
+pub(crate) fn read_control(target: &Target) -> Result<ControlFile, RescueError> {
     let path = target.data_dir.join(CONTROL_FILE);
     let bytes = fs::read(&path).map_err(RescueError::file("read", &path))?;
     Ok(ControlFile::parse(&bytes).map_err(restore::RestoreError::from)?)

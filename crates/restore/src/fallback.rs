@@ -7,7 +7,7 @@ use crate::log::Log;
 use crate::plan::{RestorePlan, Stop, Wish};
 use crate::spoiled::Spoiled;
 use repo::{BackupDocument, Reader};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -30,7 +30,7 @@ pub enum OnDamage {
 }
 
 /// A way around damage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// The asked instant itself, from another backup or past the damage: nothing is lost.
@@ -55,7 +55,7 @@ impl Way {
 }
 
 /// What a way around damage costs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossWindow {
     /// When the last transaction that is kept ended; `None` when none is near the end of what is kept.
     pub last_kept: Option<Timestamp>,
@@ -84,6 +84,36 @@ pub struct Alternative {
     pub loss: LossWindow,
     /// The words of the command line that choose it.
     pub words: String,
+}
+
+/// A way around damage without its plan: what a report tells of it, and what is kept for one that is made later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detour {
+    /// Which kind.
+    pub way: Way,
+    /// The backup that it begins with.
+    pub backup: BackupId,
+    /// Where recovery ends, in words.
+    pub stop: String,
+    /// What is given up by it.
+    pub loss: LossWindow,
+    /// The words of the command line that choose it.
+    pub words: String,
+}
+
+impl Alternative {
+    /// All of it but the plan.
+    pub fn detour(&self) -> Detour {
+        let Self { way, plan, loss, words } = self;
+        Detour { way: *way, backup: plan.backup.id, stop: plan.summary().stop, loss: loss.clone(), words: words.clone() }
+    }
+}
+
+impl Detour {
+    /// Whether it ends elsewhere than was asked for.
+    pub fn leads_elsewhere(&self) -> bool {
+        self.way != Way::AnotherBackup
+    }
 }
 
 impl fmt::Display for OnDamage {

@@ -354,3 +354,28 @@ fn without_the_history_of_a_timeline_what_lies_before_it_restores() {
         assert_eq!((rows, &restored.result["loss"]["lost_seconds"]), (numbers(1), &Value::from(0.0)), "{what}: {}", restored.result);
     }
 }
+
+#[test]
+fn a_run_that_goes_on_tells_the_loss_that_the_first_one_took() {
+    let cluster = cluster();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let scene = Scene::new(&cluster, &bowline);
+    let _broken = Broken::new(&scene.object(4), Kind::Flipped, Path::new(""));
+    cluster.pg_ctl_stop(true);
+    let service = |start: &str| {
+        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &format!("[service]\nstart = \"{start}\"\n{QUICK}"));
+    };
+    // The cluster is recovered and runs, and something is left to do.
+    service("exit 9");
+    let words = ["restore", "--yes", "--no-protect", "--on-damage", "stop-before"];
+    let outcome = bowline.run(&words);
+    assert_eq!((outcome.code, outcome.error().0), (4, "hook-failed"), "{outcome:#?}");
+    let first = outcome.lines.iter().find_map(|line| line.get("result")).expect("a report all the same");
+    assert_eq!((&first["loss"]["way"], &first["lost"]), (&Value::from("stop-before"), &Value::Null), "{first}");
+    assert_eq!(cluster.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), numbers(3));
+    // This one plans nothing: the new cluster is there.
+    service("true");
+    let second = bowline.ok(&words);
+    assert_eq!((&second["loss"], &second["lost"]), (&first["loss"], &Value::Null), "{second}");
+    cluster.stop_adopted();
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use terms::{Clock, SystemClock};
-use testkit::bowline::{FINGERPRINT, wait};
+use testkit::bowline::{FINGERPRINT, files_below, wait};
 use testkit::{Bowline, Cluster, RepositoryKind, majors, newest_major, outer_majors};
 
 /// New WAL is stored soon, so that tests need not wait for it.
@@ -436,4 +436,63 @@ fn nothing_is_called_lost_only_when_the_old_log_was_read_to_its_end() {
         let (result, rows) = after_a_loss(spoil);
         assert!(rows != "4" && result["lost"]["seconds_max"] != 0.0, "{what}: {rows} rows, {}", result["lost"]);
     }
+}
+
+#[test]
+fn segments_older_than_all_that_is_stored_keep_nothing_from_being_saved() {
+    // The server had run for a while before it was protected, and keeps its old log for others.
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).setting("wal_keep_size", "1GB").start();
+    cluster.psql("CREATE TABLE t (a int)");
+    for _ in 0..3 {
+        cluster.psql("SELECT pg_logical_emit_message(false, 'e2e', 'older'); SELECT pg_switch_wal()");
+    }
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    assert_eq!(receiver.stop(), Some(0));
+    for number in 1..=3 {
+        cluster.psql(&format!("INSERT INTO t VALUES ({number}); SELECT pg_switch_wal()"));
+    }
+    cluster.psql("INSERT INTO t VALUES (4)");
+    cluster.kill9();
+    let names =
+        fs::read_dir(cluster.data_dir().join("pg_wal")).expect("list").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let oldest = names.filter(|name| name.len() == 24).min().expect("a segment");
+    let stored = files_below(&bowline.repository().join("wal"));
+    assert!(!stored.iter().any(|path| path.to_string_lossy().contains(&oldest)), "{oldest} is stored");
+    let result = bowline.ok(&["restore", "--yes", "--no-protect"]);
+    assert_eq!((&result["lost"]["seconds_max"], cluster.psql("SELECT count(*) FROM t").as_str()), (&Value::from(0.0), "4"), "{result}");
+    cluster.stop_adopted();
+}
+
+#[test]
+fn in_synchronous_mode_the_first_commit_of_the_service_is_acknowledged_and_stored() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    // A service that writes as soon as it starts: who inherits synchronous_standby_names waits for a receiver then.
+    let psql = format!("{} -XAt '{}'", cluster.bin_dir().join("psql").display(), cluster.conninfo());
+    let lines = format!("[service]\nstart = \"{psql} -c 'INSERT INTO t VALUES (2)'\"\n[wal]\nsynchronous = true\n");
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
+    let receiver = bowline.receive();
+    cluster.configure(&[("synchronous_standby_names", "bowline")]);
+    cluster.psql("SELECT pg_reload_conf()");
+    wait("the server to reload", Duration::from_secs(10), || cluster.psql("SHOW synchronous_standby_names") == "bowline");
+    cluster.psql("CREATE TABLE t (a int)");
+    let first = bowline.ok(&["backup"]);
+    cluster.psql("INSERT INTO t VALUES (1)");
+    // The host burns.
+    receiver.kill9();
+    cluster.kill9();
+    fs::remove_dir_all(cluster.data_dir()).expect("lose the data");
+    let result = bowline.ok(&["restore", "--yes"]);
+    assert_eq!(result["protected"], true, "{result}");
+    assert_eq!(cluster.psql("SHOW synchronous_standby_names"), "bowline", "it is inherited");
+    assert_eq!(cluster.psql("SELECT sync_state FROM pg_stat_replication WHERE application_name = 'bowline'"), "sync");
+    cluster.psql("INSERT INTO t VALUES (3)");
+    // From the backup of before the loss: all that is newer comes out of the log.
+    let elsewhere = bowline.restore(&["--backup", first["id"].as_str().expect("a backup")]);
+    assert_eq!(elsewhere.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2,3", "what is acknowledged is stored");
+    drop(elsewhere);
+    drop(bowline);
+    cluster.stop_adopted();
 }

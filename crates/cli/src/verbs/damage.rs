@@ -4,7 +4,7 @@ use crate::args::RestoreArgs;
 use crate::fault::Fault;
 use crate::show::{Printer, duration};
 use repo::Reader;
-use restore::{Alternative, OnDamage, RestoreError, RestorePlan, Spoiled, Way, Wish};
+use restore::{Alternative, Detour, OnDamage, RestoreError, RestorePlan, Spoiled, Way, Wish};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub struct Course<'a> {
 struct State {
     plan: Option<RestorePlan>,
     /// The way around damage, if the wish itself could not be fulfilled.
-    taken: Option<Alternative>,
+    taken: Option<Detour>,
     spoiled: Spoiled,
 }
 
@@ -41,7 +41,7 @@ impl<'a> Course<'a> {
     }
 
     /// The way around damage that was taken, if one was.
-    pub fn taken(&self) -> Option<Alternative> {
+    pub fn taken(&self) -> Option<Detour> {
         self.state().taken.clone()
     }
 
@@ -102,7 +102,7 @@ impl<'a> Course<'a> {
             policy => restore::choose(&alternatives, policy, asked.allow_after),
         };
         let Some(chosen) = chosen else { return Err(refusal(&error, &alternatives, left)) };
-        *self.state() = State { plan: None, taken: Some(chosen.clone()), spoiled };
+        *self.state() = State { plan: None, taken: Some(chosen.detour()), spoiled };
         Ok(self.remember(chosen.plan.clone()))
     }
 
@@ -124,7 +124,7 @@ fn show(printer: &Printer, error: &RestoreError, alternatives: &[Alternative]) {
     let mut title = "instead";
     for (number, other) in alternatives.iter().enumerate() {
         let recommended = if number == 0 { " (recommended)" } else { "" };
-        printer.say(format!("{title:12} {}. {}{recommended}", number + 1, in_words(other)));
+        printer.say(format!("{title:12} {}. {}{recommended}", number + 1, in_words(&other.detour())));
         printer.say(format!("                {}", other.words));
         title = "";
     }
@@ -135,8 +135,8 @@ fn show(printer: &Printer, error: &RestoreError, alternatives: &[Alternative]) {
 }
 
 /// What is done and what is lost.
-fn in_words(other: &Alternative) -> String {
-    let (loss, backup) = (&other.loss, other.plan.backup.id);
+fn in_words(other: &Detour) -> String {
+    let (loss, backup) = (&other.loss, other.backup);
     let last = loss.last_kept.map_or_else(|| "no transaction near its end".into(), |at| format!("the last transaction kept ended {at}"));
     let lost = match (loss.lost, loss.asked) {
         (Some(Duration::ZERO), _) => "nothing is lost".to_owned(),
@@ -152,17 +152,17 @@ fn in_words(other: &Alternative) -> String {
 }
 
 /// The loss window as reports and errors carry it in JSON.
-pub fn loss_json(other: &Alternative) -> Value {
+pub fn loss_json(other: &Detour) -> Value {
     let loss = &other.loss;
     json!({
-        "way": other.way, "backup": other.plan.backup.id, "stop": other.plan.summary().stop, "words": other.words,
+        "way": other.way, "backup": other.backup, "stop": other.stop, "words": other.words,
         "last_kept": loss.last_kept, "kept_to": loss.kept_to, "kept_until": loss.kept_until, "asked": loss.asked,
         "lost_seconds": loss.lost.map(|lost| lost.as_secs_f64()), "after_target": loss.after_target, "reason": loss.reason,
     })
 }
 
 /// The loss window as a report for people has it.
-pub fn show_loss(printer: &Printer, taken: &Alternative) {
+pub fn show_loss(printer: &Printer, taken: &Detour) {
     printer.say(format!("loss         {}", in_words(taken)));
     printer.say(format!("reason       {}", taken.loss.reason));
 }
@@ -180,9 +180,9 @@ fn refusal(error: &RestoreError, alternatives: &[Alternative], left: &str) -> Fa
     let detail = [advice.detail.as_str(), left];
     advice.detail = detail.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
     advice.hint = match alternatives.first() {
-        Some(first) => format!("Re-run with {}: {}. {}", first.words, in_words(first), advice.hint),
+        Some(first) => format!("Re-run with {}: {}. {}", first.words, in_words(&first.detour()), advice.hint),
         None => format!("Nothing else can be restored from this repository either. {}", advice.hint),
     };
     Fault::of(advice.slug, advice.class, advice.summary, advice.detail, advice.hint.trim())
-        .with("alternatives", alternatives.iter().map(loss_json).collect())
+        .with("alternatives", alternatives.iter().map(|other| loss_json(&other.detour())).collect())
 }

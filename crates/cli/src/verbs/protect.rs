@@ -10,7 +10,7 @@ use capture::{Meanwhile, Salvaged};
 use checks::Referred;
 use pg::{CONTROL_FILE, ControlFile, Sql};
 use rescue::{Lent, Salvage};
-use restore::RestorePlan;
+use restore::{Detour, RestorePlan};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,10 @@ impl Lent for Protector<'_> {
 
     async fn plan(&self) -> Result<RestorePlan, Advice> {
         self.course.plan().await.map_err(|fault| fault.0)
+    }
+
+    fn detour(&self) -> Option<Detour> {
+        self.course.taken()
     }
 
     async fn receive(&self, timeline: Timeline) -> Result<(), Advice> {

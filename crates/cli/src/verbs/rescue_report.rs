@@ -5,21 +5,15 @@ use crate::show::{Printer, bytes, duration, rate};
 use crate::verbs::damage;
 use crate::wiring::Wiring;
 use rescue::{RescueReport, Started};
-use restore::{Alternative, PlanSummary, RestorePlan, RestoreReport, Target};
+use restore::{Detour, PlanSummary, RestorePlan, RestoreReport, Target};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-pub fn show(
-    printer: &Printer,
-    wiring: &Wiring,
-    plan: Option<PlanSummary>,
-    target: &Target,
-    report: &RescueReport,
-    taken: Option<&Alternative>,
-    asked: &RestoreArgs,
-) {
+pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, target: &Target, report: &RescueReport, asked: &RestoreArgs) {
     let journal = &report.journal;
+    // By the journal: a run that goes on behind the recovery planned nothing.
+    let taken = journal.detour.as_ref();
     let took = |name: &str| journal.steps.iter().filter(|(step, _)| step == name).map(|(_, seconds)| seconds).sum::<f64>();
     let copy = Duration::from_secs_f64(took(terms::Step::CopyFiles.name()));
     printer.say("");
@@ -43,7 +37,8 @@ pub fn show(
         let number = |name: &str| packages[name].as_u64().unwrap_or_default();
         let (back, size) = (number("absent") + number("different"), bytes(number("bytes_written")));
         let at = packages["at"].as_str().unwrap_or_default();
-        printer.say(format!("packages     {} as of {at}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
+        let why = if taken.is_some_and(restore::Detour::leads_elsewhere) { ", where the database ended" } else { "" };
+        printer.say(format!("packages     {} as of {at}{why}: {back} brought back ({size}), {} were right", number("keys"), number("same")));
         if let Ok(report) = serde_json::from_value::<packages::RestoreReport>(packages.clone()) {
             crate::verbs::packages::doubts(&report, printer);
         }
@@ -130,7 +125,7 @@ fn at(time: Option<terms::Timestamp>) -> String {
 }
 
 /// What restoring the files alone came to.
-pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, taken: Option<&Alternative>) {
+pub fn show_files(printer: &Printer, plan: &RestorePlan, target: &Target, report: &RestoreReport, taken: Option<&Detour>) {
     printer.say("");
     let (size, speed) = (bytes(report.restored.bytes), rate(report.restored.bytes, report.took));
     printer.say(format!("restored     {} files, {size} in {} ({speed})", report.restored.files, duration(report.took)));

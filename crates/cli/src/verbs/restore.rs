@@ -12,7 +12,7 @@ use crate::verbs::{packages, rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
-use restore::{Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
+use restore::{Detour, Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -50,9 +50,19 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         printer.say(format!("goes on      with the restore to {} begun at {}, after {}", journal.target, journal.began, journal.stage.name()));
     }
     let outlook = match &plan {
-        Some(plan) => {
-            Some(Outlook::of(&reader, plan, &target, &options, asked, &journal, steps(plan, &target, &options, asked, &journal), printer).await?)
-        }
+        Some(plan) => Some(
+            Outlook::of(
+                &reader,
+                plan,
+                &target,
+                &options,
+                asked,
+                &journal,
+                steps(plan, course.taken().as_ref(), &target, &options, asked, &journal),
+                printer,
+            )
+            .await?,
+        ),
         None => None,
     };
     outlook.iter().for_each(|outlook| outlook.show(printer));
@@ -96,7 +106,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     };
     printer.finish();
     let summary = course.last_plan().map(|plan| plan.summary());
-    rescue_report::show(printer, &wiring, summary, &target, &report, course.taken().as_ref(), asked);
+    rescue_report::show(printer, &wiring, summary, &target, &report, asked);
     match report.open.into_iter().next() {
         None => packages::disagreement(report.journal.packages.as_ref()).map_or(Ok(ExitCode::SUCCESS), Err),
         Some(advice) => Err(Fault(advice, None)),
@@ -214,7 +224,14 @@ fn tablespaces(asked: &RestoreArgs, target: &Target, is_side: bool) -> Tablespac
 }
 
 /// What will be done, a line each.
-fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &RestoreArgs, journal: &Journal) -> Vec<String> {
+fn steps(
+    plan: &RestorePlan,
+    detour: Option<&Detour>,
+    target: &Target,
+    options: &RescueOptions,
+    asked: &RestoreArgs,
+    journal: &Journal,
+) -> Vec<String> {
     let commands = &options.commands;
     let is_next = |stage| journal.stage < stage && !options.is_side && !asked.files_only;
     let mut steps = Vec::new();
@@ -252,7 +269,7 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
         ValidationMode::Full => steps.push("validated as by a drill: every index, table and row".into()),
     }
     if options.packages && !options.is_side {
-        steps.push("the packages are brought back as of the same instant; what is in their way is kept (--no-packages leaves them alone)".into());
+        steps.push(packages_step(detour));
     }
     if asked.no_start {
         steps.push("left stopped".into());
@@ -277,4 +294,33 @@ fn steps(plan: &RestorePlan, target: &Target, options: &RescueOptions, asked: &R
         }
     }
     steps
+}
+
+/// With the database: also where damage lets that not come as far as was asked.
+fn packages_step(detour: Option<&Detour>) -> String {
+    let instant = match detour.filter(|detour| detour.leads_elsewhere()) {
+        Some(detour) => format!("where the database ends, about {}, not as of what was asked for", detour.loss.kept_until),
+        None => "the same instant".to_owned(),
+    };
+    format!("the packages are brought back as of {instant}; what is in their way is kept (--no-packages leaves them alone)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restore::{LossWindow, Way};
+    use terms::Lsn;
+
+    #[test]
+    fn a_plan_says_as_of_when_the_packages_come_back() {
+        let kept_until = "2026-11-22 14:02:41 UTC".parse().unwrap();
+        let detour = |way| {
+            let (kept_to, lost) = (Lsn::from_bytes(0x300_0000), Some(Duration::ZERO));
+            let loss = LossWindow { last_kept: None, kept_to, kept_until, asked: None, lost, after_target: false, reason: String::new() };
+            Detour { way, backup: "20261122T020000Z".parse().unwrap(), stop: String::new(), loss, words: String::new() }
+        };
+        assert!(packages_step(None).contains("as of the same instant"));
+        assert!(packages_step(Some(&detour(Way::AnotherBackup))).contains("as of the same instant"));
+        assert!(packages_step(Some(&detour(Way::StopBefore))).contains("as of where the database ends, about 2026-11-22 14:02:41 UTC"));
+    }
 }

@@ -3,10 +3,12 @@
 use crate::ground::{InBucket, Objects, now};
 use crate::{folder_in_snapshots, in_snapshots};
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use terms::Timestamp;
 use testkit::bowline::wait;
+use testkit::damage::{Broken, Kind};
 use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
@@ -187,5 +189,45 @@ fn a_second_run_compares_the_packages_with_what_the_database_said_to_the_first()
     let agreement = &result["packages"]["agreement"];
     assert_eq!((&agreement["referred"], &agreement["missing"], &agreement["changed"]), (&1.into(), &0.into(), &0.into()), "{result}");
     assert_eq!(fs::read(folder.path().join("there")).expect("it is back"), b"right");
+    cluster.stop_adopted();
+}
+
+#[test]
+fn before_damage_the_packages_are_those_of_the_database_and_not_of_the_asked_instant() {
+    let cluster = Cluster::start(newest_major());
+    let (bowline, folder) = folder_in_snapshots(&cluster);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    folder.put("a", b"first");
+    cluster.psql("CREATE TABLE packages (key text, size bigint); INSERT INTO packages VALUES ('a', 5)");
+    bowline.ok(&["packages", "snapshot"]);
+    std::thread::sleep(Duration::from_millis(30));
+    // The last change before the damage.
+    cluster.psql("CREATE TABLE last_before AS SELECT 1 AS a");
+    bowline.archive_now();
+    let before = now();
+    std::thread::sleep(Duration::from_millis(30));
+    folder.put("a", b"another one");
+    let said = cluster.psql("UPDATE packages SET size = 11; SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    let damaged = said.lines().last().expect("a segment").to_owned();
+    bowline.ok(&["packages", "snapshot"]);
+    bowline.archive_now();
+    let to = now().to_string();
+    cluster.psql("CREATE TABLE behind_it AS SELECT 1 AS a");
+    bowline.archive_now();
+    assert_eq!(receiver.stop(), Some(0));
+    cluster.kill9();
+    fs::remove_dir_all(cluster.data_dir()).expect("the data directory can be lost");
+    folder.destroy();
+    let _broken = Broken::new(&bowline.object(&format!("/{damaged}")), Kind::Flipped, Path::new(""));
+
+    let result = bowline.ok(&["restore", "--yes", "--no-protect", "--to", &to, "--on-damage", "stop-before"]);
+    assert_eq!((&result["loss"]["way"], cluster.psql("SELECT size FROM packages").as_str()), (&"stop-before".into(), "5"), "{result}");
+    let packages = &result["packages"];
+    let at: Timestamp = packages["at"].as_str().expect("an instant").parse().expect("a time");
+    assert!(at < before, "{packages}");
+    assert_eq!(folder.get("a").as_deref(), Some(&b"first"[..]), "{packages}");
+    let agreement = &packages["agreement"];
+    assert_eq!((&agreement["referred"], &agreement["missing"], &agreement["changed"]), (&1.into(), &0.into(), &0.into()), "{packages}");
     cluster.stop_adopted();
 }
