@@ -1,7 +1,7 @@
 //! The log on its way to the repository and back by PostgreSQL's own commands: confirmed means stored, absent means proven.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::bowline::{Receiver, wait};
 use testkit::workload::{Pace, lost};
@@ -110,9 +110,18 @@ fn a_fetch_says_absent_only_when_it_is_proven() {
         assert!(said.contains(wanted), "no {wanted} in {said}");
     }
     let standby = bowline.dir().join("standby");
-    let mut wrong_words = bowline.command(&["wal", "fetch", "--no-such-option", &stored, to]);
-    wrong_words.stderr(std::process::Stdio::null());
-    assert!(code(wrong_words) > 125);
+    let name = stored.as_str();
+    for words in [&["wal", "fetch", "--no-such-option", name, to][..], &["wal", "--quiet", "fetch", "--no-such-option", name, to]] {
+        let mut wrong_words = bowline.command(words);
+        wrong_words.stderr(Stdio::null());
+        assert!(code(wrong_words) > 125, "{words:?}");
+    }
+    // Nothing can be printed, which is a panic: the disk with the server's log is full.
+    for words in [&["wal", "fetch", "--supply", "/nowhere", name, to][..], &["wal", "--quiet", "fetch", "--supply", "/nowhere", name, to]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("open /dev/full");
+        let status = bowline.command(words).stderr(full).status().expect("run bowline");
+        assert_eq!(status.code(), Some(200), "{words:?}");
+    }
     let _away = Away::put(&bowline);
     for name in [&stored, "0000000100000000000000F0", "00000002.history"] {
         assert!(code(fetch(name)) > 125, "{name}: a store that cannot be reached proves nothing");
