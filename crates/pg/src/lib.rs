@@ -40,6 +40,7 @@ mod sync_names;
 mod synchronous;
 mod tar;
 mod tls;
+mod told_timeline;
 pub mod wal;
 mod wire;
 
@@ -74,4 +75,5 @@ pub use supervisor::systemd_unit_of;
 pub use sync_names::{Method, Rank, SyncNames, SyncNamesError};
 pub use synchronous::{CommitLevel, LevelOverride, SyncFacts, SyncStandby};
 pub use tar::{TarEntry, TarItem, TarKind, TarReader};
+pub use told_timeline::is_told_its_timeline;
 pub use wire::{Identity, Replication, SlotCreated, SlotPosition};

@@ -68,6 +68,24 @@ pub(crate) fn wal_timeline_folder(system: SystemId, timeline: Timeline) -> Strin
     format!("wal/{system}/{}", timeline.hex())
 }
 
+/// Comes before all that is stored of a timeline, its history as well, and behind all of the timelines before it.
+pub(crate) fn before_timeline(system: SystemId, timeline: Timeline) -> ObjectPath {
+    path(wal_timeline_folder(system, timeline))
+}
+
+/// Comes behind all that is stored of a timeline: `0` follows the dot of its history and the slash of its folder.
+pub(crate) fn behind_timeline(system: SystemId, timeline: Timeline) -> ObjectPath {
+    path(format!("{}0", wal_timeline_folder(system, timeline)))
+}
+
+/// Of which timeline an object below a cluster's folder is the history or WAL; `None` for the index, marks and whatever else lies there.
+pub(crate) fn timeline_of(system: SystemId, path: &ObjectPath) -> Option<Timeline> {
+    match path.name().parse() {
+        Ok(WalName::History(timeline)) if wal_object(system, &WalName::History(timeline)) == *path => Some(timeline),
+        _ => segment_of(path).map(SegmentName::timeline),
+    }
+}
+
 /// Where a file of the write-ahead log lies.
 pub fn wal_object(system: SystemId, name: &WalName) -> ObjectPath {
     path(match name {

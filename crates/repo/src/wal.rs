@@ -260,6 +260,29 @@ impl Reader {
         Ok(None)
     }
 
+    /// The timelines from this one on of which a history or any WAL is stored, in order of their ids. One listing a timeline, left at the
+    /// first object: no log is listed whole.
+    pub async fn timelines_from(&self, system: SystemId, first: Timeline) -> Result<Vec<Timeline>, RepoError> {
+        let mut found = Vec::new();
+        let mut after = layout::before_timeline(system, first);
+        while let Some(timeline) = self.timeline_after(system, &after).await? {
+            found.push(timeline);
+            after = layout::behind_timeline(system, timeline);
+        }
+        Ok(found)
+    }
+
+    async fn timeline_after(&self, system: SystemId, after: &ObjectPath) -> Result<Option<Timeline>, RepoError> {
+        let folder = layout::wal_folder(system);
+        let mut listing = self.store.list(&folder, Some(after));
+        while let Some(object) = listing.try_next().await? {
+            if let Some(timeline) = layout::timeline_of(system, &object.path) {
+                return Ok(Some(timeline));
+            }
+        }
+        Ok(None)
+    }
+
     /// Lists what is stored of a cluster's log.
     pub async fn wal_view(&self, system_id: SystemId, segment_bytes: SegmentSize) -> Result<WalView, RepoError> {
         self.wal_view_with(system_id, segment_bytes, |_, _| {}).await

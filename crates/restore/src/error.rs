@@ -92,6 +92,9 @@ pub enum RestoreError {
     /// A WAL file was asked for whose absence is not proven.
     #[error("cannot fetch {name}")]
     Fetch { name: String, why: String },
+    /// A timeline's history was asked for in search of the newest and is missing, while these timelines, from that one on, are stored.
+    #[error("cannot fetch {name}: a timeline that it hides is stored")]
+    Skipped { name: String, stored: Vec<Timeline> },
     /// A mistake in Bowline.
     #[error("internal error: {0}")]
     Bug(String),
@@ -144,6 +147,7 @@ impl Explain for RestoreError {
             Self::Early { .. } => "recovery-early",
             Self::Path { .. } => "repository-damaged",
             Self::Fetch { .. } => "wal-fetch",
+            Self::Skipped { .. } => "timeline-skipped",
             Self::HalfRewritten { source, .. } => source.slug(),
             Self::Bug(_) => "bug",
         }
@@ -157,6 +161,7 @@ impl Explain for RestoreError {
             Self::Pack { .. } | Self::Altered { .. } | Self::Foreign { .. } => Class::Damaged,
             Self::Chunk { .. } | Self::Path { .. } | Self::Early { .. } | Self::Cut { .. } => Class::Damaged,
             Self::NoBackup { .. } | Self::UnknownBackup { .. } | Self::Unreachable { .. } | Self::Hole { .. } => Class::Missing,
+            Self::Skipped { .. } => Class::Missing,
             Self::Broken { class, .. } | Self::History { class, .. } => *class,
             Self::Ambiguous { .. } | Self::SeveralPoints { .. } | Self::SeveralEpochs { .. } | Self::Target { .. } | Self::File { .. } => {
                 Class::Refused
@@ -192,6 +197,14 @@ impl Explain for RestoreError {
                 format!("Segment {missing} is not in the repository although later ones are. WAL is whole up to {reachable}.")
             }
             Self::Ambiguous { why, .. } | Self::SeveralEpochs { why, .. } | Self::Target { why, .. } | Self::Fetch { why, .. } => why.clone(),
+            Self::Skipped { stored, .. } => {
+                let ids: Vec<String> = stored.iter().map(ToString::to_string).collect();
+                let (word, are) = if ids.len() == 1 { ("timeline", "is") } else { ("timelines", "are") };
+                format!(
+                    "It is not in the repository, but {word} {} {are}. A server that looks for the newest timeline takes the first history that is missing for the end of them: it would be promoted without what was committed there.",
+                    ids.join(", ")
+                )
+            }
             Self::HalfRewritten { path, source } => {
                 let half = format!("What was in {} is overwritten in part, and no server can start there.", path.display());
                 format!("{} {half}", source.detail()).trim().to_owned()
@@ -272,6 +285,10 @@ impl Explain for RestoreError {
             Self::Early { .. } => "Look at the server's log beside the target, and run the restore again.".into(),
             Self::Path { .. } => "Do not trust this repository; restore from a copy of the bucket.".into(),
             Self::Fetch { .. } => "The server will be told that this failed, not that the file does not exist.".into(),
+            Self::Skipped { stored, .. } => format!(
+                "If a server still has it in pg_wal, store it with bowline wal push. Otherwise append recovery_target_timeline = '{}', or the one that is meant, to postgresql.auto.conf in the data directory and start the server again; or restore with bowline restore.",
+                stored.last().map_or_else(String::new, ToString::to_string)
+            ),
             Self::Bug(_) => String::new(),
         }
     }

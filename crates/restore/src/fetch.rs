@@ -6,19 +6,32 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use terms::{Lsn, SegmentSize, SystemId, WalName};
+use terms::{Lsn, SegmentSize, SystemId, Timeline, WalName};
 
 /// How a fetch ended; how that becomes an exit code is the front door's matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetched {
     /// The file is where it was wanted.
     Delivered,
-    /// Proven absent: the repository answered that it has neither this file nor a later one of its timeline.
+    /// Proven absent: the repository answered that it has neither this file nor a later one of its timeline, or, of a history that a search
+    /// for the newest timeline asks for, nothing of this timeline or a later one.
     Absent,
 }
 
-/// Fetches `name` to `to`. A hole (a later segment is there), a store that fails, and bytes that do not open are errors.
-pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Path) -> Result<Fetched, RestoreError> {
+/// Which timeline the server that asks is to follow: whether a history that is missing may deceive it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follows {
+    /// The newest. It asks for the history of one number after the other, and the first that is absent is the end of them to it
+    /// (`findNewestTimeLine`, src/backend/access/transam/timeline.c): behind a number that is missing it would see nothing, and be promoted.
+    Newest,
+    /// The one it was told. A history that is absent then only is a number that is free for its new timeline, or the way to an ancestor
+    /// that it does not need. Standbys count here as well: they ask again.
+    Told,
+}
+
+/// Fetches `name` to `to`. A hole (a later segment is there, or a later timeline for a server that seeks the newest), a store that fails,
+/// and bytes that do not open are errors.
+pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Path, follows: Follows) -> Result<Fetched, RestoreError> {
     // PostgreSQL's own `.partial` is stored for people to look at; a server is never given one.
     if matches!(name, WalName::Partial(_)) {
         return Ok(Fetched::Absent);
@@ -26,6 +39,21 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     let deliver = |bytes: &[u8]| write_whole(to, bytes).map(|()| Fetched::Delivered).map_err(RestoreError::file("write", to));
     if let Some(bytes) = reader.fetch_wal(system_id, name).await? {
         return deliver(&bytes);
+    }
+    if let WalName::History(timeline) = name {
+        let stored = match follows {
+            // The first timeline has no history.
+            Follows::Newest if *timeline != Timeline::FIRST => reader.timelines_from(system_id, *timeline).await?,
+            _ => Vec::new(),
+        };
+        if stored.is_empty() {
+            return Ok(Fetched::Absent);
+        }
+        // It may have been stored between these questions.
+        return match reader.fetch_wal(system_id, name).await? {
+            Some(bytes) => deliver(&bytes),
+            None => Err(RestoreError::Skipped { name: name.to_string(), stored }),
+        };
     }
     let once = once_stored(reader, system_id, name).await?;
     let stored = in_pieces(reader, system_id, name).await?;

@@ -42,7 +42,7 @@ pub use epochs::plan;
 pub use error::RestoreError;
 pub use estimate::{DrillRecord, Estimate, Measured, Phase, measured};
 pub use fallback::{Alternative, Detour, LossWindow, OnDamage, Way, alternatives, choose};
-pub use fetch::{Fetched, fetch};
+pub use fetch::{Fetched, Follows, fetch};
 pub use files::{Restored, TablespaceMap};
 pub use host::{Host, Lack, Weight, install_command, lacks};
 pub use known::{StoredEnd, stored_end};

@@ -180,7 +180,7 @@ impl Inner {
     }
 
     /// Waits for an answer, but not for ever: `bytes` is what goes over the wire besides the headers. Only for what may be asked
-    /// twice: a server that asks to slow down is asked again.
+    /// twice: a server that asks to slow down is asked again, and so is one whose gateway lost the request.
     async fn bounded<T, F>(&self, operation: &'static str, path: &str, bytes: u64, call: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, object_store::Error>>,
@@ -193,7 +193,13 @@ impl Inner {
                 Ok(Err(error)) => Trouble::read(&error),
                 Err(_) => return Err(self.silent(operation, path, patience)),
             };
-            if !trouble.is_busy() || begun.elapsed().as_secs() >= BUSY_SECONDS_MAX {
+            // Whatever else may pass object_store has repeated by itself.
+            let budget = match (trouble.is_busy(), trouble.is_hung_up()) {
+                (true, _) => BUSY_SECONDS_MAX,
+                (_, true) => put::RETRY_SECONDS_MAX,
+                _ => 0,
+            };
+            if begun.elapsed().as_secs() >= budget {
                 return Err(self.fail(operation, path, &trouble));
             }
             tokio::time::sleep(put::pause(tries)).await;
@@ -209,9 +215,20 @@ impl Inner {
         bytes: u64,
         rest: impl Future<Output = Result<T, object_store::Error>>,
     ) -> Result<T, StoreError> {
+        self.rest(operation, path, bytes, rest).await?.map_err(|trouble| self.fail(operation, path, &trouble))
+    }
+
+    /// The same, for who may ask anew: the inner error is what broke it off.
+    async fn rest<T>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        bytes: u64,
+        rest: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<Result<T, Trouble>, StoreError> {
         let patience = Duration::from_secs(CALL_SECONDS_MAX + bytes / BYTES_PER_SECOND_MIN);
         match tokio::time::timeout(patience, rest).await {
-            Ok(answer) => answer.map_err(|error| self.fail(operation, path, &Trouble::read(&error))),
+            Ok(answer) => Ok(answer.map_err(|error| Trouble::read(&error))),
             Err(_) => Err(self.silent(operation, path, patience)),
         }
     }
@@ -233,13 +250,25 @@ impl Inner {
     async fn read(&self, path: &ObjectPath, range: Option<Range<u64>>) -> Result<(ObjectMeta, Bytes), StoreError> {
         let key = self.key(path.as_str())?;
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
-        let answer = self.bounded("read", path.as_str(), 0, || self.steady.get_opts(&key, options.clone())).await?;
-        let (meta, length) = (answer.meta.clone(), answer.range.end - answer.range.start);
-        let body = self.body("read", path.as_str(), length, answer.bytes()).await?;
-        if body.len() as u64 != length {
-            return Err(self.truncated(path, meta.size, body.len() as u64));
+        let begun = Instant::now();
+        for tries in 1.. {
+            let answer = self.bounded("read", path.as_str(), 0, || self.steady.get_opts(&key, options.clone())).await?;
+            let (meta, length) = (answer.meta.clone(), answer.range.end - answer.range.start);
+            let body = match self.rest("read", path.as_str(), length, answer.bytes()).await? {
+                Ok(body) => body,
+                // object_store goes on where a body breaks off, as often as it repeats a request; but not when a gateway loses that request.
+                Err(trouble) if trouble.is_hung_up() && begun.elapsed().as_secs() < put::RETRY_SECONDS_MAX => {
+                    tokio::time::sleep(put::pause(tries)).await;
+                    continue;
+                }
+                Err(trouble) => return Err(self.fail("read", path.as_str(), &trouble)),
+            };
+            if body.len() as u64 != length {
+                return Err(self.truncated(path, meta.size, body.len() as u64));
+            }
+            return Ok((meta, body));
         }
-        Ok((meta, body))
+        unreachable!("the loop ends by itself")
     }
 
     fn truncated(&self, path: &ObjectPath, wanted: u64, found: u64) -> StoreError {

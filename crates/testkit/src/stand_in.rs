@@ -21,6 +21,9 @@ pub enum Likeness {
     Busy(u32),
     /// Only for reading: whoever asks may write nothing.
     ReadOnly,
+    /// A gateway that fails: every so many reads and listings one is refused, in turn with 499 and 503, and every so many of the objects that
+    /// are read one is cut in the middle of its body.
+    Failing(u32),
 }
 
 /// A running proxy; it ends with the test's process.
@@ -38,6 +41,9 @@ struct Seen {
     requests: u32,
     /// The writes whose answer was lost.
     forgotten: BTreeSet<String>,
+    /// The objects that were read, and how many of them were cut.
+    bodies: u32,
+    cut: u32,
     /// How many requests broke the rules of this store.
     refused: u32,
 }
@@ -73,7 +79,11 @@ impl StandIn {
     pub fn lost(&self) -> usize {
         self.seen.lock().expect("no holder panics").forgotten.len()
     }
-    /// How many requests broke the rules of this store.
+    /// How many objects were cut in the middle.
+    pub fn cut(&self) -> u32 {
+        self.seen.lock().expect("no holder panics").cut
+    }
+    /// How many requests broke the rules of this store, or were refused for no fault of theirs.
     pub fn refused(&self) -> u32 {
         self.seen.lock().expect("no holder panics").refused
     }
@@ -119,8 +129,23 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     }
     set(&mut answer, "connection", "close");
     to_client.write_all(&written(&answer))?;
-    std::io::copy(&mut from_server, &mut to_client)?;
+    let rest = cut_after(&request, &answer, likeness, &mut seen.lock().expect("no holder panics")).unwrap_or(u64::MAX);
+    std::io::copy(&mut from_server.take(rest), &mut to_client)?;
     to_client.shutdown(Shutdown::Both)
+}
+
+/// After how many bytes of its body this answer breaks off; `None` when it comes whole.
+fn cut_after(request: &Message, answer: &Message, likeness: Likeness, seen: &mut Seen) -> Option<u64> {
+    let Likeness::Failing(every) = likeness else { return None };
+    let is_object = request.first.starts_with("GET ") && !is_about_the_bucket(request) && answer.first.contains(" 20");
+    let length: u64 = header(answer, "content-length").filter(|_| is_object)?.parse().ok()?;
+    if length < 2 {
+        return None;
+    }
+    seen.bodies += 1;
+    let is_cut = seen.bodies.is_multiple_of(every);
+    seen.cut += u32::from(is_cut);
+    is_cut.then_some(length / 2)
 }
 
 /// Whether it makes or replaces an object: not one part of it, nor the beginning.
@@ -143,6 +168,14 @@ fn fault(request: &Message, likeness: Likeness, seen: &mut Seen) -> Option<(u16,
         Likeness::Busy(times) => {
             seen.requests += 1;
             (seen.requests <= times).then_some((503, "SlowDown"))
+        }
+        Likeness::Failing(every) if request.first.starts_with("GET ") => {
+            seen.requests += 1;
+            match (seen.requests % every, seen.requests / every % 2) {
+                (0, 1) => Some((499, "ClientClosedRequest")),
+                (0, _) => Some((503, "ServiceUnavailable")),
+                _ => None,
+            }
         }
         _ => None,
     };

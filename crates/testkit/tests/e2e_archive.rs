@@ -1,7 +1,7 @@
 //! The log on its way to the repository and back by PostgreSQL's own commands: confirmed means stored, absent means proven.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::bowline::{Receiver, wait};
 use testkit::workload::{Pace, lost};
@@ -81,11 +81,47 @@ fn a_fetch_says_absent_only_when_it_is_proven() {
     for absent in ["0000000100000000000000F0", "00000002.history", "00000009.history"] {
         assert_eq!(code(fetch(absent)), 1, "{absent}");
     }
+    // A later timeline is stored, and the one before it is not: whoever looks for the newest must not stop there.
+    let history = bowline.dir().join("00000003.history");
+    std::fs::write(&history, "1\t0/1000000\tno recovery target specified\n").expect("write a history");
+    bowline.ok(&["wal", "push", history.to_str().expect("a plain path")]);
+    let fetch_in = |folder: &str, name: &str| {
+        let mut command = fetch(name);
+        command.current_dir(bowline.dir().join(folder));
+        command
+    };
+    for (folder, file, text) in [
+        ("newest", "postgresql.auto.conf", "recovery_target_timeline = '1'\nrecovery_target_timeline = 'latest'\n"),
+        ("told", "postgresql.auto.conf", "recovery_target_timeline = '1'\n"),
+        ("standby", "standby.signal", ""),
+    ] {
+        let folder = bowline.dir().join(folder);
+        std::fs::create_dir(&folder).and_then(|()| std::fs::write(folder.join(file), text)).expect("write");
+    }
+    for (folder, expected) in [(".", 200), ("newest", 200), ("told", 1), ("standby", 1)] {
+        assert_eq!(code(fetch_in(folder, "00000002.history")), expected, "{folder}");
+        assert_eq!(code(fetch_in(folder, "00000003.history")), 0, "{folder}");
+        assert_eq!(code(fetch_in(folder, "00000004.history")), 1, "{folder}");
+        assert_eq!(code(fetch_in(folder, "00000001.history")), 1, "{folder}: the first timeline has none");
+    }
+    let said = fetch("00000002.history").output().expect("run bowline").stderr;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    for wanted in ["00000002.history", "timeline 3 is", "recovery_target_timeline = '3'", "bowline restore", "[timeline-skipped]"] {
+        assert!(said.contains(wanted), "no {wanted} in {said}");
+    }
     let standby = bowline.dir().join("standby");
-    std::fs::create_dir(&standby).and_then(|()| std::fs::write(standby.join("standby.signal"), "")).expect("write");
-    let mut wrong_words = bowline.command(&["wal", "fetch", "--no-such-option", &stored, to]);
-    wrong_words.stderr(std::process::Stdio::null());
-    assert!(code(wrong_words) > 125);
+    let name = stored.as_str();
+    for words in [&["wal", "fetch", "--no-such-option", name, to][..], &["wal", "--quiet", "fetch", "--no-such-option", name, to]] {
+        let mut wrong_words = bowline.command(words);
+        wrong_words.stderr(Stdio::null());
+        assert!(code(wrong_words) > 125, "{words:?}");
+    }
+    // Nothing can be printed, which is a panic: the disk with the server's log is full.
+    for words in [&["wal", "fetch", "--supply", "/nowhere", name, to][..], &["wal", "--quiet", "fetch", "--supply", "/nowhere", name, to]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("open /dev/full");
+        let status = bowline.command(words).stderr(full).status().expect("run bowline");
+        assert_eq!(status.code(), Some(200), "{words:?}");
+    }
     let _away = Away::put(&bowline);
     for name in [&stored, "0000000100000000000000F0", "00000002.history"] {
         assert!(code(fetch(name)) > 125, "{name}: a store that cannot be reached proves nothing");

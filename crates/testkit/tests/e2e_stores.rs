@@ -133,3 +133,30 @@ fn backups_in_the_stand_ins_of_azure_google_and_an_old_ceph_restore() {
     round_trip(&cluster, &bowline, "an old ceph");
     assert_eq!(ceph.refused(), 0);
 }
+
+/// A stand-in: a gateway that fails, in front of a real S3 server.
+#[test]
+fn a_restore_through_a_gateway_that_refuses_reads_and_cuts_bodies_in_the_middle_ends_well() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).setting("wal_keep_size", "256MB").start();
+    cluster.psql(TABLES);
+    let weed = S3Server::shared();
+    weed.create_bucket("gateway");
+    let keys = [("E2E_ID", ACCESS_KEY_ID), ("E2E_SECRET", SECRET_ACCESS_KEY)];
+    let bowline = Bowline::at(&cluster, "s3://gateway/kb", &lines(weed.endpoint(), ""), &keys);
+    bowline.ok(&["init"]);
+    bowline.ok(&["backup"]);
+    for part in 0..25 {
+        cluster.psql(&format!("INSERT INTO kept SELECT {part}, repeat(md5(random()::text), 8) FROM generate_series(1, 500)"));
+        cluster.psql("SELECT pg_switch_wal()");
+    }
+    bowline.push_finished(&cluster);
+    let wanted = cluster.psql(FINGERPRINT);
+    let gateway = StandIn::start(Likeness::Failing(4), weed.port());
+    let config = std::fs::read_to_string(bowline.config()).expect("read the configuration");
+    std::fs::write(bowline.config(), config.replace(weed.endpoint(), &gateway.endpoint())).expect("write the configuration");
+    let restored = bowline.restore(&["--to", "latest"]);
+    assert_eq!(restored.psql(FINGERPRINT), wanted);
+    // One refusal of each kind at least, and packs as well as segments are among so many bodies.
+    assert!(gateway.cut() > 4 && gateway.refused() > 4, "{gateway:?}");
+    restored.stop();
+}

@@ -2,10 +2,11 @@
 //! on all that may take over.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use terms::Lsn;
 use testkit::bowline::{Receiver, wait};
+use testkit::damage::never_promoted;
 use testkit::workload::{Pace, missing};
 use testkit::{Acknowledged, Bowline, Cluster, RepositoryKind, Workload, full, majors, newest_major};
 
@@ -228,6 +229,64 @@ fn a_live_primary_goes_on_after_a_promoted_copy_was_tried_out() {
     assert_eq!(receiver.stop(), Some(0));
 }
 
+/// A server that somebody recovers by hand, told to follow the newest timeline, asks for the history of one number after the other; told which
+/// one, it asks once more at the end, for a number that is free.
+#[test]
+fn a_server_that_looks_for_the_newest_timeline_is_stopped_where_a_number_is_missing_and_one_that_is_told_is_not() {
+    let major = newest_major();
+    let primary = Cluster::builder(major).wal_segment_mib(1).setting("wal_keep_size", "256MB").setting("autovacuum", "off").start();
+    let next = primary.standby();
+    let bowline = Bowline::new(&primary, RepositoryKind::Folder);
+    let row = |server: &Cluster, a: u32| {
+        server.psql(&format!("INSERT INTO t VALUES ({a})"));
+        server.psql("SELECT pg_logical_emit_message(true, 'e2e', 'end of the segment'), pg_switch_wal()");
+    };
+    primary.psql("CREATE TABLE t (a int)");
+    bowline.ok(&["backup"]);
+    row(&primary, 1);
+    next.catch_up(&primary);
+    bowline.push_finished(&primary);
+    primary.pg_ctl_stop(true);
+    // Somewhere it has heard of timeline 2, so it takes the number after; here nobody knows of it.
+    let heard_of = next.data_dir().join("pg_wal/00000002.history");
+    fs::write(&heard_of, "1\t0/100000\tno recovery target specified\n").expect("write a history");
+    next.promote();
+    fs::remove_file(&heard_of).expect("forget it");
+    row(&next, 3);
+    bowline.push_finished(&next);
+    assert_eq!(histories(&bowline), ["00000003.history"]);
+
+    let files = |more: &str| {
+        let data = bowline.new_target();
+        bowline.ok(&["restore", "--yes", "--files-only", "--timeline", "1", "--target", data.to_str().expect("a plain path")]);
+        let auto = data.join("postgresql.auto.conf");
+        let written = fs::read_to_string(&auto).expect("read");
+        fs::write(auto, written + more).expect("write");
+        data
+    };
+    let recovered = |data: &Path| {
+        let server = Cluster::open(major, data);
+        wait("recovery's end", Duration::from_secs(60), || server.try_psql("SELECT pg_is_in_recovery()") == Ok("f".into()));
+        let rows = server.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t");
+        (rows, server.psql("CHECKPOINT; SELECT timeline_id FROM pg_control_checkpoint()"))
+    };
+    let data = files("recovery_target_timeline = 'latest'\n");
+    let said = Cluster::try_open(major, &data).map(|_| ()).expect_err("it must not be promoted without row 3");
+    for wanted in ["FATAL", "00000002.history", "timeline 3 is", "recovery_target_timeline = '3'"] {
+        assert!(said.contains(wanted), "no {wanted} in {said}");
+    }
+    never_promoted(&data, 1, "recovered to the newest timeline");
+    // What the hint says.
+    let auto = data.join("postgresql.auto.conf");
+    let written = fs::read_to_string(&auto).expect("read");
+    fs::write(auto, written + "recovery_target_timeline = '3'\n").expect("write");
+    assert_eq!(recovered(&data), ("1,3".to_owned(), "4".to_owned()));
+    // As Bowline wrote it: along timeline 1, and the number that is free becomes the new one.
+    assert_eq!(recovered(&files("")), ("1".to_owned(), "2".to_owned()));
+    let restored = bowline.restore(&["--to", "latest", "--timeline", "1"]);
+    assert_eq!(restored.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1");
+}
+
 #[test]
 fn a_stranger_is_refused_at_every_door() {
     let (own, stranger) = (Cluster::start(newest_major()), Cluster::start(newest_major()));
@@ -306,7 +365,7 @@ fn slots_target(server: &Cluster) -> String {
 }
 
 /// How often it was told that this standby cannot keep WAL.
-fn cannot(receiver: &Receiver, place: &std::path::Path) -> usize {
+fn cannot(receiver: &Receiver, place: &Path) -> usize {
     let place = place.display().to_string();
     receiver.log().lines().filter(|line| line.contains(&place) && line.contains("cannot keep WAL")).count()
 }

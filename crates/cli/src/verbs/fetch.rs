@@ -8,7 +8,7 @@ use crate::verbs::beside::{self, Place};
 use crate::verbs::with_runtime;
 use crate::wiring::Wiring;
 use repo::RepoError;
-use restore::{Fetched, Spool, Supplied, ask_supply, fetch};
+use restore::{Fetched, Follows, Spool, Supplied, ask_supply, fetch};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -39,9 +39,20 @@ pub fn run(common: &Common, asked: &FetchArgs) -> ExitCode {
         Err(fault) => {
             Printer::new(common).fault(&fault);
             // A standby asks again, and streams meanwhile; more than 125 would end it.
-            ExitCode::from(if Path::new("standby.signal").exists() { ABSENT } else { FAILED })
+            ExitCode::from(if is_standby() { ABSENT } else { FAILED })
         }
     }
+}
+
+/// A server runs its restore_command in its data directory.
+fn is_standby() -> bool {
+    Path::new("standby.signal").exists()
+}
+
+/// Which timeline the server follows that runs this. What it asks at the beginning of recovery, looking for the newest, it asks once more
+/// at the end, looking for a number that is free; one that looks for the newest has found it by then, and nothing later is stored.
+fn follows() -> Follows {
+    if is_standby() || pg::is_told_its_timeline(Path::new(".")) { Follows::Told } else { Follows::Newest }
 }
 
 fn by_hand(common: &Common, asked: &FetchArgs) -> Result<Fetched, Fault> {
@@ -91,7 +102,7 @@ fn by_hand(common: &Common, asked: &FetchArgs) -> Result<Fetched, Fault> {
         if let Some(last) = epochs.last().filter(|_| epochs.iter().all(|e| e.system_id != system_id)) {
             return Err(RepoError::ForeignCluster { ours: last.system_id, found: system_id }.into());
         }
-        Ok(fetch(&reader, system_id, &name, &asked.path).await?)
+        Ok(fetch(&reader, system_id, &name, &asked.path, follows()).await?)
     })?;
     if let (Fetched::Delivered, Some((spool, segment, size))) = (fetched, &spool) {
         follow(common, spool, *segment, *size);

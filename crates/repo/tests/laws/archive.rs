@@ -35,6 +35,39 @@ fn a_wal_file_is_kept_once_and_never_replaced() {
 }
 
 #[test]
+fn a_timeline_is_found_by_its_history_its_segments_or_its_pieces_and_by_nothing_else() {
+    wait(async {
+        let memory = Memory::new();
+        let mut writer = create(&memory, Encryption::Aes256Gcm).await;
+        let epoch = writer.admit(SYSTEM, 18, NOW).await.unwrap();
+        let protection = writer.wal_protection(&epoch).await.unwrap();
+        let from = async |first: u32| {
+            let found = writer.reader().timelines_from(SYSTEM, Timeline::new(first).unwrap()).await.unwrap();
+            found.into_iter().map(Timeline::id).collect::<Vec<u32>>()
+        };
+        assert!(from(1).await.is_empty());
+        let names = [SEGMENT, "00000003.history", "000000050000000A000000C4", "000000050000000A000000C5", "00000005.history"];
+        for (system, name) in names.map(|name| (SYSTEM, name)).into_iter().chain([(OTHER, "00000009.history")]) {
+            let name: WalName = name.parse().unwrap();
+            writer.keep_wal(system, &name, Bytes::from_static(b"the log"), &protection, Compression::Lz4).await.unwrap();
+        }
+        let segment: SegmentName = "000000070000000A000000C5".parse().unwrap();
+        let start = segment.start(SegmentSize::DEFAULT);
+        let piece = Piece { segment, start, end: start.plus(7), session: 7, form: Form::Object };
+        writer.keep_piece(SYSTEM, &piece, Bytes::from_static(b"the log"), &protection, Compression::Lz4).await.unwrap();
+        // What is left when all WAL of a timeline has gone, and what lies beside the timelines.
+        for beside in ["00000008/index/000000080000000A000000C5-000000080000000A000000C6", "coverage.json"] {
+            memory.put_new(&path(&format!("wal/{SYSTEM}/{beside}")), Bytes::from_static(b"x")).await.unwrap();
+        }
+        assert_eq!(from(1).await, vec![1, 3, 5, 7]);
+        assert_eq!(from(2).await, vec![3, 5, 7]);
+        assert_eq!(from(3).await, vec![3, 5, 7]);
+        assert_eq!(from(4).await, vec![5, 7]);
+        assert!(from(8).await.is_empty());
+    });
+}
+
+#[test]
 fn what_another_process_stored_is_made_durable_before_it_is_confirmed() {
     wait(async {
         let (memory, size) = (Memory::new(), SegmentSize::DEFAULT);

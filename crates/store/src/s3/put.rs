@@ -9,7 +9,7 @@ use object_store::{GetOptions, ObjectStore, PutMode, PutOptions, PutPayload, Put
 use std::time::{Duration, Instant};
 
 /// No new attempt begins after this long.
-const RETRY_SECONDS_MAX: u64 = 60;
+pub(super) const RETRY_SECONDS_MAX: u64 = 60;
 /// A server that cannot even be connected to is given up earlier: it is down, not busy.
 const CONNECT_ATTEMPTS: u32 = 4;
 /// How long one attempt's answer is waited for, besides its bytes.

@@ -14,6 +14,9 @@ pub(super) const LIST: &str = "list";
 /// Stands where S3's word would, when a certificate is not trusted.
 const UNTRUSTED: &str = "Untrusted";
 
+/// nginx's word for a client that closed the connection before it was answered; gateways say so as well of connections that they lost themselves.
+const HUNG_UP: u16 = 499;
+
 /// One failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trouble {
@@ -137,7 +140,7 @@ impl Trouble {
     pub(super) fn may_have_happened(&self) -> bool {
         match self.status {
             // 501 says that the server knows no such thing: nothing happened, nor will.
-            Some(status) => (status >= 500 && status != 501) || status == 408,
+            Some(status) => (status >= 500 && status != 501) || status == 408 || status == HUNG_UP,
             None => self.transport == Some(Transport::Unknown),
         }
     }
@@ -150,6 +153,10 @@ impl Trouble {
         self.status == Some(429)
             || (self.status == Some(503)
                 && ["SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "RequestLimitExceeded"].contains(&self.code.as_str()))
+    }
+    /// A gateway lost the request on its way. Of what may pass this is all that object_store (0.14.2, client/retry.rs) does not repeat.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.status == Some(HUNG_UP)
     }
     /// The server does not know the header that carries a condition.
     pub(super) fn is_unknown_header(&self) -> bool {
@@ -180,7 +187,7 @@ impl Trouble {
             Some(404) if ["NoSuchBucket", "ContainerNotFound"].contains(&self.code.as_str()) => StoreError::NoStore { store, why },
             Some(404) if self.is_missing() || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
             _ if self.is_denied() => StoreError::Denied { store, operation, path, why },
-            Some(408 | 429 | 500 | 502..=599) => StoreError::Unreachable { store, operation, path, why },
+            Some(408 | 429 | HUNG_UP | 500 | 502..=599) => StoreError::Unreachable { store, operation, path, why },
             None if self.transport.is_some() => StoreError::Unreachable { store, operation, path, why },
             _ => StoreError::Failed { store, operation, path, why },
         }
@@ -257,6 +264,7 @@ fn reason(status: u16) -> &'static str {
         409 => "Conflict",
         412 => "Precondition Failed",
         416 => "Range Not Satisfiable",
+        HUNG_UP => "Client Closed Request",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
@@ -295,5 +303,17 @@ mod tests {
         assert!(matches!(answer("503 Slow Down", "SlowDown"), StoreError::Unreachable { .. }));
         assert!(matches!(answer("400 Bad Request", "ExpiredToken"), StoreError::Denied { .. }));
         assert!(matches!(answer("400 Bad Request", "InvalidArgument"), StoreError::Failed { .. }));
+    }
+
+    #[test]
+    fn what_a_gateway_lost_on_its_way_may_pass_and_may_have_happened() {
+        let lost = generic("Error performing GET http://h/b/k in 3ms - Server returned non-2xx status code: 499 <unknown status code>: <html>");
+        assert!(lost.may_pass() && lost.may_have_happened() && lost.is_hung_up() && !lost.is_busy());
+        let error = lost.of_store("s3://b", "read", "k");
+        assert!(matches!(&error, StoreError::Unreachable { why, .. } if why == "the server answered 499 Client Closed Request"), "{error:?}");
+        for (status, passes) in [("408 Request Timeout", true), ("429 Too Many Requests", true), ("400 Bad Request", false), ("416 X", false)] {
+            let other = generic(&format!("… non-2xx status code: {status}: "));
+            assert!(other.may_pass() == passes && !other.is_hung_up(), "{status}");
+        }
     }
 }

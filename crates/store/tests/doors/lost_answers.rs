@@ -18,7 +18,7 @@ async fn fake() -> (Fake, Arc<dyn Store>) {
 
 #[tokio::test]
 async fn a_put_whose_answer_is_lost_is_new_when_its_bytes_are_stored() {
-    for mishap in [Mishap::StoredThenClosed, Mishap::StoredThen(500), Mishap::StoredThen(503)] {
+    for mishap in [Mishap::StoredThenClosed, Mishap::StoredThen(499), Mishap::StoredThen(500), Mishap::StoredThen(503)] {
         let (fake, store) = fake().await;
         fake.mishaps([mishap]);
         assert_eq!(store.put_new(&path("a"), OURS).await.unwrap(), Created::New, "{mishap:?}");
@@ -30,9 +30,9 @@ async fn a_put_whose_answer_is_lost_is_new_when_its_bytes_are_stored() {
 async fn a_put_that_never_arrived_is_made_again() {
     let (fake, store) = fake().await;
     // 409 is S3's answer while another put to the same name is under way; object_store calls it AlreadyExists.
-    fake.mishaps([Mishap::Closed, Mishap::Refused(503), Mishap::Refused(409), Mishap::StoredThenClosed]);
+    fake.mishaps([Mishap::Closed, Mishap::Refused(503), Mishap::Refused(409), Mishap::Refused(499), Mishap::StoredThenClosed]);
     assert_eq!(store.put_new(&path("a"), OURS).await.unwrap(), Created::New);
-    assert_eq!((fake.puts(), fake.object("p/a")), (4, Some(OURS.to_vec())));
+    assert_eq!((fake.puts(), fake.object("p/a")), (5, Some(OURS.to_vec())));
 }
 
 #[tokio::test]

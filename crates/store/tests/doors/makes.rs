@@ -98,6 +98,24 @@ async fn a_busy_store_is_waited_for_and_fails_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_refuses_or_cuts_in_the_middle_is_read_whole_all_the_same() {
+    let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
+    server.create_bucket("gateway");
+    let body: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    let direct = store::open("s3://gateway/x", &server.options()).unwrap();
+    direct.put_new(&path("f/a"), Bytes::from(body.clone())).await.unwrap();
+    let gateway = StandIn::start(Likeness::Failing(2), server.port());
+    let options = StoreOptions { endpoint: Some(gateway.endpoint()), ..server.options() };
+    let store = store::open("s3://gateway/x", &options).unwrap();
+    for _ in 0..4 {
+        assert!(store.get(&path("f/a")).await.unwrap() == body);
+        assert!(store.get_range(&path("f/a"), 1_000_000..2_000_000).await.unwrap().as_ref() == &body[1_000_000..2_000_000]);
+        assert_eq!(store.folders("").await.unwrap(), ["f"]);
+    }
+    assert!(gateway.cut() > 1 && gateway.refused() > 7, "{gateway:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_whose_answer_is_lost_by_a_real_server_counts_as_done() {
     let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
     server.create_bucket("forgetful");
