@@ -5,9 +5,9 @@ use crate::receive::Slot;
 use crate::stream::Session;
 use crate::tail::Tail;
 use pg::wal::WalSource;
-use pg::{Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
+use pg::{ConnInfo, Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
 use repo::reach::SEGMENTS_ON_THEIR_WAY;
-use repo::{Coverage, WalView};
+use repo::{Coverage, RepoError, WalView};
 use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, WalName};
 
 impl Session<'_> {
@@ -83,15 +83,60 @@ impl Session<'_> {
         self.gap = Some((timeline, from, why));
     }
 
-    /// A server on a timeline older than what is stored was left behind by a failover: its commits are on no server's way
-    /// to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
-    pub(crate) async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
+    /// Connects to the first server that was not left behind: two may take writes at once, and which of them comes first in the list
+    /// says nothing.
+    pub(crate) async fn connect(&self) -> Result<(Replication, Identity), CaptureError> {
+        let (mut left, mut refused): (Option<ConnInfo>, Option<CaptureError>) = (Some(self.info.clone()), None);
+        while let Some(info) = left {
+            let mut connection = match Replication::connect(&info).await {
+                Ok(connection) => connection,
+                // Why the first one will not do says more than that the others cannot be reached.
+                Err(e) => return Err(refused.unwrap_or_else(|| e.into())),
+            };
+            let identity = connection.identify_system().await?;
+            if identity.system_id != self.epoch.system_id {
+                let foreign = RepoError::ForeignCluster { ours: self.epoch.system_id, found: identity.system_id };
+                return Err(refused.unwrap_or_else(|| foreign.into()));
+            }
+            let Err(why) = self.refuse_older(identity.timeline).await else { return Ok((connection, identity)) };
+            if !matches!(why, CaptureError::Demoted { .. } | CaptureError::Overtaken { .. }) {
+                return Err(why);
+            }
+            left = match self.options.slot {
+                Slot::Permanent(_) => info.beyond(connection.describe()),
+                // A backup's own receiver belongs to the server that is backed up.
+                Slot::Temporary(_) => None,
+            };
+            refused.get_or_insert(why);
+        }
+        Err(refused.unwrap_or_else(|| CaptureError::Bug("no server was tried".into())))
+    }
+
+    /// A server on a timeline older than what is stored, or than that of one that took over, was left behind by a failover: its commits
+    /// are on no server's way to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
+    async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
+        if self.options.accept_older_timeline {
+            return Ok(());
+        }
         // Another receiver may have gone further since we last did.
         let newest = self.coverage().await?.map(|c| c.timeline).max(self.position.map(|(timeline, _)| timeline));
-        match newest.filter(|newest| found < *newest && !self.options.accept_older_timeline) {
-            Some(stored) => Err(CaptureError::Demoted { found, stored }),
+        if let Some(stored) = newest.filter(|newest| found < *newest) {
+            return Err(CaptureError::Demoted { found, stored });
+        }
+        match self.successor_of(found) {
+            Some((by, newer)) => Err(CaptureError::Overtaken { found, by, newer }),
             None => Ok(()),
         }
+    }
+
+    /// Who has taken over from a server on this timeline: of several the one on the newest.
+    pub(crate) fn successor_of(&self, own: Timeline) -> Option<(String, Timeline)> {
+        let known = self.successors.borrow();
+        known
+            .iter()
+            .filter(|(_, timeline)| **timeline > own)
+            .max_by_key(|(_, timeline)| **timeline)
+            .map(|(place, timeline)| (place.clone(), *timeline))
     }
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
