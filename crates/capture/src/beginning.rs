@@ -5,9 +5,9 @@ use crate::receive::Slot;
 use crate::stream::Session;
 use crate::tail::Tail;
 use pg::wal::WalSource;
-use pg::{Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
+use pg::{ConnInfo, Identity, Replication, SlotCreated, SlotPosition, TimelineHistory};
 use repo::reach::SEGMENTS_ON_THEIR_WAY;
-use repo::{Coverage, WalView};
+use repo::{Coverage, RepoError, WalView};
 use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, WalName};
 
 impl Session<'_> {
@@ -31,8 +31,8 @@ impl Session<'_> {
 
     /// Where to go on. `held` is what an older slot holds: everything since is owed, and so is what the repository lacks since
     /// its last coverage mark, when that lies further back: the slot of a new primary knows nothing of it. Before there is a mark the
-    /// log goes on where a backup's own or `wal push` left it. A timeline that the server never was on counts for nothing once a person
-    /// has said that it was a trial.
+    /// log goes on where a backup's own or `wal push` left it. A timeline that the server never was on counts for nothing once it is known
+    /// that it was left: a person has said so, or a restore that went back before it.
     pub(crate) async fn begin_at(
         &self,
         held: Option<(Timeline, Lsn)>,
@@ -41,9 +41,15 @@ impl Session<'_> {
         size: SegmentSize,
     ) -> Result<(Timeline, Lsn), CaptureError> {
         let now = (identity.timeline, identity.flushed.segment_start(size));
-        let was_a_trial = |timeline: Timeline| self.options.accept_older_timeline && history.begin_of(timeline).is_none();
-        if let Some(position) = self.position.filter(|(timeline, _)| !was_a_trial(*timeline)) {
-            return Ok(position);
+        let mark = self.coverage().await?.map(|c| (c.timeline, c.lsn));
+        let acting = mark.map(|(timeline, _)| timeline);
+        let is_left = |timeline: Timeline| was_left(timeline, history, acting, self.options.accept_older_timeline);
+        if let Some(position) = self.position {
+            if !is_left(position.0) {
+                return Ok(position);
+            }
+            let what = format!("timeline {} was left, and stays stored: the log goes on with timeline {}", position.0, identity.timeline);
+            self.events.tell(Event::Noticed { what });
         }
         if matches!(self.options.slot, Slot::Temporary(_)) {
             return Ok(now);
@@ -52,9 +58,9 @@ impl Session<'_> {
             return Ok(held.unwrap_or(now));
         }
         let view = || self.writer.reader().wal_view(self.epoch.system_id, size);
-        let covered = match self.coverage().await?.map(|c| (c.timeline, c.lsn)) {
+        let covered = match mark {
             None => stored_along(history, &view().await?),
-            Some((timeline, _)) if was_a_trial(timeline) => {
+            Some((timeline, _)) if is_left(timeline) => {
                 let what = format!(
                     "timeline {timeline} is stored, and this server never was on it: it is taken for a trial, as --accept-older-timeline says. \
                      It stays stored. Restore with --timeline {}.",
@@ -83,15 +89,60 @@ impl Session<'_> {
         self.gap = Some((timeline, from, why));
     }
 
-    /// A server on a timeline older than what is stored was left behind by a failover: its commits are on no server's way
-    /// to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
-    pub(crate) async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
+    /// Connects to the first server that was not left behind: two may take writes at once, and which of them comes first in the list
+    /// says nothing.
+    pub(crate) async fn connect(&self) -> Result<(Replication, Identity), CaptureError> {
+        let (mut left, mut refused): (Option<ConnInfo>, Option<CaptureError>) = (Some(self.info.clone()), None);
+        while let Some(info) = left {
+            let mut connection = match Replication::connect(&info).await {
+                Ok(connection) => connection,
+                // Why the first one will not do says more than that the others cannot be reached.
+                Err(e) => return Err(refused.unwrap_or_else(|| e.into())),
+            };
+            let identity = connection.identify_system().await?;
+            if identity.system_id != self.epoch.system_id {
+                let foreign = RepoError::ForeignCluster { ours: self.epoch.system_id, found: identity.system_id };
+                return Err(refused.unwrap_or_else(|| foreign.into()));
+            }
+            let Err(why) = self.refuse_older(identity.timeline).await else { return Ok((connection, identity)) };
+            if !matches!(why, CaptureError::Demoted { .. } | CaptureError::Overtaken { .. }) {
+                return Err(why);
+            }
+            left = match self.options.slot {
+                Slot::Permanent(_) => info.beyond(connection.describe()),
+                // A backup's own receiver belongs to the server that is backed up.
+                Slot::Temporary(_) => None,
+            };
+            refused.get_or_insert(why);
+        }
+        Err(refused.unwrap_or_else(|| CaptureError::Bug("no server was tried".into())))
+    }
+
+    /// A server on a timeline older than what is stored, or than that of one that took over, was left behind by a failover: its commits
+    /// are on no server's way to survive. It may also be the right one, after somebody tried out a promoted copy; only a person can say so.
+    async fn refuse_older(&self, found: Timeline) -> Result<(), CaptureError> {
+        if self.options.accept_older_timeline {
+            return Ok(());
+        }
         // Another receiver may have gone further since we last did.
         let newest = self.coverage().await?.map(|c| c.timeline).max(self.position.map(|(timeline, _)| timeline));
-        match newest.filter(|newest| found < *newest && !self.options.accept_older_timeline) {
-            Some(stored) => Err(CaptureError::Demoted { found, stored }),
+        if let Some(stored) = newest.filter(|newest| found < *newest) {
+            return Err(CaptureError::Demoted { found, stored });
+        }
+        match self.successor_of(found) {
+            Some((by, newer)) => Err(CaptureError::Overtaken { found, by, newer }),
             None => Ok(()),
         }
+    }
+
+    /// Who has taken over from a server on this timeline: of several the one on the newest.
+    pub(crate) fn successor_of(&self, own: Timeline) -> Option<(String, Timeline)> {
+        let known = self.successors.borrow();
+        known
+            .iter()
+            .filter(|(_, timeline)| **timeline > own)
+            .max_by_key(|(_, timeline)| **timeline)
+            .map(|(place, timeline)| (place.clone(), *timeline))
     }
 
     /// Segments that are stored already, by another receiver or by `wal push`, need not travel again.
@@ -154,6 +205,14 @@ impl Session<'_> {
     }
 }
 
+/// Whether what is stored of this timeline says nothing of where the log goes on: the server never was on it, and a person accepts that, or
+/// the repository's mark already speaks of a newer timeline that the server is on. Only a receiver that was accepted moves the mark so far, or
+/// a restore in place that went back before the timeline was begun; never a trial.
+fn was_left(timeline: Timeline, history: &TimelineHistory, acting: Option<Timeline>, is_accepted: bool) -> bool {
+    let is_on = |timeline: Timeline| history.begin_of(timeline).is_some();
+    !is_on(timeline) && (is_accepted || acting.is_some_and(|acting| acting > timeline && is_on(acting)))
+}
+
 /// Up to where this way through history is stored, so that the log goes on there without a gap; `None` where nothing of it is.
 /// What tells of it otherwise, the coverage mark, is about a timeline that is no part of it.
 fn stored_along(history: &TimelineHistory, view: &WalView) -> Option<(Timeline, Lsn)> {
@@ -197,6 +256,19 @@ mod tests {
             ..TimelineView::empty(timeline(*id))
         });
         WalView { system_id: SystemId::new(1), segment_bytes: SIZE, timelines: timelines.collect() }
+    }
+
+    #[test]
+    fn a_timeline_that_the_server_never_was_on_is_left_by_a_persons_word_or_by_a_newer_mark_on_the_servers_own_way() {
+        // It was restored twice, both times from timeline 1.
+        let own = TimelineHistory::parse(timeline(3), "1\t0/5500000\tbefore 2026-11-22 14:05:00+00\n").unwrap();
+        let left = |id: u32, acting: Option<u32>, is_accepted| was_left(timeline(id), &own, acting.map(timeline), is_accepted);
+        assert!(!left(2, None, false) && !left(2, Some(2), false), "a stranger, until somebody says otherwise");
+        assert!(left(2, Some(2), true), "a person says so");
+        assert!(left(2, Some(3), false), "the restore has said so");
+        assert!(!left(2, Some(4), false), "whose that is nobody knows");
+        assert!(!left(2, Some(1), false), "an older mark says nothing of a newer timeline");
+        assert!(!left(1, Some(3), true) && !left(3, Some(3), true), "of its own way nothing is left out");
     }
 
     #[test]

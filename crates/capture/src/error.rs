@@ -49,6 +49,9 @@ pub enum CaptureError {
     /// The server was left behind by a failover.
     #[error("the server is on timeline {found}, but WAL of timeline {stored} is stored already")]
     Demoted { found: Timeline, stored: Timeline },
+    /// Another server took over while this one lives on.
+    #[error("the server is on timeline {found}, but {by} has taken over on timeline {newer}")]
+    Overtaken { found: Timeline, by: String, newer: Timeline },
     /// The server's history never was on the timeline that is stored.
     #[error("the server is on timeline {found}, whose history does not hold the stored timeline {stored}")]
     Stranger { found: Timeline, stored: Timeline },
@@ -88,6 +91,7 @@ impl Explain for CaptureError {
             Self::BadWal { .. } => "wal-bad",
             Self::WalGone { .. } => "wal-gone",
             Self::Demoted { .. } => "server-demoted",
+            Self::Overtaken { .. } => "server-overtaken",
             Self::Stranger { .. } => "timeline-foreign",
             Self::Ranked { .. } => "ranked-synchronous",
             Self::Nonsense { .. } => "wal-nonsense",
@@ -106,7 +110,7 @@ impl Explain for CaptureError {
             Self::NotADataDirectory { .. } | Self::OtherCluster { .. } => Class::Misuse,
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
-            Self::Demoted { .. } | Self::Stranger { .. } => Class::Refused,
+            Self::Demoted { .. } | Self::Overtaken { .. } | Self::Stranger { .. } => Class::Refused,
             Self::Interrupted | Self::Ranked { .. } | Self::Nonsense { .. } | Self::TurnLost { .. } | Self::Silence { .. } => Class::Transient,
             Self::Bug(_) => Class::Bug,
         }
@@ -132,6 +136,7 @@ impl Explain for CaptureError {
             Self::Demoted { .. } => {
                 "It was the primary before a failover, perhaps, and its new commits would be on no other server. Nothing was received from it.".into()
             }
+            Self::Overtaken { .. } => "Both take writes. What this one commits is on no other server, and is no longer received.".into(),
             Self::Nonsense { .. } => "It is read once more.".into(),
             Self::Stranger { .. } => "Both went on from an older server, each on its own. Nothing was received.".into(),
             Self::Ranked { sync_state: Some(_) } => {
@@ -160,6 +165,9 @@ impl Explain for CaptureError {
             Self::BadWal { .. } => "Nothing was stored. If the file's disk is sound, look at what wrote it.".into(),
             Self::Demoted { .. } => {
                 "Let [postgres] conninfo name every server (host=a,b). If this one is right and the newer timeline was only tried out, run bowline wal receive --accept-older-timeline.".into()
+            }
+            Self::Overtaken { .. } => {
+                "Stop the server that was left behind, or make it a standby. If it is the right one and the other was only tried out, stop that one, or run bowline wal receive --accept-older-timeline.".into()
             }
             Self::Stranger { .. } => {
                 "Let [postgres] conninfo lead to the server that is in use. If it is this one and the stored timeline was only tried out, run bowline wal receive --accept-older-timeline; if both go on, make a repository of its own for one of them (another org or url).".into()

@@ -2,7 +2,7 @@
 
 use crate::CaptureError;
 use crate::pause::Backoff;
-use crate::standbys::{Standbys, Tended};
+use crate::standbys::{Standbys, Successors, Tended};
 use crate::stream::{Ended, Session};
 use crate::turn::Turn;
 use pg::{ConnInfo, ServerFacts, SyncNames};
@@ -128,17 +128,19 @@ pub async fn receive(
     progress: &watch::Sender<Option<Progress>>,
 ) -> Result<(), CaptureError> {
     let mut turn = Turn::new(writer, options, events.clone())?;
+    let (found, successors) = watch::channel(Successors::new());
     let _standbys = match &options.slot {
         Slot::Permanent(slot) => {
             let (reader, is_waiting) = (writer.reader().clone(), turn.is_waiting());
-            let tended = Tended { slot: slot.clone(), system_id: epoch.system_id, reader, progress: progress.subscribe(), is_waiting };
+            let (slot, system_id, progress) = (slot.clone(), epoch.system_id, progress.subscribe());
+            let tended = Tended { slot, system_id, reader, progress, is_waiting, successors: found };
             Some(Standbys::tend(info, tended, options.status_interval * 2, events.clone()))
         }
         Slot::Temporary(_) => None,
     };
     let info = info.clone().at_a_primary();
     let mut session = tokio::select! {
-        begun = Session::begin(&info, writer, epoch, options, events.clone(), progress) => begun?,
+        begun = Session::begin(&info, writer, epoch, options, events.clone(), progress, successors) => begun?,
         () = overdue(until.clone()) => return Ok(()),
     };
     let ended = in_turns(&mut session, &mut turn, &mut until).await;

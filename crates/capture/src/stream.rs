@@ -7,11 +7,12 @@ use crate::ingest::reason;
 use crate::lookout::{Lookout, Sight, Standing};
 use crate::marks::{Mark, Marks};
 use crate::receive::{Flush, Progress, ReceiveOptions, Slot, Until};
+use crate::standbys::Successors;
 use crate::uploads::{Carrier, Uploads, session_number};
 use crate::waiting::Waiting;
 use pg::wal::WalSource;
-use pg::{ConnInfo, Replication, StreamEvent, WalStream};
-use repo::{Coverage, Epoch, RepoError, Writer};
+use pg::{ConnInfo, StreamEvent, WalStream};
+use repo::{Coverage, Epoch, Writer};
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Event, Events, Explain, Lsn, SegmentName, SegmentSize, Timeline};
@@ -45,7 +46,7 @@ pub(crate) enum Ended {
 
 /// A receiver between its connections.
 pub(crate) struct Session<'a> {
-    info: &'a ConnInfo,
+    pub(crate) info: &'a ConnInfo,
     pub(crate) writer: &'a Writer,
     pub(crate) epoch: &'a Epoch,
     pub(crate) options: &'a ReceiveOptions,
@@ -57,6 +58,10 @@ pub(crate) struct Session<'a> {
     told: Option<Lsn>,
     pub(crate) events: Arc<dyn Events>,
     progress: &'a watch::Sender<Option<Progress>>,
+    /// The servers that were seen to have taken over.
+    pub(crate) successors: watch::Receiver<Successors>,
+    /// A newer timeline that is not followed because a person said so, and that was told.
+    overlooked: Option<Timeline>,
     /// Where to go on: everything before is stored. Unknown before the first connection.
     pub(crate) position: Option<(Timeline, Lsn)>,
     has_streamed: bool,
@@ -82,6 +87,7 @@ impl<'a> Session<'a> {
         options: &'a ReceiveOptions,
         events: Arc<dyn Events>,
         progress: &'a watch::Sender<Option<Progress>>,
+        successors: watch::Receiver<Successors>,
     ) -> Result<Self, CaptureError> {
         let protection = writer.wal_protection(epoch).await?;
         let indexer = Indexer::new(writer, epoch.system_id, &protection, writer.reader().digester().await?, events.clone());
@@ -106,6 +112,8 @@ impl<'a> Session<'a> {
             told: None,
             events,
             progress,
+            successors,
+            overlooked: None,
             position: None,
             has_streamed: false,
             is_blind: false,
@@ -123,12 +131,7 @@ impl<'a> Session<'a> {
 
     /// One connection, from connecting to its end.
     pub(crate) async fn run(&mut self, until: &mut watch::Receiver<Until>) -> Result<Ended, CaptureError> {
-        let mut connection = Replication::connect(self.info).await?;
-        let identity = connection.identify_system().await?;
-        if identity.system_id != self.epoch.system_id {
-            return Err(RepoError::ForeignCluster { ours: self.epoch.system_id, found: identity.system_id }.into());
-        }
-        self.refuse_older(identity.timeline).await?;
+        let (mut connection, identity) = self.connect().await?;
         let size = segment_size(&connection.show("wal_segment_size").await?)?;
         let history = self.keep_histories(&mut connection, identity.timeline).await?;
         let slot = self.options.slot.name();
@@ -156,6 +159,7 @@ impl<'a> Session<'a> {
         let uploads = Uploads::start(self.carrier.clone(), from, size, reporter);
         let filling = Filling::new(timeline, from, size, session_number(), uploads.form());
         let mut flow = Flow {
+            server_timeline: identity.timeline,
             survey: Survey::begin(source, from),
             filling: filling.beginning_at(history.begin_of(timeline)),
             uploads,
@@ -203,6 +207,7 @@ impl<'a> Session<'a> {
                 self.tell_server(flow).await?;
                 return Ok(Ended::Stopped);
             }
+            self.heed_successor(flow.server_timeline)?;
             let is_all_stored = stored >= flow.filling.received() || self.options.flush == Flush::Whole;
             if let Some((next, at)) = flow.next.filter(|_| is_all_stored && !flow.uploads.is_busy()) {
                 // The new timeline's copy of this segment begins with the old one's bytes.
@@ -363,6 +368,21 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// A server that was left behind streams on as if nothing had happened, and what it commits is on no other server. Whoever has taken
+    /// over is found by the next connection, which refuses this one.
+    fn heed_successor(&mut self, own: Timeline) -> Result<(), CaptureError> {
+        let Some((by, newer)) = self.successor_of(own) else { return Ok(()) };
+        if !self.options.accept_older_timeline {
+            self.events.tell(Event::ServerOvertaken { timeline: own, by: by.clone(), newer });
+            return Err(CaptureError::Overtaken { found: own, by, newer });
+        }
+        if self.overlooked.replace(newer) != Some(newer) {
+            let what = format!("{by} takes writes on timeline {newer}: it is taken for a trial, as --accept-older-timeline says, and not received");
+            self.events.tell(Event::Noticed { what });
+        }
+        Ok(())
+    }
+
     /// Says nothing of a flush position while the server would let commits go by it, and says it again once it would not. A position that
     /// was told stays in force until the connection ends, hence the error.
     fn mute(&mut self, Standing { ranked, is_named }: Standing) -> Result<(), CaptureError> {
@@ -405,6 +425,8 @@ impl<'a> Session<'a> {
 
 /// What one connection has under way.
 struct Flow {
+    /// That which the server was on when it was connected to; it may stream an older one first.
+    server_timeline: Timeline,
     stream: WalStream,
     survey: Survey,
     filling: Filling,

@@ -109,8 +109,15 @@ impl Receiver {
         let text = |name: &str| error.and_then(|error| error[name].as_str()).unwrap_or_default().to_owned();
         let why = if error.is_some() { format!("{}. {}", text("summary"), text("detail")) } else { "it ended".to_owned() };
         (self.running, self.events) = (None, None);
+        self.nothing_is_held_up();
         self.is_down(why);
         Heed::Tell
+    }
+
+    /// Who said that WAL waits says nothing any more. Where it waits still, the next connection tells so again; whether it did.
+    fn nothing_is_held_up(&mut self) -> bool {
+        self.commits_wait = false;
+        self.held_up.take().is_some()
     }
 
     /// Folds one event (see docs/events) into what is known.
@@ -127,12 +134,14 @@ impl Receiver {
             "wal-streaming" => {
                 turns("streaming", None);
                 self.pause = PAUSE_FIRST;
-                Heed::Nothing
+                // The connection that told of it ended before it flowed again, and will never say so.
+                if self.nothing_is_held_up() { Heed::Tell } else { Heed::Nothing }
             }
             "waiting-for-turn" => {
                 turns("waiting", Some(format!("{} receives", text("holder"))));
-                Heed::Nothing
+                if self.nothing_is_held_up() { Heed::Tell } else { Heed::Nothing }
             }
+            // What waited waits on, on the server: that is not over before the next connection streams.
             "disconnected" => {
                 turns("disconnected", Some(text("why")));
                 Heed::Nothing
@@ -149,7 +158,8 @@ impl Receiver {
                 if is_new { Heed::Tell } else { Heed::Nothing }
             }
             "wal-flows-again" => {
-                (self.held_up, self.commits_wait, self.why) = (None, false, None);
+                self.nothing_is_held_up();
+                self.why = None;
                 Heed::Tell
             }
             "wal-gap" => self.breaks_at(now, format!("WAL from {} to {} is lost: {}", text("from"), text("to"), text("why"))),
@@ -191,6 +201,7 @@ impl Receiver {
 
     /// Ends it: it lets what is on its way land.
     pub async fn end(&mut self) {
+        self.nothing_is_held_up();
         let Some(mut running) = self.running.take() else { return };
         running.signal(Signal::SIGTERM);
         if timeout(END_LIMIT, running.ended()).await.is_err() {
@@ -225,5 +236,43 @@ mod tests {
         assert!(receiver.broken_at().is_some(), "that backup began before the break");
         receiver.mended_by(SystemClock.now().plus_micros(1));
         assert_eq!(receiver.broken_at(), None);
+    }
+
+    /// One whose last connection said that commits wait for the store.
+    fn held_up() -> Receiver {
+        let mut receiver = Receiver::default();
+        receiver.hear(&json!({"event": "wal-streaming", "from": "0/1000000"}));
+        receiver.hear(&json!({"event": "wal-held-up", "waited_seconds": 4.0, "commits_wait": true}));
+        receiver
+    }
+
+    fn says_that_wal_waits(receiver: &Receiver) -> (bool, bool) {
+        let facts = receiver.facts();
+        (facts.held_up_seconds.is_some(), facts.commits_wait)
+    }
+
+    #[test]
+    fn what_one_connection_found_held_up_is_over_when_the_next_one_streams_and_told_again_where_it_is_not() {
+        let mut receiver = held_up();
+        assert_eq!(receiver.hear(&json!({"event": "disconnected", "why": "the lease is lost"})), Heed::Nothing);
+        assert_eq!(says_that_wal_waits(&receiver), (true, true), "it waits on the server meanwhile");
+        assert_eq!(receiver.hear(&json!({"event": "wal-streaming", "from": "0/1000000"})), Heed::Tell);
+        assert_eq!(says_that_wal_waits(&receiver), (false, false));
+        let held = json!({"event": "wal-held-up", "waited_seconds": 35.0, "commits_wait": false});
+        assert_eq!(receiver.hear(&held), Heed::Tell, "the store is still away");
+        assert_eq!(says_that_wal_waits(&receiver), (true, false));
+        assert_eq!(receiver.hear(&json!({"event": "waiting-for-turn", "holder": "another"})), Heed::Tell);
+        assert_eq!(says_that_wal_waits(&receiver), (false, false), "it is the other one's to say");
+    }
+
+    #[test]
+    fn a_receiver_that_ended_says_nothing_of_what_waits() {
+        let mut receiver = held_up();
+        let ended = Ended { status: None, said: crate::child::Said::default() };
+        assert_eq!(receiver.has_ended(&ended), Heed::Tell);
+        assert_eq!(says_that_wal_waits(&receiver), (false, false));
+        let mut receiver = held_up();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(receiver.end());
+        assert_eq!(says_that_wal_waits(&receiver), (false, false));
     }
 }

@@ -96,6 +96,12 @@ impl ConnInfo {
         }
         self
     }
+    /// Only those of these servers that are tried after the one that this address describes; `None` when there are none.
+    pub fn beyond(mut self, described: &str) -> Option<Self> {
+        let at = self.addresses.iter().position(|a| a.describe() == described)?;
+        self.addresses.drain(..=at);
+        (!self.addresses.is_empty()).then_some(self)
+    }
     /// Any server will do.
     pub fn anywhere(mut self) -> Self {
         self.target = TargetSession::Any;

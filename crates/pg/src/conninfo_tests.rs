@@ -25,6 +25,15 @@ fn hosts_pair_with_their_ports_and_one_port_serves_all() {
 }
 
 #[test]
+fn beyond_a_server_are_those_that_are_tried_after_it() {
+    let info = read("user=u host=a,b,c");
+    let beyond = |described: &str| info.clone().beyond(described).map(|left| left.describe());
+    assert_eq!(beyond("a:5432").as_deref(), Some("u@b:5432,c:5432/u"));
+    assert_eq!(beyond("b:5432").as_deref(), Some("u@c:5432/u"));
+    assert_eq!((beyond("c:5432"), beyond("d:5432")), (None, None));
+}
+
+#[test]
 fn the_environment_fills_in_what_the_string_leaves_open() {
     let env = |name: &str| match name {
         "PGHOST" => Some("from-env".to_owned()),

@@ -184,6 +184,16 @@ pub enum Event {
         /// How long it stays out of the line.
         again_in: Duration,
     },
+    /// Another server has taken over, on a timeline that came out of this one's, while the server that is streamed from lives: both take
+    /// writes. The receiver leaves the older one.
+    ServerOvertaken {
+        /// That of the server that is streamed from.
+        timeline: Timeline,
+        /// Where the one is that took over, without secrets.
+        by: String,
+        /// That of the one that took over.
+        newer: Timeline,
+    },
     /// The receiver follows the server to a new timeline.
     TimelineSwitched {
         /// The new one.

@@ -86,6 +86,53 @@ fn a_promoted_standby_is_followed_without_a_gap() {
     }
 }
 
+/// Nobody stops the old primary: it comes first in the connection string, and streams on as if nothing had happened.
+#[test]
+fn a_standby_that_is_promoted_beside_a_primary_that_lives_is_followed() {
+    for major in outer_majors() {
+        let old = Cluster::builder(major).wal_segment_mib(1).start();
+        let new = old.standby();
+        let bowline = Bowline::new(&old, RepositoryKind::Folder);
+        bowline.configure(&either(&old, &new), Some(old.data_dir()), QUICK);
+        let receiver = bowline.receive();
+        wait("a slot on the standby", Duration::from_secs(20), || {
+            new.psql("SELECT restart_lsn IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'bowline'") == "t"
+        });
+        bowline.ok(&["backup"]);
+        let pace = || Pace { clients: 2, payload_bytes: 3000, ..Pace::default() };
+        let workload = Workload::start_at(&old.conninfo(), pace());
+        workload.wait_for(500);
+        let before = workload.stop();
+        new.catch_up(&old);
+        new.promote();
+        old.psql("INSERT INTO ledger (payload) SELECT 'left behind' FROM generate_series(1, 100)");
+        let workload = Workload::start_at(&new.conninfo(), pace());
+        workload.wait_for(500);
+
+        streams_on(&receiver, 2);
+        receiver.wait_for(1, "server-overtaken");
+        let after = workload.stop();
+        let written = new.psql("SELECT pg_current_wal_flush_lsn()");
+        wait("all of the new primary's WAL to be stored", Duration::from_secs(30), || {
+            new.psql(&format!("SELECT flush_lsn >= '{written}' FROM pg_stat_replication WHERE application_name = 'bowline'")) == "t"
+        });
+        let left = format!("server {}/.s.PGSQL.{} still takes writes on timeline 1", old.socket_dir().display(), old.port());
+        wait("the old primary to be told of", Duration::from_secs(20), || receiver.log().contains(&left));
+        let restored = bowline.restore(&["--to", "latest"]);
+        let ids = restored.psql("SELECT id FROM ledger");
+        assert_eq!((missing(&before, &ids), missing(&after, &ids)), (vec![], vec![]), "PostgreSQL {major}");
+        assert_eq!(ids.lines().count(), before.len() + after.len(), "PostgreSQL {major}: nothing that the old one committed alone");
+        drop(restored);
+
+        // One that knows nothing but the repository passes the old one by, too, which lives still.
+        assert_eq!(receiver.stop(), Some(0));
+        assert_eq!(old.psql("SELECT count(*) FROM ledger WHERE payload = 'left behind'"), "100");
+        let receiver = bowline.start_receiver(&[]);
+        streams_on(&receiver, 2);
+        assert_eq!(receiver.stop(), Some(0));
+    }
+}
+
 #[test]
 fn wal_that_the_server_no_longer_has_is_told_as_a_gap_and_reception_goes_on() {
     let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).setting("max_slot_wal_keep_size", "2MB").setting("min_wal_size", "2MB").start();

@@ -137,6 +137,63 @@ fn what_only_the_old_pg_wal_holds_is_saved_and_a_receiver_is_started_where_none_
     }
 }
 
+/// The first one went back too far: what it left is followed once more, to a later time.
+#[test]
+fn a_second_restore_along_the_timeline_that_the_first_one_left_ends_protected() {
+    // With the receiver that was there all along, and with one that the restore starts.
+    for stays in [true, false] {
+        let cluster = Cluster::start(newest_major());
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &format!("{QUICK}status_interval = \"500ms\"\n"));
+        cluster.psql("CREATE TABLE t (a int)");
+        let receiver = bowline.receive();
+        bowline.ok(&["backup"]);
+        let insert = |a: u32| {
+            cluster.psql(&format!("INSERT INTO t VALUES ({a})"));
+            let after = SystemClock.now();
+            pause();
+            after.to_string()
+        };
+        let (too_early, good) = (insert(1), insert(2));
+        cluster.psql("DELETE FROM t");
+        bowline.archive_now();
+        let first = bowline.ok(&["restore", "--yes", "--to", &too_early]);
+        assert_eq!((&first["protected"], cluster.psql("SELECT count(*) FROM t").as_str()), (&Value::from(true), "1"), "{first}");
+        insert(3);
+        bowline.archive_now();
+        let is_mark = |line: &str| line.contains("\"wal-covered\"") && line.contains("\"timeline\":2");
+        wait("a coverage mark of timeline 2", Duration::from_secs(60), || receiver.log().lines().any(is_mark));
+        let receiver = match stays {
+            true => Some(receiver),
+            false => {
+                assert_eq!(receiver.stop(), Some(0));
+                None
+            }
+        };
+
+        let second = bowline.ok(&["restore", "--yes", "--to", &good, "--timeline", "1"]);
+        assert_eq!(second["protected"], true, "{second}");
+        assert_eq!(cluster.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,2");
+        assert_eq!(cluster.psql("SELECT timeline_id FROM pg_control_checkpoint()"), "3");
+        wait("somebody to receive", Duration::from_secs(60), || {
+            cluster.psql("SELECT active FROM pg_replication_slots WHERE slot_name = 'bowline'") == "t"
+        });
+        insert(4);
+        bowline.archive_now();
+        let wanted = cluster.psql(FINGERPRINT);
+        let restored = bowline.restore(&[]);
+        assert_eq!((restored.psql(FINGERPRINT), &restored.result["plan"]["backup"]), (wanted, &second["backup"]));
+        drop(restored);
+        bowline.ok(&["status"]);
+        // What was left is there still.
+        let restored = bowline.restore(&["--to", "latest", "--timeline", "2"]);
+        assert_eq!(restored.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,3");
+        drop(restored);
+        drop(receiver);
+        cluster.stop_adopted();
+    }
+}
+
 /// Runs a restore until it says this, then kills it.
 fn kill_at(bowline: &Bowline<'_>, words: &[&str], is_then: impl Fn(&Value) -> bool) -> bool {
     let mut child: Child = bowline.command(words).arg("--json").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run bowline");

@@ -332,7 +332,8 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// How far it has written, of a standby how far it has replayed.
     pub lsn: Lsn,
-    /// WAL that is not stored yet.
+    /// WAL that is not stored yet; across timelines since the server's history left the stored one. Absent while nothing is stored, and where
+    /// the stored timeline says nothing of this server's log.
     pub wal_lag_bytes: Option<u64>,
     /// For how long commits are exposed: since the newest stored transaction or the coverage mark, the later; 0 while no WAL waits.
     pub wal_lag_seconds: Option<f64>,

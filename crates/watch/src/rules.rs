@@ -288,6 +288,7 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
         let why = facts.receiver.as_ref().and_then(|receiver| receiver.why.clone()).unwrap_or_default();
         found.tell("receiver", "", Urgency::Critical, "no WAL receiver is running", why, "Start it: bowline daemon, or bowline wal receive.");
     }
+    let is_stored = facts.repository.seen().is_some_and(|repository| repository.stored.is_some());
     match server.wal_lag_seconds {
         Some(lag) if lag > facts.objectives.wal_lag_seconds => {
             let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
@@ -305,6 +306,8 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
             );
         }
         Some(_) => {}
+        // Something of this cluster is stored, of a timeline that says nothing of this server's log.
+        None if server.is_ours == Some(true) && server.wal_lag_bytes.is_none() && is_stored => found.cannot(["wal-lag"]),
         None if facts.repository.seen().is_some() => {}
         None => found.cannot(["wal-lag"]),
     }

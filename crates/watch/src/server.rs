@@ -1,10 +1,10 @@
 //! What the server says: where it is, how much of its WAL waits, and how its slot stands.
 
 use crate::Trouble;
-use crate::facts::{FindingFacts, RepositoryFacts, ServerFacts, SlotFacts};
+use crate::facts::{FindingFacts, RepositoryFacts, ServerFacts, SlotFacts, StoredFacts};
 use crate::settings::{Doors, Settings};
-use pg::{Severity, SlotExpectation, SlotGuard, Sql};
-use terms::{SystemId, Timestamp};
+use pg::{ConnInfo, Replication, Severity, SlotExpectation, SlotGuard, Sql, TimelineHistory};
+use terms::{Lsn, SystemId, Timeline, Timestamp};
 
 pub(crate) async fn look(
     doors: &dyn Doors,
@@ -15,7 +15,8 @@ pub(crate) async fn look(
     now: Timestamp,
 ) -> Result<ServerFacts, Trouble> {
     let trouble = |e: pg::PgError| Trouble::of(&e);
-    let sql = Sql::connect(&doors.server()?).await.map_err(trouble)?;
+    let info = doors.server()?;
+    let sql = Sql::connect(&info).await.map_err(trouble)?;
     let facts = sql.server_facts().await.map_err(trouble)?;
     let guard = sql.slot_guard(&settings.slot, settings.data_dir.as_deref()).await.map_err(trouble)?;
     let archived_otherwise = sql.archiver().await.map_err(trouble)?.archived_count > 0;
@@ -24,16 +25,13 @@ pub(crate) async fn look(
     let lsn = sql.current_lsn().await.map_err(trouble)?;
     let is_ours = known.map(|known| known == facts.system_id);
     let stored = repository.and_then(|repository| repository.stored.as_ref()).filter(|_| is_ours == Some(true));
-    let wal_lag_bytes = stored.map(|stored| lsn.bytes_since(stored.lsn));
-    // By the later of the newest stored transaction and the coverage mark: before either nobody was promised anything that is not stored.
-    let covered = repository.and_then(|repository| repository.window.as_ref()).and_then(|window| window.until);
-    let safe_until = stored.and_then(|stored| stored.last_transaction).max(covered);
-    let wal_lag_seconds = match (wal_lag_bytes, safe_until) {
-        // Without WAL that waits nothing is exposed, however long ago the last commit was.
-        (Some(0), _) => Some(0.0),
-        (Some(_), Some(until)) => Some(now.seconds_since(until).max(0.0)),
+    // Only where it is needed: it takes a connection more.
+    let history = match stored {
+        Some(stored) if stored.timeline < facts.timeline => history_of(facts.timeline, info.only(&sql.peer().address)).await,
         _ => None,
     };
+    let covered = repository.and_then(|repository| repository.window.as_ref()).and_then(|window| window.until.zip(window.until_lsn));
+    let (wal_lag_bytes, wal_lag_seconds) = stored.map_or((None, None), |stored| lag((facts.timeline, lsn), history.as_ref(), stored, covered, now));
     Ok(ServerFacts {
         version: facts.version.clone(),
         system_id: facts.system_id,
@@ -46,6 +44,46 @@ pub(crate) async fn look(
         slot: slot(&guard),
         findings: findings.into_iter().filter(|finding| finding.severity != Severity::Ok).map(finding).collect(),
     })
+}
+
+/// The server's way through history, by the server itself: while nothing of its timeline can be stored the repository does not know it.
+/// `None` where it does not tell; nobody need be told of that here, the receiver asks the same.
+async fn history_of(timeline: Timeline, info: ConnInfo) -> Option<TimelineHistory> {
+    let mut connection = Replication::connect(&info).await.ok()?;
+    let (_, content) = connection.timeline_history(timeline).await.ok()??;
+    TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)).ok()
+}
+
+/// How many bytes of its log this server has that are not stored, and for how many seconds commits are exposed; `None` when nobody can
+/// tell. Of another timeline than the server's own, only what lies before the point where its history left that timeline is its log: what is
+/// stored beyond was another server's. `history` is that of a server on a newer timeline than the stored one, where it is known; `covered` is
+/// the coverage mark.
+fn lag(
+    (timeline, lsn): (Timeline, Lsn),
+    history: Option<&TimelineHistory>,
+    stored: &StoredFacts,
+    covered: Option<(Timestamp, Lsn)>,
+    now: Timestamp,
+) -> (Option<u64>, Option<f64>) {
+    let fork = match stored.timeline == timeline {
+        true => None,
+        false => match history.and_then(|history| history.end_of(stored.timeline)) {
+            Some(fork) => Some(fork),
+            // A server that was left behind, or one that never was on the stored timeline: what is stored says nothing of its log.
+            None => return (None, None),
+        },
+    };
+    let is_own = |at: Lsn| fork.is_none_or(|fork| at <= fork);
+    let bytes = lsn.bytes_since(fork.map_or(stored.lsn, |fork| fork.min(stored.lsn)));
+    // By the later of the newest stored transaction and the coverage mark: before either nobody was promised anything that is not stored.
+    let last_transaction = stored.last_transaction.filter(|_| is_own(stored.lsn));
+    let safe_until = last_transaction.max(covered.filter(|(_, at)| is_own(*at)).map(|(time, _)| time));
+    let seconds = match bytes {
+        // Without WAL that waits nothing is exposed, however long ago the last commit was.
+        0 => Some(0.0),
+        _ => safe_until.map(|until| now.seconds_since(until).max(0.0)),
+    };
+    (Some(bytes), seconds)
 }
 
 fn slot(guard: &SlotGuard) -> SlotFacts {
@@ -69,5 +107,58 @@ fn finding(finding: pg::Finding) -> FindingFacts {
         what: finding.what,
         cause: finding.cause,
         remedy: finding.remedy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeline(id: u32) -> Timeline {
+        Timeline::new(id).unwrap()
+    }
+    fn lsn(text: &str) -> Lsn {
+        text.parse().unwrap()
+    }
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_micros(1_700_000_000_000_000 + seconds * 1_000_000)
+    }
+    /// Timeline 1 is stored up to here, its last transaction ended at 50.
+    fn stored(until: &str) -> StoredFacts {
+        StoredFacts { lsn: lsn(until), timeline: timeline(1), last_transaction: Some(at(50)), hole: None, segments: 9 }
+    }
+    /// Of a server that left timeline 1 at 0/5000000.
+    fn history() -> TimelineHistory {
+        TimelineHistory::parse(timeline(2), "1\t0/5000000\tno recovery target specified\n").unwrap()
+    }
+
+    #[test]
+    fn on_one_timeline_the_lag_is_what_lies_behind_what_is_stored() {
+        let ask = |server: &str, covered| lag((timeline(1), lsn(server)), None, &stored("0/5000000"), covered, at(100));
+        assert_eq!(ask("0/5000000", None), (Some(0), Some(0.0)));
+        assert_eq!(ask("0/5000100", None), (Some(0x100), Some(50.0)));
+        assert_eq!(ask("0/5000100", Some((at(90), lsn("0/5000000")))), (Some(0x100), Some(10.0)), "the mark is later");
+    }
+
+    #[test]
+    fn what_an_old_primary_left_beyond_the_fork_is_no_part_of_what_a_new_one_has_stored() {
+        let (history, tail) = (history(), stored("0/9000000"));
+        let ask = |stored: &StoredFacts, covered| lag((timeline(2), lsn("0/5000300")), Some(&history), stored, covered, at(100));
+        assert_eq!(ask(&tail, None), (Some(0x300), None), "the last stored transaction was another server's");
+        assert_eq!(ask(&tail, Some((at(60), lsn("0/8000000")))), (Some(0x300), None), "so was what the mark speaks of");
+        assert_eq!(ask(&tail, Some((at(30), lsn("0/4000000")))), (Some(0x300), Some(70.0)));
+        assert_eq!(ask(&stored("0/4FFFF00"), None), (Some(0x400), Some(50.0)), "nothing is stored beyond the fork");
+    }
+
+    #[test]
+    fn of_a_server_whose_way_to_the_stored_timeline_is_unknown_no_lag_is_known() {
+        let mark = Some((at(90), lsn("0/5000000")));
+        let ask =
+            |server: u32, history: Option<&TimelineHistory>| lag((timeline(server), lsn("0/5000300")), history, &stored("0/9000000"), mark, at(100));
+        assert_eq!(ask(2, None), (None, None));
+        let other = TimelineHistory::parse(timeline(4), "2\t0/5000000\tno recovery target specified\n").unwrap();
+        assert_eq!(ask(4, Some(&other)), (None, None), "it never was on timeline 1");
+        let newer = StoredFacts { timeline: timeline(3), ..stored("0/9000000") };
+        assert_eq!(lag((timeline(2), lsn("0/5000300")), None, &newer, mark, at(100)), (None, None), "it was left behind");
     }
 }

@@ -127,6 +127,19 @@ fn what_would_be_lost_counts_from_the_mark_when_the_server_is_gone() {
 }
 
 #[test]
+fn a_lag_that_nobody_can_tell_is_neither_well_nor_too_long() {
+    let mut facts = healthy();
+    (facts["server"]["seen"]["wal_lag_bytes"], facts["server"]["seen"]["wal_lag_seconds"]) = (Value::Null, Value::Null);
+    facts["at"] = json!("2026-11-26T16:05:00Z");
+    let judgement = judged(&facts);
+    assert!(judgement.unknown.contains("wal-lag"), "{judgement:#?}");
+    // What would be lost counts from the mark then, and is not nothing.
+    assert!(judgement.alarms.iter().any(|alarm| alarm.rule == "rpo" && alarm.urgency == Urgency::Critical), "{judgement:#?}");
+    facts["repository"]["seen"]["stored"] = Value::Null;
+    assert!(!judged(&facts).unknown.contains("wal-lag"), "nothing is stored: other rules say so");
+}
+
+#[test]
 fn commits_that_wait_are_told_with_the_way_to_let_them_go() {
     let mut facts = healthy();
     (facts["receiver"]["held_up_seconds"], facts["receiver"]["commits_wait"]) = (json!(3.0), json!(true));

@@ -69,6 +69,10 @@ pub fn event_line(event: &Event) -> Option<String> {
              nothing is reported to it as flushed. Take bowline and '*' out of synchronous_standby_names and reload the server."
         ),
         Event::WalAlreadyStored { name } => format!("{name} was stored already"),
+        Event::ServerOvertaken { timeline, by, newer } => format!(
+            "critical: {by} has taken over on timeline {newer} while the server on timeline {timeline}, which was streamed from, lives: both take \
+             writes. The one on timeline {newer} is received from now on. Stop the other: what it commits is on no other server."
+        ),
         Event::TimelineSwitched { to, at } => format!("the server went over to timeline {to} at {at}"),
         Event::Disconnected { why, again_in } => format!("disconnected: {why}; trying again in {}", duration(*again_in)),
         Event::StoreRetry { object, why, again_in } => {
@@ -125,6 +129,9 @@ pub fn event_json(event: &Event) -> Value {
         Event::WalGap { timeline, from, to, why } => json!({"event": "wal-gap", "timeline": timeline, "from": from, "to": to, "why": why}),
         Event::RankedSynchronous { sync_state } => json!({"event": "ranked-synchronous", "sync_state": sync_state}),
         Event::WalAlreadyStored { name } => json!({"event": "wal-already-stored", "name": name}),
+        Event::ServerOvertaken { timeline, by, newer } => {
+            json!({"event": "server-overtaken", "timeline": timeline, "by": by, "newer": newer})
+        }
         Event::TimelineSwitched { to, at } => json!({"event": "timeline-switched", "to": to, "at_lsn": at}),
         Event::Disconnected { why, again_in } => json!({"event": "disconnected", "why": why, "again_in_seconds": again_in.as_secs_f64()}),
         Event::StoreRetry { object, why, again_in } => {

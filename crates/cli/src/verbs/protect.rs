@@ -8,7 +8,8 @@ use crate::verbs::{backup, beside, packages};
 use crate::wiring::Wiring;
 use capture::{Meanwhile, Salvaged};
 use checks::Referred;
-use pg::{CONTROL_FILE, ControlFile, Sql};
+use pg::{CONTROL_FILE, ControlFile, Replication, Sql, TimelineHistory};
+use repo::{Coverage, Reader};
 use rescue::{Lent, Salvage};
 use restore::{Detour, RestorePlan};
 use std::fs::{self, File};
@@ -104,6 +105,7 @@ impl Protector<'_> {
                 "Set [postgres] conninfo right, then run the same restore again: only protection is missing.",
             ));
         };
+        self.leave_the_former(&sql, &reader, facts.segment_size, timeline).await?;
         // What is written from here on must not be thrown away before it is stored.
         if sql.slot(slot).await?.is_none() {
             sql.create_physical_slot(slot).await?;
@@ -134,6 +136,28 @@ impl Protector<'_> {
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
+    }
+
+    /// A second restore along the timeline that the first one left makes a cluster that never was on the one that is received until now: to
+    /// every receiver it is a stranger. That this was meant is known here alone. So the mark goes over to the new timeline, and promises
+    /// nothing by that: all before it was replayed out of the repository, and it keeps its time, when there was no such timeline.
+    async fn leave_the_former(&self, sql: &Sql, reader: &Reader, size: SegmentSize, timeline: Timeline) -> Result<(), Fault> {
+        let system_id = sql.system_id().await?;
+        let Some(mark) = reader.coverage(system_id).await?.filter(|mark| mark.timeline < timeline) else { return Ok(()) };
+        // Only the server that was restored is spoken for.
+        if sql.timeline().await? != timeline {
+            return Ok(());
+        }
+        let mut connection = Replication::connect(&self.wiring.conninfo()?.only(&sql.peer().address)).await?;
+        let Some((_, content)) = connection.timeline_history(timeline).await? else { return Ok(()) };
+        let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))?;
+        let Some(begin) = history.begin_of(timeline).filter(|_| history.begin_of(mark.timeline).is_none()) else { return Ok(()) };
+        self.wiring.writer().await?.cover(&Coverage::new(system_id, timeline, begin.segment_start(size), mark.time)).await?;
+        let left = mark.timeline;
+        self.printer.tell(Event::Noticed {
+            what: format!("timeline {left} is left for timeline {timeline}, which never was on it; it stays stored (--timeline {left})"),
+        });
+        Ok(())
     }
 
     fn not_flowing(&self, is_active: bool, has_ended: bool, waited: Duration) -> Fault {
