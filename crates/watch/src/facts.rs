@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::OldVersions;
 use terms::{Advice, BackupId, Explain, Lsn, SystemId, Timeline, Timestamp};
 
 /// One observation.
@@ -417,6 +418,9 @@ pub struct CapacityFacts {
     pub growth_bytes_per_day: Option<f64>,
     /// Until the limit at that growth; absent while it is not known to grow.
     pub days_to_full: Option<f64>,
+    /// What a removal leaves in the bucket, by the last run of expiry; absent where it frees at once, or where that cannot be asked.
+    #[serde(default)]
+    pub old_versions: Option<OldVersions>,
     /// Day by day, oldest first.
     pub history: Vec<Sample>,
 }
