@@ -31,7 +31,7 @@ const KILL_AFTER: Duration = Duration::from_secs(60);
 const KILLED_LIMIT: Duration = Duration::from_secs(5);
 /// How long the ledger may keep us from going on.
 const LEDGER_LIMIT: Duration = Duration::from_secs(20);
-/// A hole in what is stored is led past by a backup no more often than this.
+/// A hole in what is stored, or damage, is led past by a backup no more often than this.
 const HOLE_AGAIN_SECONDS: f64 = 3600.0;
 /// A drill that somebody else began, and that has no end, is left alone for so long.
 const DRILL_UNENDED: Duration = Duration::from_secs(6 * 3600);
@@ -228,8 +228,14 @@ impl Daemon {
         }
         // What is stored does not lead to now, whoever noticed it: once an hour, until it does.
         let is_holed = newest.is_some() && repository.stored.as_ref().is_none_or(|stored| stored.hole.is_some());
-        if plan.name == "backup" && is_holed && since_last >= HOLE_AGAIN_SECONDS {
-            return Some("the stored log has a hole: nothing later can be restored without it".into());
+        if plan.name == "backup" && since_last >= HOLE_AGAIN_SECONDS {
+            if is_holed {
+                return Some("the stored log has a hole: nothing later can be restored without it".into());
+            }
+            // What is damaged is stored all the same: only an audit sees it.
+            if repository.is_cut_off() {
+                return Some("the stored log is damaged behind the newest backup: nothing later can be restored without another one".into());
+            }
         }
         // Nothing can be drilled, or audited, before there is a backup.
         if newest.is_none() && ["drill", "audit"].contains(&plan.name) {

@@ -150,6 +150,16 @@ pub struct RepositoryFacts {
     pub expired: ExpiredFacts,
 }
 
+impl RepositoryFacts {
+    /// Whether stored log that is damaged, or missing, was found behind the start of every backup, and no backup has begun since: nothing later
+    /// can be restored until one does. Where the last one began is known, and not what the next audit will say of it.
+    pub fn is_cut_off(&self) -> bool {
+        let newest = self.backups.iter().rev().find(|backup| backup.is_present);
+        let has_begun_since = newest.zip(self.audited).is_none_or(|(newest, audited)| newest.began > audited);
+        !has_begun_since && self.gaps.iter().any(|gap| gap.is_last)
+    }
+}
+
 /// One cluster, from an initdb or upgrade to the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochFacts {
@@ -243,6 +253,9 @@ pub struct GapFacts {
     pub until: Option<Timestamp>,
     /// Which segments, and what is wrong with them, in words.
     pub what: String,
+    /// On the way to the newest instants, and no backup served what follows when that was found.
+    #[serde(default)]
+    pub is_last: bool,
 }
 
 /// Where the stored log ends.

@@ -183,7 +183,10 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
             Urgency::Critical,
             format!("the stored WAL has {count} gap(s)"),
             what,
-            "bowline wal audit says which instants cannot be reached, and what closes each.",
+            match repository.is_cut_off() {
+                true => "Until a new backup is listed nothing later can be restored: the daemon begins a full one by itself, by hand it is bowline backup. bowline wal audit says which instants cannot be reached.",
+                false => "bowline wal audit says which instants cannot be reached, and what closes each.",
+            },
         );
     }
     if let Some(drill) = repository.drills.first() {

@@ -112,6 +112,25 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
 }
 
 #[test]
+fn damage_behind_every_backup_asks_for_a_new_one_until_one_has_begun() {
+    let cut_off = |is_last: bool, began: &str| {
+        let mut facts = healthy();
+        let seen = &mut facts["repository"]["seen"];
+        seen["gaps"] = json!([{ "from": null, "until": null, "what": "segment A is damaged", "is_last": is_last }]);
+        seen["audited"] = json!("2026-11-26T13:17:00Z");
+        seen["backups"][39]["began"] = json!(began);
+        let facts: Facts = serde_json::from_value(facts).expect("facts");
+        let hint = judge(&facts).alarms.iter().find(|alarm| alarm.rule == "wal-gap").expect("an alarm").hint.clone();
+        let cut_off = facts.repository.seen().expect("it was seen").is_cut_off();
+        assert_eq!(hint.contains("the daemon begins a full one"), cut_off, "{hint}");
+        cut_off
+    };
+    assert!(cut_off(true, "2026-11-26T02:00:00Z"));
+    assert!(!cut_off(false, "2026-11-26T02:00:00Z"), "a later backup serves what follows");
+    assert!(!cut_off(true, "2026-11-26T13:30:00Z"), "one has begun since: the next audit will say so");
+}
+
+#[test]
 fn a_full_bucket_that_keeps_versions_promises_only_what_its_rules_free() {
     let hint = |old_versions: Value, expired: u64| {
         let mut facts = healthy();
