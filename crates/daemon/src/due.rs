@@ -81,11 +81,12 @@ pub fn expiry_due(last: Option<&Past>, newest_backup: Option<Timestamp>, created
     let since = now.seconds_since(last.map_or(created, |last| last.began));
     // The backup's time is the server's, whose clock is not ours: never again at once.
     let is_after = newest_backup.is_some_and(|at| last.is_none_or(|last| at > last.began && since >= EXPIRE_PAUSE_SECONDS));
-    match () {
-        () if is_after => Some("after a backup"),
-        () if is_full && since >= EXPIRE_AGAIN_SECONDS => Some("there is no room"),
-        () if since >= EXPIRE_IDLE_SECONDS => Some("nothing was expired for more than a day"),
-        () => None,
+    if is_after {
+        Some("after a backup")
+    } else if is_full && since >= EXPIRE_AGAIN_SECONDS {
+        Some("there is no room")
+    } else {
+        (since >= EXPIRE_IDLE_SECONDS).then_some("nothing was expired for more than a day")
     }
 }
 
