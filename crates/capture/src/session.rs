@@ -209,22 +209,20 @@ impl Copied {
         };
         common.cover.backup_stopped(stop.lsn);
         let tally = pipeline.tally().clone();
-        let (packs, manifest_bytes) = {
-            let tally = tally.clone();
-            blocking(move || {
-                if let Some(label) = label {
-                    feed_bytes(&mut pipeline, label.into_bytes(), "backup_label".into(), 0o600, stop.time.unix_micros() / 1_000_000)?;
-                }
-                let outcome = pipeline.finish()?;
-                let packs = outcome.packs;
-                let (files, bytes) = (tally.files.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
-                Ok((packs, outcome.finish(ManifestEnd { stop, files, bytes, packs })?))
-            })
-            .await?
-        };
-        // Only now has every page been looked at: what was read last waited in the pipeline until it was finished.
+        let outcome = blocking(move || {
+            if let Some(label) = label {
+                feed_bytes(&mut pipeline, label.into_bytes(), "backup_label".into(), 0o600, stop.time.unix_micros() / 1_000_000)?;
+            }
+            pipeline.finish()
+        })
+        .await?;
+        // Only now has every page been looked at: what was read last waited in the pipeline until it was finished. The manifest has not
+        // its last line yet: what is refused here must not look like a whole backup that lost its listing.
         let (count, first) = told.unwrap_or_else(|| common.pages_read(pages.as_deref(), stop.lsn));
         let damaged = common.judge_pages(count, first)?;
+        let packs = outcome.packs;
+        let (files, bytes) = (tally.files.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        let manifest_bytes = blocking(move || outcome.finish(ManifestEnd { stop, files, bytes, packs })).await?;
         common.writer.settle().await?;
         drop(progress);
         let document = common.document(stop, packs, manifest_bytes, &tally, damaged);

@@ -437,7 +437,7 @@ pub struct Wal {
     /// Default: `3m`.
     #[serde(deserialize_with = "duration")]
     pub lease_ttl: Option<Duration>,
-    /// How the supervised receiver is started after a restore, such as `systemctl start bowline-receive`; without, a restore starts one itself.
+    /// How the supervised receiver is started after a restore, such as `systemctl start bowline`; without, a restore starts one itself.
     ///
     /// Default: none.
     pub start: Option<String>,

@@ -16,7 +16,7 @@ use seal::Recipient;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use store::Fact;
+use store::{Bucket, Fact, OldVersions, StoreError, StoreOptions};
 use terms::{Class, Schedule};
 use tokio::sync::Mutex;
 use watch::facts::{Objectives, PackagesFacts};
@@ -117,6 +117,16 @@ impl Doors for WiredDoors {
     async fn packages(&self, is_acting: bool) -> Option<Result<PackagesFacts, Trouble>> {
         self.1.lock().await.look(&self.0, is_acting).await
     }
+}
+
+/// What a removal leaves in the bucket at this address; `None` where it frees at once, or where Bowline cannot ask: in a folder, and in
+/// what Google and Azure keep.
+pub async fn old_versions(address: &str, options: &StoreOptions) -> Option<OldVersions> {
+    let asked = async {
+        let Some(bucket) = Bucket::open(address, options)? else { return Ok::<_, StoreError>(None) };
+        Ok(bucket.state().await?.old_versions(bucket.prefix()))
+    };
+    asked.await.unwrap_or_else(|e| Some(OldVersions::unknown(e.to_string())))
 }
 
 /// How many bytes the repository takes: of a bucket that keeps versions all of them, whether listed or not, and uploads that are under way.

@@ -179,7 +179,8 @@ impl Wiring {
         Ok(store::open(&self.root_of(url), &self.options_at()?)?)
     }
 
-    fn options_at(&self) -> Result<StoreOptions, Fault> {
+    /// The settings of another repository than the configured one: its url says what differs.
+    pub fn options_at(&self) -> Result<StoreOptions, Fault> {
         Ok(StoreOptions { region: None, endpoint: None, lock: None, ..self.store_options()? })
     }
 

@@ -1,7 +1,7 @@
 //! The daemon's own loop: begins what is due, minds what runs, ends cleanly.
 
 use crate::child::Ended;
-use crate::due::{FUTURE_SECONDS, Past, Situation, Why, due};
+use crate::due::{FUTURE_SECONDS, Past, Situation, Why, due, expiry_due};
 use crate::look::{Asked, go_on_looking};
 use crate::office::{Office, Underway};
 use crate::receiver::{Heed, Receiver};
@@ -31,11 +31,7 @@ const KILL_AFTER: Duration = Duration::from_secs(60);
 const KILLED_LIMIT: Duration = Duration::from_secs(5);
 /// How long the ledger may keep us from going on.
 const LEDGER_LIMIT: Duration = Duration::from_secs(20);
-/// While there is no room, expired things are looked for this often.
-const EXPIRE_AGAIN_SECONDS: f64 = 3600.0;
-/// Two runs of expiry lie at least so far apart.
-const EXPIRE_PAUSE_SECONDS: f64 = 30.0;
-/// A hole in what is stored is led past by a backup no more often than this.
+/// A hole in what is stored, or damage, is led past by a backup no more often than this.
 const HOLE_AGAIN_SECONDS: f64 = 3600.0;
 /// A drill that somebody else began, and that has no end, is left alone for so long.
 const DRILL_UNENDED: Duration = Duration::from_secs(6 * 3600);
@@ -43,6 +39,8 @@ const DRILL_UNENDED: Duration = Duration::from_secs(6 * 3600);
 const HELD_PAUSE: Duration = Duration::from_secs(600);
 /// A backup that leads past a break is begun no more often than this.
 const BREAK_AGAIN_SECONDS: f64 = 600.0;
+/// What a backup says that was refused for a damaged page.
+const PAGE_DAMAGED: &str = "page-damaged";
 
 struct Daemon {
     premises: Arc<dyn Premises>,
@@ -218,17 +216,8 @@ impl Daemon {
         let newest = repository.backups.iter().rev().find(|backup| backup.is_present);
         let last = past.first();
         let since_last = last.map_or(f64::INFINITY, |last| now.seconds_since(last.began));
-        if plan.name == "expire" {
-            let newest = newest?;
-            if let Some(last) = last.filter(|last| last.is_settled) {
-                let is_pressed = is_full && since_last >= EXPIRE_AGAIN_SECONDS;
-                // The backup's time is the server's, whose clock is not ours: never again at once.
-                let is_after = newest.at > last.began && since_last >= EXPIRE_PAUSE_SECONDS;
-                return if is_after { Some("after a backup".into()) } else { is_pressed.then(|| "there is no room".into()) };
-            }
-            if last.is_none() {
-                return Some("after a backup".into());
-            }
+        if plan.name == "expire" && last.is_none_or(|last| last.is_settled) {
+            return expiry_due(last, newest.map(|newest| newest.at), repository.created, is_full, now).map(str::to_owned);
         }
         if plan.name == "backup"
             && let Some(broken) = self.receiver.broken_at()
@@ -239,8 +228,14 @@ impl Daemon {
         }
         // What is stored does not lead to now, whoever noticed it: once an hour, until it does.
         let is_holed = newest.is_some() && repository.stored.as_ref().is_none_or(|stored| stored.hole.is_some());
-        if plan.name == "backup" && is_holed && since_last >= HOLE_AGAIN_SECONDS {
-            return Some("the stored log has a hole: nothing later can be restored without it".into());
+        if plan.name == "backup" && since_last >= HOLE_AGAIN_SECONDS {
+            if is_holed {
+                return Some("the stored log has a hole: nothing later can be restored without it".into());
+            }
+            // What is damaged is stored all the same: only an audit sees it.
+            if repository.is_cut_off() {
+                return Some("the stored log is damaged behind the newest backup: nothing later can be restored without another one".into());
+            }
         }
         // Nothing can be drilled, or audited, before there is a backup.
         if newest.is_none() && ["drill", "audit"].contains(&plan.name) {
@@ -257,6 +252,8 @@ impl Daemon {
             is_wanted_at_once,
             // A backup has a lease that refuses a second one; two drills would share the disk.
             unended_pause: if plan.name == "drill" { DRILL_UNENDED } else { Duration::ZERO },
+            // It took a whole copy to find the damaged page, and only somebody who repairs it makes the next copy end otherwise.
+            is_in_vain: plan.name == "backup" && job.last.as_ref().is_some_and(|last| last.slug.as_deref() == Some(PAGE_DAMAGED)),
             now,
         };
         match due(&situation)? {

@@ -8,6 +8,13 @@ pub(crate) const FUTURE_SECONDS: f64 = 300.0;
 /// How long after a failure the job is tried again; doubled with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(600);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// While there is no room, expired things are looked for this often.
+const EXPIRE_AGAIN_SECONDS: f64 = 3600.0;
+/// Two runs of expiry lie at least so far apart.
+const EXPIRE_PAUSE_SECONDS: f64 = 30.0;
+/// Without a backup after which to expire, it is done this often: backups that fail leave attempts behind, and only expiry removes them.
+/// More than a day: the nightly backup may take longer than the last one.
+const EXPIRE_IDLE_SECONDS: f64 = 30.0 * 3600.0;
 
 /// One run of a job, as far as deciding needs it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +49,8 @@ pub struct Situation<'a> {
     pub is_wanted_at_once: bool,
     /// How long after its beginning one that has no end is tried again: whoever began it may still be at it.
     pub unended_pause: Duration,
+    /// What made the last one fail would make the next one fail, too: that waits for its time.
+    pub is_in_vain: bool,
     pub now: Timestamp,
 }
 
@@ -51,7 +60,7 @@ pub fn due(situation: &Situation<'_>) -> Option<Why> {
     let past: Vec<&Past> = situation.past.iter().filter(|run| run.began.seconds_since(now) <= FUTURE_SECONDS).collect();
     let failures = past.iter().take_while(|run| !run.is_settled).count() as u32;
     let last = past.first();
-    if let Some(last) = last.filter(|_| failures > 0) {
+    if let Some(last) = last.filter(|_| failures > 0 && !situation.is_in_vain) {
         let pause = RETRY_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(RETRY_MAX);
         let pause = if last.ended.is_none() { pause.max(situation.unended_pause) } else { pause };
         let over = last.ended.unwrap_or(last.began);
@@ -65,6 +74,20 @@ pub fn due(situation: &Situation<'_>) -> Option<Why> {
     let came = situation.schedule.last_at(now)?;
     let done = last.map_or(situation.since, |last| last.began);
     (came > done).then_some(Why::Scheduled(came))
+}
+
+/// Why expiry begins now, unless its last run failed: that is tried again like any job. It has no schedule: it follows the backups.
+pub fn expiry_due(last: Option<&Past>, newest_backup: Option<Timestamp>, created: Timestamp, is_full: bool, now: Timestamp) -> Option<&'static str> {
+    let since = now.seconds_since(last.map_or(created, |last| last.began));
+    // The backup's time is the server's, whose clock is not ours: never again at once.
+    let is_after = newest_backup.is_some_and(|at| last.is_none_or(|last| at > last.began && since >= EXPIRE_PAUSE_SECONDS));
+    if is_after {
+        Some("after a backup")
+    } else if is_full && since >= EXPIRE_AGAIN_SECONDS {
+        Some("there is no room")
+    } else {
+        (since >= EXPIRE_IDLE_SECONDS).then_some("nothing was expired for more than a day")
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +106,11 @@ mod tests {
 
     fn nightly(past: &[Past], now: &str) -> Option<Why> {
         let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
-        due(&Situation { schedule: &schedule, past, since: at("01 12:00:00"), is_wanted_at_once: false, unended_pause: Duration::ZERO, now: at(now) })
+        due(&situation(&schedule, past, false, at(now)))
+    }
+
+    fn situation<'a>(schedule: &'a Schedule, past: &'a [Past], is_wanted_at_once: bool, now: Timestamp) -> Situation<'a> {
+        Situation { schedule, past, since: at("01 12:00:00"), is_wanted_at_once, unended_pause: Duration::ZERO, is_in_vain: false, now }
     }
 
     #[test]
@@ -119,17 +146,35 @@ mod tests {
     #[test]
     fn the_first_one_does_not_wait_for_the_night() {
         let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
-        let situation = |past: &[Past]| {
-            due(&Situation {
-                schedule: &schedule,
-                past,
-                since: at("01 12:00:00"),
-                is_wanted_at_once: true,
-                unended_pause: Duration::ZERO,
-                now: at("01 13:00:00"),
-            })
-        };
-        assert_eq!(situation(&[]), Some(Why::First));
-        assert_eq!(situation(&[ran("01 12:59:00", false)]), None, "and is not tried all the time");
+        let first = |past: &[Past]| due(&situation(&schedule, past, true, at("01 13:00:00")));
+        assert_eq!(first(&[]), Some(Why::First));
+        assert_eq!(first(&[ran("01 12:59:00", false)]), None, "and is not tried all the time");
+    }
+
+    #[test]
+    fn what_would_only_fail_again_waits_for_its_time() {
+        let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
+        let past = [ran("02 02:00:00", false), ran("01 02:00:00", true)];
+        let vain = |now: &str| due(&Situation { is_in_vain: true, ..situation(&schedule, &past, false, at(now)) });
+        assert_eq!(vain("02 23:00:00"), None, "a whole copy an hour would fill the repository");
+        assert_eq!(vain("03 02:00:00"), Some(Why::Scheduled(at("03 02:00:00"))));
+    }
+
+    #[test]
+    fn expiry_follows_backups_and_does_not_wait_for_ever_for_one() {
+        let created = at("01 12:00:00");
+        let asked =
+            |last: Option<Past>, newest: Option<&str>, is_full: bool, now: &str| expiry_due(last.as_ref(), newest.map(at), created, is_full, at(now));
+        assert_eq!(asked(None, None, false, "01 13:00:00"), None);
+        assert_eq!(asked(None, Some("01 13:00:00"), false, "01 13:00:01"), Some("after a backup"));
+        let last = Some(ran("02 03:00:00", true));
+        assert_eq!(asked(last, Some("02 02:30:00"), false, "02 12:00:00"), None);
+        assert_eq!(asked(last, Some("02 02:30:00"), true, "02 12:00:00"), Some("there is no room"));
+        assert_eq!(asked(last, Some("02 03:00:10"), false, "02 03:00:20"), None, "not at once again");
+        assert_eq!(asked(last, Some("02 03:00:10"), false, "02 03:00:31"), Some("after a backup"));
+        // Each backup fails, and each leaves its packs: without a run a day they stay until the repository is full.
+        assert_eq!(asked(last, Some("02 02:30:00"), false, "03 08:59:59"), None);
+        assert_eq!(asked(last, Some("02 02:30:00"), false, "03 09:00:00"), Some("nothing was expired for more than a day"));
+        assert_eq!(asked(None, None, false, "02 18:00:00"), Some("nothing was expired for more than a day"), "not even the first one came about");
     }
 }

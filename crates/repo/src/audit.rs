@@ -120,6 +120,9 @@ pub struct Unreachable {
     pub after: Option<BackupId>,
     /// Backups that cannot be restored at all, since the break lies between their start and stop.
     pub broken: Vec<BackupId>,
+    /// The break lies on the way to the newest instants, and no backup serves what follows: until one does, nothing later can be restored,
+    /// whatever is stored. On a timeline that was left this is never so: no backup mends what follows there.
+    pub is_last: bool,
 }
 
 /// A stored object of another size than the one that was indexed.
@@ -159,10 +162,11 @@ pub fn audit(evidence: &Evidence<'_>) -> Audit {
             audit.without_backup.push(path.timeline());
             continue;
         };
-        if audit.to.is_none() {
+        let leads_on = audit.to.is_none();
+        if leads_on {
             audit.to = Some(walk.to());
         }
-        walk.judge(&mut audit, &mut seen);
+        walk.judge(leads_on, &mut audit, &mut seen);
     }
     audit.gaps.sort_by_key(|gap| gap.first_missing);
     audit.damaged.sort_by_key(|stretch| stretch.first);
@@ -221,7 +225,8 @@ impl<'a> Walk<'a> {
         all.filter(|segment| self.evidence.stored.contains_key(segment) || !self.evidence.is_let_go(*segment))
     }
 
-    fn judge(&self, audit: &mut Audit, seen: &mut BTreeSet<SegmentName>) {
+    /// `leads_on`: it is the way to the newest instants.
+    fn judge(&self, leads_on: bool, audit: &mut Audit, seen: &mut BTreeSet<SegmentName>) {
         let evidence = self.evidence;
         for segment in self.segments().filter(|segment| !seen.contains(segment)) {
             audit.segments += 1;
@@ -245,7 +250,7 @@ impl<'a> Walk<'a> {
             if seen.contains(&here.first) && seen.contains(&here.last) {
                 continue;
             }
-            let unreachable = self.unreachable(here, &breaks);
+            let unreachable = self.unreachable(here, &breaks, leads_on);
             match &here.reason {
                 None => {
                     let (timeline, first_missing, last_missing) = (here.first.timeline(), here.first, here.last);
@@ -288,7 +293,7 @@ impl<'a> Walk<'a> {
         breaks
     }
 
-    fn unreachable(&self, here: &Break, breaks: &[Break]) -> Unreachable {
+    fn unreachable(&self, here: &Break, breaks: &[Break], leads_on: bool) -> Unreachable {
         let size = self.evidence.segment_bytes;
         let is_hit = |b: &BackupDocument, by: &Break| b.start.lsn < by.passed && b.stop.lsn > by.cut;
         let intact = || self.backups.iter().filter(|b| !breaks.iter().any(|by| is_hit(b, by)));
@@ -309,6 +314,7 @@ impl<'a> Walk<'a> {
             before: before.map(|b| b.id),
             after: after.map(|b| b.id),
             broken: self.backups.iter().filter(|b| is_hit(b, here)).map(|b| b.id).collect(),
+            is_last: leads_on && after.is_none(),
         }
     }
 

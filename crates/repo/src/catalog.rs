@@ -129,7 +129,7 @@ impl Writer {
     }
 
     /// Whether all that an attempt stored is still there. One that was held up for longer than expiry waits may have been swept away in
-    /// parts; with its manifest stored it is left alone, so nothing can go after this was asked.
+    /// parts; with its manifest stored it is left alone for days more, so nothing goes right after this was asked.
     pub(crate) async fn packs_are_there(&self, kind: BackupKind, id: BackupId, packs: u32) -> Result<(), RepoError> {
         let found: BTreeSet<ObjectPath> = self.store.list(&layout::backup_folder(kind, id), None).map_ok(|object| object.path).try_collect().await?;
         match (1..=packs).map(|number| layout::pack_path(kind, id, number)).find(|pack| !found.contains(pack)) {

@@ -1,6 +1,7 @@
-//! Reports of drills: readable documents, each written once, and a page for people beside each.
+//! Reports of drills: readable documents, each written once, and a page for people beside each; and the runbooks beside them.
 
 use crate::{Reader, RepoError, Writer, document, layout};
+use futures::TryStreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::{Created, ObjectPath, StoreError};
@@ -43,6 +44,16 @@ impl Reader {
         }
         Ok(found)
     }
+
+    /// The text of the newest runbook that is kept; what is no UTF-8 of it is replaced.
+    pub async fn runbook(&self) -> Result<Option<String>, RepoError> {
+        let listed: Vec<_> = self.store.list(layout::RUNBOOKS, None).try_collect().await?;
+        let newest = listed.into_iter().map(|object| object.path).filter(|path| path.name() == "runbook.md").max();
+        match newest {
+            Some(path) => Ok(Some(String::from_utf8_lossy(&self.store.get(&path).await?).into_owned())),
+            None => Ok(None),
+        }
+    }
 }
 
 impl Writer {
@@ -62,8 +73,9 @@ impl Writer {
     /// Keeps a runbook in both its forms; where the readable one lies.
     pub async fn keep_runbook(&self, now: Timestamp, text: String, page: String) -> Result<ObjectPath, RepoError> {
         let path = layout::runbook(now, "md");
-        self.store.put_new(&path, text.into()).await?;
+        // The text last: where it is, the page is, too.
         self.store.put_new(&layout::runbook(now, "html"), page.into()).await?;
+        self.store.put_new(&path, text.into()).await?;
         Ok(path)
     }
 }

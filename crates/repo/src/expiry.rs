@@ -25,12 +25,16 @@ pub struct ExpiryState {
     pub has_expired: bool,
     /// The log that an earlier run let go, waiting for its grace to pass.
     pub wal: Option<WalWaiting>,
+    /// By folder: since when runs have found a manifest there, and neither a listing nor a tombstone. It never became a backup or a
+    /// snapshot, or somebody removed its listing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unlisted_since: BTreeMap<String, Timestamp>,
 }
 
 impl ExpiryState {
     /// Before the first run.
     pub fn new(now: Timestamp) -> Self {
-        Self { format: document::FORMAT, last_run: now, monthlies: BTreeMap::new(), has_expired: false, wal: None }
+        Self { format: document::FORMAT, last_run: now, monthlies: BTreeMap::new(), has_expired: false, wal: None, unlisted_since: BTreeMap::new() }
     }
 
     /// Whether the log that this segment holds was let go by retention: its absence is no gap.

@@ -176,9 +176,12 @@ pub(crate) fn configuration(at: Timestamp) -> ObjectPath {
     path(format!("{CONFIGURATIONS}/{}.toml", at.compact()))
 }
 
+/// The folder of runbooks.
+pub(crate) const RUNBOOKS: &str = "runbook";
+
 /// The runbook as of this time, `md` or `html`.
 pub(crate) fn runbook(at: Timestamp, form: &str) -> ObjectPath {
-    path(format!("runbook/{}/runbook.{form}", at.compact()))
+    path(format!("{RUNBOOKS}/{}/runbook.{form}", at.compact()))
 }
 
 pub(crate) fn expiry() -> ObjectPath {

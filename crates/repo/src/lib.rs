@@ -31,6 +31,7 @@ mod snapshot;
 mod wal;
 
 pub use alerts::{AlertShelf, Silence};
+pub use capacity::Measured;
 pub use catalog::{BackupDocument, WalPosition};
 pub use coverage::Coverage;
 pub use epoch::Epoch;

@@ -1,10 +1,12 @@
 //! A bucket as a whole: what it says of itself, and how it is set up as a place for backups.
 
+mod old;
 mod replication;
 mod state;
 mod steps;
 mod xml;
 
+pub use old::OldVersions;
 pub use replication::{Replication, ReplicationWish};
 pub(crate) use state::encoded;
 pub use state::{BucketState, DefaultEncryption, Fact, Unfinished};

@@ -20,7 +20,8 @@ mod site;
 mod token;
 
 pub use bucket::{
-    Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Outcome, Replication, ReplicationWish, Step, Unfinished, end_abandoned_uploads,
+    Bucket, BucketState, BucketWish, DefaultEncryption, Fact, OldVersions, Outcome, Replication, ReplicationWish, Step, Unfinished,
+    end_abandoned_uploads,
 };
 pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};

@@ -74,6 +74,9 @@ fn the_mock_of_aws_gets_a_bucket_as_it_should_be_and_a_second_run_changes_nothin
     );
     assert_eq!(nature["default_encryption"], "aws:kms with my-key and bucket keys");
     assert_eq!((nature["encrypted_as_asked"].as_str(), nature["conditional_complete"].as_bool()), (Some("yes"), Some(true)), "{nature}");
+    // What expires here is hidden, and expiry says for how long.
+    let done = setup.run(&["expire", "--yes"]).result().clone();
+    assert_eq!(done["old_versions"]["freed_after_days"], 30, "{done:#}");
 }
 
 #[test]
@@ -101,6 +104,8 @@ fn a_store_without_some_settings_gets_the_others_and_the_rest_is_told() {
         [("create", "done"), ("encryption", "unsupported"), ("versioning", "done"), ("public-access", "unsupported"), ("lifecycle", "unsupported")];
     assert_eq!(outcomes(told), wanted);
     assert_eq!(setup.nature()["versioning"], "enabled");
+    let kept = setup.run(&["expire", "--yes"]).result()["old_versions"].clone();
+    assert!(kept.is_object() && kept["freed_after_days"].is_null(), "versions are kept, and no rule ends them: {kept:#}");
 
     let weed = S3Server::shared();
     let setup = Setup::new(weed.endpoint(), "brand-new", "");

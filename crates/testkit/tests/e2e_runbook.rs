@@ -238,3 +238,32 @@ fn every_command_of_the_runbook_does_what_it_says() {
     let wanted = if full() { majors() } else { vec![newest_major()] };
     wanted.into_iter().for_each(play);
 }
+
+#[test]
+fn a_backup_keeps_the_runbook_in_the_repository_when_it_says_something_new() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let configure = |who: &str| bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &format!("[runbook]\ncontacts = [\"{who}\"]\n"));
+    let kept = |name: &str| {
+        let mut found: Vec<PathBuf> = files_below(&bowline.repository().join("runbook")).into_iter().filter(|path| path.ends_with(name)).collect();
+        found.sort();
+        found
+    };
+    // Its object is named by its second.
+    let backup = || {
+        std::thread::sleep(Duration::from_millis(1100));
+        bowline.ok(&["backup"])
+    };
+    configure("Ada, 555");
+    backup();
+    backup();
+    let first = kept("runbook.md");
+    assert_eq!((first.len(), kept("runbook.html").len()), (1, 1), "the same runbook is kept once");
+    let printed = bowline.ok(&["runbook"])["markdown"].as_str().expect("a runbook").to_owned();
+    assert_eq!(fs::read_to_string(&first[0]).expect("the runbook"), printed);
+    configure("Grace, 556");
+    backup();
+    let kept = kept("runbook.md");
+    let newest = fs::read_to_string(kept.last().expect("a runbook")).expect("the runbook");
+    assert!(kept.len() == 2 && newest.contains("Grace, 556"), "{kept:?}");
+}

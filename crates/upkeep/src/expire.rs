@@ -16,6 +16,9 @@ const LEASE: &str = "expire";
 const CLOCKS_APART_MAX: f64 = 86_400.0;
 /// The key of an attempt waits for so many times the grace of the attempt: in a bucket nothing is seen of an object that is on its way.
 const KEY_GRACES: u32 = 7;
+/// So many times the grace of an attempt one with a manifest waits, from when it was first seen: it may have been a backup whose listing
+/// somebody removed, and whoever did so must hear of it and be able to put it back.
+const MANIFEST_GRACES: u32 = 7;
 
 /// How to expire.
 #[derive(Debug, Clone)]
@@ -24,7 +27,8 @@ pub struct ExpireOptions {
     pub policy: RetentionPolicy,
     /// How long what was unlisted stays: whoever reads it now must be able to end.
     pub grace: Duration,
-    /// How long nothing must have been written to the folder of an attempt: a backup that is held up is no attempt that failed.
+    /// How long nothing must have been written to the folder of an attempt: a backup that is held up is no attempt that failed. One with a
+    /// manifest waits seven times as long from when a run first saw it.
     pub attempts_grace: Duration,
     /// What somebody agreed to; `None`: whatever the plans let go.
     pub confirmed: Option<Confirmed>,
@@ -210,12 +214,13 @@ async fn run(
 
     let kinds: &[BackupKind] = if own.is_some() { &[BackupKind::Full, BackupKind::Packages] } else { &[BackupKind::Packages] };
     let attempts_grace = Grace { length: options.attempts_grace, ..grace };
+    let whole_grace = Grace { length: options.attempts_grace * MANIFEST_GRACES, ..grace };
     let mut done = Expired {
         unlisted,
         unlisted_snapshots,
         backups: Swept::default(),
         snapshots: sweep::buried(BackupKind::Packages, reader, remover, grace).await?,
-        attempts: sweep::attempts(kinds, reader, remover, attempts_grace).await?,
+        attempts: sweep::attempts(kinds, reader, remover, [attempts_grace, whole_grace], &mut state.unlisted_since).await?,
         keys: sweep::keys(kinds, reader, remover, Grace { length: options.attempts_grace * KEY_GRACES, ..grace }).await?,
         wal: Swept::default(),
         pieces: Swept::default(),

@@ -4,7 +4,7 @@ use crate::UpkeepError;
 use crate::expire::Grace;
 use futures::TryStreamExt;
 use repo::retention::RetentionPlan;
-use repo::{KeyPurpose, Listed, Reader, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
+use repo::{KeyPurpose, Listed, Reader, RepoError, Tombstone, WalWaiting, backup_folder, is_piece, key_path, listing_of, segment_of, tombstone};
 use seal::{HEADER_BYTES, KeyId, OpenObject};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,31 +98,61 @@ fn purpose(kind: BackupKind) -> KeyPurpose {
     }
 }
 
-/// Folders of attempts that never became a backup or a snapshot, and in which nothing was written for the grace. One with a manifest may
-/// have been one whose listing somebody removed: it is whole perhaps, and stays.
-pub(crate) async fn attempts(kinds: &[BackupKind], reader: &Reader, remover: &dyn Remove, grace: Grace) -> Result<Swept, UpkeepError> {
+/// Folders of attempts that never became a backup or a snapshot, and in which nothing was written for the first of these graces.
+///
+/// One with a manifest may have been one whose listing somebody removed: it is whole perhaps. It goes when runs have seen it so for the
+/// second grace (`seen`: since when, by folder), and never where a scrub knew it listed: then people are told, and it is theirs to mend.
+pub(crate) async fn attempts(
+    kinds: &[BackupKind],
+    reader: &Reader,
+    remover: &dyn Remove,
+    [grace, of_manifests]: [Grace; 2],
+    seen: &mut BTreeMap<String, Timestamp>,
+) -> Result<Swept, UpkeepError> {
     let mut swept = Swept::default();
     // What a later snapshot refers to stays, whether its own listing is there or not.
     let needed: BTreeSet<BackupId> = reader.snapshots().await?.into_iter().flat_map(|snapshot| snapshot.needs).collect();
     // What was buried goes by its tombstone.
     let buried: BTreeSet<_> = reader.tombstones().await?.iter().map(|(tombstone, _)| (tombstone.buried.kind(), tombstone.buried.id())).collect();
+    let scrubbed = match reader.scrub_state().await {
+        Ok(found) => Some(found.map(|(state, _)| state.units).unwrap_or_default()),
+        Err(RepoError::Store(e)) => return Err(e.into()),
+        // It is damaged: nobody knows what was listed, and whatever has a manifest stays.
+        Err(_) => None,
+    };
+    let was_listed = |folder: &str| scrubbed.as_ref().is_none_or(|units| units.contains_key(folder));
+    let mut still = BTreeMap::new();
     for kind in kinds {
         for id in folders(*kind, remover).await? {
             if (*kind == BackupKind::Packages && needed.contains(&id)) || buried.contains(&(Some(*kind), id)) {
                 continue;
             }
-            let objects: Vec<ObjectInfo> = remover.list(&backup_folder(*kind, id), None).try_collect().await?;
-            if objects.iter().any(|object| object.path.name() == "manifest" || !grace.is_over(object.modified)) {
+            let (folder, listing) = (backup_folder(*kind, id), listing_of(*kind, id));
+            let objects: Vec<ObjectInfo> = remover.list(&folder, None).try_collect().await?;
+            if objects.iter().any(|object| object.path == listing) {
+                continue;
+            }
+            if objects.iter().any(|object| object.path.name() == "manifest") {
+                let since = seen.get(&folder).copied().unwrap_or(grace.now);
+                still.insert(folder.clone(), since);
+                if was_listed(&folder) || !of_manifests.is_over(since) {
+                    continue;
+                }
+            }
+            if objects.iter().any(|object| !grace.is_over(object.modified)) {
                 continue;
             }
             // Looked at last: it may have been listed meanwhile.
-            if remover.info(&listing_of(*kind, id)).await?.is_none() {
+            if remover.info(&listing).await?.is_none() {
+                // The manifest, the last of them, goes last: what a killed run leaves is gone on with.
                 for object in &objects {
                     swept.take(remover, object).await?;
                 }
             }
+            still.remove(&folder);
         }
     }
+    *seen = still;
     Ok(swept)
 }
 

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use futures::TryStreamExt;
 use repo::retention::RetentionPolicy;
-use repo::{BackupDocument, Encryption, Listed, SnapshotDocument, WalPosition, Writer, backup_folder, pack_path};
+use repo::{BackupDocument, Encryption, Listed, ScrubState, ScrubUnit, SnapshotDocument, WalPosition, Writer, backup_folder, pack_path};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Fault, FaultPlan, Faults, Fetch, Memory, ObjectPath, Put, Remove};
-use terms::{BackupId, BackupKind, Clock, Lsn, SegmentName, SegmentSize, SystemClock, SystemId, Timeline, Timestamp};
-use upkeep::{ExpireOptions, UpkeepError, expire};
+use terms::{BackupId, BackupKind, Clock, Lsn, SegmentName, SegmentSize, Silent, SystemClock, SystemId, Timeline, Timestamp};
+use upkeep::{ExpireOptions, ScrubOptions, Scrubbed, UpkeepError, expire, scrub};
 
 const SYSTEM: SystemId = SystemId::new(7_412_345_678_901_234_567);
 const SEGMENT: u64 = 16 << 20;
@@ -111,7 +111,7 @@ async fn filled() -> Memory {
     }
     memory.put_new(&pack_path(KIND, BackupId::begun(now), 1), Bytes::from_static(b"an attempt")).await.unwrap();
     memory.put_new(&pack_path(BackupKind::Packages, BackupId::begun(now), 1), Bytes::from_static(b"an attempt")).await.unwrap();
-    // Its listing was removed by somebody else: it was a backup, perhaps.
+    // Its listing was removed by somebody else: it was a backup, perhaps. Without any grace nothing waits for that to be mended.
     let orphan = backup_folder(KIND, BackupId::begun(now.plus_micros(-90 * DAY)));
     for name in ["manifest", "data/000001"] {
         memory.put_new(&path(&format!("{orphan}/{name}")), Bytes::from_static(b"x")).await.unwrap();
@@ -195,7 +195,7 @@ async fn after_any_fault_what_is_listed_is_whole_and_the_next_runs_end_the_same(
     let is_left = |name: &&String| name.starts_with("expired/2") || name.ends_with("000000010000000000000028");
     assert!(!wanted.iter().any(|name| is_left(&name)), "{wanted:#?}");
     let count = |folder: &str, name: &str| wanted.iter().filter(|path| path.starts_with(folder) && path.ends_with(name)).count();
-    assert_eq!(count("full/", "/manifest"), 3 + usize::from(monthly_is_apart()), "{wanted:#?}");
+    assert_eq!(count("full/", "/manifest"), 2 + usize::from(monthly_is_apart()), "{wanted:#?}");
     assert_eq!(count("full/", "backup.json"), 2 + usize::from(monthly_is_apart()), "{wanted:#?}");
     // Of six snapshots those of the window are listed, and those around the monthly; what they refer to of the others is there.
     let stays: BTreeSet<u64> = match first_of_the_month() {
@@ -293,4 +293,84 @@ async fn an_unlisted_snapshot_keeps_what_it_refers_to_until_its_own_grace_is_ove
     for id in [earlier.id, newest.id] {
         assert!(!left.contains(pack_path(BackupKind::Packages, id, 1).as_str()), "{id}: {left:#?}");
     }
+}
+
+/// A repository with an attempt that has everything but a listing; and the folder of that.
+async fn with_an_attempt() -> (Memory, Writer, String) {
+    let memory = Memory::new();
+    let now = SystemClock.now();
+    let writer = Writer::create(Arc::new(memory.clone()), Vec::new(), "acme", Encryption::Off, serde_json::json!({}), now).await.unwrap();
+    let folder = backup_folder(KIND, BackupId::begun(now.plus_micros(-90 * DAY)));
+    for name in ["manifest", "data/000001"] {
+        memory.put_new(&path(&format!("{folder}/{name}")), Bytes::from_static(b"x")).await.unwrap();
+    }
+    (memory, writer, folder)
+}
+
+#[tokio::test]
+async fn an_attempt_with_a_manifest_goes_a_week_after_it_was_seen_and_never_where_a_scrub_knew_it_listed() {
+    let (memory, writer, folder) = with_an_attempt().await;
+    let written = SystemClock.now();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    // As long as nothing was written there: an attempt without a manifest would go.
+    let expired = async || {
+        let attempts_grace = Duration::from_secs_f64(SystemClock.now().seconds_since(written));
+        let (policy, grace, holder, lease_ttl) = (RetentionPolicy::default(), Duration::ZERO, "a test".into(), Duration::from_millis(1));
+        let options = ExpireOptions { policy, grace, attempts_grace, confirmed: None, elsewhere: None, holder, lease_ttl };
+        expire(&writer, &memory as &dyn Remove, &options, &SystemClock).await.unwrap();
+        objects(&memory).await.iter().filter(|name| name.starts_with(&folder)).count()
+    };
+    // As if it had been seen two days ago: many times seven graces of this test.
+    let seen_long_ago = async || {
+        let (mut state, version) = writer.reader().expiry().await.unwrap().unwrap();
+        let since = state.unlisted_since.get_mut(&folder).expect("it was seen");
+        *since = since.plus_micros(-2 * DAY);
+        writer.save_expiry(&state, Some(&version)).await.unwrap();
+    };
+    assert_eq!(expired().await, 2, "seen for the first time: perhaps a backup whose listing somebody removed just now");
+    seen_long_ago().await;
+    // What a scrub has proven as a backup was one.
+    let known = ScrubState { units: [(folder.clone(), ScrubUnit::default())].into(), ..ScrubState::default() };
+    let version = writer.save_scrub(&known, None).await.unwrap();
+    assert_eq!(expired().await, 2, "its listing is missed, and somebody is told");
+    writer.save_scrub(&ScrubState::default(), Some(&version)).await.unwrap();
+    assert_eq!(expired().await, 0);
+    assert!(writer.reader().expiry().await.unwrap().unwrap().0.unlisted_since.is_empty());
+}
+
+/// Two days later than it is.
+struct Later;
+
+impl Clock for Later {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus_micros(2 * DAY)
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_with_a_manifest_is_told_of_by_scrub_until_it_is_gone() {
+    let (memory, writer, folder) = with_an_attempt().await;
+    let scrubbed = async || -> Scrubbed {
+        let options = ScrubOptions {
+            budget: 1 << 20,
+            gaps: Vec::new(),
+            apart: None,
+            forget: Vec::new(),
+            holder: "a test".into(),
+            lease_ttl: Duration::from_millis(1),
+            events: Arc::new(Silent),
+        };
+        scrub(&writer, &options, &Later).await.unwrap()
+    };
+    let listing = format!("{folder}/backup.json");
+    let found = scrubbed().await;
+    let told: Vec<(&str, &str)> = found.damage.iter().map(|damage| (damage.path.as_str(), damage.slug.as_str())).collect();
+    assert_eq!(told, [(listing.as_str(), "backup-unlisted")]);
+    assert!(found.damage[0].next.contains("bowline expire removes it a week after"), "{}", found.damage[0].next);
+    for name in ["manifest", "data/000001"] {
+        memory.remove(&path(&format!("{folder}/{name}"))).await.unwrap();
+    }
+    let found = scrubbed().await;
+    assert!(found.damage.is_empty(), "{:?}", found.damage);
+    assert_eq!(found.healed, [listing]);
 }

@@ -16,8 +16,8 @@ const DAY_SECONDS: f64 = 86_400.0;
 
 /// Where a quota is set, by the last measurement; else by the disk of the folder, asked now. `None` where neither is.
 pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<Look<CapacityFacts>>, Trouble> {
-    let history: Vec<Sample> =
-        reader.capacity().await.map_err(|e| Trouble::of(&e))?.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
+    let measured = reader.capacity().await.map_err(|e| Trouble::of(&e))?;
+    let history: Vec<Sample> = measured.samples.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
     let disk = settings.folder.as_deref().and_then(|folder| disk("repository", folder, None));
     let (kind, used_bytes, limit_bytes) = match (settings.quota_bytes, disk) {
         (Some(quota), _) => match history.last() {
@@ -30,7 +30,8 @@ pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -
     let growth = growth_per_day(&history, now);
     let left = limit_bytes.saturating_sub(used_bytes) as f64;
     let days_to_full = growth.filter(|growth| *growth > 0.0).map(|growth| left / growth).filter(|days| days.is_finite());
-    Ok(Some(Look::Seen(CapacityFacts { kind: kind.to_owned(), used_bytes, limit_bytes, growth_bytes_per_day: growth, days_to_full, history })))
+    let (kind, old_versions) = (kind.to_owned(), measured.old_versions);
+    Ok(Some(Look::Seen(CapacityFacts { kind, used_bytes, limit_bytes, growth_bytes_per_day: growth, days_to_full, old_versions, history })))
 }
 
 fn unmeasured() -> Trouble {

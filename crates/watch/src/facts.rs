@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::OldVersions;
 use terms::{Advice, BackupId, Explain, Lsn, SystemId, Timeline, Timestamp};
 
 /// One observation.
@@ -149,6 +150,16 @@ pub struct RepositoryFacts {
     pub expired: ExpiredFacts,
 }
 
+impl RepositoryFacts {
+    /// Whether stored log that is damaged, or missing, was found behind the start of every backup, and no backup has begun since: nothing later
+    /// can be restored until one does. Where the last one began is known, and not what the next audit will say of it.
+    pub fn is_cut_off(&self) -> bool {
+        let newest = self.backups.iter().rev().find(|backup| backup.is_present);
+        let has_begun_since = newest.zip(self.audited).is_none_or(|(newest, audited)| newest.began > audited);
+        !has_begun_since && self.gaps.iter().any(|gap| gap.is_last)
+    }
+}
+
 /// One cluster, from an initdb or upgrade to the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochFacts {
@@ -242,6 +253,9 @@ pub struct GapFacts {
     pub until: Option<Timestamp>,
     /// Which segments, and what is wrong with them, in words.
     pub what: String,
+    /// On the way to the newest instants, and no backup served what follows when that was found.
+    #[serde(default)]
+    pub is_last: bool,
 }
 
 /// Where the stored log ends.
@@ -418,6 +432,9 @@ pub struct CapacityFacts {
     pub growth_bytes_per_day: Option<f64>,
     /// Until the limit at that growth; absent while it is not known to grow.
     pub days_to_full: Option<f64>,
+    /// What a removal leaves in the bucket, by the last run of expiry; absent where it frees at once, or where that cannot be asked.
+    #[serde(default)]
+    pub old_versions: Option<OldVersions>,
     /// Day by day, oldest first.
     pub history: Vec<Sample>,
 }

@@ -242,17 +242,21 @@ fn audited(runs: &BTreeMap<RunName, Run>) -> (Option<Timestamp>, Vec<GapFacts>) 
         .map(|gap| GapFacts {
             from: time(&gap["unreachable"]["from"]),
             until: time(&gap["unreachable"]["until"]),
+            is_last: gap["unreachable"]["is_last"] == true,
             what: format!("segments {} to {} are missing", text(&gap["first_missing"]), text(&gap["last_missing"])),
         })
         .collect();
     gaps.extend(list("damaged").iter().map(|damage| GapFacts {
         from: time(&damage["unreachable"]["from"]),
         until: time(&damage["unreachable"]["until"]),
+        is_last: damage["unreachable"]["is_last"] == true,
         what: format!("segment {} is damaged at {} ({})", text(&damage["first"]), text(&damage["at"]), text(&damage["reason"])),
     }));
     gaps.extend(list("size_mismatches").iter().map(|mismatch| GapFacts {
         from: None,
         until: None,
+        // Read, it is found to be damaged or not.
+        is_last: false,
         what: format!("segment {} is not the object that was stored", text(&mismatch["segment"])),
     }));
     (Some(run.ended), gaps)
@@ -318,4 +322,24 @@ pub(crate) async fn scrub(reader: &Reader) -> Result<Option<ScrubFacts>, Trouble
         oldest_verified: state.oldest(),
         damage: state.damage.iter().map(told).collect(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repo::{RunBegun, RunOutcome};
+    use serde_json::json;
+
+    #[test]
+    fn damage_that_an_audit_found_says_whether_anything_later_can_be_restored() {
+        let at = |text: &str| Timestamp::parse_at(text, Timestamp::from_unix_micros(0)).expect(text);
+        let damage = |is_last: bool| json!({ "first": "A", "last": "A", "at": "0/1", "reason": "r", "unreachable": { "from": null, "until": null, "is_last": is_last } });
+        let mut run =
+            RunBegun::new("audit", at("2026-11-26 13:00:00 UTC"), "a test".into()).end(at("2026-11-26 13:00:05 UTC"), RunOutcome::Failed, Some(6));
+        run.result = Some(json!({ "audit": { "damaged": [damage(true), damage(false)], "gaps": [], "size_mismatches": [{ "segment": "B" }] } }));
+        let name = RunName::parse("20261126T130000Z-audit").expect("a name");
+        let (audited, gaps) = audited(&BTreeMap::from([(name, Run::Ended(Box::new(run)))]));
+        assert_eq!(audited, Some(at("2026-11-26 13:00:05 UTC")));
+        assert_eq!(gaps.iter().map(|gap| gap.is_last).collect::<Vec<_>>(), [true, false, false]);
+    }
 }

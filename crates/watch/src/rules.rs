@@ -4,6 +4,7 @@ use crate::facts::{BackupFacts, DrillFacts, Facts, JobFacts, Look, RepositoryFac
 use crate::jobs::FINDERS;
 use crate::words::{bytes, span};
 use std::collections::BTreeSet;
+use store::OldVersions;
 use terms::{Alarm, Judgement, Urgency};
 
 /// What lets waiting commits go; from then on they are not protected until it is undone.
@@ -182,7 +183,10 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
             Urgency::Critical,
             format!("the stored WAL has {count} gap(s)"),
             what,
-            "bowline wal audit says which instants cannot be reached, and what closes each.",
+            match repository.is_cut_off() {
+                true => "Until a new backup is listed nothing later can be restored: the daemon begins a full one by itself, by hand it is bowline backup. bowline wal audit says which instants cannot be reached.",
+                false => "bowline wal audit says which instants cannot be reached, and what closes each.",
+            },
         );
     }
     if let Some(drill) = repository.drills.first() {
@@ -520,13 +524,24 @@ fn judge_room(facts: &Facts, found: &mut Found) {
             let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!("; full in {days:.0} days at the present growth"));
             let detail = format!("{} of {} are used ({}){forecast}", bytes(capacity.used_bytes), bytes(capacity.limit_bytes), capacity.kind);
             let expired = facts.repository.seen().map(|repository| &repository.expired).filter(|expired| expired.backups > 0);
-            let hint = match expired {
-                Some(expired) => format!(
-                    "{} expired backups ({}) are removed when their grace is over. Make room: a larger quota, fewer dailies in [retention].",
+            // All versions count, and a removal only hides: what is promised is what the bucket does.
+            let fate = capacity.old_versions.as_ref().map(OldVersions::fate);
+            let hint = match (expired, fate) {
+                (Some(expired), fate) => format!(
+                    "{} expired backups ({}) are {} when their grace is over{}. Make room: a larger quota, fewer dailies in [retention].",
                     expired.backups,
-                    bytes(expired.bytes)
+                    bytes(expired.bytes),
+                    if fate.is_some() { "hidden" } else { "removed" },
+                    fate.map(|fate| format!("; {fate}")).unwrap_or_default()
                 ),
-                None => "Nothing is expired: nothing can go by itself. Make room: a larger quota, or fewer backups in [retention].".to_owned(),
+                (None, Some(fate)) => {
+                    format!(
+                        "Nothing is expired, so nothing more is hidden by itself; {fate}. Make room: a larger quota, or fewer backups in [retention]."
+                    )
+                }
+                (None, None) => {
+                    "Nothing is expired: nothing can go by itself. Make room: a larger quota, or fewer backups in [retention].".to_owned()
+                }
             };
             let objectives = &facts.objectives;
             if share >= objectives.capacity_critical {

@@ -112,6 +112,47 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
 }
 
 #[test]
+fn damage_behind_every_backup_asks_for_a_new_one_until_one_has_begun() {
+    let cut_off = |is_last: bool, began: &str| {
+        let mut facts = healthy();
+        let seen = &mut facts["repository"]["seen"];
+        seen["gaps"] = json!([{ "from": null, "until": null, "what": "segment A is damaged", "is_last": is_last }]);
+        seen["audited"] = json!("2026-11-26T13:17:00Z");
+        seen["backups"][39]["began"] = json!(began);
+        let facts: Facts = serde_json::from_value(facts).expect("facts");
+        let hint = judge(&facts).alarms.iter().find(|alarm| alarm.rule == "wal-gap").expect("an alarm").hint.clone();
+        let cut_off = facts.repository.seen().expect("it was seen").is_cut_off();
+        assert_eq!(hint.contains("the daemon begins a full one"), cut_off, "{hint}");
+        cut_off
+    };
+    assert!(cut_off(true, "2026-11-26T02:00:00Z"));
+    assert!(!cut_off(false, "2026-11-26T02:00:00Z"), "a later backup serves what follows");
+    assert!(!cut_off(true, "2026-11-26T13:30:00Z"), "one has begun since: the next audit will say so");
+}
+
+#[test]
+fn a_full_bucket_that_keeps_versions_promises_only_what_its_rules_free() {
+    let hint = |old_versions: Value, expired: u64| {
+        let mut facts = healthy();
+        facts["capacity"]["seen"]["used_bytes"] = json!(7_900_000_000_000_u64);
+        facts["capacity"]["seen"]["old_versions"] = old_versions;
+        facts["repository"]["seen"]["expired"] = json!({ "backups": expired, "bytes": 1_000_000_000_u64, "since": "2026-11-25T02:00:00Z" });
+        let alarms = judged(&facts).alarms;
+        alarms.iter().find(|alarm| alarm.rule == "capacity").expect("an alarm").hint.clone()
+    };
+    let at_once = hint(Value::Null, 2);
+    assert!(at_once.contains("are removed when their grace is over. Make room"), "{at_once}");
+    let later = hint(json!({ "freed_after_days": 30 }), 2);
+    assert!(later.contains("are hidden when their grace is over") && later.contains("30 days"), "{later}");
+    assert!(!later.contains("removed when"), "{later}");
+    for expired in [0, 2] {
+        let never = hint(json!({ "freed_after_days": null }), expired);
+        assert!(never.contains("nothing that was hidden is freed") && never.contains("bowline init --bucket"), "{never}");
+    }
+    assert!(hint(Value::Null, 0).contains("nothing can go by itself"));
+}
+
+#[test]
 fn what_would_be_lost_counts_from_the_mark_when_the_server_is_gone() {
     let mut facts = healthy();
     facts["server"] = trouble("pg-unreachable");

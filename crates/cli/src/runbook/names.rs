@@ -91,7 +91,8 @@ impl Names {
             slot: "bowline".into(),
             service: [Some("systemctl stop kb"), Some("systemctl start kb"), Some("curl -fsS http://127.0.0.1:8080/health")]
                 .map(|word| word.map(str::to_owned)),
-            receiver: Some("systemctl start bowline-receive".into()),
+            // The unit of deploy/systemd: the daemon, which receives.
+            receiver: Some("systemctl start bowline".into()),
             rpo: Duration::from_secs(3600),
             rto: Duration::from_secs(4 * 3600),
             contacts: vec!["Name who is called first, and who decides: [runbook] contacts".into()],

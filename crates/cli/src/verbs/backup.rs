@@ -70,6 +70,9 @@ pub async fn make(wiring: &Wiring, asked: &BackupArgs, meanwhile: Meanwhile, pri
     if let Err(fault) = keep_configuration(wiring, &keeper).await {
         printer.tell(Event::Noticed { what: format!("the configuration is not kept in the repository: {}. {}", fault.0.summary, fault.0.detail) });
     }
+    if let Err(fault) = super::runbook::keep(wiring, &keeper, made.major).await {
+        printer.tell(Event::Noticed { what: format!("the runbook is not kept in the repository: {}. {}", fault.0.summary, fault.0.hint) });
+    }
     Ok(made)
 }
 

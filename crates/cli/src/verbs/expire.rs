@@ -8,12 +8,14 @@ use crate::args::{Common, ExpireArgs};
 use crate::fault::Fault;
 use crate::show::{Printer, bytes};
 use crate::verbs::confirm::confirm;
+use crate::watching::old_versions;
 use crate::wiring::Wiring;
 use repo::retention::{Reason, SnapshotVerdict};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use store::OldVersions;
 use terms::{BackupId, Clock, SystemClock};
 use upkeep::{Confirmed, ExpireOptions, Expired, Plans, Swept};
 
@@ -67,12 +69,14 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     };
     let remover = store::open_remover(&wiring.address(), &wiring.store_options()?)?;
     let done = upkeep::expire(&wiring.writer().await?, &*remover, &options, &SystemClock).await?;
-    tell(&done, wiring.object_lock().is_some(), printer);
+    let kept = old_versions(&wiring.address(), &wiring.store_options()?).await;
+    tell(&done, wiring.object_lock().is_some(), kept.as_ref(), printer);
     // A measurement a day makes the forecast; a run without one has expired what it should all the same.
-    if let Err(fault) = measure(&wiring).await {
+    if let Err(fault) = measure(&wiring, kept.as_ref()).await {
         printer.remark(format!("warning: how full the repository is could not be measured: {}", fault.0.summary));
     }
     let mut result = json!(done);
+    result["old_versions"] = json!(kept);
     let told = |fault: Fault, result: Value| fault.with("result", result);
     match (apart, of_apart) {
         (Err(fault), _) | (_, Some(Err(fault))) => return Err(told(fault, result)),
@@ -82,8 +86,10 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
                 Err(fault) => return Err(told(fault, result)),
                 Ok(done) => {
                     printer.say(format!("in {}", apart.address()));
-                    tell(&done, false, printer);
+                    let kept = apart.old_versions().await?;
+                    tell(&done, false, kept.as_ref(), printer);
                     result["apart"] = json!(done);
+                    result["apart"]["old_versions"] = json!(kept);
                 }
             }
         }
@@ -93,9 +99,9 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(wiring: &Wiring) -> Result<(), Fault> {
+async fn measure(wiring: &Wiring, kept: Option<&OldVersions>) -> Result<(), Fault> {
     let used = crate::watching::used_bytes(wiring).await?;
-    wiring.writer().await?.keep_capacity(SystemClock.now(), used).await?;
+    wiring.writer().await?.keep_capacity(SystemClock.now(), used, kept).await?;
     Ok(())
 }
 
@@ -103,7 +109,9 @@ fn list(ids: &[BackupId]) -> String {
     ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn tell(done: &Expired, is_locked: bool, printer: &Printer) {
+/// What was done; `kept`: the bucket keeps versions, so that what is removed is hidden, and free only later.
+fn tell(done: &Expired, is_locked: bool, kept: Option<&OldVersions>, printer: &Printer) {
+    let later = if kept.is_some() { "are hidden" } else { "go" };
     for (what, none, unlisted) in [
         ("backups", done.plans.backups.is_some(), &done.unlisted),
         ("snapshots of packages", !done.plans.snapshots.verdicts.is_empty(), &done.unlisted_snapshots),
@@ -111,9 +119,10 @@ fn tell(done: &Expired, is_locked: bool, printer: &Printer) {
         match unlisted.len() {
             0 if none => printer.say(format!("none of the {what} was unlisted")),
             0 => {}
-            count => printer.say(format!("{count} {what} unlisted: {}; their objects go in a later run", list(unlisted))),
+            count => printer.say(format!("{count} {what} unlisted: {}; their objects {later} in a later run", list(unlisted))),
         }
     }
+    let mut is_hidden = false;
     for (what, Swept { objects, bytes: size }) in [
         ("backups that were unlisted earlier", &done.backups),
         ("snapshots that were unlisted earlier", &done.snapshots),
@@ -123,9 +132,17 @@ fn tell(done: &Expired, is_locked: bool, printer: &Printer) {
         ("pieces whose segment is stored whole", &done.pieces),
     ] {
         if *objects > 0 {
-            let word = if is_locked { "hid (until their locks end)" } else { "removed" };
+            let word = match (is_locked, kept) {
+                (true, _) => "hid (until their locks end)",
+                (false, Some(_)) => "hid",
+                (false, None) => "removed",
+            };
+            is_hidden |= kept.is_some();
             printer.say(format!("{word} {objects} objects ({}) of {what}", bytes(*size)));
         }
+    }
+    if let Some(kept) = kept.filter(|_| is_hidden) {
+        printer.say(kept.fate());
     }
     if done.uploads > 0 {
         printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));

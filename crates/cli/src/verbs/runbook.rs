@@ -6,6 +6,7 @@ use crate::runbook::{Names, book, html, markdown};
 use crate::show::Printer;
 use crate::wiring::Wiring;
 use pg::Sql;
+use repo::Writer;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,6 +35,18 @@ pub async fn run(common: &Common, asked: &RunbookArgs, printer: &Arc<Printer>) -
     };
     printer.result(json!({ "markdown": text, "html": page, "kept": kept }));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the runbook in the repository, unless the newest one there says the same: whoever has lost the site has it still. `major` is that
+/// of the newest backup.
+pub async fn keep(wiring: &Wiring, writer: &Writer, major: u32) -> Result<(), Fault> {
+    let reader = writer.reader();
+    let parts = book(&Names::of(wiring, major, super::measured::lines(reader).await?)?);
+    let text = markdown(&parts);
+    if reader.runbook().await?.as_ref() != Some(&text) {
+        writer.keep_runbook(SystemClock.now(), text, html(&parts)).await?;
+    }
+    Ok(())
 }
 
 async fn own_names(common: &Common) -> Result<Names, Fault> {

@@ -201,6 +201,11 @@ fn each_timeline_is_followed_and_a_gap_is_told_once() {
     assert_eq!(gaps, [(1, 7, 7), (1, 10, 10), (2, 12, 12)]);
     assert_eq!(found.gaps[0].unreachable.from, Some(seconds(660)));
     assert_eq!((found.gaps[0].unreachable.until, found.gaps[0].unreachable.after), (None, None));
+    let are_last: Vec<bool> = found.gaps.iter().map(|gap| gap.unreachable.is_last).collect();
+    assert_eq!(are_last, [true, false, true], "what follows on the timeline that was left no backup mends");
+    archive.backups.push(backup(&writer, timeline(2), 1320, 1340));
+    assert!(archive.audit().gaps.iter().all(|gap| !gap.unreachable.is_last), "a backup begins behind all of them");
+    archive.backups.pop();
     // The log up to the fork is asked for although nothing of the new timeline is there yet.
     archive.lose(1, 6..12);
     archive.lose(2, 8..14);

@@ -9,6 +9,9 @@ use terms::{BackupId, Explain, SegmentName, SegmentSize, SystemId, Timestamp};
 /// The slug of a gap in the log.
 pub(super) const GAP: &str = "wal-gap";
 
+/// The slug of what ought to be listed and is not.
+pub(super) const UNLISTED: &str = "backup-unlisted";
+
 /// The slug of damage in the repository of the snapshots, where they have one of their own.
 pub(super) const APART: &str = "apart-damaged";
 
@@ -66,7 +69,7 @@ impl Found {
     }
     pub(super) fn unlisted(path: String, was_listed: bool) -> Self {
         let why = if was_listed { "The backup was listed, and no expiry unlisted it." } else { "A manifest is there, and no backup is listed." };
-        Self::new(path, "backup-unlisted", why)
+        Self::new(path, UNLISTED, why)
     }
     pub(super) fn fewer(path: String, now: u64, most: u64) -> Self {
         Self::new(path, "index-missing", format!("{now} batches of the index are there, {most} were."))
@@ -169,7 +172,7 @@ impl Surroundings {
             _ => String::new(),
         };
         let next = match (found.slug.as_str(), is_pack) {
-            ("backup-unlisted", _) => self.next_for_backup(found),
+            (UNLISTED, _) => self.next_for_backup(found),
             (_, true) => format!(
                 "{PUT_BACK} What the bucket itself still has is stored anew once it is written there again (the same bytes will do) and bowline packages snapshot has run."
             ),
@@ -180,9 +183,10 @@ impl Surroundings {
 
     fn next_for_backup(&self, found: &Found) -> String {
         match found.slug.as_str() {
-            "backup-unlisted" => {
-                format!("{PUT_BACK} If it never was a backup, or is not wanted, remove its folder, then bowline scrub --forget {}", found.path)
-            }
+            UNLISTED => format!(
+                "{PUT_BACK} If it never was a backup there is nothing to do: bowline expire removes it a week after it first saw it so. If it was one and is not wanted, remove its folder, then bowline scrub --forget {}",
+                found.path
+            ),
             _ => format!("{PUT_BACK} Until then make a new backup (bowline backup) and hold the one before it (bowline hold)."),
         }
     }

@@ -1,8 +1,8 @@
 //! What is listed, and what ought to be: backups, snapshots of packages, and unlisted snapshots to whose packs listed ones refer.
 
-use super::damage::Surroundings;
+use super::damage::{Surroundings, UNLISTED};
 use super::{Found, Run};
-use repo::{BackupDocument, Listed, RepoError, SnapshotDocument, Tombstone, backup_folder, listing_of};
+use repo::{BackupDocument, Listed, RepoError, ScrubDamage, SnapshotDocument, Tombstone, backup_folder, listing_of};
 use std::collections::{BTreeMap, BTreeSet};
 use store::ObjectInfo;
 use terms::{BackupId, BackupKind};
@@ -91,7 +91,8 @@ impl Run<'_> {
         let prefix = format!("{kind}/");
         let seen: BTreeSet<BackupId> = self.state.units.keys().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect();
         let needed = needed.iter().filter(|id| is_needed(id));
-        for id in seen.iter().chain(&own.names).chain(needed).copied().collect::<BTreeSet<_>>() {
+        let told: BTreeSet<BackupId> = self.state.damage.iter().filter_map(|damage| unlisted_id(damage, &prefix)).collect();
+        for id in seen.iter().chain(&own.names).chain(needed).chain(&told).copied().collect::<BTreeSet<_>>() {
             if own.listed.contains(&id) || own.bad.contains(&id) || buried.contains(&id) {
                 continue;
             }
@@ -101,6 +102,8 @@ impl Run<'_> {
             let is_lost = (was_listed && (manifest.is_some() || !expired_since)) || manifest.as_ref().is_some_and(is_old) || is_needed(&id);
             match is_lost {
                 true => found.push(Found::unlisted(listing_of(kind, id).to_string(), was_listed || is_needed(&id))),
+                // Expiry has removed what never was a backup, as far as anybody knows.
+                false if manifest.is_none() && !was_listed => self.well(listing_of(kind, id).as_str(), 0),
                 false => drop(self.state.units.remove(&folder_of(id))),
             }
         }
@@ -111,6 +114,12 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The backup or snapshot below this folder that damage says is not listed.
+fn unlisted_id(damage: &ScrubDamage, prefix: &str) -> Option<BackupId> {
+    let path = Some(damage.path.as_str()).filter(|_| damage.slug == UNLISTED);
+    path?.strip_prefix(prefix)?.strip_suffix("/backup.json")?.parse().ok()
 }
 
 impl OfKind {

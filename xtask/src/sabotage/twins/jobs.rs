@@ -5,9 +5,9 @@ use super::{Twin, twin};
 pub const TWINS: &[Twin] = &[
     twin(
         "nothing expires after the first backup",
-        "crates/daemon/src/act.rs",
-        "            if last.is_none() {\n                return Some(\"after a backup\".into());",
-        "            if last.is_none() && false {\n                return Some(\"after a backup\".into());",
+        "crates/daemon/src/due.rs",
+        "last.is_none_or(|last| at > last.began",
+        "last.is_some_and(|last| at > last.began",
         ("e2e_daemon", "a_daemon_alone_protects"),
     ),
     twin(

@@ -2,10 +2,11 @@
 
 use crate::fault::Fault;
 use crate::verbs::packages;
+use crate::watching;
 use crate::wiring::Wiring;
 use repo::Writer;
 use repo::retention::{Reachable, RetentionPolicy};
-use store::Site;
+use store::{OldVersions, Site};
 use terms::{Clock, SystemClock};
 use upkeep::{Elsewhere, ExpireOptions, Expired, Plans};
 
@@ -45,6 +46,11 @@ impl<'w> Apart<'w> {
         let options = ExpireOptions { elsewhere: Some(self.beside(reachable)), ..options };
         let remover = self.wiring.remover_at(self.url)?;
         Ok(upkeep::expire(&self.writer().await?, &*remover, &options, &SystemClock).await?)
+    }
+
+    /// What a removal leaves there.
+    pub async fn old_versions(&self) -> Result<Option<OldVersions>, Fault> {
+        Ok(watching::old_versions(&self.wiring.root_of(self.url), &self.wiring.options_at()?).await)
     }
 
     fn beside(&self, reachable: Option<Reachable>) -> Elsewhere {
