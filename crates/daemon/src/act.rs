@@ -1,7 +1,7 @@
 //! The daemon's own loop: begins what is due, minds what runs, ends cleanly.
 
 use crate::child::Ended;
-use crate::due::{FUTURE_SECONDS, Past, Situation, Why, due, expiry_due};
+use crate::due::{Backups, FUTURE_SECONDS, Past, Situation, Why, due, expiry_due};
 use crate::look::{Asked, go_on_looking};
 use crate::office::{Office, Underway};
 use crate::receiver::{Heed, Receiver};
@@ -217,7 +217,9 @@ impl Daemon {
         let last = past.first();
         let since_last = last.map_or(f64::INFINITY, |last| now.seconds_since(last.began));
         if plan.name == "expire" && last.is_none_or(|last| last.is_settled) {
-            return expiry_due(last, newest.map(|newest| newest.at), repository.created, is_full, now).map(str::to_owned);
+            let is_underway = self.office.underway().contains_key("backup");
+            let backups = Backups { newest: newest.map(|newest| newest.at), is_underway, since: repository.created };
+            return expiry_due(last, backups, is_full, now).map(str::to_owned);
         }
         if plan.name == "backup"
             && let Some(broken) = self.receiver.broken_at()

@@ -76,17 +76,28 @@ pub fn due(situation: &Situation<'_>) -> Option<Why> {
     (came > done).then_some(Why::Scheduled(came))
 }
 
+/// What tells whether expiry is due.
+#[derive(Debug, Clone, Copy)]
+pub struct Backups {
+    /// When the newest one that is listed was complete, by the server's clock.
+    pub newest: Option<Timestamp>,
+    /// One is being made: expiry follows it.
+    pub is_underway: bool,
+    /// When the repository was made.
+    pub since: Timestamp,
+}
+
 /// Why expiry begins now, unless its last run failed: that is tried again like any job. It has no schedule: it follows the backups.
-pub fn expiry_due(last: Option<&Past>, newest_backup: Option<Timestamp>, created: Timestamp, is_full: bool, now: Timestamp) -> Option<&'static str> {
-    let since = now.seconds_since(last.map_or(created, |last| last.began));
+pub fn expiry_due(last: Option<&Past>, backups: Backups, is_full: bool, now: Timestamp) -> Option<&'static str> {
+    let since = now.seconds_since(last.map_or(backups.since, |last| last.began));
     // The backup's time is the server's, whose clock is not ours: never again at once.
-    let is_after = newest_backup.is_some_and(|at| last.is_none_or(|last| at > last.began && since >= EXPIRE_PAUSE_SECONDS));
+    let is_after = backups.newest.is_some_and(|at| last.is_none_or(|last| at > last.began && since >= EXPIRE_PAUSE_SECONDS));
     if is_after {
         Some("after a backup")
     } else if is_full && since >= EXPIRE_AGAIN_SECONDS {
         Some("there is no room")
     } else {
-        (since >= EXPIRE_IDLE_SECONDS).then_some("nothing was expired for more than a day")
+        (since >= EXPIRE_IDLE_SECONDS && !backups.is_underway).then_some("nothing was expired for more than a day")
     }
 }
 
@@ -163,8 +174,8 @@ mod tests {
     #[test]
     fn expiry_follows_backups_and_does_not_wait_for_ever_for_one() {
         let created = at("01 12:00:00");
-        let asked =
-            |last: Option<Past>, newest: Option<&str>, is_full: bool, now: &str| expiry_due(last.as_ref(), newest.map(at), created, is_full, at(now));
+        let backups = |newest: Option<&str>| Backups { newest: newest.map(at), is_underway: false, since: created };
+        let asked = |last: Option<Past>, newest: Option<&str>, is_full: bool, now: &str| expiry_due(last.as_ref(), backups(newest), is_full, at(now));
         assert_eq!(asked(None, None, false, "01 13:00:00"), None);
         assert_eq!(asked(None, Some("01 13:00:00"), false, "01 13:00:01"), Some("after a backup"));
         let last = Some(ran("02 03:00:00", true));
@@ -175,6 +186,8 @@ mod tests {
         // Each backup fails, and each leaves its packs: without a run a day they stay until the repository is full.
         assert_eq!(asked(last, Some("02 02:30:00"), false, "03 08:59:59"), None);
         assert_eq!(asked(last, Some("02 02:30:00"), false, "03 09:00:00"), Some("nothing was expired for more than a day"));
+        let underway = Backups { is_underway: true, ..backups(None) };
+        assert_eq!(expiry_due(last.as_ref(), underway, false, at("03 09:00:00")), None, "it follows the one that is being made");
         assert_eq!(asked(None, None, false, "02 18:00:00"), Some("nothing was expired for more than a day"), "not even the first one came about");
     }
 }

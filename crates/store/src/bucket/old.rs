@@ -58,7 +58,7 @@ fn days_of(rule: &str, prefix: &str) -> Option<u32> {
     let is_on = xml::text(rule, "Status").as_deref() == Some("Enabled");
     let root = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
     let is_here = root.starts_with(&xml::text(rule, "Prefix").unwrap_or_default());
-    let days = xml::text(ends, "NoncurrentDays")?.trim().parse().ok();
+    let days: Option<u32> = xml::text(ends, "NoncurrentDays")?.trim().parse().ok();
     days.filter(|_| is_on && is_here && !keeps_some && !is_narrow)
 }
 
