@@ -1,5 +1,6 @@
 //! A backup made while everything moves, from the data directory and over the wire, restores to exactly what was there.
 
+use nix::sys::signal::Signal;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -169,4 +170,34 @@ fn a_backup_in_a_bucket_restores() {
     assert_eq!(receiver.stop(), Some(0));
     bowline.ok(&["backup", "--stream"]);
     examine(&cluster, &bowline.restore(&["--to", "immediate"]), &wanted, "a bucket, over the wire");
+}
+
+#[test]
+fn a_second_backup_is_refused_while_one_is_made_and_need_not_wait_for_one_that_was_killed() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let begin = || {
+        let slow = bowline.start("backup", bowline.command(&["--json", "backup", "--max-rate", "256kB"]));
+        wait("it to run", Duration::from_secs(30), || slow.log().contains("backup-begun"));
+        slow
+    };
+    let slow = begin();
+    let text = bowline.fails(&["backup"], 7, "lease-held");
+    assert!(text.contains("backup"), "{text}");
+    slow.signal(Signal::SIGKILL);
+    drop(slow);
+    bowline.ok(&["backup"]);
+
+    // One that was held up, and succeeded by another meanwhile, lists nothing.
+    let mut slow = bowline.start("succeeded", bowline.command(&["--json", "backup", "--max-rate", "8MB"]));
+    wait("it to run", Duration::from_secs(30), || slow.log().contains("backup-begun"));
+    let lease = bowline.repository().join("leases/backup.json");
+    let text = std::fs::read_to_string(&lease).expect("the lease");
+    let mut other: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let next = other["generation"].as_u64().expect("a number") + 1;
+    (other["generation"], other["token"], other["holder"]) = (next.into(), "00".repeat(16).into(), "elsewhere".into());
+    std::fs::write(&lease, other.to_string()).expect("write");
+    wait("it to end", Duration::from_secs(120), || slow.has_ended());
+    assert!(slow.log().contains("lease-lost"), "{}", slow.log());
+    assert_eq!(bowline.ok(&["list"])["backups"].as_array().map(Vec::len), Some(1));
 }

@@ -133,3 +133,33 @@ fn the_role_that_init_prints_is_enough() {
         assert!(!said.contains("knot"), "a secret was printed");
     }
 }
+
+#[test]
+fn a_tablespace_that_the_log_creates_is_made_anew_and_the_old_files_stay_beside_it() {
+    for major in outer_majors() {
+        let cluster = Cluster::start(major);
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        let receiver = bowline.receive();
+        bowline.ok(&["backup"]);
+        let place = cluster.tablespace_dir("later");
+        cluster.psql(&format!("\\! mkdir {}", place.display()));
+        cluster.psql(&format!("CREATE TABLESPACE later LOCATION '{}'", place.display()));
+        cluster.psql("CREATE TABLE t TABLESPACE later AS SELECT generate_series(1, 1000) AS a");
+        let good = SystemClock.now();
+        std::thread::sleep(Duration::from_millis(20));
+        // More pages than there were: what replay leaves alone would show.
+        cluster.psql("INSERT INTO t SELECT generate_series(1, 50000); CREATE TABLE more TABLESPACE later AS SELECT 1; CHECKPOINT");
+        bowline.archive_now();
+        assert_eq!(receiver.stop(), Some(0));
+        cluster.pg_ctl_stop(true);
+        for _ in 0..2 {
+            bowline.ok(&["restore", "--yes", "--no-protect", "--to", &good.to_string(), "--timeline", "1"]);
+            assert_eq!(cluster.psql("SELECT count(*), sum(a) FROM t; SELECT to_regclass('more') IS NULL"), "1000|500500\nt", "PostgreSQL {major}");
+            cluster.psql("DELETE FROM t; CHECKPOINT");
+            cluster.stop_adopted();
+        }
+        let names = std::fs::read_dir(&place).expect("list").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let (aside, here): (Vec<String>, Vec<String>) = names.partition(|name| name.contains(".before-"));
+        assert_eq!((aside.len(), here.len()), (2, 1), "PostgreSQL {major}: {aside:?} {here:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use terms::{Clock, SystemClock};
+use testkit::bowline::files_below;
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major, outer_majors};
 
 #[test]
@@ -100,4 +101,42 @@ fn what_is_not_clear_is_asked_back_before_anything_is_touched() {
     assert!(std::path::Path::new(again["moved_aside"].as_str().expect("moved")).join("PG_VERSION").exists());
     assert!(!nothing_yet.join("postmaster.pid").exists(), "--no-start leaves it stopped");
     assert_eq!(receiver.stop(), Some(0));
+}
+
+/// PostgreSQL replays the creation of a tablespace at the place where it was made: on this host, the running server's own files.
+#[test]
+fn a_tablespace_that_was_created_behind_the_backup_is_not_replayed_into_its_servers_files() {
+    for major in outer_majors() {
+        let cluster = Cluster::builder(major).setting("autovacuum", "off").start();
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        let receiver = bowline.receive();
+        bowline.ok(&["backup"]);
+        let place = cluster.tablespace_dir("later");
+        cluster.psql(&format!("\\! mkdir {}", place.display()));
+        cluster.psql(&format!("CREATE TABLESPACE later LOCATION '{}'", place.display()));
+        cluster.psql("CREATE TABLE t TABLESPACE later AS SELECT generate_series(1, 1000) AS a; CHECKPOINT");
+        bowline.archive_now();
+        let seen = || {
+            let mut files = files_below(&place);
+            files.sort();
+            files.into_iter().map(|file| (std::fs::metadata(&file).expect("a file").modified().expect("a time"), file)).collect::<Vec<_>>()
+        };
+        let before = seen();
+        assert!(!before.is_empty());
+        let (text, _) = bowline.restore_fails(&["--to", "latest"], 4, "tablespace-created");
+        assert!(text.contains(place.to_str().expect("a plain path")), "{text}");
+        bowline.fails(&["verify"], 4, "tablespace-created");
+        assert_eq!(seen(), before, "PostgreSQL {major}: a copy was at the server's own files");
+        cluster.psql("UPDATE t SET a = a + 1");
+        cluster.restart();
+        assert_eq!(cluster.psql("SELECT count(*), sum(a) FROM t"), "1000|501500", "PostgreSQL {major}");
+
+        // A backup that has it puts it beside the copy.
+        bowline.ok(&["backup"]);
+        let restored = bowline.restore(&["--to", "latest"]);
+        assert_eq!(restored.psql("SELECT count(*), sum(a) FROM t"), "1000|501500", "PostgreSQL {major}");
+        drop(restored);
+        bowline.ok(&["verify"]);
+        drop(receiver);
+    }
 }

@@ -60,6 +60,13 @@ pub const TWINS: &[Twin] = &[
         ("daemon", "a_time_that_came_is_caught_up_once"),
     ),
     twin(
+        "whoever makes a backup lets another make one, too",
+        "crates/capture/src/sole.rs",
+        "if lives && meanwhile == Meanwhile::Refuse {",
+        "if lives && meanwhile == Meanwhile::Refuse {\n                return Ok(Self { sql, lease: contender.succeeding_its_namesake().acquire(clock).await?.keep() });\n            }\n            if false {",
+        ("e2e_backup", "a_second_backup_is_refused"),
+    ),
+    twin(
         "what lies in a tablespace is left out of a backup",
         "crates/capture/src/local.rs",
         "location: manifest_name(&target) })?;\n        self.directory_contents(path)",

@@ -39,6 +39,13 @@ pub const TWINS: &[Twin] = &[
         ("e2e_isolation", "a_side_restore_is_deaf"),
     ),
     twin(
+        "a place that a server uses is taken for free",
+        "crates/restore/src/tablespaces.rs",
+        "            if self.is_side {\n                return Err(Why::Used);",
+        "            if false {\n                return Err(Why::Used);",
+        ("e2e_isolation", "a_tablespace_that_was_created_behind_the_backup"),
+    ),
+    twin(
         "the weekly drill is held on Mondays",
         "crates/cli/src/config.rs",
         r#"("drill.schedule", self.drill.schedule.as_deref(), "0 4 * * 0"),"#,
