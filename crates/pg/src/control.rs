@@ -115,8 +115,7 @@ impl ControlFile {
         let (control_version, catalog_version) = (field.u32(8)?, field.u32(12)?);
         let unsupported = || DiskError::ControlVersion { control_version, catalog_version };
         let major = major_of(control_version, catalog_version).ok_or_else(unsupported)?;
-        // 18 put default_char_signedness before the 32 bytes of the nonce, which moved the checksum by four.
-        let checksum_at = if control_version >= 1800 { 292 } else { 288 };
+        let checksum_at = checksum_at(control_version);
         let stored = field.u32(checksum_at)?;
         let computed = crc32c::crc32c(&bytes[..checksum_at]);
         if stored != computed {
@@ -131,7 +130,7 @@ impl ControlFile {
             major,
             state: state_of(field.u32(16)?)?,
             written_at: field.seconds(24)?,
-            checkpoint: field.lsn(32)?,
+            checkpoint: field.lsn(CHECKPOINT_AT)?,
             redo: field.lsn(40)?,
             timeline: timeline(48)?,
             previous_timeline: timeline(52)?,
@@ -160,11 +159,31 @@ impl ControlFile {
         })
     }
 
+    /// Changes the bytes of pg_control so that no server starts with them unless backup_label says where to: the checkpoint that they name
+    /// is one that no log has. With backup_label the server replaces it before anything else (`InitWalRecovery`,
+    /// src/backend/access/transam/xlogrecovery.c); without, it would recover from a checkpoint that was made while the files were copied,
+    /// and nobody would see what is missing.
+    pub fn need_label(bytes: &mut [u8]) -> Result<(), DiskError> {
+        let end = checksum_at(Self::parse(bytes)?.control_version);
+        // A place within a page where a record may begin (`XRecOffIsValid`): else the server refuses it with the label, too.
+        bytes[CHECKPOINT_AT..CHECKPOINT_AT + 8].copy_from_slice(&0xDEAD_BEE8_u64.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..end]);
+        bytes[end..end + 4].copy_from_slice(&checksum.to_le_bytes());
+        Ok(())
+    }
+
     /// The directory of this cluster within each tablespace, e.g. `PG_17_202406281`
     /// (`TABLESPACE_VERSION_DIRECTORY`, src/include/common/relpath.h).
     pub fn tablespace_dir(&self) -> String {
         format!("PG_{}_{}", self.major, self.catalog_version)
     }
+}
+
+const CHECKPOINT_AT: usize = 32;
+
+/// 18 put default_char_signedness before the 32 bytes of the nonce, which moved the checksum by four.
+fn checksum_at(control_version: u32) -> usize {
+    if control_version >= 1800 { 292 } else { 288 }
 }
 
 /// 15 and 16 share a control version, so they are told apart by the catalog version that each was released with.

@@ -6,10 +6,11 @@ use crate::place::{Shared, Span, work};
 use crate::target::Target;
 use crate::{RestoreError, RestoreOptions};
 use crossbeam_channel::bounded;
-use pg::CONTROL_FILE;
+use pg::{CONTROL_FILE, ControlFile};
 use repo::{BackupDocument, ManifestReader, Reader};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -138,7 +139,10 @@ fn make_durable(data_dir: &Path, filesystems: &[PathBuf]) -> Result<(), RestoreE
         rustix::fs::syncfs(&folder).map_err(|e| RestoreError::file("sync", place)(e.into()))?;
     }
     let (later, control) = (data_dir.join(CONTROL_FILE_LATER), data_dir.join(CONTROL_FILE));
-    File::open(&later).and_then(|f| f.sync_all()).map_err(RestoreError::file("sync", &later))?;
+    let mut bytes = fs::read(&later).map_err(RestoreError::file("read", &later))?;
+    ControlFile::need_label(&mut bytes)?;
+    let file = File::options().write(true).open(&later).map_err(RestoreError::file("open", &later))?;
+    file.write_all_at(&bytes, 0).and_then(|()| file.sync_all()).map_err(RestoreError::file("sync", &later))?;
     // The new one tells the cluster's identity by now.
     let former = data_dir.join(CONTROL_FILE_FORMER);
     match fs::remove_file(&former) {

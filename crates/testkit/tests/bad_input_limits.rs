@@ -90,6 +90,11 @@ fn a_damaged_page_fails_the_backup_by_file_and_block_or_is_counted() {
 fn a_rate_is_kept_by_both_sources() {
     let cluster = Cluster::builder(testkit::newest_major()).wal_segment_mib(1).start();
     cluster.psql(FILL);
+    // A slow backup has sessions that do nothing for long, and one that says little; limits for applications are not for them.
+    for limit in ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"] {
+        cluster.psql(&format!("ALTER SYSTEM SET {limit} = '1s'"));
+    }
+    cluster.psql("SELECT pg_reload_conf()");
     let ground = Ground::folder(cluster);
     for source in [&["--json", "backup", "--max-rate", "8MiB"][..], &["--json", "backup", "--max-rate", "8MiB", "--stream"]] {
         let said = ground.bowline(source);

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::bowline::{Receiver, wait};
 use testkit::workload::{Pace, lost};
-use testkit::{Bowline, Cluster, RepositoryKind, Workload, newest_major, outer_majors};
+use testkit::{Bowline, Cluster, RepositoryKind, Workload, majors, newest_major, outer_majors};
 
 fn code(mut command: Command) -> i32 {
     let output = command.output().expect("run bowline");
@@ -237,5 +237,26 @@ fn a_receiver_survives_shutdowns_and_kills_without_a_gap() {
         assert_eq!(lost(&ledger, &cluster), []);
         assert_eq!(receiver.stop(), Some(0));
         assert!(Path::new(&restored.data).exists());
+    }
+}
+
+/// PostgreSQL's own message advises to remove backup_label; who does must not get a server that lacks what was written while it was copied.
+#[test]
+fn restored_files_start_nowhere_without_their_label() {
+    for major in majors() {
+        let cluster = Cluster::start(major);
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+        bowline.ok(&["backup"]);
+        let data = bowline.new_target();
+        bowline.ok(&["restore", "--yes", "--files-only", "--target", data.to_str().expect("a plain path")]);
+        let (label, kept) = (data.join("backup_label"), bowline.dir().join("label"));
+        std::fs::rename(&label, &kept).expect("move it");
+        let said = Cluster::try_open(major, &data).expect_err("it must not start");
+        assert!(said.contains("could not locate a valid checkpoint record") || said.contains("could not locate required checkpoint"), "{said}");
+        std::fs::rename(&kept, &label).expect("move it back");
+        let recovered = Cluster::open(major, &data);
+        wait("recovery's end", Duration::from_secs(60), || recovered.try_psql("SELECT pg_is_in_recovery()") == Ok("f".into()));
+        assert_eq!(recovered.psql("SELECT count(*) FROM t"), "1000", "PostgreSQL {major}");
     }
 }
