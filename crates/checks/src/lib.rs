@@ -4,7 +4,7 @@ mod expectation;
 
 pub use expectation::{Expectation, ExpectationError, Operator};
 
-use pg::{CheckKind, ConnInfo, MissingLibrary, PgError, Readable, ServerError, Sql};
+use pg::{CheckKind, ConnInfo, MissingLibrary, PgError, Readable, ServerError, Sql, StaleCollation};
 use serde::{Deserialize, Serialize};
 use terms::{Class, Event, Events, Explain, Lsn};
 
@@ -126,6 +126,8 @@ pub struct DatabaseProof {
     pub without_check: Vec<String>,
     /// Libraries that functions of the database are in and that this host lacks.
     pub missing_libraries: Vec<String>,
+    /// Collations of which this host has another version: whether the indexes by them are sound here is for amcheck, and else for nobody, to say.
+    pub stale_collations: Vec<StaleCollation>,
 }
 
 /// A question and its answer.
@@ -148,6 +150,8 @@ pub struct Answer {
 pub struct Proof {
     /// By name. Where only questions are asked, without those that did not open.
     pub databases: Vec<DatabaseProof>,
+    /// Those that nobody can connect to (`ALLOW_CONNECTIONS false`): nothing in them was looked at.
+    pub closed_databases: Vec<String>,
     /// In the order of the questions.
     pub answers: Vec<Answer>,
     /// In the order in which they were met; an answer that is merely unexpected is none.
@@ -167,8 +171,7 @@ impl Proof {
 
 /// Asks the server behind `info`, as its superuser, everything. An error means that it could not even be asked which databases it has.
 pub async fn prove(info: &ConnInfo, questions: &[Question], events: &dyn Events) -> Result<Proof, PgError> {
-    let names = Sql::connect(info).await?.connectable_databases().await?;
-    let mut proof = Proof::default();
+    let (names, mut proof) = databases(info).await?;
     for name in names {
         events.tell(Event::Noticed { what: format!("checking database {name}") });
         let mut database = DatabaseProof { name: name.clone(), ..DatabaseProof::default() };
@@ -183,16 +186,23 @@ pub async fn prove(info: &ConnInfo, questions: &[Question], events: &dyn Events)
 
 /// Only opens every database and asks the user's questions, so that little time passes; an error as of [`prove`].
 pub async fn ask_all(info: &ConnInfo, questions: &[Question]) -> Result<Proof, PgError> {
-    let names = Sql::connect(info).await?.connectable_databases().await?;
-    let mut proof = Proof::default();
+    let (names, mut proof) = databases(info).await?;
     for name in names {
-        match Sql::connect(&info.clone().with_dbname(&name)).await {
-            Ok(_) => proof.databases.push(DatabaseProof { name, ..DatabaseProof::default() }),
+        let opened = async { Sql::connect(&info.clone().with_dbname(&name)).await?.stale_collations().await };
+        match opened.await {
+            Ok(stale_collations) => proof.databases.push(DatabaseProof { name, stale_collations, ..DatabaseProof::default() }),
             Err(error) => proof.faults.push(fault(&name, "the database", &error)),
         }
     }
     answer_all(info, questions, &mut proof).await;
     Ok(proof)
+}
+
+/// Those that are looked at, and the proof to be, which names the others.
+async fn databases(info: &ConnInfo) -> Result<(Vec<String>, Proof), PgError> {
+    let sql = Sql::connect(info).await?;
+    let closed_databases = sql.closed_databases().await?;
+    Ok((sql.connectable_databases().await?, Proof { closed_databases, ..Proof::default() }))
 }
 
 async fn answer_all(info: &ConnInfo, questions: &[Question], proof: &mut Proof) {
@@ -215,6 +225,7 @@ async fn prove_database(info: &ConnInfo, found: &mut DatabaseProof, faults: &mut
     let sql = Sql::connect(info).await?;
     let provable = sql.provable().await?;
     found.oid = provable.database;
+    found.stale_collations = sql.stale_collations().await?;
     for missing in sql.missing_libraries().await? {
         faults.push(lacking(&found.name, &missing));
         found.missing_libraries.push(missing.name);

@@ -133,6 +133,7 @@ async fn hold(
     match server.superuser(&options.roles).await {
         Ok(info) => {
             report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
+            report.tell_what_was_not_looked_at();
             if let Some(references) = &options.references {
                 report.referred = Some(checks::referred(&info, references).await);
             }

@@ -176,6 +176,21 @@ impl Report {
         }
     }
 
+    /// What no fault is about, and a person should know.
+    pub(crate) fn tell_what_was_not_looked_at(&mut self) {
+        let closed = "nobody can connect to it (ALLOW_CONNECTIONS false): nothing in it was looked at";
+        let closed = self.proof.closed_databases.iter().map(|name| (name.clone(), "the database".to_owned(), closed.to_owned()));
+        let stale = self.proof.databases.iter().flat_map(|database| database.stale_collations.iter().map(|stale| (&database.name, stale)));
+        let stale = stale.map(|(name, stale)| {
+            let which = stale.collation.as_ref().map_or_else(|| "its collation".to_owned(), |collation| format!("collation {collation}"));
+            let what = format!("version {} was recorded, this host has {}; restored here: {}", stale.recorded, stale.here, stale.remedy(name));
+            (name.clone(), which, what)
+        });
+        for (database, object, what) in closed.chain(stale).collect::<Vec<_>>() {
+            self.notice(&database, &object, what);
+        }
+    }
+
     pub(crate) fn notice(&mut self, database: &str, object: &str, what: String) {
         self.notices.push(Notice { database: database.to_owned(), object: object.to_owned(), what });
     }

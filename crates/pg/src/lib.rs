@@ -3,6 +3,7 @@
 mod archive_status;
 mod base_backup;
 mod certificate;
+mod collations;
 mod commit_log;
 mod conninfo;
 mod conninfo_kinds;
@@ -46,6 +47,7 @@ mod wire;
 
 pub use archive_status::{waiting_for_archive, waits_for_archive};
 pub use base_backup::{BaseBackup, BaseBackupEnd, BaseBackupOptions, Entry, Item, TablespaceToSend};
+pub use collations::StaleCollation;
 pub use commit_log::CommitLog;
 pub use conninfo::{Address, ConnInfo};
 pub use conninfo_kinds::{Keepalive, RootCert, SslMode, TargetSession, TlsSettings};

@@ -2,6 +2,7 @@
 
 use crate::RescueError;
 use nix::fcntl::{Flock, FlockArg};
+use pg::StaleCollation;
 use restore::{Detour, Target, UNFINISHED, Wish};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -117,6 +118,9 @@ pub struct Journal {
     pub old_log_ended: bool,
     /// The recovered cluster passed what it was asked; false also when it was asked nothing.
     pub validated: bool,
+    /// Collations of which this host has another version, by database.
+    #[serde(default)]
+    pub stale_collations: Vec<(String, StaleCollation)>,
     /// What was there is overwritten, not kept.
     pub rewrites: bool,
     /// Of the backup, configuration from outside the data directory included; 0 until they are restored.
@@ -167,6 +171,7 @@ impl Journal {
             salvaged: None,
             old_log_ended: false,
             validated: false,
+            stale_collations: Vec::new(),
             rewrites: false,
             files: 0,
             bytes: 0,

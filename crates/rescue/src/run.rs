@@ -261,6 +261,11 @@ impl<L: Lent> Rescue<'_, L> {
                 }
                 self.referred = referred;
                 let faults = faults(&proof);
+                let stale = proof.databases.iter().flat_map(|found| found.stale_collations.iter().map(|stale| (found.name.clone(), stale.clone())));
+                self.journal.stale_collations = stale.collect();
+                for name in &proof.closed_databases {
+                    self.notice(format!("nobody can connect to database {name} (ALLOW_CONNECTIONS false): nothing in it was looked at"));
+                }
                 self.journal.validated = proof.outcome() == Outcome::Passed;
                 // A copy to look at serves nobody: what cannot be looked at in it is told, the rest can.
                 match self.options.is_side {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use testkit::bowline::{FINGERPRINT, files_below, wait};
+use testkit::bowline::{FINGERPRINT, files_below, wait, with_digest};
 use testkit::{Bowline, Cluster, RepositoryKind, Restored, full, majors, newest_major};
 
 const TABLES: &str = "
@@ -193,10 +193,12 @@ fn a_second_backup_is_refused_while_one_is_made_and_need_not_wait_for_one_that_w
     wait("it to run", Duration::from_secs(30), || slow.log().contains("backup-begun"));
     let lease = bowline.repository().join("leases/backup.json");
     let text = std::fs::read_to_string(&lease).expect("the lease");
-    let mut other: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let next = other["generation"].as_u64().expect("a number") + 1;
-    (other["generation"], other["token"], other["holder"]) = (next.into(), "00".repeat(16).into(), "elsewhere".into());
-    std::fs::write(&lease, other.to_string()).expect("write");
+    let held: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let (generation, token) = (held["generation"].as_u64().expect("a number"), held["token"].as_str().expect("a word"));
+    let next = format!("\"generation\": {}", generation + 1);
+    let other = text.replace(&format!("\"generation\": {generation}"), &next).replace(token, &"0".repeat(token.len()));
+    assert!(other.contains(&next) && !other.contains(token), "{other}");
+    std::fs::write(&lease, with_digest(&other)).expect("write");
     wait("it to end", Duration::from_secs(120), || slow.has_ended());
     assert!(slow.log().contains("lease-lost"), "{}", slow.log());
     assert_eq!(bowline.ok(&["list"])["backups"].as_array().map(Vec::len), Some(1));

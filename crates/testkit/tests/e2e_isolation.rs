@@ -140,3 +140,26 @@ fn a_tablespace_that_was_created_behind_the_backup_is_not_replayed_into_its_serv
         drop(receiver);
     }
 }
+
+#[test]
+fn what_was_not_looked_at_is_named_and_indexes_by_another_version_of_a_collation_as_well() {
+    for major in outer_majors() {
+        let cluster = Cluster::start(major);
+        let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+        let receiver = bowline.receive();
+        cluster.psql("CREATE DATABASE closed ALLOW_CONNECTIONS false");
+        cluster.psql("CREATE COLLATION mine (provider = libc, locale = 'C.utf8'); CREATE TABLE t (a text); CREATE INDEX by_a ON t (a COLLATE mine)");
+        bowline.ok(&["backup"]);
+        let report = bowline.ok(&["verify"]);
+        assert!(report["notices"].to_string().contains("ALLOW_CONNECTIONS"), "PostgreSQL {major}: {}", report["notices"]);
+        // As it stands after a move to a host whose C library orders otherwise.
+        cluster.psql("UPDATE pg_collation SET collcollate = 'xx_XX.utf8', collversion = '1.0' WHERE collname = 'mine'");
+        bowline.archive_now();
+        let restored = bowline.restore(&["--to", "latest"]);
+        let stale = &restored.result["stale_collations"][0];
+        assert_eq!(stale["recorded"], "1.0", "PostgreSQL {major}: {}", restored.result);
+        assert_eq!(stale["remedy"], "REINDEX INDEX public.by_a; ALTER COLLATION public.mine REFRESH VERSION");
+        drop(restored);
+        drop(receiver);
+    }
+}

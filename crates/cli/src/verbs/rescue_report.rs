@@ -33,6 +33,14 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
     if !journal.validated {
         printer.say("validated    NO: it was not asked, or did not answer as it should");
     }
+    for (database, stale) in &journal.stale_collations {
+        let which = stale.collation.as_ref().map_or_else(|| "its collation".to_owned(), |collation| format!("collation {collation}"));
+        let (number, recorded, here) = (stale.indexes.len(), &stale.recorded, &stale.here);
+        printer.say(format!(
+            "reindex      database {database}: {which} was of version {recorded}, this host has {here}; {number} indexes by it may miss rows:"
+        ));
+        printer.say(format!("             {}", stale.remedy(database)));
+    }
     if let Some(packages) = &journal.packages {
         let number = |name: &str| packages[name].as_u64().unwrap_or_default();
         let (back, size) = (number("absent") + number("different"), bytes(number("bytes_written")));
@@ -106,6 +114,8 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         "recovered": recovered, "validated": journal.validated, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
         "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
         "packages": journal.packages,
+        "stale_collations": journal.stale_collations.iter().map(|(database, stale)| json!({"database": database, "collation": stale.collation,
+            "recorded": stale.recorded, "here": stale.here, "indexes": stale.indexes, "remedy": stale.remedy(database)})).collect::<Vec<_>>(),
         "lost": lost, "loss": taken.map(damage::loss_json),
         "serving_seconds": report.seconds_to_serve(), "rto_seconds": rto.as_secs_f64(), "protected": is_protected,
         "backup": journal.full.as_ref().map(|(backup, _)| backup), "protected_at": journal.full.as_ref().map(|(_, at)| at).filter(|_| is_protected),

@@ -67,6 +67,13 @@ pub const TWINS: &[Twin] = &[
         ("e2e_backup", "a_second_backup_is_refused"),
     ),
     twin(
+        "what a folder stores is not brought to the disk",
+        "crates/store/src/disk/sink.rs",
+        "    file.sync_all()?;\n    place.parent().map_or(Ok(()), sync_folder)",
+        "    let _ = file;\n    place.parent().map_or(Ok(()), sync_folder)",
+        ("durability", "durable_is_what_a_backup_lists"),
+    ),
+    twin(
         "what lies in a tablespace is left out of a backup",
         "crates/capture/src/local.rs",
         "location: manifest_name(&target) })?;\n        self.directory_contents(path)",
