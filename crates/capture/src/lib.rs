@@ -83,7 +83,7 @@ pub struct BackupOptions {
 
 /// Makes a full backup and lists it; what is returned is what can be restored.
 ///
-/// Whatever goes wrong, nothing is listed, and the server leaves backup mode with the session. One at a time, by the lease `backup`
+/// Whatever goes wrong, nothing is listed, and the server leaves backup mode with the session. One at a time, by the lease `full-backup`
 /// of the repository.
 pub async fn backup(
     info: &ConnInfo,

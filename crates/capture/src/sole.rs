@@ -8,7 +8,7 @@ use terms::{Clock, Event, Events};
 use tokio::time::{sleep, timeout};
 
 /// The lease of whoever makes a backup.
-const LEASE: &str = "backup";
+const LEASE: &str = "full-backup";
 /// One that is not heard of for so long has lost it.
 const TTL: Duration = Duration::from_secs(60);
 /// The longest pause between two looks at a lease that another holds.
@@ -28,6 +28,7 @@ pub enum Meanwhile {
 /// That this process makes the backup.
 pub(crate) struct Sole {
     sql: Sql,
+    writer: Writer,
     lease: KeptLease,
 }
 
@@ -42,15 +43,19 @@ impl Sole {
         events: &dyn Events,
     ) -> Result<Self, CaptureError> {
         let sql = Sql::connect(info).await?;
-        let mut contender = Contender::new(writer, LEASE, holder, TTL)?;
-        let mut first: Option<HeldBy> = None;
+        let id = *writer.reader().document().id.bytes();
+        let lock = i64::from_le_bytes([id[0], id[1], id[2], id[3], id[4], id[5], id[6], id[7]]);
+        // Whoever was killed on this host left its lease behind, but not this lock of its session: it need not be waited for. Who has no
+        // lock takes no name that another could succeed to.
+        let contend = |is_locked: bool| match is_locked {
+            true => Ok::<_, CaptureError>(Contender::new(writer, LEASE, holder, TTL)?.succeeding_its_namesake()),
+            false => Ok(Contender::new(writer, LEASE, &format!("{holder}, process {}", std::process::id()), TTL)?),
+        };
+        let mut is_locked = sql.try_lock(lock).await?;
+        let (mut contender, mut first) = (contend(is_locked)?, None::<HeldBy>);
         loop {
-            // Whoever was killed on this host left its lease behind, but not this lock of its session: it need not be waited for.
-            if sql.try_lock(LOCK).await? {
-                contender = contender.succeeding_its_namesake();
-            }
             let held = match contender.attempt(clock.now()).await? {
-                Claim::Acquired(lease) => return Ok(Self { sql, lease: lease.keep() }),
+                Claim::Acquired(lease) => return Ok(Self { sql, writer: writer.clone(), lease: lease.keep() }),
                 Claim::HeldBy(held) => held,
             };
             let lives = first.as_ref().is_some_and(|first| (first.generation, first.renewed) != (held.generation, held.renewed));
@@ -64,6 +69,9 @@ impl Sole {
             let pause = held.wait.clamp(Duration::from_millis(20), LOOK_MAX);
             first.get_or_insert(held);
             sleep(pause).await;
+            if !is_locked && sql.try_lock(lock).await? {
+                (is_locked, contender) = (true, contend(true)?);
+            }
         }
     }
 
@@ -74,10 +82,11 @@ impl Sole {
 
     /// Asked before the backup is listed: one that was stopped for a while may have been succeeded, and does not know.
     pub(crate) async fn prove(&self) -> Result<(), CaptureError> {
-        match self.lease.still_mine().await? {
-            true => Ok(()),
-            false => Err(RepoError::LeaseLost { name: LEASE.to_owned(), holder: String::new() }.into()),
+        if self.lease.still_mine().await? {
+            return Ok(());
         }
+        let found = self.writer.reader().lease(LEASE).await?.filter(|lease| !lease.released);
+        Err(RepoError::LeaseLost { name: LEASE.to_owned(), holder: found.map(|lease| lease.holder).unwrap_or_default() }.into())
     }
 
     pub(crate) async fn release(self) {
@@ -85,6 +94,3 @@ impl Sole {
         drop(timeout(RELEASE_LIMIT, self.lease.release()).await);
     }
 }
-
-/// The lock's number in the server: `bowline` in letters.
-const LOCK: i64 = 0x0062_6f77_6c69_6e65;

@@ -61,9 +61,7 @@ impl Standbys {
                     let keeps = |since: &str| format!("standby {place} keeps WAL for slot {slot} {since}");
                     let visited = timeout(VISIT_LIMIT, tended.visit(&info.clone().only(place), is_waiting, stored)).await;
                     let is_made = matches!(visited, Ok(Ok(Visit::Made)));
-                    if let Ok(Ok(visit)) = &visited {
-                        tended.note(place, visit);
-                    }
+                    tended.note(place, visited.as_ref().ok().and_then(|visited| visited.as_ref().ok()));
                     let (trouble, word) = match visited {
                         Ok(Ok(Visit::Made)) => (None, keeps("from now on")),
                         Ok(Ok(Visit::Fine)) => (None, keeps("again")),
@@ -74,6 +72,13 @@ impl Standbys {
                             format!(
                                 "server {place} still takes writes on timeline {timeline}, which was left: nobody receives its commits. Stop it, \
                                  or make it a standby; its slot {slot} keeps its WAL meanwhile"
+                            ),
+                        ),
+                        Ok(Ok(Visit::Primary(Rank::Closed(timeline)))) => (
+                            Some(Class::Refused),
+                            format!(
+                                "server {place} takes writes on the newer timeline {timeline} and does not let this role replicate: nobody receives its \
+                                 commits. Let it (pg_hba.conf, REPLICATION), or stop the server"
                             ),
                         ),
                         Ok(Ok(Visit::Primary(Rank::Stranger(timeline)))) => (
@@ -118,6 +123,8 @@ enum Rank {
     Own,
     /// It has taken over: its timeline is newer, and came out of the streamed one.
     Successor(Timeline),
+    /// Its timeline is newer, and it does not let us stream.
+    Closed(Timeline),
     /// Its timeline is newer, and never was on the streamed one.
     Stranger(Timeline),
     /// Its timeline is older.
@@ -187,25 +194,22 @@ impl Tended {
             Ok(history) => Ok(rank(found, streamed, history.as_ref())),
             // It may say so at the next visit.
             Err(e) if e.class() == Class::Transient => Err(e),
-            // One that does not let us stream has taken over all the same: staying with the old one would be told by nobody.
-            Err(_) => Ok(Rank::Successor(found)),
+            // To leave a server that streams for one that does not would leave nobody who receives.
+            Err(_) => Ok(Rank::Closed(found)),
         }
     }
 
-    /// Of a server that does not answer its last word counts.
-    fn note(&self, place: &str, visit: &Visit) {
+    /// One that does not answer has not taken over from anybody: as soon as its WAL is stored the coverage mark speaks for it.
+    fn note(&self, place: &str, visit: Option<&Visit>) {
         self.successors.send_if_modified(|known| match visit {
-            Visit::Primary(Rank::Successor(timeline)) => known.insert(place.to_owned(), *timeline) != Some(*timeline),
+            Some(Visit::Primary(Rank::Successor(timeline))) => known.insert(place.to_owned(), *timeline) != Some(*timeline),
             _ => known.remove(place).is_some(),
         });
     }
 }
 
-/// The way through history of a server that is on this timeline; `None` when it has none that can be read.
 async fn history_of(info: &ConnInfo, timeline: Timeline) -> Result<Option<TimelineHistory>, PgError> {
-    let mut connection = Replication::connect(&info.clone().with_application_name(BACKUP)).await?;
-    let found = connection.timeline_history(timeline).await?;
-    Ok(found.and_then(|(_, content)| TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)).ok()))
+    Replication::connect(&info.clone().with_application_name(BACKUP)).await?.history(timeline).await
 }
 
 /// What a server on a newer timeline is that went this way through history.

@@ -228,9 +228,11 @@ impl Daemon {
         {
             return Some("the log is broken: nothing later can be restored without it".into());
         }
+        // It took a whole copy to find the damaged page, and only somebody who repairs it makes the next copy end otherwise.
+        let is_in_vain = plan.name == "backup" && job.last.as_ref().is_some_and(|last| last.slug.as_deref() == Some(PAGE_DAMAGED));
         // What is stored does not lead to now, whoever noticed it: once an hour, until it does.
         let is_holed = newest.is_some() && repository.stored.as_ref().is_none_or(|stored| stored.hole.is_some());
-        if plan.name == "backup" && since_last >= HOLE_AGAIN_SECONDS {
+        if plan.name == "backup" && since_last >= HOLE_AGAIN_SECONDS && !is_in_vain {
             if is_holed {
                 return Some("the stored log has a hole: nothing later can be restored without it".into());
             }
@@ -254,8 +256,7 @@ impl Daemon {
             is_wanted_at_once,
             // A backup has a lease that refuses a second one; two drills would share the disk.
             unended_pause: if plan.name == "drill" { DRILL_UNENDED } else { Duration::ZERO },
-            // It took a whole copy to find the damaged page, and only somebody who repairs it makes the next copy end otherwise.
-            is_in_vain: plan.name == "backup" && job.last.as_ref().is_some_and(|last| last.slug.as_deref() == Some(PAGE_DAMAGED)),
+            is_in_vain,
             now,
         };
         match due(&situation)? {

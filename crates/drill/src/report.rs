@@ -182,9 +182,8 @@ impl Report {
         let closed = self.proof.closed_databases.iter().map(|name| (name.clone(), "the database".to_owned(), closed.to_owned()));
         let stale = self.proof.databases.iter().flat_map(|database| database.stale_collations.iter().map(|stale| (&database.name, stale)));
         let stale = stale.map(|(name, stale)| {
-            let which = stale.collation.as_ref().map_or_else(|| "its collation".to_owned(), |collation| format!("collation {collation}"));
-            let what = format!("version {} was recorded, this host has {}; restored here: {}", stale.recorded, stale.here, stale.remedy(name));
-            (name.clone(), which, what)
+            let what = format!("{}; where it is restored here: {}", stale.words(), stale.remedy(name));
+            (name.clone(), "collations".to_owned(), what)
         });
         for (database, object, what) in closed.chain(stale).collect::<Vec<_>>() {
             self.notice(&database, &object, what);

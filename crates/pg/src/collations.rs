@@ -18,6 +18,12 @@ pub struct StaleCollation {
 }
 
 impl StaleCollation {
+    /// What it is about, for people: `its collation was of version 2.36, this host has 2.41`.
+    pub fn words(&self) -> String {
+        let which = self.collation.as_ref().map_or_else(|| "its collation".to_owned(), |collation| format!("collation {collation}"));
+        format!("{which} was of version {}, this host has {}", self.recorded, self.here)
+    }
+
     /// The statements that put it right, run in `database`.
     pub fn remedy(&self, database: &str) -> String {
         let name = format!("\"{}\"", database.replace('"', "\"\""));

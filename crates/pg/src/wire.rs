@@ -1,11 +1,11 @@
 //! A physical replication connection: the questions a walsender answers besides streaming.
 
-use crate::PgError;
 use crate::conninfo::ConnInfo;
 use crate::dial::{Tries, within_limit};
 use crate::frames::{Frames, columns};
 use crate::login::log_in;
 use crate::session::{admit, major_of};
+use crate::{PgError, TimelineHistory};
 use bytes::Bytes;
 use postgres_protocol::message::frontend;
 use std::str::FromStr;
@@ -135,6 +135,12 @@ impl Replication {
             Err(PgError::Server(said)) if said.code == "58P01" => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The server's way through history to this timeline; `None` when it has none that can be read.
+    pub async fn history(&mut self, timeline: Timeline) -> Result<Option<TimelineHistory>, PgError> {
+        let found = self.timeline_history(timeline).await?;
+        Ok(found.and_then(|(_, content)| TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)).ok()))
     }
 
     /// The value of a setting, as SHOW prints it.

@@ -242,6 +242,7 @@ impl<L: Lent> Rescue<'_, L> {
                 })
                 .await?;
             let (timeline, lsn, last_transaction) = (recovered.timeline, recovered.at, recovered.last_transaction);
+            self.journal.moved.extend(recovered.moved);
             let waited_seconds = recovered.waited.as_secs_f64();
             self.journal.recovered = Some(RecoveredTo { timeline, lsn, last_transaction, waited_seconds });
             self.journal.reach(Stage::Recovered)?;

@@ -46,7 +46,7 @@ pub enum RestoreError {
     Broken { target: String, segment: SegmentName, why: String, class: Class },
     /// The log creates a tablespace where this restore may not write.
     #[error("the log creates tablespace {oid} in {location:?} at {at}, where this restore may not put it")]
-    TablespaceCreated { oid: u32, location: PathBuf, at: Lsn, used: bool },
+    TablespaceCreated { oid: u32, location: PathBuf, at: Lsn },
     /// A segment is that of another cluster.
     #[error("WAL segment {segment} belongs to another cluster")]
     Foreign { segment: SegmentName, wanted: SystemId, found: SystemId },
@@ -211,12 +211,11 @@ impl Explain for RestoreError {
             }
             Self::Foreign { wanted, found, .. } => format!("Its pages are of the cluster with system identifier {found}, not of {wanted}."),
             Self::History { why, .. } => format!("{why} Nothing was touched."),
-            Self::TablespaceCreated { used: true, .. } => {
-                "PostgreSQL replays its creation at that very place, and files of a server are there: this copy would write into them. The server \
-                 that replayed the log was stopped before."
+            Self::TablespaceCreated { .. } => {
+                "PostgreSQL replays its creation at that very place, which may be a running server's: a restore beside production writes nothing \
+                 outside its own place. The server that replayed the log was stopped before."
                     .into()
             }
-            Self::TablespaceCreated { .. } => "PostgreSQL replays its creation at that very place, which does not exist on this host.".into(),
             Self::Broken { why, .. } => format!("{why} The server that replayed the log was stopped, and was not promoted."),
             Self::SeveralPoints { places, .. } => format!("The name was given {} times: {}.", places.len(), places.join(", ")),
             Self::File { source, .. } => format!("{source}."),
@@ -256,15 +255,9 @@ impl Explain for RestoreError {
             Self::SeveralPoints { .. } => "Use one of these positions with --to; nothing was touched.".into(),
             Self::SeveralEpochs { .. } => "Say which one is meant with --backup ID of one of that epoch (bowline list); nothing was touched.".into(),
             Self::Target { hint, .. } => hint.clone(),
-            Self::TablespaceCreated { at, used: true, .. } => {
+            Self::TablespaceCreated { at, .. } => {
                 format!(
-                    "A backup made after {at} has it beside the target: choose one with --backup, or make one now (bowline backup). Or restore to what lies before {at}, or on another host."
-                )
-            }
-            Self::TablespaceCreated { at, location, .. } => {
-                format!(
-                    "Create {} as an empty directory of the server's user and run the restore again, or choose a backup made after {at} with --backup.",
-                    location.display()
+                    "A backup made after {at} has it beside the target: choose one with --backup, or make one now (bowline backup). Or restore to what lies before {at}."
                 )
             }
             Self::HalfRewritten { source, .. } => {

@@ -38,6 +38,8 @@ pub struct Recovered {
     pub last_transaction: Option<String>,
     /// How long replay waited for segments that were still on their way from the store.
     pub waited: Duration,
+    /// What lay where the log created a tablespace, moved from and to.
+    pub moved: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Recovers the cluster in `target` as planned, promotes it and stops it again.
@@ -64,7 +66,7 @@ pub(crate) async fn replay(
         write_signal(target)?;
     }
     let (size, is_side) = (control.segment_size, options.tablespaces.elsewhere.is_some());
-    let lookout = Lookout::new(target, is_side, plan.backup.major, plan.backup.system_id, size, events.clone());
+    let lookout = Lookout::new(target, is_side, plan, size, events.clone());
     let supply = Supply::start(reader, plan, size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, lookout, events)?;
     let mut settings = recovery_settings(plan, plan.last_record);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(&options.program), shell_word(&socket))));
@@ -78,10 +80,10 @@ pub(crate) async fn replay(
     }
     server.stop(StopMode::Fast, STOP_LIMIT).await?;
     supply.settle()?;
-    let waited = supply.waited();
+    let (waited, moved) = (supply.waited(), supply.moved());
     drop(supply);
     drop(fs::remove_dir_all(&spool));
-    let mut recovered = Recovered { waited, ..what_happened(target, &log)? };
+    let mut recovered = Recovered { waited, moved, ..what_happened(target, &log)? };
     // A server that stops at a position does not count the transaction that ends there (access/transam/xlogrecovery.c, recoveryStopsAfter).
     let told = recovered.last_transaction.as_ref().and_then(|told| told.parse::<Timestamp>().ok());
     if let Some(last) = plan.last_replayed.filter(|last| told.is_none_or(|told| told < *last)) {
@@ -229,7 +231,7 @@ fn what_happened(target: &Target, log: &Path) -> Result<Recovered, RestoreError>
     let said = fs::read_to_string(log).unwrap_or_default();
     let last_transaction =
         said.rsplit_once("last completed transaction was at log time ").and_then(|(_, rest)| rest.lines().next()).map(str::to_owned);
-    Ok(Recovered { timeline, at, last_transaction, waited: Duration::ZERO })
+    Ok(Recovered { timeline, at, last_transaction, waited: Duration::ZERO, moved: Vec::new() })
 }
 
 /// Compares where recovery ended with what was promised.

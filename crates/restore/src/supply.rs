@@ -140,6 +140,11 @@ impl Supply {
         self.shelf.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
+    /// What was moved from where the log creates tablespaces.
+    pub(crate) fn moved(&self) -> Vec<(PathBuf, PathBuf)> {
+        self.shelf.lookout.moved()
+    }
+
     /// How long the server waited for segments that were not there when it asked.
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.shelf.waited_micros.load(Ordering::Relaxed))

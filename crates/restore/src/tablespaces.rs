@@ -3,46 +3,67 @@
 //! the server is given the log that does it, the place is looked at.
 
 use crate::RestoreError;
+use crate::plan::{RestorePlan, Stop};
 use crate::target::{Target, move_aside};
-use pg::wal::{RecordKind, RecordWalker, WalSource, may_create_tablespace};
+use pg::wal::{Record, RecordKind, RecordWalker, WalSource, may_create_tablespace};
 use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use terms::{Clock, Event, Events, SegmentName, SegmentSize, SystemClock, SystemId};
+use terms::{Clock, Event, Events, Lsn, SegmentName, SegmentSize, SystemClock, SystemId};
 
 /// Looks at what each segment is about to do.
 pub(crate) struct Lookout {
     target: Target,
-    /// What is there may be a running server's.
+    /// A restore beside production writes nothing outside its own place.
     is_side: bool,
     major: u32,
     system_id: SystemId,
     segment_size: SegmentSize,
-    /// Segments that may create one.
-    suspects: Mutex<HashSet<SegmentName>>,
+    stop: Stop,
+    consistent: Lsn,
+    seen: Mutex<Seen>,
     events: Arc<dyn Events>,
 }
 
+#[derive(Default)]
+struct Seen {
+    /// Segments that may create one.
+    suspects: HashSet<SegmentName>,
+    /// The records for which room was made.
+    done: HashSet<Lsn>,
+    /// What lay there, from and to.
+    moved: Vec<(PathBuf, PathBuf)>,
+}
+
 impl Lookout {
-    pub(crate) fn new(target: &Target, is_side: bool, major: u32, system_id: SystemId, segment_size: SegmentSize, events: Arc<dyn Events>) -> Self {
-        Self { target: target.clone(), is_side, major, system_id, segment_size, suspects: Mutex::default(), events }
+    pub(crate) fn new(target: &Target, is_side: bool, plan: &RestorePlan, segment_size: SegmentSize, events: Arc<dyn Events>) -> Self {
+        Self {
+            target: target.clone(),
+            is_side,
+            major: plan.backup.major,
+            system_id: plan.backup.system_id,
+            segment_size,
+            stop: plan.stop.clone(),
+            consistent: plan.backup.stop.lsn,
+            seen: Mutex::default(),
+            events,
+        }
     }
 
     /// A segment was fetched.
     pub(crate) fn glance(&self, segment: SegmentName, bytes: &[u8]) {
         if may_create_tablespace(bytes) {
-            self.suspects().insert(segment);
+            self.seen().suspects.insert(segment);
         }
     }
 
     /// The server is about to get `segment`, which lies at `path`; `former` is the one before it, where that still lies.
     pub(crate) fn look(&self, segment: SegmentName, path: &Path, former: Option<(SegmentName, &Path)>) -> Result<(), RestoreError> {
         // A record that begins in the former one may end here.
-        let former = former.filter(|(name, path)| self.suspects().contains(name) && path.exists());
-        if former.is_none() && !self.suspects().contains(&segment) {
+        let former = former.filter(|(name, path)| self.seen().suspects.contains(name) && path.exists());
+        if former.is_none() && !self.seen().suspects.contains(&segment) {
             return Ok(());
         }
         let (first, paths) = match former {
@@ -51,75 +72,75 @@ impl Lookout {
         };
         let source = WalSource { major: self.major, system_id: self.system_id, timeline: segment.timeline(), segment_size: self.segment_size };
         let mut walker = RecordWalker::in_segment(source, first.start(self.segment_size));
-        let mut created = Vec::new();
+        let (mut created, mut is_over) = (Vec::new(), false);
         for path in paths {
             let bytes = fs::read(path).map_err(RestoreError::file("read", path))?;
             walker.feed(&bytes, |record| {
-                if let RecordKind::TablespaceCreated { oid, location } = record.kind {
+                is_over |= self.stops_before(&record);
+                if let (RecordKind::TablespaceCreated { oid, location }, false) = (record.kind, is_over) {
                     created.push((oid, location, record.start));
                 }
             });
         }
-        created.into_iter().try_for_each(|(oid, location, at)| match location.as_os_str().is_empty() {
+        for (oid, location, at) in created {
             // In place: a folder of the data directory.
-            true => Ok(()),
-            false => self.make_room(oid, &location).map_err(|why| why.into_error(oid, &location, at)),
-        })
+            if !location.as_os_str().is_empty() && self.seen().done.insert(at) {
+                self.make_room(oid, &location, at)?;
+            }
+        }
+        Ok(())
     }
 
-    fn make_room(&self, oid: u32, location: &Path) -> Result<(), Why> {
-        let link = self.target.data_dir.join("pg_tblspc").join(oid.to_string());
-        if fs::read_link(&link).is_ok_and(|now| now == location) {
-            // What lies there is this restore's own, or it has been replayed before.
+    /// What was moved to make room, from and to.
+    pub(crate) fn moved(&self) -> Vec<(PathBuf, PathBuf)> {
+        self.seen().moved.clone()
+    }
+
+    /// Whether recovery has stopped by then, and this record is never replayed.
+    fn stops_before(&self, record: &Record) -> bool {
+        match &self.stop {
+            Stop::EndOfWal { at } | Stop::Before(at) => record.start >= *at,
+            Stop::Time(time) => record.start >= self.consistent && record.kind.ended_at().is_some_and(|ended| ended > *time),
+            Stop::Consistent => record.start >= self.consistent,
+            // Right behind the restore point: it may have been given before the backup was consistent, too.
+            Stop::Name(_) => false,
+        }
+    }
+
+    fn make_room(&self, oid: u32, location: &Path, at: Lsn) -> Result<(), RestoreError> {
+        if self.is_side {
+            return Err(RestoreError::TablespaceCreated { oid, location: location.to_owned(), at });
+        }
+        if self.is_our_own(location)? {
             return Ok(());
         }
         let there = match fs::read_dir(location) {
             Ok(there) => there,
-            Err(e) if e.kind() == ErrorKind::NotFound && !self.is_side => {
-                self.target.make_dir(location)?;
-                return Ok(());
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => return Err(Why::Absent),
-            Err(e) => return Err(RestoreError::file("read", location)(e).into()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return self.target.make_dir(location),
+            Err(e) => return Err(RestoreError::file("read", location)(e)),
         };
-        // Only a PostgreSQL's own is in the way.
+        // Only a PostgreSQL's own is in the way. Whose the folder is stays as it is: the server says when it is not its own.
         let is_in_the_way = |name: &str| name.starts_with("PG_") && !name.contains(".before-");
         for item in there.flatten().filter(|item| is_in_the_way(&item.file_name().to_string_lossy())) {
-            if self.is_side {
-                return Err(Why::Used);
-            }
             let to = move_aside(&item.path(), SystemClock.now())?;
             self.events.tell(Event::Noticed { what: format!("{} was moved to {}", item.path().display(), to.display()) });
+            self.seen().moved.push((item.path(), to));
         }
-        let owner = self.target.owner;
-        Ok(chown(location, Some(owner.uid), Some(owner.gid)).map_err(RestoreError::file("own", location))?)
+        Ok(())
     }
 
-    fn suspects(&self) -> std::sync::MutexGuard<'_, HashSet<SegmentName>> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a tablespace of the restored cluster lies there: one of the backup's, which the log drops before, or one that was replayed by a
+    /// run that broke off.
+    fn is_our_own(&self, location: &Path) -> Result<bool, RestoreError> {
+        let links = self.target.data_dir.join("pg_tblspc");
+        match fs::read_dir(&links) {
+            Ok(found) => Ok(found.flatten().any(|link| fs::read_link(link.path()).is_ok_and(|place| place == location))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(RestoreError::file("read", &links)(e)),
+        }
     }
-}
 
-/// Why there is no room.
-enum Why {
-    Used,
-    Absent,
-    Other(RestoreError),
-}
-
-impl From<RestoreError> for Why {
-    fn from(why: RestoreError) -> Self {
-        Self::Other(why)
-    }
-}
-
-impl Why {
-    fn into_error(self, oid: u32, location: &Path, at: terms::Lsn) -> RestoreError {
-        let used = match self {
-            Self::Other(why) => return why,
-            Self::Used => true,
-            Self::Absent => false,
-        };
-        RestoreError::TablespaceCreated { oid, location: location.to_owned(), at, used }
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -191,7 +191,7 @@ fn a_second_backup_is_refused_while_one_is_made_and_need_not_wait_for_one_that_w
     // One that was held up, and succeeded by another meanwhile, lists nothing.
     let mut slow = bowline.start("succeeded", bowline.command(&["--json", "backup", "--max-rate", "8MB"]));
     wait("it to run", Duration::from_secs(30), || slow.log().contains("backup-begun"));
-    let lease = bowline.repository().join("leases/backup.json");
+    let lease = bowline.repository().join("leases/full-backup.json");
     let text = std::fs::read_to_string(&lease).expect("the lease");
     let held: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let (generation, token) = (held["generation"].as_u64().expect("a number"), held["token"].as_str().expect("a word"));

@@ -95,6 +95,8 @@ pub struct Expired {
     pub snapshots: Swept,
     /// Folders of backups and snapshots that were begun and never listed.
     pub attempts: Swept,
+    /// Folders with a manifest and no listing, and when each of them goes: one may be a backup whose listing somebody removed.
+    pub unlisted_whole: BTreeMap<String, Timestamp>,
     /// Keys of attempts that are gone.
     pub keys: Swept,
     /// Segments and pieces that neither the plan at the beginning of a grace nor the one at its end keeps; histories stay.
@@ -221,12 +223,15 @@ async fn run(
         backups: Swept::default(),
         snapshots: sweep::buried(BackupKind::Packages, reader, remover, grace).await?,
         attempts: sweep::attempts(kinds, reader, remover, [attempts_grace, whole_grace], &mut state.unlisted_since).await?,
+        unlisted_whole: BTreeMap::new(),
         keys: sweep::keys(kinds, reader, remover, Grace { length: options.attempts_grace * KEY_GRACES, ..grace }).await?,
         wal: Swept::default(),
         pieces: Swept::default(),
         uploads: store::end_abandoned_uploads(remover, now).await?.len(),
         plans: Plans { backups: None, snapshots, reachable },
     };
+    let goes_at = |since: &Timestamp| since.plus_micros(i64::try_from(whole_grace.length.as_micros()).unwrap_or(i64::MAX));
+    done.unlisted_whole = state.unlisted_since.iter().map(|(folder, since)| (folder.clone(), goes_at(since))).collect();
     if let Some((plan, candidates)) = own {
         // What an interrupted run unlisted counts, too.
         state.has_expired |= !done.unlisted.is_empty() || !reader.tombstones_of(BackupKind::Full).await?.is_empty();

@@ -50,8 +50,7 @@ pub(crate) async fn look(
 /// `None` where it does not tell; nobody need be told of that here, the receiver asks the same.
 async fn history_of(timeline: Timeline, info: ConnInfo) -> Option<TimelineHistory> {
     let mut connection = Replication::connect(&info).await.ok()?;
-    let (_, content) = connection.timeline_history(timeline).await.ok()??;
-    TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content)).ok()
+    connection.history(timeline).await.ok()?
 }
 
 /// How many bytes of its log this server has that are not stored, and for how many seconds commits are exposed; `None` when nobody can

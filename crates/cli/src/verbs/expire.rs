@@ -111,7 +111,8 @@ fn list(ids: &[BackupId]) -> String {
 
 /// What was done; `kept`: the bucket keeps versions, so that what is removed is hidden, and free only later.
 fn tell(done: &Expired, is_locked: bool, kept: Option<&OldVersions>, printer: &Printer) {
-    let later = if kept.is_some() { "are hidden" } else { "go" };
+    let is_kept = kept.is_some_and(|kept| kept.unknown.is_none());
+    let later = if is_kept { "are hidden" } else { "go" };
     for (what, none, unlisted) in [
         ("backups", done.plans.backups.is_some(), &done.unlisted),
         ("snapshots of packages", !done.plans.snapshots.verdicts.is_empty(), &done.unlisted_snapshots),
@@ -132,10 +133,10 @@ fn tell(done: &Expired, is_locked: bool, kept: Option<&OldVersions>, printer: &P
         ("pieces whose segment is stored whole", &done.pieces),
     ] {
         if *objects > 0 {
-            let word = match (is_locked, kept) {
+            let word = match (is_locked, is_kept) {
                 (true, _) => "hid (until their locks end)",
-                (false, Some(_)) => "hid",
-                (false, None) => "removed",
+                (false, true) => "hid",
+                (false, false) => "removed",
             };
             is_hidden |= kept.is_some();
             printer.say(format!("{word} {objects} objects ({}) of {what}", bytes(*size)));
@@ -143,6 +144,12 @@ fn tell(done: &Expired, is_locked: bool, kept: Option<&OldVersions>, printer: &P
     }
     if let Some(kept) = kept.filter(|_| is_hidden) {
         printer.say(kept.fate());
+    }
+    for (folder, at) in &done.unlisted_whole {
+        let whose = "an attempt that broke off at its end, or a backup whose listing somebody removed";
+        printer.say(format!(
+            "{folder} has a manifest and no listing ({whose}): it goes after {at}, unless backup.json comes back from a copy of the store"
+        ));
     }
     if done.uploads > 0 {
         printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));

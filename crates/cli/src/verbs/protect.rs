@@ -8,7 +8,7 @@ use crate::verbs::{backup, beside, packages};
 use crate::wiring::Wiring;
 use capture::{Meanwhile, Salvaged};
 use checks::Referred;
-use pg::{CONTROL_FILE, ControlFile, Replication, Sql, TimelineHistory};
+use pg::{CONTROL_FILE, ControlFile, Replication, Sql};
 use repo::{Coverage, Reader};
 use rescue::{Lent, Salvage};
 use restore::{Detour, RestorePlan};
@@ -105,11 +105,14 @@ impl Protector<'_> {
                 "Set [postgres] conninfo right, then run the same restore again: only protection is missing.",
             ));
         };
-        self.leave_the_former(&sql, &reader, facts.segment_size, timeline).await?;
-        // What is written from here on must not be thrown away before it is stored.
-        if sql.slot(slot).await?.is_none() {
-            sql.create_physical_slot(slot).await?;
+        // What is written from here on must not be thrown away before it is stored. A receiver that came back makes it as well.
+        if sql.slot(slot).await?.is_none()
+            && let Err(error) = sql.create_physical_slot(slot).await
+            && sql.slot(slot).await?.is_none()
+        {
+            return Err(error.into());
         }
+        self.leave_the_former(&sql, &reader, facts.segment_size, timeline).await?;
         let wanted = sql.current_lsn().await?;
         if let Some(command) = &wal.start {
             rescue::run_command("start the WAL receiver", command, START_LIMIT).await?;
@@ -149,8 +152,7 @@ impl Protector<'_> {
             return Ok(());
         }
         let mut connection = Replication::connect(&self.wiring.conninfo()?.only(&sql.peer().address)).await?;
-        let Some((_, content)) = connection.timeline_history(timeline).await? else { return Ok(()) };
-        let history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))?;
+        let Some(history) = connection.history(timeline).await? else { return Ok(()) };
         let Some(begin) = history.begin_of(timeline).filter(|_| history.begin_of(mark.timeline).is_none()) else { return Ok(()) };
         self.wiring.writer().await?.cover(&Coverage::new(system_id, timeline, begin.segment_start(size), mark.time)).await?;
         let left = mark.timeline;

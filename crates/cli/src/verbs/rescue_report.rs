@@ -34,11 +34,8 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         printer.say("validated    NO: it was not asked, or did not answer as it should");
     }
     for (database, stale) in &journal.stale_collations {
-        let which = stale.collation.as_ref().map_or_else(|| "its collation".to_owned(), |collation| format!("collation {collation}"));
-        let (number, recorded, here) = (stale.indexes.len(), &stale.recorded, &stale.here);
-        printer.say(format!(
-            "reindex      database {database}: {which} was of version {recorded}, this host has {here}; {number} indexes by it may miss rows:"
-        ));
+        let number = stale.indexes.len();
+        printer.say(format!("reindex      database {database}: {}; {number} indexes by it may miss rows:", stale.words()));
         printer.say(format!("             {}", stale.remedy(database)));
     }
     if let Some(packages) = &journal.packages {

@@ -9,7 +9,11 @@ use super::record::{RECORD_HEADER, RecordHeader};
 pub fn may_create_tablespace(segment: &[u8]) -> bool {
     let Some(first) = segment.first_chunk().map(PageHeader::read) else { return true };
     let log = Log { bytes: segment };
-    let mut at = if first.continues_record() { aligned(first.rest as usize) } else { 0 };
+    let rest = if first.continues_record() { first.rest as usize } else { 0 };
+    if rest > 0 && log.is_overwritten(0, rest) {
+        return true;
+    }
+    let mut at = aligned(rest);
     while at < log.len() {
         let Some(fixed) = log.header(at) else { return true };
         let header = RecordHeader::read(&fixed);

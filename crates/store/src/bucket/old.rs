@@ -24,7 +24,7 @@ impl OldVersions {
     pub fn fate(&self) -> String {
         let set = "a lifecycle rule that ends old versions frees it, which bowline init --bucket sets";
         match (&self.unknown, self.freed_after_days) {
-            (Some(why), _) => format!("whether the bucket ever frees what was hidden is not known ({why}): {set}"),
+            (Some(why), _) => format!("whether the bucket keeps versions of what was removed, and ever frees them, is not known ({why}): {set}"),
             (None, Some(days)) => format!("the bucket keeps versions, and its lifecycle rule frees what was hidden {days} days after that"),
             (None, None) => format!("the bucket keeps versions and has no rule that frees them, so nothing that was hidden is freed: {set}"),
         }

@@ -63,7 +63,7 @@ pub const TWINS: &[Twin] = &[
         "whoever makes a backup lets another make one, too",
         "crates/capture/src/sole.rs",
         "if lives && meanwhile == Meanwhile::Refuse {",
-        "if lives && meanwhile == Meanwhile::Refuse {\n                return Ok(Self { sql, lease: contender.succeeding_its_namesake().acquire(clock).await?.keep() });\n            }\n            if false {",
+        "if lives && meanwhile == Meanwhile::Wait {",
         ("e2e_backup", "a_second_backup_is_refused"),
     ),
     twin(
