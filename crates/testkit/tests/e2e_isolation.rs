@@ -153,7 +153,7 @@ fn what_was_not_looked_at_is_named_and_indexes_by_another_version_of_a_collation
         cluster.psql("CREATE COLLATION mine (provider = libc, locale = 'C.utf8'); CREATE TABLE t (a text); CREATE INDEX by_a ON t (a COLLATE mine)");
         bowline.ok(&["backup"]);
         let report = bowline.ok(&["verify"]);
-        assert!(report["notices"].to_string().contains("ALLOW_CONNECTIONS"), "PostgreSQL {major}: {}", report["notices"]);
+        assert!(report["report"]["notices"].to_string().contains("ALLOW_CONNECTIONS"), "PostgreSQL {major}: {report}");
         // As it stands after a move to a host whose C library orders otherwise.
         cluster.psql("UPDATE pg_collation SET collcollate = 'xx_XX.utf8', collversion = '1.0' WHERE collname = 'mine'");
         bowline.archive_now();

@@ -39,10 +39,10 @@ pub const TWINS: &[Twin] = &[
         ("e2e_isolation", "a_side_restore_is_deaf"),
     ),
     twin(
-        "a place that a server uses is taken for free",
+        "a restore beside production may write outside its place",
         "crates/restore/src/tablespaces.rs",
-        "            if self.is_side {\n                return Err(Why::Used);",
-        "            if false {\n                return Err(Why::Used);",
+        "        if self.is_side {\n            return Err(RestoreError::TablespaceCreated",
+        "        if false {\n            return Err(RestoreError::TablespaceCreated",
         ("e2e_isolation", "a_tablespace_that_was_created_behind_the_backup"),
     ),
     twin(
