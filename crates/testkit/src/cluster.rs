@@ -197,6 +197,13 @@ impl Cluster {
     pub fn tablespace_dir(&self, name: &str) -> PathBuf {
         self.home.join(format!("space-{name}"))
     }
+    /// Creates a tablespace of this name there, in a server that runs already.
+    pub fn create_tablespace(&self, name: &str) -> PathBuf {
+        let place = self.tablespace_dir(name);
+        self.psql(&format!("\\! mkdir {}", place.display()));
+        self.psql(&format!("CREATE TABLESPACE {name} LOCATION '{}'", place.display()));
+        place
+    }
     /// The directory of the Unix socket.
     pub fn socket_dir(&self) -> PathBuf {
         self.home.join("s")

@@ -141,9 +141,7 @@ fn a_tablespace_that_the_log_creates_is_made_anew_and_the_old_files_stay_beside_
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let receiver = bowline.receive();
         bowline.ok(&["backup"]);
-        let place = cluster.tablespace_dir("later");
-        cluster.psql(&format!("\\! mkdir {}", place.display()));
-        cluster.psql(&format!("CREATE TABLESPACE later LOCATION '{}'", place.display()));
+        let place = cluster.create_tablespace("later");
         cluster.psql("CREATE TABLE t TABLESPACE later AS SELECT generate_series(1, 1000) AS a");
         let good = SystemClock.now();
         std::thread::sleep(Duration::from_millis(20));

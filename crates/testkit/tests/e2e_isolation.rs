@@ -111,9 +111,7 @@ fn a_tablespace_that_was_created_behind_the_backup_is_not_replayed_into_its_serv
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         let receiver = bowline.receive();
         bowline.ok(&["backup"]);
-        let place = cluster.tablespace_dir("later");
-        cluster.psql(&format!("\\! mkdir {}", place.display()));
-        cluster.psql(&format!("CREATE TABLESPACE later LOCATION '{}'", place.display()));
+        let place = cluster.create_tablespace("later");
         cluster.psql("CREATE TABLE t TABLESPACE later AS SELECT generate_series(1, 1000) AS a; CHECKPOINT");
         bowline.archive_now();
         let seen = || {
