@@ -217,21 +217,21 @@ async fn run(
     let kinds: &[BackupKind] = if own.is_some() { &[BackupKind::Full, BackupKind::Packages] } else { &[BackupKind::Packages] };
     let attempts_grace = Grace { length: options.attempts_grace, ..grace };
     let whole_grace = Grace { length: options.attempts_grace * MANIFEST_GRACES, ..grace };
+    let (attempts, going) = sweep::attempts(kinds, reader, remover, [attempts_grace, whole_grace], &mut state.unlisted_since).await?;
+    let goes_at = |since: Timestamp| since.plus_micros(i64::try_from(whole_grace.length.as_micros()).unwrap_or(i64::MAX));
     let mut done = Expired {
         unlisted,
         unlisted_snapshots,
         backups: Swept::default(),
         snapshots: sweep::buried(BackupKind::Packages, reader, remover, grace).await?,
-        attempts: sweep::attempts(kinds, reader, remover, [attempts_grace, whole_grace], &mut state.unlisted_since).await?,
-        unlisted_whole: BTreeMap::new(),
+        attempts,
+        unlisted_whole: going.into_iter().map(|(folder, since)| (folder, goes_at(since))).collect(),
         keys: sweep::keys(kinds, reader, remover, Grace { length: options.attempts_grace * KEY_GRACES, ..grace }).await?,
         wal: Swept::default(),
         pieces: Swept::default(),
         uploads: store::end_abandoned_uploads(remover, now).await?.len(),
         plans: Plans { backups: None, snapshots, reachable },
     };
-    let goes_at = |since: &Timestamp| since.plus_micros(i64::try_from(whole_grace.length.as_micros()).unwrap_or(i64::MAX));
-    done.unlisted_whole = state.unlisted_since.iter().map(|(folder, since)| (folder.clone(), goes_at(since))).collect();
     if let Some((plan, candidates)) = own {
         // What an interrupted run unlisted counts, too.
         state.has_expired |= !done.unlisted.is_empty() || !reader.tombstones_of(BackupKind::Full).await?.is_empty();

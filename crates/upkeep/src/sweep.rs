@@ -101,14 +101,14 @@ fn purpose(kind: BackupKind) -> KeyPurpose {
 /// Folders of attempts that never became a backup or a snapshot, and in which nothing was written for the first of these graces.
 ///
 /// One with a manifest may have been one whose listing somebody removed: it is whole perhaps. It goes when runs have seen it so for the
-/// second grace (`seen`: since when, by folder), and never where a scrub knew it listed: then people are told, and it is theirs to mend.
+/// second grace (`seen`: since when, by folder), and never where a scrub knew it listed: then people are told, and it is theirs to mend. Gives those that wait for that, too.
 pub(crate) async fn attempts(
     kinds: &[BackupKind],
     reader: &Reader,
     remover: &dyn Remove,
     [grace, of_manifests]: [Grace; 2],
     seen: &mut BTreeMap<String, Timestamp>,
-) -> Result<Swept, UpkeepError> {
+) -> Result<(Swept, BTreeMap<String, Timestamp>), UpkeepError> {
     let mut swept = Swept::default();
     // What a later snapshot refers to stays, whether its own listing is there or not.
     let needed: BTreeSet<BackupId> = reader.snapshots().await?.into_iter().flat_map(|snapshot| snapshot.needs).collect();
@@ -121,7 +121,7 @@ pub(crate) async fn attempts(
         Err(_) => None,
     };
     let was_listed = |folder: &str| scrubbed.as_ref().is_none_or(|units| units.contains_key(folder));
-    let mut still = BTreeMap::new();
+    let (mut still, mut going) = (BTreeMap::new(), BTreeMap::new());
     for kind in kinds {
         for id in folders(*kind, remover).await? {
             if (*kind == BackupKind::Packages && needed.contains(&id)) || buried.contains(&(Some(*kind), id)) {
@@ -135,7 +135,11 @@ pub(crate) async fn attempts(
             if objects.iter().any(|object| object.path.name() == "manifest") {
                 let since = seen.get(&folder).copied().unwrap_or(grace.now);
                 still.insert(folder.clone(), since);
-                if was_listed(&folder) || !of_manifests.is_over(since) {
+                if was_listed(&folder) {
+                    continue;
+                }
+                if !of_manifests.is_over(since) {
+                    going.insert(folder, since);
                     continue;
                 }
             }
@@ -153,7 +157,7 @@ pub(crate) async fn attempts(
         }
     }
     *seen = still;
-    Ok(swept)
+    Ok((swept, going))
 }
 
 async fn folders(kind: BackupKind, remover: &dyn Remove) -> Result<Vec<BackupId>, UpkeepError> {
