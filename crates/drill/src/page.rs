@@ -16,7 +16,7 @@ td,th{padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line);vertical-
 td span,th{white-space:nowrap}.facts th{width:13rem}\
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}code{font-family:ui-monospace,monospace;font-size:.9em}\
 .wide{overflow-x:auto}\
-@media(max-width:40rem){td span,th,td.n,th.n{white-space:normal}td,th{padding-right:.5rem}.facts th{width:auto}}";
+@media(max-width:40rem){td span,th,th.n,td.n:nth-child(n+3){white-space:normal}td,th{padding-right:.5rem}.facts th{width:auto}}";
 
 /// The page.
 pub fn page(report: &Report) -> String {

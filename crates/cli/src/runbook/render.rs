@@ -12,7 +12,7 @@ pre.expect{background:none;border-left:.25rem solid var(--line);border-radius:0;
 table{border-collapse:collapse;width:100%}th{text-align:left;font-weight:600;white-space:nowrap;color:var(--soft)}\
 td,th{padding:.3rem .9rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}\
 .soft{color:var(--soft);margin-bottom:.2rem}@media print{h2{break-before:auto}pre{white-space:pre-wrap}}\
-@media(max-width:40rem){pre{white-space:pre-wrap;overflow-wrap:anywhere}th{white-space:normal}}";
+@media(max-width:40rem){pre{white-space:pre-wrap;overflow-wrap:anywhere}th{white-space:normal;overflow-wrap:normal}}";
 
 /// As Markdown.
 pub fn markdown(parts: &[Part]) -> String {
