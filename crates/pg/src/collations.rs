@@ -63,11 +63,4 @@ impl Sql {
         };
         rows.iter().map(stale).collect()
     }
-
-    /// The databases that nobody can connect to, but for the one that never can (`template0`).
-    pub async fn closed_databases(&self) -> Result<Vec<String>, PgError> {
-        let doing = "list the databases";
-        let text = "SELECT datname::text FROM pg_database WHERE NOT datallowconn AND datname <> 'template0' ORDER BY 1";
-        self.rows(doing, text, &[]).await?.iter().map(|row| self.get(row, 0, doing)).collect()
-    }
 }

@@ -84,6 +84,13 @@ impl Sql {
         rows.iter().map(|row| self.get(row, 0, doing)).collect()
     }
 
+    /// The databases that nobody can connect to, but for the one that never can (`template0`).
+    pub async fn closed_databases(&self) -> Result<Vec<String>, PgError> {
+        let doing = "list the databases";
+        let text = "SELECT datname::text FROM pg_database WHERE NOT datallowconn AND datname <> 'template0' ORDER BY 1";
+        self.rows(doing, text, &[]).await?.iter().map(|row| self.get(row, 0, doing)).collect()
+    }
+
     /// Makes amcheck available in this database, at the version that this server ships.
     pub async fn make_amcheck(&self) -> Result<Amcheck, PgError> {
         let doing = "install amcheck";

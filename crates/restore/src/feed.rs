@@ -5,7 +5,7 @@ use crate::delta::Ground;
 use crate::files::{CONTROL_FILE_LATER, Restored, TablespaceMap};
 use crate::paths::{decode, inside, stays_inside};
 use crate::place::{Item, PackHandle, Place, Shared, Span};
-use crate::target::move_aside;
+use crate::target::clear_tablespace;
 use crossbeam_channel::Sender;
 use pg::CONTROL_FILE;
 use repo::{ChunkRef, Entry, FileBody, ManifestReader};
@@ -115,15 +115,7 @@ impl<'a> Feeder<'a> {
             target.make_dir(&place)?;
         }
         chown(&place, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &place))?;
-        // Only what a PostgreSQL of this cluster could have put there is in the way.
-        for item in fs::read_dir(&place).map_err(RestoreError::file("read", &place))?.flatten() {
-            let name = item.file_name();
-            let is_in_the_way = name.to_string_lossy().starts_with("PG_") && !name.to_string_lossy().contains(".before-");
-            if is_in_the_way && !self.ground.keeps_in_tablespace(oid, &name) {
-                let to = move_aside(&item.path(), self.now)?;
-                self.restored.moved.push((item.path(), to));
-            }
-        }
+        self.restored.moved.extend(clear_tablespace(&place, self.now, |name| self.ground.keeps_in_tablespace(oid, name))?);
         let link = target.data_dir.join("pg_tblspc").join(oid.to_string());
         if link.parent().is_some_and(|p| !p.exists()) {
             self.directory(Path::new("pg_tblspc"), 0o700)?;

@@ -40,19 +40,20 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
     if let Some(bytes) = reader.fetch_wal(system_id, name).await? {
         return deliver(&bytes);
     }
+    // It may be stored while the questions below are asked.
+    let unless_stored_meanwhile = async |why: RestoreError| match reader.fetch_wal(system_id, name).await? {
+        Some(bytes) => deliver(&bytes),
+        None => Err(why),
+    };
     if let WalName::History(timeline) = name {
         let stored = match follows {
             // The first timeline has no history.
             Follows::Newest if *timeline != Timeline::FIRST => reader.timelines_from(system_id, *timeline).await?,
             _ => Vec::new(),
         };
-        if stored.is_empty() {
-            return Ok(Fetched::Absent);
-        }
-        // It may have been stored between these questions.
-        return match reader.fetch_wal(system_id, name).await? {
-            Some(bytes) => deliver(&bytes),
-            None => Err(RestoreError::Skipped { name: name.to_string(), stored }),
+        return match stored.is_empty() {
+            true => Ok(Fetched::Absent),
+            false => unless_stored_meanwhile(RestoreError::Skipped { name: name.to_string(), stored }).await,
         };
     }
     let once = once_stored(reader, system_id, name).await?;
@@ -61,24 +62,16 @@ pub async fn fetch(reader: &Reader, system_id: SystemId, name: &WalName, to: &Pa
         return deliver(&bytes);
     }
     if let Some(why) = was_longer(reader, system_id, name, once, stored.as_ref()).await? {
-        // It may have been stored between these questions.
-        return match reader.fetch_wal(system_id, name).await? {
-            Some(bytes) => deliver(&bytes),
-            None => Err(RestoreError::Fetch { name: name.to_string(), why }),
-        };
+        return unless_stored_meanwhile(RestoreError::Fetch { name: name.to_string(), why }).await;
     }
     match (reader.wal_after(system_id, name).await?, stored) {
         // The end of the log: the server reads as far as it goes.
         (None, Some((beginning, size))) => beginning.padded(size).map_or(Ok(Fetched::Absent), |bytes| deliver(&bytes)),
         (None, None) => Ok(Fetched::Absent),
         (Some(later), beginning) => {
-            // It may have been stored between these questions.
-            if let Some(bytes) = reader.fetch_wal(system_id, name).await? {
-                return deliver(&bytes);
-            }
             let how = if beginning.is_some() { "Only its beginning is" } else { "It is not" };
             let why = format!("{how} in the repository, but {later} is: this is a hole, not the end of the log.");
-            Err(RestoreError::Fetch { name: name.to_string(), why })
+            unless_stored_meanwhile(RestoreError::Fetch { name: name.to_string(), why }).await
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::RestoreError;
 use crate::plan::{RestorePlan, Stop};
-use crate::target::{Target, move_aside};
+use crate::target::{Target, clear_tablespace};
 use pg::wal::{Record, RecordKind, RecordWalker, WalSource, may_create_tablespace};
 use std::collections::HashSet;
 use std::fs;
@@ -114,17 +114,13 @@ impl Lookout {
         if self.is_our_own(location)? {
             return Ok(());
         }
-        let there = match fs::read_dir(location) {
-            Ok(there) => there,
-            Err(e) if e.kind() == ErrorKind::NotFound => return self.target.make_dir(location),
-            Err(e) => return Err(RestoreError::file("read", location)(e)),
-        };
-        // Only a PostgreSQL's own is in the way. Whose the folder is stays as it is: the server says when it is not its own.
-        let is_in_the_way = |name: &str| name.starts_with("PG_") && !name.contains(".before-");
-        for item in there.flatten().filter(|item| is_in_the_way(&item.file_name().to_string_lossy())) {
-            let to = move_aside(&item.path(), SystemClock.now())?;
-            self.events.tell(Event::Noticed { what: format!("{} was moved to {}", item.path().display(), to.display()) });
-            self.seen().moved.push((item.path(), to));
+        if !location.exists() {
+            return self.target.make_dir(location);
+        }
+        // Whose the folder is stays as it is: the server says when it is not its own.
+        for (from, to) in clear_tablespace(location, SystemClock.now(), |_| false)? {
+            self.events.tell(Event::Noticed { what: format!("{} was moved to {}", from.display(), to.display()) });
+            self.seen().moved.push((from, to));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use crate::RestoreError;
 use nix::unistd::{User, geteuid};
 use pg::{Owner, owner_of, server_running_in};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -152,10 +153,25 @@ impl Target {
 }
 
 /// Renames `path` to a name that says when it was put aside.
-pub(crate) fn move_aside(path: &Path, now: Timestamp) -> Result<PathBuf, RestoreError> {
+fn move_aside(path: &Path, now: Timestamp) -> Result<PathBuf, RestoreError> {
     let to = not_taken(before(path, now));
     rename(path, &to)?;
     Ok(to)
+}
+
+/// Moves out of a tablespace's place what a PostgreSQL of this cluster put there and `keeps` does not want to stay; from and to. Whatever
+/// else lies there is in nobody's way.
+pub(crate) fn clear_tablespace(place: &Path, now: Timestamp, keeps: impl Fn(&OsStr) -> bool) -> Result<Vec<(PathBuf, PathBuf)>, RestoreError> {
+    let mut moved = Vec::new();
+    for item in fs::read_dir(place).map_err(RestoreError::file("read", place))?.flatten() {
+        let name = item.file_name();
+        let is_in_the_way = name.to_string_lossy().starts_with("PG_") && !name.to_string_lossy().contains(".before-");
+        if is_in_the_way && !keeps(&name) {
+            let to = move_aside(&item.path(), now)?;
+            moved.push((item.path(), to));
+        }
+    }
+    Ok(moved)
 }
 
 /// The name beside `path` that says when it was put aside.

@@ -526,18 +526,19 @@ fn judge_room(facts: &Facts, found: &mut Found) {
             let expired = facts.repository.seen().map(|repository| &repository.expired).filter(|expired| expired.backups > 0);
             // All versions count, and a removal only hides: what is promised is what the bucket does.
             let fate = capacity.old_versions.as_ref().map(OldVersions::fate);
+            let (goes, go) = match capacity.old_versions.as_ref().is_some_and(OldVersions::are_kept) {
+                true => ("hidden", "nothing more is hidden"),
+                false => ("removed", "nothing can go"),
+            };
             let hint = match (expired, fate) {
                 (Some(expired), fate) => format!(
-                    "{} expired backups ({}) are {} when their grace is over{}. Make room: a larger quota, fewer dailies in [retention].",
+                    "{} expired backups ({}) are {goes} when their grace is over{}. Make room: a larger quota, fewer dailies in [retention].",
                     expired.backups,
                     bytes(expired.bytes),
-                    if fate.is_some() { "hidden" } else { "removed" },
                     fate.map(|fate| format!("; {fate}")).unwrap_or_default()
                 ),
                 (None, Some(fate)) => {
-                    format!(
-                        "Nothing is expired, so nothing more is hidden by itself; {fate}. Make room: a larger quota, or fewer backups in [retention]."
-                    )
+                    format!("Nothing is expired, so {go} by itself; {fate}. Make room: a larger quota, or fewer backups in [retention].")
                 }
                 (None, None) => {
                     "Nothing is expired: nothing can go by itself. Make room: a larger quota, or fewer backups in [retention].".to_owned()

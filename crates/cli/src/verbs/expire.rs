@@ -111,7 +111,7 @@ fn list(ids: &[BackupId]) -> String {
 
 /// What was done; `kept`: the bucket keeps versions, so that what is removed is hidden, and free only later.
 fn tell(done: &Expired, is_locked: bool, kept: Option<&OldVersions>, printer: &Printer) {
-    let is_kept = kept.is_some_and(|kept| kept.unknown.is_none());
+    let is_kept = kept.is_some_and(OldVersions::are_kept);
     let later = if is_kept { "are hidden" } else { "go" };
     for (what, none, unlisted) in [
         ("backups", done.plans.backups.is_some(), &done.unlisted),

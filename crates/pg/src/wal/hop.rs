@@ -64,7 +64,7 @@ impl Log<'_> {
     }
     /// Whether a page between says that what goes on there is not the rest of this record.
     fn is_overwritten(&self, from: usize, to: usize) -> bool {
-        let pages = Self::place(from).0 + 1..=Self::place(to.min(self.len()) - 1).0;
+        let pages = Self::place(from).0 + 1..=Self::place(to.min(self.len()).saturating_sub(1)).0;
         let headers = pages.filter_map(|page| self.bytes.get(page * WAL_PAGE_SIZE..)?.first_chunk().map(PageHeader::read));
         headers.into_iter().any(|header| header.overwrites_record())
     }

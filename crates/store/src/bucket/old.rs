@@ -20,6 +20,11 @@ impl OldVersions {
         Self { freed_after_days: None, unknown: Some(why.into()) }
     }
 
+    /// Whether it is known that what is removed is only hidden.
+    pub fn are_kept(&self) -> bool {
+        self.unknown.is_none()
+    }
+
     /// What becomes of what was removed, and the next step where one is needed: half a sentence, for people.
     pub fn fate(&self) -> String {
         let set = "a lifecycle rule that ends old versions frees it, which bowline init --bucket sets";
