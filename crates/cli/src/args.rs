@@ -9,7 +9,7 @@ use terms::{BackupId, Clock, ParseError, RecoveryTarget, SystemClock, Timeline, 
 #[derive(Debug, Parser)]
 #[command(name = "bowline", version, propagate_version = true, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage, 3 something is missing, 4 refused, 5 transient (try again), 6 damaged, 7 held by another."
+    after_help = "Exit codes: 0 done, 1 unclassified (and the verdict of status and doctor: something is critical), 2 usage, 3 something is missing, 4 refused, 5 transient (try again), 6 damaged, 7 held by another, 70 a bug of Bowline's."
 )]
 pub struct Args {
     #[command(flatten)]
@@ -265,6 +265,9 @@ pub struct Goal {
     ///
     /// xid:NUMBER is up to the end of that transaction, as pg_current_xact_id() named it; the log knows its low 32 bits only. All of the log
     /// behind a backup may have to be read to find it.
+    ///
+    /// "before xid:NUMBER" leaves that transaction out, "before TIME" what ended at that very microsecond. An LSN is a position between
+    /// records: whatever ends by it is in.
     ///
     /// After bowline init --new-epoch a time before the upgrade brings back the cluster of that time, with its PostgreSQL's programs;
     /// latest and immediate are the present cluster's.

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod complaint;
+mod kept;
 mod packages;
 
 pub use alerts::Alerts;
@@ -180,6 +181,10 @@ pub struct Daemon {
     ///
     /// Default: `true`.
     pub drill: Option<bool>,
+    /// Whether the daemon expires. If not, another host must, with a credential that may remove, at least each day.
+    ///
+    /// Default: `true`.
+    pub expire: Option<bool>,
     /// How often everything is looked at.
     ///
     /// Default: `10s`.
@@ -650,14 +655,6 @@ impl Config {
         if let Some(org) = &common.org {
             config.org.clone_from(org);
         }
-        config.check()?;
-        Ok(config)
-    }
-
-    /// The configuration that a repository keeps, for a machine that has none. How the repository was opened is how it is opened still.
-    pub fn kept(text: &str, place: &Path, opened: Self) -> Result<Self, Fault> {
-        let kept = Self::parse(text, place)?;
-        let config = Self { org: opened.org, repository: opened.repository, path: None, ..kept };
         config.check()?;
         Ok(config)
     }

@@ -196,7 +196,11 @@ impl Daemon {
         let underway = self.office.underway();
         for plan in &loaded.settings.jobs {
             // What is left to somebody else is watched all the same: when it is missed, that is told.
-            let is_ours = loaded.holds_drills || plan.name != "drill";
+            let is_ours = match plan.name {
+                "drill" => loaded.holds_drills,
+                "expire" => loaded.expires,
+                _ => true,
+            };
             if is_ours
                 && !underway.contains_key(plan.name)
                 && self.not_before.get(plan.name).is_none_or(|time| Instant::now() >= *time)

@@ -54,6 +54,8 @@ pub struct Loaded {
     pub receives: bool,
     /// Whether it begins drills, or only watches that somebody holds them.
     pub holds_drills: bool,
+    /// Whether it expires, or only watches that somebody does.
+    pub expires: bool,
     /// The pause between two looks at everything.
     pub watch_interval: Duration,
     /// Of the daemon's lease: unrenewed for so long it is free to others. Only that of the first load counts.

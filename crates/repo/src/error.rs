@@ -206,7 +206,7 @@ impl Explain for RepoError {
             Self::NoRecipient { wrapped_for, attempts, .. } => next_step(wrapped_for, attempts),
             Self::NobodyToProve => "Name a recipient beside them that this host can use: a key file, aws-kms: or vault-transit:.".into(),
             Self::LastRecipient { .. } => "Add another recipient first (bowline keys add), or prove one that is left with --key FILE.".into(),
-            Self::NobodyToWrapFor => "Name one with [encryption] recipients = [\"file:/etc/bowline/key\"], or switch encryption off by name with [encryption] mode = \"off\".".into(),
+            Self::NobodyToWrapFor => "Name one with [encryption] recipients = [\"file:/etc/bowline/keys/key\"], or switch encryption off by name with [encryption] mode = \"off\".".into(),
             Self::ForeignCluster { .. } => "Point [postgres] conninfo at the right server, or give this cluster a repository of its own (another url or org). After pg_upgrade or a new initdb, bowline init --new-epoch goes on in this one.".into(),
             Self::EpochEnded { .. } => "If this server was started by mistake, stop it and its archiver. To go on with it, as after a restore to before the upgrade, give it a repository of its own: another url or org, bowline init, bowline backup.".into(),
             Self::EpochPresent { .. } => "Nothing needs to be begun: bowline backup, bowline wal receive. After pg_upgrade, point [postgres] conninfo at the new server.".into(),

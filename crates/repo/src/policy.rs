@@ -70,8 +70,8 @@ pub fn policy(duty: Duty, premises: &Premises) -> Value {
             "Condition": { "Null": { "s3:if-none-match": "true", "s3:if-match": "true" }, "Bool": { "s3:ObjectCreationOperation": "true" } } }));
     }
     match duty {
-        Duty::Expirer => statements.push(json!({ "Sid": "Remove", "Effect": "Allow", "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
-            "Resource": object("*") })),
+        // A removal hides; nothing of Bowline's removes a version, so whoever steals this can hide and no more.
+        Duty::Expirer => statements.push(json!({ "Sid": "Remove", "Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": object("*") })),
         Duty::Writer | Duty::Restorer => statements.push(json!({ "Sid": "NeverRemove", "Effect": "Deny",
             "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention", "s3:PutBucketVersioning",
                 "s3:PutLifecycleConfiguration", "s3:PutBucketObjectLockConfiguration", "s3:DeleteBucket"],

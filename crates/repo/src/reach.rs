@@ -146,7 +146,7 @@ pub fn candidates<'a>(backups: &'a [BackupDocument], path: &Path, target: &Recov
     let early_enough = |b: &&BackupDocument| match target {
         RecoveryTarget::Time(at) => b.stop.time <= *at,
         RecoveryTarget::Lsn(lsn) => b.stop.lsn <= *lsn,
-        RecoveryTarget::Latest | RecoveryTarget::Immediate | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) => true,
+        RecoveryTarget::Latest | RecoveryTarget::Immediate | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_) => true,
     };
     let mut found: Vec<_> = backups.iter().filter(|b| path.holds(b.timeline, b.stop.lsn)).filter(early_enough).collect();
     found.sort_by_key(|b| std::cmp::Reverse((b.stop.lsn, b.id)));

@@ -2,6 +2,7 @@
 
 use crate::RestoreError;
 use crate::log::{Log, Met};
+use pg::wal::Record;
 use repo::{IndexEntry, RepoError, WalIndex};
 use std::ops::ControlFlow;
 use terms::{Lsn, SegmentName, Timestamp};
@@ -21,29 +22,36 @@ impl Log<'_> {
     /// effect without one: a database's files, say, are removed just before `DROP DATABASE` commits. That is right behind the last
     /// transaction that ended by then, though not before the backup is consistent. `None` when nothing of the kind is there.
     pub(crate) async fn stop_before_what_acts_at_once(&self, way: &Way<'_>, at: Timestamp) -> Result<Option<Lsn>, RestoreError> {
+        let is_later = |record: &Record| record.kind.ended_at().is_some_and(|ended| ended > at);
         let Some(near) = self.about_first_end_after(way, at).await? else { return Ok(None) };
-        if self.quiet_end(way, near, at).await?.is_none() {
+        if self.quiet_end(way, near, is_later).await?.is_none() {
             return Ok(None);
         }
         // Commit stamps are not in the order of the log, so only having looked at all of it names the place.
         match self.first_end_after(way, at).await? {
-            Some(near) => self.quiet_end(way, near, at).await,
+            Some(near) => self.quiet_end(way, near, is_later).await,
             None => Ok(None),
         }
     }
 
-    /// Right behind the last transaction that ended by `at`, when something between it and the next one, whose end begins in the segment
-    /// `near`, takes effect at once.
-    async fn quiet_end(&self, way: &Way<'_>, near: usize, at: Timestamp) -> Result<Option<Lsn>, RestoreError> {
+    /// The same for recovery that is to stop before the end of a transaction, whose record begins at `end`.
+    pub(crate) async fn stop_before_what_acts_at_once_by(&self, way: &Way<'_>, end: Lsn) -> Result<Option<Lsn>, RestoreError> {
+        let near = way.segments.partition_point(|name| name.end(self.size) <= end);
+        self.quiet_end(way, near, |record| record.start >= end).await
+    }
+
+    /// Right behind the last transaction that ended before the first record that is `beyond`, which begins in the segment `near`, when
+    /// something between the two takes effect at once.
+    async fn quiet_end(&self, way: &Way<'_>, near: usize, beyond: impl Fn(&Record) -> bool) -> Result<Option<Lsn>, RestoreError> {
         let mut back = 0;
         loop {
             let first = near.saturating_sub(back);
             let begin = (first == 0).then_some(way.from);
             let (mut quiet_from, mut acts) = (None, false);
-            let each = |record: pg::wal::Record| {
+            let each = |record: Record| {
                 match record.kind.ended_at() {
                     _ if record.start < way.from => {}
-                    Some(ended) if ended > at => return ControlFlow::Break(()),
+                    _ if beyond(&record) => return ControlFlow::Break(()),
                     Some(_) => (quiet_from, acts) = (Some(record.end), false),
                     None => acts = acts || (record.takes_effect_at_once() && record.start >= way.consistent),
                 }
@@ -85,7 +93,7 @@ impl Log<'_> {
             return Ok(entry.max_end);
         }
         let (begin, mut latest) = ((segment == 0).then_some(way.from), None);
-        let each = |record: pg::wal::Record| {
+        let each = |record: Record| {
             latest = latest.max(record.kind.ended_at());
             ControlFlow::Continue(())
         };

@@ -248,7 +248,7 @@ fn is_by(backup: &BackupDocument, target: &RecoveryTarget) -> bool {
     match target {
         RecoveryTarget::Time(at) => backup.stop.time <= *at,
         RecoveryTarget::Lsn(lsn) => backup.stop.lsn <= *lsn,
-        RecoveryTarget::Latest | RecoveryTarget::Immediate | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) => true,
+        RecoveryTarget::Latest | RecoveryTarget::Immediate | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_) => true,
     }
 }
 
@@ -320,7 +320,7 @@ async fn asked_at(reader: &Reader, wish: &Wish, system_id: SystemId, unreadable:
         RecoveryTarget::Time(at) => Some(*at),
         RecoveryTarget::Immediate => known.backups.iter().map(|b| b.stop.time).max(),
         RecoveryTarget::Lsn(lsn) => entries().filter(|entry| entry.segment.start(size) < *lsn).filter_map(|entry| entry.max_end).max(),
-        RecoveryTarget::Xid(_) => None,
+        RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_) => None,
         RecoveryTarget::Name(name) => entries().flat_map(|entry| &entry.restore_points).filter(|p| p.name == *name).map(|p| p.time).max(),
         RecoveryTarget::Latest => {
             let log = Log { reader, system_id, major: epoch.major, size, timeline };

@@ -194,7 +194,7 @@ impl<'a> Planner<'a> {
         // A name must be one place only, whichever backup is restored.
         let places = match target {
             RecoveryTarget::Name(name) => self.places_of(name, &candidates).await?,
-            RecoveryTarget::Xid(xid) => {
+            RecoveryTarget::Xid(xid) | RecoveryTarget::BeforeXid(xid) => {
                 let end = self.end_of_xid(*xid as u32, &candidates).await?;
                 candidates.retain(|backup| backup.stop.lsn <= end.start);
                 if candidates.is_empty() {
@@ -203,7 +203,7 @@ impl<'a> Planner<'a> {
                         .await?);
                 }
                 ended = Some(end);
-                Places::only(end.end)
+                Places::only(if matches!(target, RecoveryTarget::BeforeXid(_)) { end.start } else { end.end })
             }
             _ => Places::default(),
         };
@@ -271,7 +271,7 @@ impl<'a> Planner<'a> {
 
     /// The plan with this backup, or `None` when the target is not in its stretch of WAL.
     async fn try_backup(&self, backup: &BackupDocument, stretch: &Stretch, places: &Places) -> Result<Option<(RestorePlan, WalIndex)>, RestoreError> {
-        let has_place = matches!(self.wish.target, RecoveryTarget::Name(_) | RecoveryTarget::Xid(_));
+        let has_place = matches!(self.wish.target, RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_));
         if has_place && places.meant.is_none_or(|lsn| lsn < backup.stop.lsn || lsn > stretch.end) {
             return Ok(None);
         }
@@ -325,12 +325,7 @@ impl<'a> Planner<'a> {
                 Found::Yes(()) => {
                     let way = Way { segments, index: &index, from: backup.start.lsn, consistent: backup.stop.lsn };
                     let quiet_end = self.log.stop_before_what_acts_at_once(&way, *at).await?;
-                    if let Some(lsn) = quiet_end {
-                        notes.push(format!(
-                            "Between the last transaction that ended by {at} and the next one the log holds what takes effect without a commit, \
-                             as the files that DROP DATABASE removes: recovery stops at {lsn}, right behind the former."
-                        ));
-                    }
+                    notes.extend(quiet_end.map(|quiet| acts_at_once(&format!("the last transaction that ended by {at} and the next one"), quiet)));
                     quiet_end.map_or(Stop::Time(*at), Stop::Before)
                 }
                 Found::NotBefore(at) if breaks && at >= backup.stop.lsn => Stop::EndOfWal { at },
@@ -343,10 +338,17 @@ impl<'a> Planner<'a> {
                 }
                 _ => return Ok(None),
             },
-            RecoveryTarget::Xid(_) => match places.meant {
+            RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_) => match places.meant {
                 None => return Ok(None),
                 Some(lsn) if lsn > end && breaks => to_the_end,
                 Some(lsn) if lsn > end => return Err(ends_early()),
+                Some(lsn) if matches!(self.wish.target, RecoveryTarget::BeforeXid(_)) => {
+                    // What the transaction itself did at once lies before its end, too.
+                    let way = Way { segments, index: &index, from: backup.start.lsn, consistent: backup.stop.lsn };
+                    let quiet_end = self.log.stop_before_what_acts_at_once_by(&way, lsn).await?;
+                    notes.extend(quiet_end.map(|quiet| acts_at_once("the last transaction that ended before it and its own end", quiet)));
+                    Stop::Before(quiet_end.unwrap_or(lsn))
+                }
                 Some(lsn) => self.stop_after(segments, backup, lsn, to_the_end, cut_at).await?,
             },
             RecoveryTarget::Name(name) => match places.meant {
@@ -482,4 +484,11 @@ impl<'a> Planner<'a> {
         };
         Ok(Some(format!("{} ({}) to {latest}, on timeline {}", oldest.stop.time, oldest.stop.lsn, self.history.timeline())))
     }
+}
+
+fn acts_at_once(between: &str, quiet: Lsn) -> String {
+    format!(
+        "Between {between} the log holds what takes effect without a commit, as the files that DROP DATABASE removes: recovery stops at \
+         {quiet}, right behind the former."
+    )
 }

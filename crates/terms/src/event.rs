@@ -162,7 +162,7 @@ pub enum Event {
         /// As PostgreSQL calls the file.
         name: String,
     },
-    /// WAL was stored that PostgreSQL cannot replay beyond `at`: read twice, it made no sense twice.
+    /// WAL was stored that PostgreSQL cannot replay beyond `at_lsn`: read twice, it made no sense twice.
     WalDamaged {
         /// The one that holds `at`.
         segment: SegmentName,

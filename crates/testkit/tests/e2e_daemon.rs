@@ -166,16 +166,16 @@ fn systemd_is_told_when_it_is_ready_reloads_lives_and_stops() {
 }
 
 #[test]
-fn drills_that_are_left_to_somebody_else_are_not_begun_and_are_judged_all_the_same() {
+fn drills_and_expiry_that_are_left_to_somebody_else_are_not_begun_and_are_judged_all_the_same() {
     let cluster = Cluster::start(newest_major());
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     // Checks and drills are due in the same minute, so that a check that ran says that a drill would have begun.
-    let others = QUICK.replace("[daemon]", "[drill]\nschedule = \"* * * * *\"\n[daemon]\ndrill = false");
+    let others = QUICK.replace("[daemon]", "[drill]\nschedule = \"* * * * *\"\n[daemon]\nexpire = false\ndrill = false");
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &others);
     let daemon = bowline.start_daemon();
     wait("the first backup", Duration::from_secs(60), || has_run(&bowline, "backup", "ok"));
     wait("a minute to come", Duration::from_secs(90), || daemon.log().contains("check begins: scheduled"));
-    assert!(!daemon.log().contains("drill begins"), "{}", daemon.log());
+    assert!(!daemon.log().contains("drill begins") && !daemon.log().contains("expire begins"), "{}", daemon.log());
     // What somebody else holds is known as any other; the room for it is not this host's.
     bowline.ok(&["verify", "--dir", cluster.home().to_str().expect("a plain path")]);
     wait("the look", Duration::from_secs(20), || bowline.run(&["status"]).code == 0);
@@ -185,8 +185,10 @@ fn drills_that_are_left_to_somebody_else_are_not_begun_and_are_judged_all_the_sa
     assert_eq!((drill["schedule"].as_str(), drill["last"]["outcome"].as_str()), (Some("* * * * *"), Some("ok")), "{drill:#}");
     assert!(!facts["disks"].to_string().contains("\"drill\""), "{}", facts["disks"]);
     // Its own again, it does begin one.
-    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &others.replace("drill = false", "drill = true"));
+    let own = others.replace("drill = false", "drill = true").replace("expire = false", "expire = true");
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &own);
     daemon.signal(Signal::SIGHUP);
+    wait("an expiry of its own", Duration::from_secs(30), || daemon.log().contains("expire begins"));
     wait("a drill of its own", Duration::from_secs(90), || daemon.log().contains("drill begins: scheduled"));
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -272,7 +272,11 @@ fn a_deep_plan_finds_what_a_quick_one_leaves_unread() {
 #[test]
 fn a_transaction_is_the_last_one_that_is_in() {
     for major in outer_majors() {
-        let cluster = Cluster::builder(major).setting("max_prepared_transactions", 5).setting("autovacuum", "off").start();
+        let cluster = Cluster::builder(major)
+            .setting("max_prepared_transactions", 5)
+            .setting("autovacuum", "off")
+            .setting("track_commit_timestamp", "on")
+            .start();
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
         cluster.psql("CREATE TABLE t (a int)");
         let receiver = bowline.receive();
@@ -287,9 +291,16 @@ fn a_transaction_is_the_last_one_that_is_in() {
         let first = insert(1, "COMMIT");
         insert(2, "COMMIT");
         cluster.psql("COMMIT PREPARED 'p'");
-        insert(3, "COMMIT");
+        let third = insert(3, "COMMIT");
+        let stamp = cluster.psql(&format!("SET TimeZone = 'UTC'; SELECT to_char(pg_xact_commit_timestamp('{third}'::xid), 'YYYY-MM-DD HH24:MI:SS.US \"UTC\"')"));
+        let stamp = stamp.lines().last().expect("when it was committed");
         let rolled_back = insert(99, "ROLLBACK");
         insert(4, "COMMIT");
+        // Its files go before it commits, and what was committed before must not be without them.
+        cluster.psql("CREATE DATABASE kept");
+        insert(5, "COMMIT");
+        let dropped = insert(98, "ROLLBACK").parse::<u64>().expect("a number") + 1;
+        cluster.psql("DROP DATABASE kept");
         bowline.archive_now();
         assert_eq!(receiver.stop(), Some(0));
         let rows = |xid: &str| {
@@ -301,6 +312,13 @@ fn a_transaction_is_the_last_one_that_is_in() {
         assert_eq!(rows(&prepared), "0,1,2,10", "PostgreSQL {major}");
         assert_eq!(rows(&rolled_back), "0,1,2,3,10", "PostgreSQL {major}: a transaction that was rolled back has an end, too");
         assert_eq!(rows(&between), "0", "PostgreSQL {major}: from the older backup");
+        let at = |target: &str| bowline.restore(&["--to", target]).psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t");
+        assert_eq!(at(&format!("before xid:{prepared}")), "0,1,2", "PostgreSQL {major}: neither it nor what ended later");
+        assert_eq!(at(stamp), "0,1,2,3,10", "PostgreSQL {major}: what ended at the very instant is in");
+        assert_eq!(at(&format!("before {stamp}")), "0,1,2,10", "PostgreSQL {major}: and here it is not");
+        let undone = bowline.restore(&["--to", &format!("before xid:{dropped}")]);
+        assert!(undone.result["plan"]["notes"].to_string().contains("takes effect without a commit"), "{}", undone.result);
+        assert_eq!(undone.psql("\\connect kept\nSELECT 'whole'").lines().last(), Some("whole"), "PostgreSQL {major}: the dropped database is there with its files");
         let stop = |xid: &str| plan(&bowline, &["--to", &format!("xid:{xid}")])["plan"]["stop"].clone();
         let next_epoch = first.parse::<u64>().expect("a number") + (1 << 32);
         assert_eq!(stop(&first), stop(&next_epoch.to_string()), "the log has the low half only");

@@ -133,7 +133,7 @@ fn play(major: u32) {
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     let config = |bowline: &Bowline<'_>| {
         let lines = format!(
-            "[wal]\nflush_interval = \"300ms\"\n[drill]\ndir = {:?}\n[runbook]\ncontacts = [\"Ada, 555\"]\n",
+            "[wal]\nflush_interval = \"300ms\"\n[drill]\ndir = {:?}\n[runbook]\ncontacts = [\"Ada, 555\"]\n[[alerts.channel]]\ntype = \"webhook\"\nurl = \"file:/nowhere/pager\"\n",
             cluster.home().display().to_string()
         );
         bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &lines);
@@ -224,6 +224,9 @@ fn play(major: u32) {
     end_receivers(&cluster);
     fs::remove_dir_all(&replica).expect("lose the repository");
     stage.play(&chapters[9], &[("NEW", &format!("file://{}", bowline.dir().join("new").display()))]);
+
+    let lines = fs::read_to_string(bowline.config()).expect("the configuration");
+    assert!(lines.contains("url = \"file:/nowhere/pager\""), "only the repository is another one: {lines}");
 
     stage.play(&chapters[10], &[]);
     let commands = text.split("```sh\n").skip(1).filter_map(|rest| rest.split_once("\n```")).map(|(block, _)| block.lines().count()).sum::<usize>();

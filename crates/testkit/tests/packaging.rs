@@ -75,6 +75,8 @@ fn the_package_installs_runs_as_its_unit_says_upgrades_and_leaves_keys_behind() 
         "/usr/share/fish/vendor_completions.d/bowline.fish",
         "/usr/share/doc/bowline/copyright",
         "/usr/share/doc/bowline/changelog.gz",
+        "/usr/share/doc/bowline/README.md",
+        "/usr/share/doc/bowline/docs/reference/configuration.md",
         "/usr/lib/systemd/system/bowline@.service",
         "/usr/lib/systemd/system/bowline-drill.timer",
     ] {
@@ -85,7 +87,7 @@ fn the_package_installs_runs_as_its_unit_says_upgrades_and_leaves_keys_behind() 
     let page = said(&["man", "--warnings", "--local-file", "/usr/share/man/man1/bowline-restore.1.gz"]);
     assert!(page.contains("Restore a cluster to an instant") && !page.contains("warning:"), "{page}");
     let units: Vec<&str> = files.lines().filter(|line| line.starts_with("/usr/lib/systemd/system/bowline") && !line.contains('@')).collect();
-    assert_eq!(units.len(), 15, "{units:?}");
+    assert_eq!(units.len(), 16, "{units:?}");
     said(&[["systemd-analyze", "verify", "--man=no"].as_slice(), &units].concat());
     let mode = |path: &str| fs::metadata(path).unwrap_or_else(|e| panic!("{path}: {e}")).permissions().mode() & 0o777;
     assert_eq!((mode("/etc/bowline"), mode("/etc/bowline/keys")), (0o750, 0o700));

@@ -81,6 +81,8 @@ fn lay_out(tree: &Path, program: &Path) -> Outcome<()> {
     }
     let docs = tree.join(DOCS);
     place(&root.join("deploy/bowline.example.toml"), &docs.join("bowline.example.toml"), 0o644)?;
+    place(&root.join("README.md"), &docs.join("README.md"), 0o644)?;
+    place_all(&root.join("docs"), &docs.join("docs"))?;
     place(&root.join("CHANGELOG.md"), &docs.join("changelog"), 0o644)?;
     squeeze(&docs.join("changelog"))?;
     write(&docs.join("copyright"), &control::copyright(), 0o644)
@@ -95,6 +97,14 @@ fn pack(tree: &Path, package: &Path, quick: bool) -> Outcome<()> {
 /// As Debian wants documents: gzip, without a name or a time in it.
 fn squeeze(file: &Path) -> Outcome<()> {
     said(Command::new("gzip").args(["-9", "-n", "-f"]).arg(file)).map(drop)
+}
+
+/// A folder with all that is below it.
+fn place_all(from: &Path, to: &Path) -> Outcome<()> {
+    listed(from)?.iter().try_for_each(|entry| {
+        let to = to.join(name_of(entry)?);
+        if entry.is_dir() { place_all(entry, &to) } else { place(entry, &to, 0o644) }
+    })
 }
 
 fn place(from: &Path, to: &Path, mode: u32) -> Outcome<()> {

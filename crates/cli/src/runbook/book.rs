@@ -40,7 +40,8 @@ fn first_minute(names: &Names) -> Vec<Part> {
     vec![
         Part::Title(format!("Disaster recovery of {}", names.org)),
         text(
-            "Run everything as the user that owns the data directory, usually postgres; the commands of the service may need sudo. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first.",
+            "Run everything as the user that owns the data directory, usually postgres; that user must be allowed what is written with sudo, and the commands of \
+             [service], [postgres] and [wal], by sudoers. Nothing here deletes the only copy of anything: restores in place keep the old data aside, and every restore shows its plan first.",
         ),
         Part::Facts(vec![
             fact("Call", if names.contacts.is_empty() { "nobody is named here: [runbook] contacts".into() } else { names.contacts.join("; ") }),
@@ -126,12 +127,13 @@ fn server_broken(names: &Names) -> Vec<Part> {
 
 fn host_lost(names: &Names) -> Vec<Part> {
     let bowline = names.bowline();
-    let (config, data_dir) = (names.config.display(), names.data_dir.display());
+    let data_dir = names.data_dir.display();
     vec![
         chapter("4. The machine is lost"),
         text(format!(
-            "On a new machine: install PostgreSQL {0} (Debian: apt-get install postgresql-{0}, then stop and disable the cluster that it makes), the bowline program, and \
-             {1}. The configuration is in the repository.",
+            "On a new machine: install PostgreSQL {0} (Debian: apt-get install postgresql-{0}, then stop the cluster that it makes: systemctl stop \
+             postgresql@{0}-main), the bowline program, and {1}. The configuration is in the repository. The store's credentials come from the environment \
+             (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or from what the machine is.",
             names.major,
             match names.has_key_file() {
                 true => format!("the key at {}, from where its copy is kept", names.key.display()),
@@ -139,30 +141,41 @@ fn host_lost(names: &Names) -> Vec<Part> {
             }
         )),
         run(&[
-            format!("bowline --repository {} --org {} --key {} restore --plan", names.repository, names.org, names.key.display()),
-            format!("bowline --repository {} --org {} --key {} restore --yes", names.repository, names.org, names.key.display()),
-            format!("cp {data_dir}.bowline/bowline.toml {config}"),
+            format!("bowline --repository {} --org {} --key {} restore --plan", names.address, names.org, names.key.display()),
+            format!("bowline --repository {} --org {} --key {} restore --yes", names.address, names.org, names.key.display()),
+            names.install_config(&format!("{data_dir}.bowline/bowline.toml")),
             format!("{bowline} list"),
         ]),
         Part::Expect(vec!["this machine has no configuration: …", "recovered …", "lost …", "protected    again at …"]),
-        text("Put the receiver under its supervisor again; the plan names what else the machine lacks."),
+        text(format!(
+            "Put the receiver under its supervisor again; the plan names what else the machine lacks. A server that no supervisor started runs by pg_ctl, and would not be there \
+             after the next boot: hand it over ({bin}/pg_ctl -D {data_dir} stop -m fast, then systemctl enable --now with the unit of this cluster).",
+            bin = names.bin_dir.display()
+        )),
     ]
 }
 
+/// Writes another address into the configuration, in [repository] alone: channels and packages have urls, too. To sed a `&` is what was found.
+fn repository_is(variable: &str, names: &Names) -> String {
+    let (sudo, config) = (names.sudo(), names.config.display());
+    format!(r#"{sudo}sed -i "/^\[repository\]/,/^\[/ s|^url *=.*|url = \"${{{variable}//&/\\&}}\"|" {config}"#)
+}
+
 fn region_lost(names: &Names) -> Vec<Part> {
-    let (bowline, config) = (names.bowline(), names.config.display());
+    let bowline = names.bowline();
     vec![
         chapter("5. The region of the repository is lost, and the database with it"),
         text(
             "Any whole copy of the repository will do: a replicated bucket, or a folder. A copy may be behind: the audit says up to where it is whole. From then on the copy is \
-             the repository. On a new machine do what chapter 4 says, with this address.",
+             the repository. On a new machine do what chapter 4 says, with this address. Where it has another region, endpoint or KMS key than [repository] says, write the first two \
+             into the address (s3://BUCKET?region=…&endpoint=…: they win), and change all three in the configuration before anything is written.",
         ),
         Part::Ask(vec![("REPLICA", "s3://acme-backups-replica", "where the copy of the repository is, without the organization")]),
         run(&[
             format!("{bowline} --repository \"$REPLICA\" list"),
             format!("{bowline} --repository \"$REPLICA\" wal audit || true"),
             format!("{bowline} --repository \"$REPLICA\" restore --yes"),
-            format!("sed -i \"s|^url = .*|url = \\\"$REPLICA\\\"|\" {config}"),
+            repository_is("REPLICA", names),
             format!("{bowline} list"),
         ]),
         Part::Expect(vec!["recovered …", "lost …", "protected    again at …"]),
@@ -231,21 +244,22 @@ fn intruder(names: &Names) -> Vec<Part> {
 }
 
 fn bucket_gone(names: &Names) -> Vec<Part> {
-    let (bowline, config) = (names.bowline(), names.config.display());
-    let receiver = names.receiver.clone().unwrap_or_else(|| format!("nohup {bowline} wal receive > /var/tmp/bowline-receive.log 2>&1 &"));
+    let bowline = names.bowline();
+    // A unit is root's to stop and to start.
+    let unit = names.receiver.as_deref().and_then(|command| command.strip_prefix("systemctl start "));
+    let started = match unit {
+        Some(unit) => format!("sudo systemctl start {unit}"),
+        None => names.receiver.clone().unwrap_or_else(|| format!("nohup {bowline} wal receive > /var/tmp/bowline-receive.log 2>&1 &")),
+    };
+    let stopped = unit.map(|unit| format!("sudo systemctl stop {unit}"));
+    let anew = [repository_is("NEW", names), format!("{bowline} init"), started, format!("{bowline} backup"), format!("{bowline} list")];
     vec![
         chapter("9. The repository is gone, and the database lives"),
         text(
-            "Until a new full backup is listed nothing is protected. Stop the receiver that writes to the lost place; then make a repository elsewhere.",
+            "Until a new full backup is listed nothing is protected. Stop what writes to the lost place, the daemon or the receiver; then make a repository elsewhere.",
         ),
         Part::Ask(vec![("NEW", "s3://acme-backups-2", "where the new repository will be, without the organization")]),
-        run(&[
-            format!("sed -i \"s|^url = .*|url = \\\"$NEW\\\"|\" {config}"),
-            format!("{bowline} init"),
-            receiver,
-            format!("{bowline} backup"),
-            format!("{bowline} list"),
-        ]),
+        run(&stopped.into_iter().chain(anew).collect::<Vec<_>>()),
         Part::Expect(vec!["repository … made in …", "backup …"]),
     ]
 }

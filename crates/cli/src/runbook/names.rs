@@ -1,9 +1,11 @@
 //! The names that an installation's commands need, none of them a secret.
 
-use crate::config::Config;
+use crate::config::{Config, Repository};
 use crate::fault::Fault;
 use crate::wiring::Wiring;
+use nix::unistd::Group;
 use pg::find_bin_dir;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,10 @@ use std::time::Duration;
 pub struct Names {
     pub org: String,
     pub repository: String,
+    /// The same as a word for a shell, with all that a machine without a configuration has to be told.
+    pub address: String,
+    /// Where the configuration's folder is root's: its group, which reads it.
+    pub root: Option<String>,
     /// The configuration file.
     pub config: PathBuf,
     /// Whether commands must name it.
@@ -51,6 +57,8 @@ impl Names {
         Ok(Self {
             org: config.org.clone(),
             repository: config.repository.url.clone(),
+            address: whole_address(&config.repository),
+            root: roots(&place),
             names_config: place != Path::new(crate::config::DEFAULT_PLACE),
             config: place,
             data_dir: data_dir.ok_or_else(|| missing("where the data directory is", "Set [postgres] data_dir: a restore in place needs it."))?,
@@ -58,7 +66,7 @@ impl Names {
             key: match (wiring.key(), wiring.specs()?.iter().find_map(keys::Spec::file), wiring.specs()?.first()) {
                 (Some(key), ..) | (None, Some(key), _) => key.to_owned(),
                 (None, None, Some(spec)) => spec.to_string().into(),
-                (None, None, None) => "/etc/bowline/key".into(),
+                (None, None, None) => "/etc/bowline/keys/key".into(),
             },
             major,
             bin_dir,
@@ -79,11 +87,13 @@ impl Names {
         Self {
             org: "acme".into(),
             repository: "s3://acme-backups".into(),
+            address: "'s3://acme-backups?region=eu-west-1'".into(),
+            root: Some("postgres".into()),
             config: crate::config::DEFAULT_PLACE.into(),
             names_config: false,
             data_dir: "/var/lib/postgresql/18/main".into(),
             side_dir: "/var/tmp/bowline-side".into(),
-            key: "/etc/bowline/key".into(),
+            key: "/etc/bowline/keys/key".into(),
             major: 18,
             bin_dir: "/usr/lib/postgresql/18/bin".into(),
             server: "-h /var/run/postgresql -p 5432 -d postgres".into(),
@@ -105,8 +115,68 @@ impl Names {
         keys::named(&self.key).is_none()
     }
 
+    /// What a command needs before it that changes what is root's.
+    pub fn sudo(&self) -> &'static str {
+        if self.root.is_some() { "sudo " } else { "" }
+    }
+
+    /// Puts a file in the configuration's place.
+    pub fn install_config(&self, from: &str) -> String {
+        let config = self.config.display();
+        match &self.root {
+            Some(group) => format!("sudo install -m 640 -o root -g {group} {from} {config}"),
+            None => format!("cp {from} {config}"),
+        }
+    }
+
     /// The program with what every command of this installation says.
     pub fn bowline(&self) -> String {
         if self.names_config { format!("bowline --config {}", self.config.display()) } else { "bowline".into() }
+    }
+}
+
+fn whole_address(repository: &Repository) -> String {
+    let settings = [
+        ("region", repository.region.clone()),
+        ("endpoint", repository.endpoint.clone()),
+        ("path_style", repository.path_style.map(|is| is.to_string())),
+        ("ca_file", repository.ca_file.as_ref().map(|file| file.display().to_string())),
+        ("checksum", repository.checksum.clone()),
+    ];
+    let mut address = repository.url.clone();
+    for (key, value) in settings.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        // What the address says itself wins.
+        if !address.contains(&format!("{key}=")) {
+            let joint = if address.contains('?') { '&' } else { '?' };
+            let value: String = value.chars().map(|c| if "%&#' ".contains(c) { format!("%{:02X}", c as u32) } else { c.into() }).collect();
+            address.push_str(&format!("{joint}{key}={value}"));
+        }
+    }
+    if address.contains(['?', '&', '\'', ' ']) { format!("'{}'", address.replace('\'', "%27")) } else { address }
+}
+
+fn roots(config: &Path) -> Option<String> {
+    let folder = std::fs::metadata(config.parent()?).ok().filter(|folder| folder.uid() == 0)?;
+    let group = Group::from_gid(folder.gid().into()).ok().flatten();
+    Some(group.map_or_else(|| folder.gid().to_string(), |group| group.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_machine_is_told_the_whole_address_and_nothing_secret() {
+        let address = |lines: &str| {
+            let text = format!("org = \"acme\"\n[repository]\nurl = \"s3://b/p\"\n{lines}");
+            whole_address(&Config::parse(&text, Path::new("t")).unwrap().repository)
+        };
+        assert_eq!(address(""), "s3://b/p");
+        let lines = "endpoint = \"https://minio.example:9000\"\nregion = \"us-east-1\"\nca_file = \"/etc/a & b.pem\"\nsecret_access_key = \"env:SECRET\"\n";
+        assert_eq!(address(lines), "'s3://b/p?region=us-east-1&endpoint=https://minio.example:9000&ca_file=/etc/a%20%26%20b.pem'");
+        let said = whole_address(
+            &Config::parse("org = \"acme\"\n[repository]\nurl = \"s3://b?region=x\"\nregion = \"y\"\n", Path::new("t")).unwrap().repository,
+        );
+        assert_eq!(said, "'s3://b?region=x'");
     }
 }

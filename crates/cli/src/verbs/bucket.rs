@@ -131,7 +131,8 @@ pub fn print_policy(common: &Common, whose: PolicyOf, printer: &Arc<Printer>) ->
     let bucket = open(&wiring)?;
     let config = &wiring.config;
     let recipients = config.encryption.recipients.iter().filter_map(|recipient| recipient.strip_prefix("aws-kms:"));
-    let mut kms_keys: Vec<String> = recipients.chain(config.repository.sse_kms_key_id.as_deref()).map(|key| arn(key, bucket.region())).collect();
+    let mut kms_keys: Vec<String> =
+        recipients.chain(config.repository.sse_kms_key_id.as_deref()).map(|key| arn(key, bucket.region())).collect::<Result<_, _>>()?;
     kms_keys.sort();
     kms_keys.dedup();
     let duty = match whose {
@@ -145,12 +146,21 @@ pub fn print_policy(common: &Common, whose: PolicyOf, printer: &Arc<Printer>) ->
     Ok(ExitCode::SUCCESS)
 }
 
-/// A key that is given by its id or alias alone stands for one of any account in this region: a policy wants an ARN.
-fn arn(key: &str, region: &str) -> String {
+/// A key that is given by its id alone stands for one of any account in this region: a policy wants an ARN. That of an alias permits nothing
+/// on the key behind it (AWS KMS developer guide, "Aliases in policies").
+fn arn(key: &str, region: &str) -> Result<String, Fault> {
     match key {
-        arn if arn.starts_with("arn:") => arn.to_owned(),
-        alias if alias.starts_with("alias/") => format!("arn:aws:kms:{region}:*:{alias}"),
-        id => format!("arn:aws:kms:{region}:*:key/{id}"),
+        alias if alias.starts_with("alias/") || alias.contains(":alias/") => Err(Fault::misuse(
+            "config-wrong",
+            format!("a policy cannot name the KMS key {alias}"),
+            "IAM lets an alias permit nothing on the key behind it.",
+            format!(
+                "Name the key's own ARN in the configuration: aws kms describe-key --key-id {} --query KeyMetadata.Arn",
+                alias.rsplit_once(':').map_or(alias, |(_, name)| name)
+            ),
+        )),
+        arn if arn.starts_with("arn:") => Ok(arn.to_owned()),
+        id => Ok(format!("arn:aws:kms:{region}:*:key/{id}")),
     }
 }
 

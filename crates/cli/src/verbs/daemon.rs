@@ -94,6 +94,7 @@ fn load(common: &Common) -> Result<Loaded, Fault> {
         program: Program { path: program()?, arguments: arguments(common), mark: ledger::BY_DAEMON },
         receives: daemon.receive.unwrap_or(true),
         holds_drills: daemon.holds_drills(),
+        expires: daemon.expire.unwrap_or(true),
         watch_interval: daemon.watch_interval.unwrap_or(WATCH_INTERVAL),
         lease_ttl: daemon.lease_ttl.unwrap_or(LEASE_TTL),
         job_limit: daemon.job_limit.unwrap_or(JOB_LIMIT),

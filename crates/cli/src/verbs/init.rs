@@ -105,7 +105,7 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     for spec in wanted.iter().filter(|spec| spec.is_recovery()) {
         printer.say(format!("recovery: {spec} can open all of it; that its private half does was not proven here"));
     }
-    printer.say("next: bowline check, then bowline backup");
+    printer.say("next: bowline check, then start the daemon (systemctl enable --now bowline): it receives WAL and makes the first backup");
     printer.result(json!({ "repository": document.id, "address": store.address(), "keys_made": made, "store": probed_json }));
     Ok(ExitCode::SUCCESS)
 }

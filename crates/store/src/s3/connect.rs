@@ -137,19 +137,19 @@ pub(super) fn client(read_timeout_seconds: u64, is_http: bool, certificates: &[C
     certificates.iter().cloned().fold(base, ClientOptions::with_root_certificate)
 }
 
-/// The options, completed by what the address carries.
+/// The options, with what the address carries in their place: it is the more particular one, such as a replica's on the command line.
 pub(super) fn merged(address: &BucketAddress, options: &StoreOptions) -> Result<StoreOptions, String> {
     let mut options = options.clone();
     for (key, value) in &address.settings {
         match key.as_str() {
-            "region" => options.region = options.region.or(Some(value.clone())),
-            "endpoint" => options.endpoint = options.endpoint.or(Some(value.clone())),
-            "profile" => options.profile = options.profile.or(Some(value.clone())),
-            "checksum" => options.checksum = options.checksum.or(Some(value.clone())),
-            "ca_file" => options.ca_file = options.ca_file.or(Some(value.into())),
+            "region" => options.region = Some(value.clone()),
+            "endpoint" => options.endpoint = Some(value.clone()),
+            "profile" => options.profile = Some(value.clone()),
+            "checksum" => options.checksum = Some(value.clone()),
+            "ca_file" => options.ca_file = Some(value.into()),
             "path_style" => {
                 let given = value.parse().map_err(|_| format!("path_style is {value:?}; it must be true or false"))?;
-                options.path_style = options.path_style.or(Some(given));
+                options.path_style = Some(given);
             }
             other => return Err(format!("it carries an unknown setting {other:?}")),
         }
@@ -265,9 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn the_options_win_over_the_address_and_nonsense_is_named() {
+    fn the_address_wins_over_the_options_and_nonsense_is_named() {
         let options = StoreOptions { region: Some("eu-central-1".into()), ..StoreOptions::default() };
-        assert_eq!(resolved(&[("region", "x")], &options).unwrap().region, "eu-central-1");
+        assert_eq!(resolved(&[], &options).unwrap().region, "eu-central-1");
+        assert_eq!(resolved(&[("region", "us-west-2")], &options).unwrap().region, "us-west-2");
         for (key, value, word) in [
             ("checksum", "md4", "crc64nvme"),
             ("path_style", "maybe", "true or false"),
