@@ -64,7 +64,7 @@ pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Find
             if let Some(oldest) = old.iter().min_by_key(|upload| upload.begun) {
                 found = format!("{} abandoned ({}), the oldest of {} from {}; {found}", old.len(), total(&old), oldest.key(), oldest.begun);
             }
-            let fix = "They cost room and no listing shows them: bowline init --bucket sets the lifecycle rule that ends them after a day.";
+            let fix = "They cost room and no listing shows them: bowline init --bucket sets the lifecycle rule that ends them after a week.";
             findings.judge("unfinished uploads", old.is_empty(), Verdict::Warn, found, fix);
         }
         Ok(fact) => findings.ok("unfinished uploads", format!("not known: {}", fact.why().unwrap_or_default())),
