@@ -2,12 +2,14 @@
 
 mod old;
 mod replication;
+mod rules;
 mod state;
 mod steps;
 mod xml;
 
 pub use old::OldVersions;
 pub use replication::{Replication, ReplicationWish};
+pub use rules::Harm;
 pub(crate) use state::encoded;
 pub use state::{BucketState, DefaultEncryption, Fact, Unfinished};
 pub use steps::{BucketWish, Outcome, Step};
