@@ -12,13 +12,14 @@ use terms::{Event, Lsn, SegmentName, SegmentSize, Timeline, WalName};
 
 impl Session<'_> {
     /// Makes the slot where it is missing. One that was invalidated holds nothing any more: it is made anew.
-    pub(crate) async fn take_slot(&self, connection: &mut Replication) -> Result<Option<(Timeline, Lsn)>, CaptureError> {
+    pub(crate) async fn take_slot(&mut self, connection: &mut Replication) -> Result<Option<(Timeline, Lsn)>, CaptureError> {
         let name = self.options.slot.name();
         let is_temporary = matches!(self.options.slot, Slot::Temporary(_));
         let mut made = connection.create_slot(name, is_temporary).await?;
         let mut held = connection.read_slot(name).await?;
         // One that holds what was just found missing is lost, too, although the server did not get round to saying so.
-        let is_lost = |slot: SlotPosition| slot.restart.is_none_or(|at| self.gap.as_ref().is_some_and(|(_, from, _)| at <= *from));
+        let is_refused = std::mem::take(&mut self.slot_is_refused);
+        let is_lost = |slot: SlotPosition| is_refused || slot.restart.is_none_or(|at| self.gap.as_ref().is_some_and(|(_, from, _)| at <= *from));
         if made == SlotCreated::AlreadyThere && held.is_some_and(is_lost) {
             self.events.tell(Event::Noticed { what: format!("slot {name} was invalidated by the server; it is made anew") });
             connection.drop_slot(name).await?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pg::wal::SegmentHeader;
 use pg::{waiting_for_archive, waits_for_archive};
-use repo::{Epoch, Kept, Writer};
+use repo::{Epoch, Kept, RepoError, Writer};
 use seal::Compression;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -19,12 +19,19 @@ use terms::{Clock, Explain, SegmentSize, WalName};
 const IN_MEMORY_BYTES: u64 = 96 << 20;
 
 /// Stores the file at `path`, whose name says what it is. Equal bytes that are stored already are fine; a file that
-/// is not what its name says, or that changes while it is read, is refused.
-pub async fn push(writer: &Writer, epoch: &Epoch, path: &Path, compression: Compression) -> Result<Kept, CaptureError> {
+/// is not what its name says, or that changes while it is read, is refused. `None` where other bytes have the name of a
+/// `.partial` and keep it.
+pub async fn push(writer: &Writer, epoch: &Epoch, path: &Path, compression: Compression) -> Result<Option<Kept>, CaptureError> {
     store(writer, epoch, path, compression, &Buffers::default()).await.map(|(kept, _)| kept)
 }
 
-async fn store(writer: &Writer, epoch: &Epoch, path: &Path, compression: Compression, buffers: &Buffers) -> Result<(Kept, Identity), CaptureError> {
+async fn store(
+    writer: &Writer,
+    epoch: &Epoch,
+    path: &Path,
+    compression: Compression,
+    buffers: &Buffers,
+) -> Result<(Option<Kept>, Identity), CaptureError> {
     let bad = |why: String| CaptureError::BadWal { path: path.to_owned(), why };
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let name: WalName = name.parse().map_err(|e: terms::ParseError| bad(e.to_string()))?;
@@ -42,7 +49,12 @@ async fn store(writer: &Writer, epoch: &Epoch, path: &Path, compression: Compres
         WalName::History(_) | WalName::BackupLabel(..) => {}
     }
     let protection = writer.wal_protection(epoch).await?;
-    Ok((writer.keep_wal(epoch.system_id, &name, plain, &protection, compression).await?, identity))
+    match writer.keep_wal(epoch.system_id, &name, plain, &protection, compression).await {
+        // Two servers that were promoted from one timeline archive it under one name, and the later one would never be rid of it. No
+        // server is ever given one: all that counts of it begins the new timeline's first segment.
+        Err(RepoError::Conflict { .. }) if matches!(name, WalName::Partial(_)) => Ok((None, identity)),
+        kept => Ok((Some(kept?), identity)),
+    }
 }
 
 /// The file's bytes, and whose they are: the same file before and after the reading, or an error.

@@ -3,7 +3,7 @@
 use crate::CaptureError;
 use crate::pause::Backoff;
 use crate::standbys::{Standbys, Successors, Tended};
-use crate::stream::{Ended, Session};
+use crate::stream::{Ended, SLOT_INVALIDATED, Session};
 use crate::turn::Turn;
 use pg::{ConnInfo, ServerFacts, SyncNames};
 use repo::{Epoch, RepoError, Writer};
@@ -199,6 +199,8 @@ fn worth_retrying(error: &CaptureError, has_streamed: bool, slot: &Slot) -> bool
         CaptureError::Repo(RepoError::ForeignCluster { .. } | RepoError::Conflict { .. }) | CaptureError::Bug(_) => false,
         // The next connection goes on where the server's log does.
         CaptureError::WalGone { .. } => matches!(slot, Slot::Permanent(_)),
+        // The next connection makes it anew.
+        CaptureError::Pg(e) if e.slug() == SLOT_INVALIDATED => matches!(slot, Slot::Permanent(_)),
         e => e.class() == Class::Transient || has_streamed,
     }
 }

@@ -34,6 +34,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const REST: Duration = Duration::from_millis(50);
 const WORTH_A_WAKING: usize = 32 << 10;
 
+/// The word for a slot that the server has invalidated. One that was idle for too long keeps its position, so nothing but this tells of it.
+pub(crate) const SLOT_INVALIDATED: &str = "pg-slot-invalidated";
+
 /// How soon a mark is tried again that could not be written at once.
 const MARK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -74,6 +77,8 @@ pub(crate) struct Session<'a> {
     /// What was lost, until it is known where the log goes on; and that something was.
     pub(crate) gap: Option<(Timeline, Lsn, String)>,
     pub(crate) is_past_a_gap: bool,
+    /// The server refused to stream by the slot because it had invalidated it.
+    pub(crate) slot_is_refused: bool,
     /// The server ranks us as a synchronous standby although we are none: then nothing is reported as flushed, or it
     /// would let commits go that it means to be elsewhere.
     muted: bool,
@@ -121,6 +126,7 @@ impl<'a> Session<'a> {
             has_stored: false,
             gap: None,
             is_past_a_gap: false,
+            slot_is_refused: false,
             muted: false,
         })
     }
@@ -145,7 +151,9 @@ impl<'a> Session<'a> {
         }
         self.position = Some((timeline, from));
         let server = self.info.clone().only(connection.describe());
-        let mut stream = connection.start_physical(Some(slot), from, timeline).await?;
+        let started = connection.start_physical(Some(slot), from, timeline).await;
+        self.slot_is_refused = started.as_ref().is_err_and(|e| e.slug() == SLOT_INVALIDATED);
+        let mut stream = started?;
         (self.has_streamed, self.streams) = (true, true);
         self.events.tell(Event::WalStreaming { from, timeline, slot: slot.to_owned() });
         self.progress.send_replace(Some(Progress { timeline, stored: from }));

@@ -188,7 +188,7 @@ pub struct InitArgs {
     /// Set the bucket up for backups, and do nothing else: run it once, with credentials that may
     ///
     /// Makes the bucket when it is missing; default encryption with [repository] sse_kms_key_id and bucket keys; versions; no public access;
-    /// abandoned uploads end after a day and old versions after --noncurrent-days. Says first what it will do, asks, does what it may, and
+    /// abandoned uploads end after a week and old versions after --noncurrent-days. Says first what it will do, asks, does what it may, and
     /// prints for the rest the command with which somebody who may can do it.
     #[arg(long, conflicts_with_all = ["print_sql", "new_epoch"])]
     pub bucket: bool,

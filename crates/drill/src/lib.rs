@@ -23,7 +23,8 @@ use counts::Against;
 use pages::Pages;
 use past::Past;
 use pg::{
-    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, StopMode, find_bin_dir, settings_of_a_copy,
+    CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, StopMode, find_bin_dir,
+    settings_of_a_copy, silenced,
 };
 use production::Production;
 use repo::Reader;
@@ -245,13 +246,12 @@ fn start(plan: &RestorePlan, target: &Target, options: &DrillOptions) -> Result<
         ("autovacuum", "off"),
         ("ignore_checksum_failure", "off"),
         ("zero_damaged_pages", "off"),
-        // The cluster's own event triggers stay silent.
-        ("session_replication_role", "replica"),
         // Nobody will want what this server writes.
         ("fsync", "off"),
         ("log_timezone", "UTC"),
     ];
     let mut settings = settings_of_a_copy(&control);
+    settings.extend(silenced(&control));
     settings.extend(strict.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let options = PrivateOptions {
         bin_dir: find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?,

@@ -63,7 +63,7 @@ pub use instance_error::InstanceError;
 pub use label::{BackupLabel, TablespaceLink, parse_tablespace_map, print_tablespace_map};
 pub use needs::{DatabaseNeeds, HostNeeds, TablespacePlace};
 pub use page::{BadPage, PAGE_SIZE, page_checksum, page_lsn, verify_page, verify_pages};
-pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, settings_of_a_copy};
+pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, min_wal_size, settings_of_a_copy, silenced};
 pub use programs::{Owner, find_bin_dir, older_minor_in, owner_of};
 pub use proof::{Amcheck, CheckKind, Checkable, MissingLibrary, Provable, Readable};
 pub use reporter::Reporter;

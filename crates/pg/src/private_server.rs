@@ -17,6 +17,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use terms::SegmentSize;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -70,11 +71,31 @@ pub fn settings_of_a_copy(control: &ControlFile) -> Vec<(String, String)> {
         ("max_connections", control.max_connections.max(20).to_string()),
         ("superuser_reserved_connections", "3".into()),
         ("wal_level", "replica".into()),
+        ("min_wal_size", min_wal_size(control.segment_size)),
+        // The default of 1 GB, which is but one segment of the largest size.
+        ("max_wal_size", format!("{}MB", ((4 * control.segment_size.bytes()) >> 20).max(1024))),
         // Off, the server would delete every commit time there is at its start.
         ("track_commit_timestamp", "on".into()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
+}
+
+/// What a copy is started with as well when nobody but Bowline opens a session in it: the cluster's own triggers stay silent. A trigger on
+/// login, which PostgreSQL 17 brought, may turn every session away or write where nothing may be written, and one that is `ENABLE ALWAYS`
+/// heeds no `session_replication_role`.
+pub fn silenced(control: &ControlFile) -> Vec<(String, String)> {
+    let mut settings = vec![("session_replication_role".to_owned(), "replica".to_owned())];
+    if control.major >= 17 {
+        settings.push(("event_triggers".to_owned(), "off".to_owned()));
+    }
+    settings
+}
+
+/// `min_wal_size` for segments of this size: the default of 80 MB, but never less than two segments, without which a server does not start
+/// (`ReadControlFile`, src/backend/access/transam/xlog.c). initdb writes it into the configuration that a private server does without.
+pub fn min_wal_size(size: SegmentSize) -> String {
+    format!("{}MB", ((2 * size.bytes()) >> 20).max(80))
 }
 
 /// How far a server is, by line 8 of its postmaster.pid (`PM_STATUS_*`, src/include/utils/pidfile.h): that line tells

@@ -18,14 +18,14 @@ pub(crate) struct PidFile {
     pub(crate) status: String,
 }
 
-/// Reads `postmaster.pid`; `None` when there is none, or no process id in it yet.
+/// Reads `postmaster.pid`; `None` when there is none, or no process id in it yet. In a container the server is the first process.
 pub(crate) fn read_pid_file(data_dir: &Path) -> Option<PidFile> {
     let text = fs::read(data_dir.join("postmaster.pid")).ok()?;
     let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines();
     let pid: i32 = lines.next()?.trim().parse().ok()?;
     let status = lines.nth(6).unwrap_or_default().trim().to_owned();
-    Some(PidFile { pid: pid.unsigned_abs(), status }).filter(|file| file.pid > 1 && file.pid <= i32::MAX as u32)
+    Some(PidFile { pid: pid.unsigned_abs(), status }).filter(|file| file.pid > 0 && file.pid <= i32::MAX as u32)
 }
 
 /// The server that runs in this data directory, if one does. A process id left over from before a crash may belong to
@@ -153,6 +153,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("postmaster.pid"), "42\n/data\n1700000000\n5432\n/tmp\n\n  123 4\nstandby \n").unwrap();
         assert_eq!(read_pid_file(dir.path()), Some(PidFile { pid: 42, status: "standby".into() }));
+    }
+
+    #[test]
+    fn the_first_process_of_a_container_may_be_a_server() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("postmaster.pid"), "1\n/data\n1700000000\n5432\n/tmp\n\n  123 4\nready   \n").unwrap();
+        assert_eq!(read_pid_file(dir.path()), Some(PidFile { pid: 1, status: "ready".into() }));
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl ServerError {
             "58P01" if self.is_removed_wal() => "pg-wal-removed",
             "3D000" => "pg-no-database",
             "42704" => "pg-no-such-object",
+            "55000" if self.is_invalidated_slot() => "pg-slot-invalidated",
             "55000" => "pg-wrong-state",
             "XX001" | "XX002" => "pg-data-damaged",
             _ => "pg-server-error",
@@ -99,6 +100,7 @@ impl ServerError {
             "58P01" if self.is_removed_wal() => {
                 "The server no longer has this WAL: take a new base backup, and stream through a slot so that it cannot happen again.".into()
             }
+            "55000" if self.is_invalidated_slot() => "Drop the slot with pg_drop_replication_slot; a receiver makes its own anew.".into(),
             "3D000" => "Name an existing database (dbname=postgres).".into(),
             _ => self.server_hint.clone(),
         }
@@ -112,6 +114,11 @@ impl ServerError {
     /// src/backend/replication/walsender.c: "requested WAL segment %s has already been removed".
     fn is_removed_wal(&self) -> bool {
         self.message.contains("has already been removed")
+    }
+
+    /// src/backend/replication/slot.c, `ReplicationSlotAcquire`, from PostgreSQL 18 on.
+    fn is_invalidated_slot(&self) -> bool {
+        self.message.contains("can no longer access replication slot")
     }
 
     /// The line that would let this connection in, from the address that the server saw.
@@ -202,6 +209,8 @@ mod tests {
         assert_eq!(said("28P01", "").class(), Class::Refused);
         assert_eq!(said("55006", "").class(), Class::Held);
         assert_eq!(said("58P01", "requested WAL segment 000000010000000000000001 has already been removed").slug(), "pg-wal-removed");
+        assert_eq!(said("55000", "can no longer access replication slot \"bowline\"").slug(), "pg-slot-invalidated");
+        assert_eq!(said("55000", "cannot use a logical replication slot for physical replication").slug(), "pg-wrong-state");
     }
 
     #[test]

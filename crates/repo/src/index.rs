@@ -162,7 +162,7 @@ impl Writer {
             }
             let says_the_same = match self.reader().batch(system, &path).await {
                 Ok(batch) => entries.iter().all(|(segment, entry)| batch.entry(*segment) == Some(*entry)),
-                Err(RepoError::Store(e)) if !matches!(e, StoreError::Missing { .. }) => return Err(e.into()),
+                Err(RepoError::Store(e)) if !matches!(e, StoreError::Missing { .. } | StoreError::Archived { .. }) => return Err(e.into()),
                 Err(_) => false,
             };
             if says_the_same {
@@ -216,7 +216,7 @@ impl Reader {
                 // Removed since it was listed.
                 Err(RepoError::Store(StoreError::Missing { path: missing, .. })) if missing == path.as_str() => {}
                 // Another object that is missing is the key that a damaged header seems to name.
-                Err(RepoError::Store(e)) if !matches!(e, StoreError::Missing { .. }) => return Err(e.into()),
+                Err(RepoError::Store(e)) if !matches!(e, StoreError::Missing { .. } | StoreError::Archived { .. }) => return Err(e.into()),
                 Err(e) => merged.unreadable.push((path.to_string(), terms::Explain::detail(&e))),
             }
         }

@@ -95,6 +95,10 @@ impl<L: Lent> Rescue<'_, L> {
     /// Until the data directory is free and the old data lie aside.
     async fn clear_the_ground(&mut self) -> Result<(), RescueError> {
         let commands = &self.options.commands;
+        // Before the service is stopped: this command would end with that server's container.
+        if self.is_before(Stage::ServerStopped) && self.target.running() == Some(1) {
+            self.target.refuse_running()?;
+        }
         if self.is_before(Stage::ServiceStopped) {
             if let Some(command) = commands.stop_service.clone().filter(|_| !self.options.is_side) {
                 let limit = commands.limit;
@@ -378,7 +382,7 @@ impl<L: Lent> Rescue<'_, L> {
     /// The private server of a run that was killed ends by itself.
     async fn until_left(&self) {
         let begun = Instant::now();
-        while self.target.running().is_some() && begun.elapsed() < ENDING_LIMIT {
+        while self.target.refuse_running().is_err() && begun.elapsed() < ENDING_LIMIT {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -4,7 +4,10 @@
 use crate::journal::Journal;
 use crate::{RescueError, RescueOptions, Validation, hooks};
 use checks::{Outcome, Proof, Referred};
-use pg::{CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, find_bin_dir, settings_of_a_copy, start_normally};
+use pg::{
+    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, find_bin_dir, settings_of_a_copy, silenced,
+    start_normally,
+};
 use restore::{Target, put_config_back};
 use std::fs;
 use std::os::unix::fs::chown;
@@ -40,6 +43,7 @@ pub(crate) async fn validate(
 ) -> Result<(Proof, Option<Referred>), RescueError> {
     let control = read_control(target)?;
     let mut settings = settings_of_a_copy(&control);
+    settings.extend(silenced(&control));
     settings.push(("log_timezone".into(), "UTC".into()));
     // Nothing is changed by being asked.
     settings.push(("default_transaction_read_only".into(), if options.validation == Validation::Full { "off" } else { "on" }.into()));

@@ -9,7 +9,7 @@ use crate::target::Target;
 use crate::{RestoreError, RestoreOptions};
 use pg::{
     CONTROL_FILE, ClusterState, ControlFile, InstanceError, PrivateOptions, PrivateServer, ServerState, StopMode, TimelineHistory, WalLevel,
-    find_bin_dir,
+    find_bin_dir, min_wal_size,
 };
 use repo::Reader;
 use std::fs;
@@ -173,6 +173,8 @@ pub(crate) fn recovery_settings(plan: &RestorePlan, last_record: Option<Lsn>) ->
     set("recovery_target_inclusive", inclusive.into());
     set("recovery_target_timeline", plan.timeline.to_string());
     set("recovery_target_action", "promote".into());
+    // A standby that was kept behind and then promoted has it still, and whoever recovers from an archive heeds it, too.
+    set("recovery_min_apply_delay", "0".into());
     settings
 }
 
@@ -202,6 +204,7 @@ fn minima(control: &ControlFile) -> Vec<(String, String)> {
         // Restartpoints write and sync every dirty page, and only spare a replay that is interrupted its way from the last one. As many
         // replayed segments stay in pg_wal meanwhile: that is why there is a bound.
         ("max_wal_size", MAX_WAL_SIZE.to_owned()),
+        ("min_wal_size", min_wal_size(control.segment_size)),
         ("checkpoint_timeout", "30min".to_owned()),
         ("log_timezone", "UTC".to_owned()),
         // The files are durable already; one call for the filesystem instead of one a file.

@@ -2,7 +2,7 @@
 
 use crate::RestoreError;
 use nix::unistd::{User, geteuid};
-use pg::{Owner, owner_of, server_running_in};
+use pg::{Owner, owner_of, server_running_in, survivors_in};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
@@ -75,16 +75,21 @@ impl Target {
         server_running_in(&self.data_dir)
     }
 
-    /// A directory that a server is using is not touched.
+    /// A directory that a server is using is not touched, be it only by processes that outlived its postmaster or its postmaster.pid.
     pub fn refuse_running(&self) -> Result<(), RestoreError> {
-        match self.running() {
-            None => Ok(()),
-            Some(pid) => Err(RestoreError::Target {
-                path: self.data_dir.clone(),
-                why: format!("A PostgreSQL server (pid {pid}) is running there."),
-                hint: "Stop it first, or restore elsewhere with --target.".into(),
-            }),
-        }
+        let (why, hint) = match self.running() {
+            Some(1) => (
+                "A PostgreSQL server is running there as the first process of this container.".to_owned(),
+                "With it the container ends, and this command, too: stop the container, and restore into its volume from another one; \
+                 or restore elsewhere with --target.",
+            ),
+            Some(pid) => (format!("A PostgreSQL server (pid {pid}) is running there."), "Stop it first, or restore elsewhere with --target."),
+            None => match survivors_in(&self.data_dir).first() {
+                Some(pid) => (format!("A process of PostgreSQL (pid {pid}) still works there."), "End it first, or restore elsewhere with --target."),
+                None => return Ok(()),
+            },
+        };
+        Err(RestoreError::Target { path: self.data_dir.clone(), why, hint: hint.into() })
     }
 
     /// Where what is there will go; `None` when nothing is.
@@ -236,5 +241,30 @@ fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
             why: "PostgreSQL does not run as root, and there is no user postgres on this host.".into(),
             hint: "useradd --system postgres, or run as the user who shall own the cluster.".into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_directory_that_a_process_of_postgresql_works_in_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data_dir, program) = (dir.path().join("data"), dir.path().join("postgres"));
+        fs::create_dir(&data_dir).unwrap();
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+        let owner = Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let target = Target { data_dir: data_dir.clone(), owner, side_dir: dir.path().join("side"), sockets: "/tmp".into(), occupied: true };
+        assert!(target.refuse_running().is_ok());
+        // It reads until its input ends; nothing names it in a postmaster.pid.
+        let mut process = Command::new(&program).args(["-c", "read line"]).current_dir(&data_dir).stdin(Stdio::piped()).spawn().unwrap();
+        let refused = target.prepare(Some(&dir.path().join("aside"))).unwrap_err();
+        assert!(matches!(&refused, RestoreError::Target { why, .. } if why.contains(&process.id().to_string())), "{refused:?}");
+        assert!(data_dir.exists(), "nothing was moved");
+        drop(process.stdin.take());
+        process.wait().unwrap();
+        assert!(target.refuse_running().is_ok());
     }
 }

@@ -2,12 +2,14 @@
 
 mod old;
 mod replication;
+mod rules;
 mod state;
 mod steps;
 mod xml;
 
 pub use old::OldVersions;
 pub use replication::{Replication, ReplicationWish};
+pub use rules::Harm;
 pub(crate) use state::encoded;
 pub use state::{BucketState, DefaultEncryption, Fact, Unfinished};
 pub use steps::{BucketWish, Outcome, Step};
@@ -18,10 +20,11 @@ use crate::{Remove, StoreError, StoreOptions};
 use std::sync::Arc;
 use terms::Timestamp;
 
-/// An upload that is younger may still be under way.
-const ABANDONED_AFTER_SECONDS: f64 = 86_400.0;
+/// An upload that got anything later than this may still be under way: that of a manifest is begun with its backup and ends after it, and a
+/// large backup takes days. A lifecycle rule counts from its beginning.
+const ABANDONED_AFTER_DAYS: u32 = 7;
 
-/// Ends the uploads below the store's root that were begun more than a day ago and never completed; returns those that it ended.
+/// Ends the uploads below the store's root that got nothing for a week and were never completed; returns those that it ended.
 /// `now` is the earlier of the clocks that are to be believed.
 pub async fn end_abandoned_uploads(remover: &dyn Remove, now: Timestamp) -> Result<Vec<Unfinished>, StoreError> {
     let found = match remover.unfinished().await? {
@@ -38,9 +41,9 @@ pub async fn end_abandoned_uploads(remover: &dyn Remove, now: Timestamp) -> Resu
 }
 
 impl Unfinished {
-    /// Whether it was begun so long ago that nobody is at it any more.
+    /// Whether it got nothing for so long that nobody is at it any more.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
-        now.seconds_since(self.begun) > ABANDONED_AFTER_SECONDS
+        now.seconds_since(self.touched) > f64::from(ABANDONED_AFTER_DAYS) * 86_400.0
     }
 }
 

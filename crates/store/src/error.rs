@@ -9,6 +9,7 @@ impl Explain for StoreError {
             Self::Missing { .. } => "store-missing",
             Self::Truncated { .. } => "store-truncated",
             Self::Denied { .. } => "store-denied",
+            Self::Archived { .. } => "store-archived",
             Self::Unreachable { .. } => "store-unreachable",
             Self::Untrusted { .. } => "store-untrusted",
             Self::Full { .. } => "store-full",
@@ -26,6 +27,7 @@ impl Explain for StoreError {
             Self::Truncated { .. } => Class::Damaged,
             // A full store does not empty itself: whoever can must be told, not whoever can wait.
             Self::Denied { .. }
+            | Self::Archived { .. }
             | Self::Untrusted { .. }
             | Self::Full { .. }
             | Self::NotEncrypted { .. }
@@ -39,6 +41,7 @@ impl Explain for StoreError {
     fn detail(&self) -> String {
         match self {
             Self::Missing { .. } => String::new(),
+            Self::Archived { .. } => "A lifecycle rule of the bucket, or somebody, moved it to GLACIER, DEEP_ARCHIVE or another archive.".to_owned(),
             Self::Truncated { wanted, found, .. } => {
                 format!("It must hold at least {wanted} bytes and holds {found}.")
             }
@@ -54,6 +57,9 @@ impl Explain for StoreError {
             Self::Missing { .. } => "Run bowline check to see what the repository lacks; the object may have been removed by hand.",
             Self::Truncated { .. } => "Run bowline scrub to find every damaged object; restore from a backup that does not need this one.",
             Self::Denied { store, operation, why, .. } => return denied(store, operation, why),
+            Self::Archived { .. } => {
+                "Bring it back, which takes hours (aws s3api restore-object, then copy it over itself with --storage-class STANDARD), and remove the rule: bowline check names it."
+            }
             Self::Unreachable { store, .. } if is_folder(store) => "Check that the file system is mounted and answers: stat -f on the folder.",
             Self::Unreachable { .. } => {
                 "Check the endpoint, name resolution and firewall from this host; Bowline tries again by itself where it runs as a service."

@@ -20,7 +20,7 @@ mod site;
 mod token;
 
 pub use bucket::{
-    Bucket, BucketState, BucketWish, DefaultEncryption, Fact, OldVersions, Outcome, Replication, ReplicationWish, Step, Unfinished,
+    Bucket, BucketState, BucketWish, DefaultEncryption, Fact, Harm, OldVersions, Outcome, Replication, ReplicationWish, Step, Unfinished,
     end_abandoned_uploads,
 };
 pub use disk::Disk;
@@ -204,6 +204,9 @@ pub enum StoreError {
     /// The store refuses these credentials this operation.
     #[error("{store} denies {operation} on {path}")]
     Denied { store: String, operation: &'static str, path: String, why: String },
+    /// It lies in an archive, from which it must be brought back before it can be read.
+    #[error("object {path} in {store} is archived and cannot be read as it is")]
+    Archived { store: String, path: String },
     /// No answer, or none in time.
     #[error("cannot reach {store} to {operation} {path}")]
     Unreachable { store: String, operation: &'static str, path: String, why: String },

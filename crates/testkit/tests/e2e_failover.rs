@@ -158,3 +158,32 @@ fn wal_that_the_server_no_longer_has_is_told_as_a_gap_and_reception_goes_on() {
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "20001");
     assert_eq!(receiver.stop(), Some(0));
 }
+
+/// PostgreSQL 18 invalidates a slot that nobody used for a while, and lets it keep its position.
+#[test]
+fn a_slot_that_idled_out_is_made_anew() {
+    let cluster = Cluster::builder(newest_major()).wal_segment_mib(1).setting("wal_keep_size", "64MB").start();
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), QUICK);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    receiver.wait_for(1, "wal-covered");
+    assert_eq!(receiver.stop(), Some(0));
+    cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
+    cluster.configure(&[("idle_replication_slot_timeout", "1s")]);
+    cluster.psql("SELECT pg_reload_conf()");
+    let slot = |what: &str| cluster.psql(&format!("SELECT {what} FROM pg_replication_slots WHERE slot_name = 'bowline'"));
+    wait("the slot to idle out", Duration::from_secs(40), || {
+        cluster.psql("CHECKPOINT");
+        slot("invalidation_reason") == "idle_timeout"
+    });
+    assert_eq!(slot("restart_lsn IS NOT NULL"), "t");
+    cluster.configure(&[("idle_replication_slot_timeout", "0")]);
+    cluster.psql("SELECT pg_reload_conf()");
+    let receiver = bowline.receive();
+    assert_eq!(slot("active, invalidation_reason IS NULL"), "t|t");
+    bowline.archive_now();
+    let restored = bowline.restore(&["--to", "latest"]);
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "1000", "nothing of it was lost: the server had kept the WAL");
+    assert_eq!(receiver.stop(), Some(0));
+}

@@ -117,6 +117,16 @@ fn a_note_never_vouches_for_other_bytes_or_another_repository() {
     change(&cluster.data_dir().join("pg_wal").join(&names[1]));
     let path = cluster.data_dir().join("pg_wal").join(&names[1]);
     bowline.fails(&["wal", "push", path.to_str().expect("a plain path")], 4, "wal-conflict");
+
+    // Two servers that were promoted from one timeline archive its last segment under one name: the second must be rid of it, too.
+    let (whole, partial) = (path.with_file_name(&names[3]), path.with_file_name(format!("{}.partial", names[3])));
+    fs::rename(whole, &partial).expect("rename");
+    let stored = || bowline.ok(&["wal", "push", partial.to_str().expect("a plain path")])["stored"].clone();
+    assert_eq!(stored(), true);
+    assert_eq!(stored(), false, "equal bytes");
+    change(&partial);
+    assert_eq!(stored(), false, "other bytes");
+    assert!(bowline.wal_files().contains(&format!("{}.partial", names[3])));
 }
 
 #[test]

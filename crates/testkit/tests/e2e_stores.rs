@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use testkit::bowline::FINGERPRINT;
+use testkit::loopback::http_with;
 use testkit::s3::{ACCESS_KEY_ID, S3Server, SECRET_ACCESS_KEY};
 use testkit::stand_in::{Likeness, StandIn};
 use testkit::stores::{MINIO_KEY, Make, ObjectServer};
@@ -95,6 +96,38 @@ fn a_backup_in_the_mock_of_aws_restores_and_is_encrypted_as_asked() {
     let bowline = at(&cluster, &server, "backups", "sse = \"required\"\nsse_kms_key_id = \"my-key\"\n");
     round_trip(&cluster, &bowline, "moto");
     assert_eq!(found(&bowline, "encryption by the store"), ("ok".to_owned(), "yes".to_owned()));
+
+    // A rule that archives is named before it does, and what it has moved is found, one object after the other.
+    assert_eq!(found(&bowline, "lifecycle rules").0, "ok");
+    let rule = "<LifecycleConfiguration><Rule><ID>cheap</ID><Filter><Prefix>backups/</Prefix></Filter><Status>Enabled</Status>\
+        <Transition><Days>30</Days><StorageClass>DEEP_ARCHIVE</StorageClass></Transition></Rule></LifecycleConfiguration>";
+    granted(&server, "PUT /backups?lifecycle", "", rule);
+    let (verdict, told) = found(&bowline, "lifecycle rules");
+    assert!(verdict == "fail" && told.contains("\"cheap\" moves objects to DEEP_ARCHIVE after 30 days"), "{verdict}: {told}");
+    let listed = granted(&server, "GET /backups?list-type=2&prefix=backups/acme/full/", "", "");
+    let keys = listed.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>").map(|(key, _)| key));
+    let moved: Vec<&str> = keys.filter(|key| key.contains("/data/")).collect();
+    assert!(!moved.is_empty(), "{listed}");
+    for key in &moved {
+        let headers = format!("x-amz-copy-source: /backups/{key}\r\nx-amz-storage-class: GLACIER\r\n");
+        granted(&server, &format!("PUT /backups/{key}"), &headers, "");
+    }
+    let scrubbed = bowline.run(&["scrub"]);
+    let (slug, _) = scrubbed.error();
+    let said = format!("{:?}", scrubbed.lines);
+    assert!(slug == "scrub-damage" && said.contains("store-archived") && said.contains("aws s3api restore-object"), "{scrubbed:#?}");
+    for key in &moved {
+        assert!(said.contains(key.trim_start_matches("backups/acme/")), "{key} is not named: {said}");
+    }
+    let result = scrubbed.lines.iter().find_map(|line| line["error"].get("result")).unwrap_or_else(|| panic!("{scrubbed:#?}"));
+    assert_eq!((&result["run"]["is_all"], &result["unproven"]), (&Value::from(true), &Value::from(0)), "it went on behind them: {result:#}");
+}
+
+/// Asks the mock, which checks no signature.
+fn granted(server: &ObjectServer, request: &str, headers: &str, body: &str) -> String {
+    let answer = http_with(server.port(), request, headers, body.as_bytes()).unwrap_or_else(|| panic!("{request}: no answer"));
+    assert!(answer.split(' ').nth(1) == Some("200"), "{request}: {answer}");
+    answer
 }
 
 #[test]

@@ -103,7 +103,7 @@ pub struct Expired {
     pub wal: Swept,
     /// Pieces whose segment is stored whole.
     pub pieces: Swept,
-    /// Uploads in parts that nobody completed for a day, and that were ended.
+    /// Uploads in parts that got nothing for a week, and that were ended.
     pub uploads: usize,
 }
 

@@ -152,7 +152,7 @@ fn tell(done: &Expired, is_locked: bool, kept: Option<&OldVersions>, printer: &P
         ));
     }
     if done.uploads > 0 {
-        printer.say(format!("ended {} uploads that nobody completed for a day", done.uploads));
+        printer.say(format!("ended {} uploads that got nothing for a week", done.uploads));
     }
 }
 

@@ -20,10 +20,10 @@ use terms::{Clock, SystemClock, WalName};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Stores one file; prints only what failed, and with `--json` what was done.
+/// Stores one file; prints only what failed or was passed over, and with `--json` what was done.
 pub fn run(common: &Common, asked: &PushArgs) -> ExitCode {
     let printer = Printer::new(common);
-    let outcome = push(common, asked).map(|stored| {
+    let outcome = push(common, asked, &printer).map(|stored| {
         printer.result(json!({ "stored": stored, "path": asked.path }));
         ExitCode::SUCCESS
     });
@@ -31,7 +31,7 @@ pub fn run(common: &Common, asked: &PushArgs) -> ExitCode {
 }
 
 /// Whether this very call stored it; else it was there.
-fn push(common: &Common, asked: &PushArgs) -> Result<bool, Fault> {
+fn push(common: &Common, asked: &PushArgs, printer: &Printer) -> Result<bool, Fault> {
     let wiring = Wiring::new(common)?;
     let around = Around::of(&wiring, &asked.path);
     if asked.ahead {
@@ -49,7 +49,13 @@ fn push(common: &Common, asked: &PushArgs) -> Result<bool, Fault> {
         let epoch = admit(&wiring, &mut writer, &asked.path).await?;
         Ok(capture::push(&writer, &epoch, &asked.path, wiring.config.wal.compression.unwrap_or_default()).await?)
     })?;
-    Ok(matches!(kept, Kept::Stored { .. }))
+    if kept.is_none() {
+        printer.remark(format!(
+            "{} is passed over: another server's has its name, and no restore needs either (the new timeline's first segment begins with it)",
+            asked.path.display()
+        ));
+    }
+    Ok(matches!(kept, Some(Kept::Stored { .. })))
 }
 
 /// The file as one of a server's pg_wal, where more may wait.

@@ -5,7 +5,7 @@ use crate::show::bytes;
 use crate::verbs::check::{Findings, Verdict};
 use crate::wiring::Wiring;
 use repo::Reader;
-use store::{Capabilities, Fact, Sse};
+use store::{Bucket, Capabilities, Fact, Sse};
 use terms::{Clock, SystemClock};
 
 /// Signed requests fail at 15 minutes; leases and retention want better clocks long before.
@@ -54,6 +54,7 @@ pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Find
         findings.judge("clock", skew.abs() <= SKEW_SECONDS_WARN, verdict, found, "Set this host's clock by NTP (chronyc tracking).");
     }
     look_at_bucket(wiring, &probed, findings);
+    look_at_rules(wiring, findings).await;
     match store.unfinished().await {
         Ok(Fact::Known(uploads)) if uploads.is_empty() => findings.ok("unfinished uploads", "none"),
         Ok(Fact::Known(uploads)) => {
@@ -64,7 +65,7 @@ pub async fn look_at_store(wiring: &Wiring, reader: &Reader, findings: &mut Find
             if let Some(oldest) = old.iter().min_by_key(|upload| upload.begun) {
                 found = format!("{} abandoned ({}), the oldest of {} from {}; {found}", old.len(), total(&old), oldest.key(), oldest.begun);
             }
-            let fix = "They cost room and no listing shows them: bowline init --bucket sets the lifecycle rule that ends them after a day.";
+            let fix = "They cost room and no listing shows them: bowline init --bucket sets the lifecycle rule that ends them after a week.";
             findings.judge("unfinished uploads", old.is_empty(), Verdict::Warn, found, fix);
         }
         Ok(fact) => findings.ok("unfinished uploads", format!("not known: {}", fact.why().unwrap_or_default())),
@@ -94,5 +95,28 @@ fn look_at_bucket(wiring: &Wiring, probed: &Capabilities, findings: &mut Finding
         if let Some(found) = found {
             findings.ok(what, found);
         }
+    }
+}
+
+/// Rules of the bucket that take away what only expiry may let go.
+async fn look_at_rules(wiring: &Wiring, findings: &mut Findings) {
+    let what = "lifecycle rules";
+    let asked = async {
+        let Some(bucket) = Bucket::open(&wiring.address(), &wiring.store_options()?)? else { return Ok::<_, Fault>(None) };
+        let state = bucket.state().await?;
+        Ok(Some((state.harms(bucket.prefix()), state.lifecycle.why().map(str::to_owned))))
+    };
+    match asked.await {
+        Ok(None) => {}
+        Ok(Some((_, Some(why)))) => findings.ok(what, format!("not known: {why}")),
+        Ok(Some((harms, None))) if harms.is_empty() => findings.ok(what, "none takes away what is stored"),
+        Ok(Some((harms, None))) => {
+            let verdict = if harms.iter().any(|harm| harm.is_fatal) { Verdict::Fail } else { Verdict::Warn };
+            let found: Vec<&str> = harms.iter().map(|harm| harm.what.as_str()).collect();
+            let fix = "Take what Bowline stores out of these rules (aws s3api get-bucket-lifecycle-configuration shows them): bowline expire lets \
+                backups go. Its own rules bowline init --bucket sets right.";
+            findings.add(what, verdict, found.join("; "), fix);
+        }
+        Err(fault) => findings.fail(what, &fault),
     }
 }

@@ -81,6 +81,8 @@ pub struct Unfinished {
     pub(crate) upload: String,
     /// When it was begun, by the store's clock.
     pub begun: Timestamp,
+    /// When it was begun or its newest part came, whichever is later.
+    pub touched: Timestamp,
     /// What its parts occupy, where that could be asked.
     pub bytes: Option<u64>,
 }
@@ -179,10 +181,12 @@ impl Bucket {
                     continue;
                 }
                 let begun = xml::text(upload, "Initiated").and_then(|text| text.parse().ok());
-                let bytes = self.part_bytes(&key, &id).await?;
+                let parts = self.parts(&key, &id).await?;
                 // An upload of unknown age is taken for a new one: it stays.
                 let begun = begun.unwrap_or_else(|| terms::Clock::now(&terms::SystemClock));
-                found.push(Unfinished { key, upload: id, begun, bytes });
+                let newest = parts.and_then(|(_, newest)| newest);
+                let bytes = parts.map(|(bytes, _)| bytes);
+                found.push(Unfinished { key, upload: id, begun, touched: newest.map_or(begun, |newest| newest.max(begun)), bytes });
             }
             let next = (xml::text(&body, "NextKeyMarker"), xml::text(&body, "NextUploadIdMarker"));
             match (xml::text(&body, "IsTruncated").as_deref(), next) {
@@ -194,11 +198,14 @@ impl Bucket {
         }
     }
 
-    /// What the first thousand parts of an upload occupy.
-    async fn part_bytes(&self, key: &str, upload: &str) -> Result<Option<u64>, StoreError> {
+    /// What the first thousand parts of an upload occupy, and when the newest of them came.
+    async fn parts(&self, key: &str, upload: &str) -> Result<Option<(u64, Option<Timestamp>)>, StoreError> {
         let ask = Ask { method: "GET", path: key, query: &format!("uploadId={}", encoded(upload)), ..Ask::default() };
         Ok(match self.control.send(&ask).await? {
-            Answered::Yes(body) => Some(xml::all(&body, "Size").iter().filter_map(|size| size.parse::<u64>().ok()).sum()),
+            Answered::Yes(body) => {
+                let bytes: u64 = xml::all(&body, "Size").iter().filter_map(|size| size.parse::<u64>().ok()).sum();
+                Some((bytes, xml::all(&body, "LastModified").iter().filter_map(|time| time.parse().ok()).max()))
+            }
             Answered::No(_) => None,
         })
     }

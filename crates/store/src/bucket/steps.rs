@@ -1,7 +1,7 @@
 //! Sets a bucket up: which steps are needed, as data that can be printed, and each of them carried out by itself.
 
 use super::state::{BucketState, DefaultEncryption, Fact};
-use super::{Bucket, ReplicationWish, xml};
+use super::{ABANDONED_AFTER_DAYS, Bucket, ReplicationWish, xml};
 use crate::StoreError;
 use crate::s3::{Answered, Ask};
 
@@ -35,7 +35,7 @@ pub enum Step {
     Version,
     /// Block public access.
     BlockPublic,
-    /// End abandoned uploads after a day and old versions after some.
+    /// End abandoned uploads after a week and old versions after some days.
     Lifecycle {
         /// How many days an overwritten or removed version stays.
         noncurrent_days: u32,
@@ -123,7 +123,8 @@ impl BucketWish {
 
 fn are_as_wished(ours: &[String], days: u32) -> bool {
     let has = |element: &str, days: u32| ours.iter().any(|rule| xml::text(rule, element).as_deref() == Some(days.to_string().as_str()));
-    ours.iter().all(|rule| xml::text(rule, "Status").as_deref() == Some("Enabled")) && has("DaysAfterInitiation", 1) && has("NoncurrentDays", days)
+    let are_on = ours.iter().all(|rule| xml::text(rule, "Status").as_deref() == Some("Enabled"));
+    are_on && has("DaysAfterInitiation", ABANDONED_AFTER_DAYS) && has("NoncurrentDays", days)
 }
 
 fn rule_name(prefix: &str, what: &str) -> String {
@@ -143,7 +144,9 @@ impl Step {
             Self::BlockPublic => "block public access".to_owned(),
             Self::Lifecycle { noncurrent_days, kept } => {
                 let others = if kept.is_empty() { String::new() } else { format!(" (and keep {} rule(s) of others)", kept.len()) };
-                format!("end abandoned uploads after 1 day, and old versions {noncurrent_days} days after they were replaced{others}")
+                format!(
+                    "end abandoned uploads after {ABANDONED_AFTER_DAYS} days, and old versions {noncurrent_days} days after they were replaced{others}"
+                )
             }
         }
     }
@@ -190,14 +193,13 @@ impl Step {
                 let rule = |what: &str, action: String| {
                     format!("<Rule><ID>{}</ID>{filter}<Status>Enabled</Status>{action}</Rule>", xml::escaped(&rule_name(bucket.prefix(), what)))
                 };
-                let uploads = "<AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation></AbortIncompleteMultipartUpload>";
+                let uploads = format!(
+                    "<AbortIncompleteMultipartUpload><DaysAfterInitiation>{ABANDONED_AFTER_DAYS}</DaysAfterInitiation>\
+                     </AbortIncompleteMultipartUpload>"
+                );
                 let versions =
                     format!("<NoncurrentVersionExpiration><NoncurrentDays>{noncurrent_days}</NoncurrentDays></NoncurrentVersionExpiration>");
-                format!(
-                    "<LifecycleConfiguration {xmlns}>{kept}{}{}</LifecycleConfiguration>",
-                    rule("uploads", uploads.to_owned()),
-                    rule("versions", versions)
-                )
+                format!("<LifecycleConfiguration {xmlns}>{kept}{}{}</LifecycleConfiguration>", rule("uploads", uploads), rule("versions", versions))
             }
         }
     }
@@ -233,7 +235,7 @@ impl Step {
             Self::Lifecycle { noncurrent_days, kept } => {
                 let prefix = if bucket.prefix().is_empty() { String::new() } else { format!("{}/", bucket.prefix()) };
                 let rules = serde_json::json!({"Rules": [
-                    {"ID": rule_name(bucket.prefix(), "uploads"), "Filter": {"Prefix": prefix}, "Status": "Enabled", "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}},
+                    {"ID": rule_name(bucket.prefix(), "uploads"), "Filter": {"Prefix": prefix}, "Status": "Enabled", "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABANDONED_AFTER_DAYS}},
                     {"ID": rule_name(bucket.prefix(), "versions"), "Filter": {"Prefix": prefix}, "Status": "Enabled", "NoncurrentVersionExpiration": {"NoncurrentDays": noncurrent_days}},
                 ]});
                 let others = if kept.is_empty() { "" } else { "   # this replaces all rules: add the present ones" };
@@ -292,7 +294,7 @@ mod tests {
             blocks_public_access: Fact::Known(true),
             object_lock: Fact::Known(false),
             lifecycle: Fact::Known(vec![
-                "<ID>bowline-kb-uploads</ID><Status>Enabled</Status><DaysAfterInitiation>1</DaysAfterInitiation>".to_owned(),
+                "<ID>bowline-kb-uploads</ID><Status>Enabled</Status><DaysAfterInitiation>7</DaysAfterInitiation>".to_owned(),
                 "<ID>bowline-kb-versions</ID><Status>Enabled</Status><NoncurrentDays>30</NoncurrentDays>".to_owned(),
             ]),
             replication: Fact::Known(Replication::default()),
@@ -306,6 +308,14 @@ mod tests {
         assert_eq!(steps.iter().map(Step::name).collect::<Vec<_>>(), ["create", "encryption", "versioning", "public-access", "lifecycle"]);
         let other_key = BucketWish { kms_key: Some("arn:other".to_owned()), ..wish() };
         assert_eq!(other_key.steps(Some(&perfect()), "kb").0, [Step::Encrypt { kms_key: "arn:other".to_owned() }]);
+    }
+
+    #[test]
+    fn a_rule_that_would_end_the_upload_of_a_long_backup_is_written_anew() {
+        let Fact::Known(rules) = perfect().lifecycle else { unreachable!("perfect") };
+        let hasty = rules.iter().map(|rule| rule.replace("<DaysAfterInitiation>7", "<DaysAfterInitiation>1")).collect();
+        let state = BucketState { lifecycle: Fact::Known(hasty), ..perfect() };
+        assert_eq!(wish().steps(Some(&state), "kb").0, [Step::Lifecycle { noncurrent_days: 30, kept: Vec::new() }]);
     }
 
     #[test]

@@ -186,6 +186,8 @@ impl Trouble {
             None if self.code == UNTRUSTED => StoreError::Untrusted { store, operation, path, why },
             Some(404) if ["NoSuchBucket", "ContainerNotFound"].contains(&self.code.as_str()) => StoreError::NoStore { store, why },
             Some(404) if self.is_missing() || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
+            // Its status is that of a denial, and no permission would help.
+            _ if self.code == "InvalidObjectState" => StoreError::Archived { store, path },
             _ if self.is_denied() => StoreError::Denied { store, operation, path, why },
             Some(408 | 429 | HUNG_UP | 500 | 502..=599) => StoreError::Unreachable { store, operation, path, why },
             None if self.transport.is_some() => StoreError::Unreachable { store, operation, path, why },
@@ -302,6 +304,7 @@ mod tests {
         assert!(matches!(answer("403 Forbidden", "QuotaExceeded"), StoreError::Full { .. }));
         assert!(matches!(answer("503 Slow Down", "SlowDown"), StoreError::Unreachable { .. }));
         assert!(matches!(answer("400 Bad Request", "ExpiredToken"), StoreError::Denied { .. }));
+        assert!(matches!(answer("403 Forbidden", "InvalidObjectState"), StoreError::Archived { .. }));
         assert!(matches!(answer("400 Bad Request", "InvalidArgument"), StoreError::Failed { .. }));
     }
 

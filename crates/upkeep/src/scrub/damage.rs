@@ -15,6 +15,9 @@ pub(super) const UNLISTED: &str = "backup-unlisted";
 /// The slug of damage in the repository of the snapshots, where they have one of their own.
 pub(super) const APART: &str = "apart-damaged";
 
+/// The slug of what lies in an archive of the store's.
+const ARCHIVED: &str = "store-archived";
+
 /// An object that is not as it must be.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -54,7 +57,9 @@ impl Found {
             RepoError::Object { source: SealError::NoKey { .. } | SealError::Recipient { .. } | SealError::Library { .. }, .. } => return Err(error),
             // Perhaps an object that this one needs.
             RepoError::Object { path, .. } | RepoError::Document { path, .. } | RepoError::Newer { path, .. } => path.clone(),
-            RepoError::Store(StoreError::Missing { path, .. } | StoreError::Truncated { path, .. }) => path.clone(),
+            RepoError::Store(StoreError::Missing { path, .. } | StoreError::Truncated { path, .. } | StoreError::Archived { path, .. }) => {
+                path.clone()
+            }
             RepoError::Manifest { .. } => path,
             _ => return Err(error),
         };
@@ -87,6 +92,8 @@ pub(super) struct Surroundings {
     epochs: Vec<Epoch>,
 }
 
+const BRING_BACK: &str = "Bring it back (aws s3api restore-object, then copy it over itself with --storage-class STANDARD), and remove the lifecycle rule that \
+    moved it: bowline check names it.";
 const PUT_BACK: &str = "Put the object back from a copy of the bucket: a second copy, an earlier version.";
 
 impl Surroundings {
@@ -99,7 +106,10 @@ impl Surroundings {
     }
 
     pub(super) fn damage(&self, found: Found, since: Timestamp) -> ScrubDamage {
-        let (unreachable, next) = found.told.clone().unwrap_or_else(|| self.consequences(&found));
+        let (unreachable, mut next) = found.told.clone().unwrap_or_else(|| self.consequences(&found));
+        if found.slug == ARCHIVED {
+            next = BRING_BACK.to_owned();
+        }
         ScrubDamage { path: found.path, slug: found.slug, why: found.why, unreachable, next, since }
     }
 
