@@ -1,6 +1,7 @@
 //! How each job of the schedule stands, by the ledger and by what it left: pure.
 
 use crate::facts::{JobFacts, PastRun, RepositoryFacts, RunFacts};
+use crate::is_ahead;
 use crate::settings::{JobPlan, Settings};
 use repo::{Run, RunEnded, RunName, RunOutcome};
 use serde_json::Value;
@@ -12,8 +13,6 @@ const RESULT_BYTES_MAX: usize = 16 << 10;
 
 /// Jobs that find something, rather than do something: a verdict is their success.
 pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
-/// A run that began further in the future was written by a clock that was wrong.
-const FUTURE_SECONDS: f64 = 300.0;
 /// No run takes longer: one that has not ended by then broke off.
 const LOST_SECONDS: f64 = 86_400.0;
 /// Runs of a job that decide when it begins again.
@@ -32,8 +31,7 @@ pub(crate) fn look(
 fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&RepositoryFacts>, is_watched: bool, now: Timestamp) -> JobFacts {
     // One that found another under way says nothing of the job; nor does one that a clock wrote which was wrong.
     let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
-    let is_of_the_future = |run: &Run| run.began().seconds_since(now) > FUTURE_SECONDS;
-    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_of_the_future(run));
+    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_ahead(run.began(), now));
     // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once another
     // began after it, or when nothing runs so long.
     let is_lost = |number: usize, run: &Run| run.ended().is_none() && (number > 0 || now.seconds_since(run.began()) > LOST_SECONDS);
@@ -47,7 +45,7 @@ fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&Reposi
     let last_success = own().find(|(_, run)| run.ended().is_some_and(|run| run.outcome == RunOutcome::Ok)).map(|(name, run)| run_facts(name, run));
     // What a job left counts, whoever ran it.
     let left = repository.and_then(|repository| match plan.name {
-        "backup" => repository.backups.iter().rev().find(|backup| backup.is_present).map(|backup| backup.began),
+        "backup" => repository.backups.iter().rev().find(|backup| backup.is_present && !backup.is_ahead).map(|backup| backup.began),
         "drill" => repository.drills.iter().find(|drill| drill.outcome == "passed").map(|drill| drill.at),
         _ => None,
     });
@@ -137,5 +135,30 @@ mod tests {
         ] {
             assert_eq!(overdue(&plan, done.map(at), created, at(now)), wanted.map(at), "{now} {done:?}");
         }
+    }
+
+    fn plan(name: &'static str) -> JobPlan {
+        let schedule = Schedule::parse("0 2 * * *", Zone::default()).expect("a schedule");
+        JobPlan { name, schedule, slack: Duration::from_secs(7200), is_optional: false }
+    }
+
+    fn sample() -> RepositoryFacts {
+        let mut sample: Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).expect("the sample");
+        serde_json::from_value(sample["facts"]["repository"]["seen"].take()).expect("facts")
+    }
+
+    #[test]
+    fn a_backup_of_a_clock_that_was_ahead_is_not_tonights() {
+        let mut repository = sample();
+        let mut ahead = repository.newest().expect("a backup").clone();
+        (ahead.began, ahead.at, ahead.is_ahead) = (at("2030-01-01 02:00:00 UTC"), at("2030-01-01 02:10:00 UTC"), true);
+        let before = repository.newest().expect("a backup").id;
+        repository.backups.push(ahead);
+        assert_eq!(repository.newest().map(|backup| backup.id), Some(before));
+        let overdue = |now: &str| job(&plan("backup"), &BTreeMap::new(), Some(&repository), true, at(now)).overdue_since;
+        assert_eq!(overdue("2026-11-26 12:00:00 UTC"), None);
+        assert_eq!(overdue("2026-11-27 12:00:00 UTC"), Some(at("2026-11-27 04:00:00 UTC")));
+        repository.backups.retain(|backup| backup.is_ahead);
+        assert!(repository.newest().is_some_and(|newest| newest.is_ahead), "it can be restored all the same");
     }
 }

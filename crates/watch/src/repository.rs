@@ -1,10 +1,10 @@
 //! What the repository itself says: its backups and why they are kept, how far its log reaches, its drills, what an audit found.
 
-use crate::Trouble;
 use crate::facts::{
     BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
 use crate::settings::Settings;
+use crate::{Trouble, is_ahead};
 use futures::{StreamExt, TryStreamExt};
 use repo::retention::{Reason, RetentionPlan, Verdict};
 use repo::{BackupDocument, Encryption, Epoch, Reader, RepoError, Run, RunName};
@@ -17,6 +17,8 @@ use terms::{BackupId, Timestamp};
 
 /// Drills that are shown.
 const DRILLS: usize = 12;
+/// What bears a time that is still to come: so many of these are named.
+const AHEAD: usize = 10;
 /// Faults of a drill that are told.
 const FAULTS: usize = 10;
 
@@ -33,14 +35,19 @@ const AT_ONCE: usize = 16;
 #[derive(Default)]
 pub(crate) struct Memory {
     runs: BTreeMap<RunName, Run>,
+    /// Runs that a clock stamped which was ahead.
+    ahead: Vec<RunName>,
     drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
     plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
 }
 
 impl Memory {
     /// The newest runs of each job: of one that is seldom run, too.
-    pub(crate) async fn runs(&mut self, reader: &Reader, settings: &Settings) -> Result<BTreeMap<RunName, Run>, Trouble> {
+    pub(crate) async fn runs(&mut self, reader: &Reader, settings: &Settings, now: Timestamp) -> Result<BTreeMap<RunName, Run>, Trouble> {
         let names = reader.run_names(RUNS_LISTED).await.map_err(|e| Trouble::of(&e))?;
+        // A clock that was wrong once must not hide all that ran since.
+        let (ahead, names): (Vec<RunName>, Vec<RunName>) = names.into_iter().partition(|name| is_ahead(name.began(), now));
+        self.ahead = ahead;
         let mut wanted: Vec<RunName> = Vec::new();
         for plan in &settings.jobs {
             wanted.extend(names.iter().filter(|name| name.job() == plan.name).take(RUNS_OF_A_JOB).cloned());
@@ -94,7 +101,7 @@ pub(crate) async fn look(
 ) -> Result<RepositoryFacts, Trouble> {
     let trouble = |e: &RepoError| Trouble::of(e);
     let documents = reader.backups().await.map_err(|e| trouble(&e))?;
-    let drills = memory.drills(reader).await?;
+    let (ahead, drills): (Vec<_>, Vec<_>) = memory.drills(reader).await?.into_iter().partition(|drill| is_ahead(drill.began, now));
     let plan = memory.plan(reader, settings, &documents, now).await?;
     let expiry = reader.expiry().await.map_err(|e| trouble(&e))?.map(|(state, _)| state);
     let epoch = reader.epoch();
@@ -104,9 +111,14 @@ pub(crate) async fn look(
         .map(|document| {
             let verdict = plan.verdicts.iter().find(|verdict| verdict.backup == document.id);
             let reaches_on = expiry.as_ref().is_none_or(|state| state.reaches_on_from(document));
-            backup(document, verdict, &drills, reaches_on, is_present(document))
+            let is_ahead = is_ahead(document.start.time.max(document.stop.time), now);
+            BackupFacts { is_ahead, ..backup(document, verdict, &drills, reaches_on, is_present(document)) }
         })
         .collect();
+    let mut named: Vec<String> = backups.iter().filter(|backup| backup.is_ahead).map(|backup| format!("backup {}", backup.id)).collect();
+    named.extend(ahead.iter().map(|drill| format!("the drill of {}", drill.began)));
+    named.extend(memory.ahead.iter().map(|name| format!("run {name}")));
+    named.truncate(AHEAD);
     let mut epochs = Vec::new();
     for one in &reader.document().epochs {
         epochs.push(epoch_facts(reader, one, epoch == Some(one), &documents, &backups).await?);
@@ -138,6 +150,7 @@ pub(crate) async fn look(
         restore,
         drills: drills.into_iter().take(DRILLS).map(DrillDocument::facts).collect(),
         expired,
+        ahead: named,
     })
 }
 
@@ -160,6 +173,7 @@ fn backup(document: &BackupDocument, verdict: Option<&Verdict>, drills: &[DrillD
         pages_damaged: document.pages_damaged,
         server_version: document.server_version.clone(),
         is_present,
+        is_ahead: false,
         reaches_on,
         is_daily: reasons.iter().any(|reason| matches!(reason, Reason::Daily(_))),
         is_monthly: reasons.iter().any(|reason| matches!(reason, Reason::Monthly(_))),
@@ -209,7 +223,7 @@ async fn log_of(reader: &Reader, epoch: &Epoch, documents: &[BackupDocument], ba
     };
     let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await.map_err(|e| Trouble::of(&e))?;
     let end = restore::stored_end(reader, epoch).await.map_err(|e| Trouble::of(&e))?;
-    let newest = own().next_back().map(|(document, _)| document);
+    let newest = own().max_by_key(|(_, facts)| !facts.is_ahead).map(|(document, _)| document);
     let estimate = match (restore::measured(reader).await.map_err(|e| Trouble::of(&e))?, newest, end) {
         (Some(measured), Some(newest), Some(end)) => {
             let segments = end.lsn.bytes().saturating_sub(newest.start.lsn.bytes()) / newest.segment_bytes.bytes() + 1;

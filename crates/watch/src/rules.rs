@@ -151,8 +151,8 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
             hint,
         );
     }
-    let present: Vec<&BackupFacts> = repository.backups.iter().filter(|backup| backup.is_present).collect();
-    match present.last() {
+    let newest = repository.newest();
+    match newest {
         None => {
             let of = if repository.backups.is_empty() { "" } else { " of the present cluster" };
             found.tell("no-backup", "", Urgency::Critical, format!("there is no backup{of}"), "", "Take one: bowline backup.");
@@ -171,7 +171,7 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
                 hint,
             );
         }
-    } else if !present.is_empty() {
+    } else if newest.is_some() {
         found.tell("wal-gap", "path", Urgency::Critical, "no backup leads to the newest timeline", "", "Take a full backup now (bowline backup).");
     }
     if !repository.gaps.is_empty() {
@@ -191,6 +191,16 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
     }
     if let Some(drill) = repository.drills.first() {
         judge_drill(drill, found);
+    }
+    if !repository.ahead.is_empty() {
+        found.tell(
+            "clock-skew",
+            "stamps",
+            Urgency::Warning,
+            "what is stored bears times that are still to come",
+            repository.ahead.join(", "),
+            "Nothing is judged by these until then. Where this host's clock is right (bowline check), one was wrong when they were made: what is made now counts again. Else set it right.",
+        );
     }
     if let Some(estimate) = repository.restore.as_ref().filter(|estimate| estimate.seconds > facts.objectives.rto_seconds) {
         let what = format!("a restore would take about {}, longer than the objective", span(estimate.seconds));

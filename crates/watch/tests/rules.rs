@@ -131,6 +131,26 @@ fn damage_behind_every_backup_asks_for_a_new_one_until_one_has_begun() {
 }
 
 #[test]
+fn what_a_clock_stamped_that_was_ahead_is_told_by_name_and_hides_nothing() {
+    let mut facts = healthy();
+    let seen = &mut facts["repository"]["seen"];
+    seen["backups"][39]["is_ahead"] = json!(true);
+    seen["backups"][38]["pages_damaged"] = json!(2);
+    seen["ahead"] = json!(["backup 20300101T020000Z"]);
+    let judgement = judged(&facts);
+    let told: Vec<_> = judgement.alarms.iter().map(|alarm| (alarm.rule.as_str(), alarm.subject.as_str(), alarm.urgency)).collect();
+    assert_eq!(told, [("damaged-pages", "", Urgency::Critical), ("clock-skew", "stamps", Urgency::Warning)]);
+    assert_eq!(judgement.alarms[1].detail, "backup 20300101T020000Z");
+    // Alone, and behind damage, it is no later backup that serves what follows.
+    let seen = &mut facts["repository"]["seen"];
+    seen["backups"] = json!([seen["backups"][39]]);
+    seen["gaps"] = json!([{ "from": null, "until": null, "what": "segment A is damaged", "is_last": true }]);
+    seen["backups"][0]["began"] = json!("2030-01-01T02:00:00Z");
+    let facts: Facts = serde_json::from_value(facts).expect("facts");
+    assert!(facts.repository.seen().expect("it was seen").is_cut_off());
+}
+
+#[test]
 fn a_full_bucket_that_keeps_versions_promises_only_what_its_rules_free() {
     let hint = |old_versions: Value, expired: u64| {
         let mut facts = healthy();
