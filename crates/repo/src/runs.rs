@@ -141,6 +141,13 @@ impl Run {
             Self::Ended(run) => run.began,
         }
     }
+    /// Whose process it is, or was: host and process, for people.
+    pub fn by(&self) -> &str {
+        match self {
+            Self::Begun(run) => &run.by,
+            Self::Ended(run) => &run.by,
+        }
+    }
     /// How it ended; `None` while it is under way, and when it broke off without a word.
     pub fn ended(&self) -> Option<&RunEnded> {
         match self {

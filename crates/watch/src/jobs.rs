@@ -6,6 +6,7 @@ use crate::settings::{JobPlan, Settings};
 use repo::{Run, RunEnded, RunName, RunOutcome};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use terms::Timestamp;
 
 /// A result larger than this is not shown with the run.
@@ -13,8 +14,6 @@ const RESULT_BYTES_MAX: usize = 16 << 10;
 
 /// Jobs that find something, rather than do something: a verdict is their success.
 pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
-/// No run takes longer: one that has not ended by then broke off.
-const LOST_SECONDS: f64 = 86_400.0;
 /// Runs of a job that decide when it begins again.
 const PAST: usize = 12;
 
@@ -25,16 +24,25 @@ pub(crate) fn look(
     is_watched: bool,
     now: Timestamp,
 ) -> Vec<JobFacts> {
-    settings.jobs.iter().map(|plan| job(plan, runs, repository, is_watched, now)).collect()
+    settings.jobs.iter().map(|plan| job(plan, settings.lost_after, runs, repository, is_watched, now)).collect()
 }
 
-fn job(plan: &JobPlan, runs: &BTreeMap<RunName, Run>, repository: Option<&RepositoryFacts>, is_watched: bool, now: Timestamp) -> JobFacts {
+fn job(
+    plan: &JobPlan,
+    lost_after: Duration,
+    runs: &BTreeMap<RunName, Run>,
+    repository: Option<&RepositoryFacts>,
+    is_watched: bool,
+    now: Timestamp,
+) -> JobFacts {
     // One that found another under way says nothing of the job; nor does one that a clock wrote which was wrong.
     let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
     let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_ahead(run.began(), now));
-    // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once another
-    // began after it, or when nothing runs so long.
-    let is_lost = |number: usize, run: &Run| run.ended().is_none() && (number > 0 || now.seconds_since(run.began()) > LOST_SECONDS);
+    // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once the same
+    // began another, for no daemon does a job twice at a time, or when nothing runs so long. What another began may wait for this one.
+    let is_followed = |number: usize, run: &Run| own().take(number).any(|(_, later)| later.by() == run.by());
+    let is_old = |run: &Run| now.seconds_since(run.began()) > lost_after.as_secs_f64();
+    let is_lost = |number: usize, run: &Run| run.ended().is_none() && (is_followed(number, run) || is_old(run));
     let last = own().enumerate().find(|(number, (_, run))| run.ended().is_some() || is_lost(*number, run)).map(|(_, (name, run))| {
         let facts = run_facts(name, run);
         match run.ended() {
@@ -100,10 +108,7 @@ pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
         summary: ended.and_then(|run| run.summary.clone()),
         hint: ended.and_then(|run| run.hint.clone()),
         bytes: ended.and_then(|run| run.bytes),
-        by: match run {
-            Run::Begun(run) => run.by.clone(),
-            Run::Ended(run) => run.by.clone(),
-        },
+        by: run.by().to_owned(),
         result: ended.and_then(|run| run.result.as_ref()).filter(small).cloned(),
     }
 }
@@ -111,8 +116,10 @@ pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use repo::RunBegun;
     use terms::{Schedule, Zone};
+
+    const LOST_AFTER: Duration = Duration::from_secs(86_400);
 
     fn at(text: &str) -> Timestamp {
         Timestamp::parse_at(text, Timestamp::from_unix_micros(0)).expect(text)
@@ -147,6 +154,24 @@ mod tests {
         serde_json::from_value(sample["facts"]["repository"]["seen"].take()).expect("facts")
     }
 
+    fn begun(run: &str, by: &str) -> (RunName, Run) {
+        let name = RunName::parse(run).expect(run);
+        let begun = RunBegun::new(name.job(), name.began(), by.to_owned());
+        (name, Run::Begun(begun))
+    }
+
+    #[test]
+    fn a_run_broke_off_when_the_same_began_another_and_not_when_somebody_waits_for_it() {
+        let told = |later_by: &str, now: &str| {
+            let runs = BTreeMap::from([begun("20261126T050000Z-scrub", "the daemon on db1"), begun("20261126T051000Z-scrub", later_by)]);
+            job(&plan("scrub"), LOST_AFTER, &runs, None, true, at(now)).last.map(|run| (run.run, run.outcome))
+        };
+        let lost = |run: &str| Some((run.to_owned(), "broken-off".to_owned()));
+        assert_eq!(told("a command on db1, process 7", "2026-11-26 05:20:00 UTC"), None, "it waits for the other's lease");
+        assert_eq!(told("the daemon on db1", "2026-11-26 05:20:00 UTC"), lost("20261126T050000Z-scrub"), "it was started again");
+        assert_eq!(told("a command on db1, process 7", "2026-11-27 05:05:00 UTC"), lost("20261126T050000Z-scrub"), "nothing runs so long");
+    }
+
     #[test]
     fn a_backup_of_a_clock_that_was_ahead_is_not_tonights() {
         let mut repository = sample();
@@ -155,7 +180,7 @@ mod tests {
         let before = repository.newest().expect("a backup").id;
         repository.backups.push(ahead);
         assert_eq!(repository.newest().map(|backup| backup.id), Some(before));
-        let overdue = |now: &str| job(&plan("backup"), &BTreeMap::new(), Some(&repository), true, at(now)).overdue_since;
+        let overdue = |now: &str| job(&plan("backup"), LOST_AFTER, &BTreeMap::new(), Some(&repository), true, at(now)).overdue_since;
         assert_eq!(overdue("2026-11-26 12:00:00 UTC"), None);
         assert_eq!(overdue("2026-11-27 12:00:00 UTC"), Some(at("2026-11-27 04:00:00 UTC")));
         repository.backups.retain(|backup| backup.is_ahead);
