@@ -110,7 +110,7 @@ pub struct RunEnded {
     /// What was moved, where bytes say something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// The result that the command printed as JSON, where it is not too large.
+    /// The result that the command printed as JSON, shortened where it is too large; `None` where it came to none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<serde_json::Value>,
     /// The last lines it printed.

@@ -495,6 +495,9 @@ pub struct JobFacts {
     pub last: Option<RunFacts>,
     /// The newest that ended `ok`; absent where none did of the newest runs, which alone are read.
     pub last_success: Option<RunFacts>,
+    /// The newest that found what it was to find, good or bad: of drill, scrub, audit and check, among the newest runs.
+    #[serde(default)]
+    pub last_verdict: Option<RunFacts>,
 }
 
 /// As much of a run as decides when its job begins again.

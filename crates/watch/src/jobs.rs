@@ -4,12 +4,11 @@ use crate::facts::{JobFacts, PastRun, RepositoryFacts, RunFacts};
 use crate::is_ahead;
 use crate::settings::{JobPlan, Settings};
 use repo::{Run, RunEnded, RunName, RunOutcome};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use terms::Timestamp;
 
-/// A result larger than this is not shown with the run.
+/// A result larger than this is shown in short.
 const RESULT_BYTES_MAX: usize = 16 << 10;
 
 /// Jobs that find something, rather than do something: a verdict is their success.
@@ -51,6 +50,8 @@ fn job(
         }
     });
     let last_success = own().find(|(_, run)| run.ended().is_some_and(|run| run.outcome == RunOutcome::Ok)).map(|(name, run)| run_facts(name, run));
+    let has_found = |run: &Run| FINDERS.contains(&plan.name) && run.ended().is_some_and(|run| run.result.is_some());
+    let last_verdict = own().find(|(_, run)| has_found(run)).map(|(name, run)| run_facts(name, run));
     // What a job left counts, whoever ran it.
     let left = repository.and_then(|repository| match plan.name {
         "backup" => repository.backups.iter().rev().find(|backup| backup.is_present && !backup.is_ahead).map(|backup| backup.began),
@@ -70,6 +71,7 @@ fn job(
         past: own().take(PAST).map(|(name, run)| past(name, run)).collect(),
         last,
         last_success,
+        last_verdict,
     }
 }
 
@@ -97,7 +99,6 @@ pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
         Some(RunOutcome::BrokenOff) => "broken-off",
     };
     let ended = run.ended();
-    let small = |value: &&Value| value.to_string().len() <= RESULT_BYTES_MAX;
     RunFacts {
         run: name.to_string(),
         job: name.job().to_owned(),
@@ -109,7 +110,7 @@ pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
         hint: ended.and_then(|run| run.hint.clone()),
         bytes: ended.and_then(|run| run.bytes),
         by: run.by().to_owned(),
-        result: ended.and_then(|run| run.result.as_ref()).filter(small).cloned(),
+        result: ended.and_then(|run| run.result.clone()).map(|result| repo::shortened(result, RESULT_BYTES_MAX)),
     }
 }
 
@@ -117,6 +118,7 @@ pub fn run_facts(name: &RunName, run: &Run) -> RunFacts {
 mod tests {
     use super::*;
     use repo::RunBegun;
+    use serde_json::{Value, json};
     use terms::{Schedule, Zone};
 
     const LOST_AFTER: Duration = Duration::from_secs(86_400);
@@ -170,6 +172,29 @@ mod tests {
         assert_eq!(told("a command on db1, process 7", "2026-11-26 05:20:00 UTC"), None, "it waits for the other's lease");
         assert_eq!(told("the daemon on db1", "2026-11-26 05:20:00 UTC"), lost("20261126T050000Z-scrub"), "it was started again");
         assert_eq!(told("a command on db1, process 7", "2026-11-27 05:05:00 UTC"), lost("20261126T050000Z-scrub"), "nothing runs so long");
+    }
+
+    #[test]
+    fn a_verdict_stays_one_however_long_it_is_and_until_there_is_another() {
+        let ended = |run: &str, outcome: RunOutcome, result: Option<Value>| {
+            let name = RunName::parse(run).expect(run);
+            let mut ended = RunBegun::new(name.job(), name.began(), "a test".into()).end(name.began(), outcome, None);
+            ended.result = result;
+            (name, Run::Ended(Box::new(ended)))
+        };
+        let tables: Vec<Value> = (0..400).map(|number| json!({ "name": format!("a_table_with_the_number_{number}"), "rows": number })).collect();
+        let failed = ended("20261126T040000Z-drill", RunOutcome::Failed, Some(json!({ "report": { "tables": tables } })));
+        let facts = job(&plan("drill"), LOST_AFTER, &BTreeMap::from([failed]), None, true, at("2026-11-26 12:00:00 UTC"));
+        let result = facts.last.expect("it ended").result.expect("it came to a verdict");
+        assert_eq!((&result["shortened"], &result["report"]["tables_count"]), (&json!(true), &json!(400)));
+        assert!(facts.past[0].is_settled);
+
+        let found = ended("20261126T040000Z-check", RunOutcome::Failed, Some(json!({ "findings": [] })));
+        let broken = ended("20261126T041500Z-check", RunOutcome::BrokenOff, None);
+        let facts = job(&plan("check"), LOST_AFTER, &BTreeMap::from([found, broken]), None, true, at("2026-11-26 12:00:00 UTC"));
+        let name = |run: Option<RunFacts>| run.map(|run| run.run);
+        assert_eq!(name(facts.last).as_deref(), Some("20261126T041500Z-check"));
+        assert_eq!(name(facts.last_verdict).as_deref(), Some("20261126T040000Z-check"));
     }
 
     #[test]

@@ -273,6 +273,12 @@ fn audited(runs: &BTreeMap<RunName, Run>) -> (Option<Timestamp>, Vec<GapFacts>) 
         is_last: false,
         what: format!("segment {} is not the object that was stored", text(&mismatch["segment"])),
     }));
+    // The ledger keeps the first of many, and their number.
+    let untold = |name: &str| audit[format!("{name}_count")].as_u64().unwrap_or(0).saturating_sub(list(name).len() as u64);
+    let untold: u64 = ["gaps", "damaged", "size_mismatches"].into_iter().map(untold).sum();
+    if untold > 0 {
+        gaps.push(GapFacts { from: None, until: None, is_last: false, what: format!("{untold} more: bowline wal audit lists them") });
+    }
     (Some(run.ended), gaps)
 }
 
@@ -355,5 +361,25 @@ mod tests {
         let (audited, gaps) = audited(&BTreeMap::from([(name, Run::Ended(Box::new(run)))]));
         assert_eq!(audited, Some(at("2026-11-26 13:00:05 UTC")));
         assert_eq!(gaps.iter().map(|gap| gap.is_last).collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    #[test]
+    fn mass_damage_counts_whatever_it_weighs() {
+        let began = Timestamp::from_compact("20261126T130000Z").expect("a time");
+        let audit = |number: i64, damaged: usize| {
+            let began = began.plus_micros(number * 3_600_000_000);
+            let damaged: Vec<Value> = (0..damaged)
+                .map(|one| json!({ "first": one.to_string(), "at": "0/1", "reason": "r", "unreachable": { "is_last": one + 1 == damaged } }))
+                .collect();
+            let mut run = RunBegun::new("audit", began, "a test".into()).end(began, RunOutcome::Failed, Some(6));
+            let result = json!({ "audit": { "damaged": damaged, "gaps": [], "size_mismatches": [] } });
+            run.result = Some(repo::shortened(result, 64 << 10));
+            (RunName::parse(&format!("{}-audit", began.compact())).expect("a name"), Run::Ended(Box::new(run)))
+        };
+        let (audited, gaps) = audited(&BTreeMap::from([audit(0, 0), audit(1, 5000)]));
+        assert_eq!(audited, Some(began.plus_micros(3_600_000_000)), "the clean one before it is not the newest");
+        assert!(gaps[0].is_last, "what cuts off the newest instants is not cut off itself");
+        let more = &gaps[gaps.len() - 1].what;
+        assert_eq!(*more, format!("{} more: bowline wal audit lists them", 5000 - (gaps.len() - 1)));
     }
 }

@@ -174,6 +174,10 @@ fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Fou
     } else if newest.is_some() {
         found.tell("wal-gap", "path", Urgency::Critical, "no backup leads to the newest timeline", "", "Take a full backup now (bowline backup).");
     }
+    // None of the newest came to a verdict: what was wrong before is not over for that.
+    if repository.audited.is_none() && facts.jobs.iter().any(|job| job.name == "audit" && job.last.is_some()) {
+        found.cannot(["wal-gap"]);
+    }
     if !repository.gaps.is_empty() {
         let what = repository.gaps.iter().map(|gap| gap.what.as_str()).collect::<Vec<_>>().join("; ");
         let count = repository.gaps.len();
@@ -511,7 +515,12 @@ const CHECKED: [&str; 11] = [
 
 fn judge_check(facts: &Facts, found: &mut Found) {
     let Some(check) = facts.jobs.iter().find(|job| job.name == "check") else { return };
-    let Some(list) = check.last.as_ref().and_then(|run| run.result.as_ref()).and_then(|result| result["findings"].as_array()) else { return };
+    // Before the first one nothing was said that could be over.
+    if check.last.is_none() {
+        return;
+    }
+    let found_last = check.last_verdict.as_ref().and_then(|run| run.result.as_ref()).and_then(|result| result["findings"].as_array());
+    let Some(list) = found_last else { return found.cannot(["check", "clock-skew"]) };
     for finding in list {
         let text = |name: &str| finding[name].as_str().unwrap_or_default();
         let (what, verdict) = (text("what"), text("verdict"));

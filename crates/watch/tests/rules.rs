@@ -80,8 +80,8 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
         (format!("{}/last", job("backup")), failed_run("backup", "failed"), "job-failed", "backup", Critical),
         (format!("{}/last", job("backup")), failed_run("backup", "broken-off"), "job-failed", "backup", Critical),
         (format!("{}/overdue_since", job("drill")), json!("2026-11-23T04:00:00Z"), "job-overdue", "drill", Critical),
-        (format!("{}/last", job("check")), checked("clock", "fail"), "clock-skew", "", Critical),
-        (format!("{}/last", job("check")), checked("store", "fail"), "check", "store", Critical),
+        (format!("{}/last_verdict", job("check")), checked("clock", "fail"), "clock-skew", "", Critical),
+        (format!("{}/last_verdict", job("check")), checked("store", "fail"), "check", "store", Critical),
         ("/scrub/damage".into(), json!(["full/20261126T020000Z/data/000001 is damaged"]), "scrub-damage", "", Critical),
         ("/capacity/seen/used_bytes".into(), json!(7_100_000_000_000_u64), "capacity", "repository", Warning),
         ("/capacity/seen/used_bytes".into(), json!(7_900_000_000_000_u64), "capacity", "repository", Critical),
@@ -148,6 +148,22 @@ fn what_a_clock_stamped_that_was_ahead_is_told_by_name_and_hides_nothing() {
     seen["backups"][0]["began"] = json!("2030-01-01T02:00:00Z");
     let facts: Facts = serde_json::from_value(facts).expect("facts");
     assert!(facts.repository.seen().expect("it was seen").is_cut_off());
+}
+
+#[test]
+fn what_breaks_off_without_a_verdict_resolves_nothing() {
+    let mut facts = healthy();
+    let number = |facts: &Value, name: &str| facts["jobs"].as_array().expect("jobs").iter().position(|job| job["name"] == name).expect("a job");
+    let (audit, check) = (number(&facts, "audit"), number(&facts, "check"));
+    facts["jobs"][check]["last"] = failed_run("check", "broken-off");
+    assert!(judged(&facts).unknown.is_empty(), "the one before it said that all is well");
+    facts["jobs"][check]["last_verdict"] = Value::Null;
+    assert!(["check", "clock-skew"].iter().all(|rule| judged(&facts).unknown.contains(*rule)));
+    facts["jobs"][audit]["last"] = failed_run("audit", "broken-off");
+    facts["repository"]["seen"]["audited"] = Value::Null;
+    assert!(judged(&facts).unknown.contains("wal-gap"));
+    (facts["jobs"][audit]["last"], facts["jobs"][check]["last"]) = (Value::Null, Value::Null);
+    assert!(judged(&facts).unknown.is_empty(), "neither ever ran");
 }
 
 #[test]
