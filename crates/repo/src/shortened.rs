@@ -62,7 +62,10 @@ mod tests {
 
     #[test]
     fn a_result_that_is_too_long_keeps_the_worst_and_says_how_much_there_was() {
-        let damage = |number: u32| json!({ "first": format!("0000000100000000{number:08X}"), "reason": "r".repeat(3000), "unreachable": { "from": "2026-11-26 13:00:00 UTC", "is_last": number == 2999 } });
+        let damage = |number: u32| {
+            let unreachable = json!({ "from": "2026-11-26 13:00:00 UTC", "is_last": number == 2999 });
+            json!({ "first": format!("0000000100000000{number:08X}"), "reason": "r".repeat(3000), "unreachable": unreachable })
+        };
         let audit = json!({ "audit": { "damaged": (0..3000).map(damage).collect::<Vec<_>>(), "gaps": [] }, "whole": false });
         let short = shortened(audit.clone(), 64 << 10);
         assert!(short.to_string().len() <= 64 << 10);

@@ -7,6 +7,7 @@ pub mod facts;
 mod gather;
 mod jobs;
 mod keys;
+mod ledger;
 mod repository;
 mod rules;
 mod server;

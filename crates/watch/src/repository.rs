@@ -3,6 +3,7 @@
 use crate::facts::{
     BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
+use crate::ledger::Ledger;
 use crate::settings::Settings;
 use crate::{Trouble, is_ahead};
 use futures::{StreamExt, TryStreamExt};
@@ -24,38 +25,18 @@ const FAULTS: usize = 10;
 
 /// How old a plan of retention may become while nothing it is made from seems to change.
 const PLAN_AGE: Duration = Duration::from_secs(300);
-/// So many names of runs are listed at least, in whole months: some weeks of the busiest schedule.
-const RUNS_LISTED: usize = 5000;
-/// Of these so many of each job are read.
-const RUNS_OF_A_JOB: usize = 12;
 /// Reports read at once.
 const AT_ONCE: usize = 16;
 
 /// What was read once and does not change.
 #[derive(Default)]
 pub(crate) struct Memory {
-    runs: BTreeMap<RunName, Run>,
-    /// Runs that a clock stamped which was ahead.
-    ahead: Vec<RunName>,
+    pub(crate) ledger: Ledger,
     drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
     plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
 }
 
 impl Memory {
-    /// The newest runs of each job: of one that is seldom run, too.
-    pub(crate) async fn runs(&mut self, reader: &Reader, settings: &Settings, now: Timestamp) -> Result<BTreeMap<RunName, Run>, Trouble> {
-        let names = reader.run_names(RUNS_LISTED).await.map_err(|e| Trouble::of(&e))?;
-        // A clock that was wrong once must not hide all that ran since.
-        let (ahead, names): (Vec<RunName>, Vec<RunName>) = names.into_iter().partition(|name| is_ahead(name.began(), now));
-        self.ahead = ahead;
-        let mut wanted: Vec<RunName> = Vec::new();
-        for plan in &settings.jobs {
-            wanted.extend(names.iter().filter(|name| name.job() == plan.name).take(RUNS_OF_A_JOB).cloned());
-        }
-        self.runs = reader.runs(&wanted, &self.runs).await.map_err(|e| Trouble::of(&e))?;
-        Ok(self.runs.clone())
-    }
-
     /// The reports of drills, newest first.
     async fn drills(&mut self, reader: &Reader) -> Result<Vec<DrillDocument>, Trouble> {
         let paths = reader.drills().await.map_err(|e| Trouble::of(&e))?;
@@ -117,7 +98,7 @@ pub(crate) async fn look(
         .collect();
     let mut named: Vec<String> = backups.iter().filter(|backup| backup.is_ahead).map(|backup| format!("backup {}", backup.id)).collect();
     named.extend(ahead.iter().map(|drill| format!("the drill of {}", drill.began)));
-    named.extend(memory.ahead.iter().map(|name| format!("run {name}")));
+    named.extend(memory.ledger.ahead.iter().map(|name| format!("run {name}")));
     named.truncate(AHEAD);
     let mut epochs = Vec::new();
     for one in &reader.document().epochs {
