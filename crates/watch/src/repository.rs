@@ -328,8 +328,45 @@ pub(crate) async fn scrub(reader: &Reader) -> Result<Option<ScrubFacts>, Trouble
 #[cfg(test)]
 mod tests {
     use super::*;
-    use repo::{RunBegun, RunOutcome};
+    use repo::retention::RetentionPolicy;
+    use repo::{RunBegun, RunOutcome, Writer};
     use serde_json::json;
+    use std::sync::Arc;
+
+    fn settings() -> Settings {
+        let mut sample: Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).expect("the sample");
+        Settings {
+            org: "acme".into(),
+            objectives: serde_json::from_value(sample["facts"]["objectives"].take()).expect("objectives"),
+            jobs: Vec::new(),
+            lost_after: Duration::ZERO,
+            slot: String::new(),
+            status_interval: Duration::ZERO,
+            is_synchronous: false,
+            receiver: "",
+            data_dir: None,
+            drill_dir: None,
+            policy: RetentionPolicy::default(),
+            quota_bytes: None,
+            folder: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drill_of_a_clock_that_was_ahead_is_not_the_last_one() {
+        let now = Timestamp::from_compact("20261126T120000Z").expect("a time");
+        let store = Arc::new(store::Memory::new());
+        let writer = Writer::create(store, Vec::new(), "acme", Encryption::Off, json!({}), now).await.expect("a repository");
+        for (began, outcome) in [("20261122T040000Z", "failed"), ("20300101T040000Z", "passed")] {
+            let began = Timestamp::from_compact(began).expect(began);
+            let report = json!({ "format": 1, "began": began, "outcome": outcome, "backup": null });
+            writer.keep_drill(began, &report, String::new()).await.expect("it is kept");
+        }
+        let facts = look(writer.reader(), &settings(), &mut Memory::default(), &BTreeMap::new(), now).await.expect("a look");
+        let drills: Vec<&str> = facts.drills.iter().map(|drill| drill.outcome.as_str()).collect();
+        assert_eq!(drills, ["failed"]);
+        assert_eq!(facts.ahead, ["the drill of 2030-01-01 04:00:00 UTC"]);
+    }
 
     #[test]
     fn damage_that_an_audit_found_says_whether_anything_later_can_be_restored() {
