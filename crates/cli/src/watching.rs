@@ -23,6 +23,8 @@ use watch::facts::{Objectives, PackagesFacts};
 use watch::{Doors, JobPlan, Settings, Trouble};
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// A daemon tells a job that takes too long to end, kills it, and writes that down.
+const TO_END: Duration = Duration::from_secs(600);
 /// How often the receiver reports unless told.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// On a disk, and not cleared while a drill is held.
@@ -69,6 +71,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
             plan("audit", "daemon.audit", 2 * HOUR, true)?,
             plan("check", "daemon.check", HOUR, true)?,
         ],
+        lost_after: config.daemon.job_limit.unwrap_or_default().max(24 * HOUR) + TO_END,
         slot: config.wal.slot.clone(),
         status_interval: config.wal.status_interval.unwrap_or(STATUS_INTERVAL),
         is_synchronous: config.wal.synchronous,

@@ -1,7 +1,7 @@
 //! The daemon's own loop: begins what is due, minds what runs, ends cleanly.
 
 use crate::child::Ended;
-use crate::due::{Backups, FUTURE_SECONDS, Past, Situation, Why, due, expiry_due};
+use crate::due::{Backups, Past, Situation, Why, due, expiry_due};
 use crate::look::{Asked, go_on_looking};
 use crate::office::{Office, Underway};
 use crate::receiver::{Heed, Receiver};
@@ -19,7 +19,7 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout, timeout_at};
 use watch::facts::{Facts, PastRun, RunFacts};
-use watch::{FINDERS, JobPlan, Trouble};
+use watch::{FINDERS, JobPlan, Trouble, is_ahead};
 
 /// How often the clock is looked at. It may jump, so nothing sleeps until a time.
 const TICK: Duration = Duration::from_millis(500);
@@ -217,12 +217,13 @@ impl Daemon {
         let now = SystemClock.now();
         let job = facts.jobs.iter().find(|job| job.name == plan.name)?;
         let past = self.past(plan.name, &job.past);
-        let newest = repository.backups.iter().rev().find(|backup| backup.is_present);
+        let newest = repository.newest();
         let last = past.first();
         let since_last = last.map_or(f64::INFINITY, |last| now.seconds_since(last.began));
         if plan.name == "expire" && last.is_none_or(|last| last.is_settled) {
             let is_underway = self.office.underway().contains_key("backup");
-            let backups = Backups { newest: newest.map(|newest| newest.at), is_underway, since: repository.created };
+            let backups =
+                Backups { newest: newest.filter(|newest| !newest.is_ahead).map(|newest| newest.at), is_underway, since: repository.created };
             return expiry_due(last, backups, is_full, now).map(str::to_owned);
         }
         if plan.name == "backup"
@@ -279,7 +280,7 @@ impl Daemon {
         let now = SystemClock.now();
         let mut past: Vec<Past> = own.iter().map(|(_, past)| *past).chain(others).collect();
         // A clock that was wrong wrote these.
-        past.retain(|run| run.began.seconds_since(now) <= FUTURE_SECONDS);
+        past.retain(|run| !is_ahead(run.began, now));
         past.sort_by_key(|run| std::cmp::Reverse(run.began));
         past
     }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 use terms::{Schedule, Timestamp};
+use watch::is_ahead;
 
-/// A run that began further in the future was written by a clock that was wrong: it says nothing about when the job ran.
-pub(crate) const FUTURE_SECONDS: f64 = 300.0;
 /// How long after a failure the job is tried again; doubled with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(600);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
@@ -12,6 +11,8 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 const EXPIRE_AGAIN_SECONDS: f64 = 3600.0;
 /// Two runs of expiry lie at least so far apart.
 const EXPIRE_PAUSE_SECONDS: f64 = 30.0;
+/// And so far where the last one may have followed the same backup.
+const EXPIRE_DOUBT_SECONDS: f64 = 300.0;
 /// Without a backup after which to expire, it is done this often: backups that fail leave attempts behind, and only expiry removes them.
 /// More than a day: the nightly backup may take longer than the last one.
 const EXPIRE_IDLE_SECONDS: f64 = 30.0 * 3600.0;
@@ -57,7 +58,7 @@ pub struct Situation<'a> {
 /// Whether the job begins now.
 pub fn due(situation: &Situation<'_>) -> Option<Why> {
     let now = situation.now;
-    let past: Vec<&Past> = situation.past.iter().filter(|run| run.began.seconds_since(now) <= FUTURE_SECONDS).collect();
+    let past: Vec<&Past> = situation.past.iter().filter(|run| !is_ahead(run.began, now)).collect();
     let failures = past.iter().take_while(|run| !run.is_settled).count() as u32;
     let last = past.first();
     if let Some(last) = last.filter(|_| failures > 0 && !situation.is_in_vain) {
@@ -79,7 +80,7 @@ pub fn due(situation: &Situation<'_>) -> Option<Why> {
 /// What tells whether expiry is due.
 #[derive(Debug, Clone, Copy)]
 pub struct Backups {
-    /// When the newest one that is listed was complete, by the server's clock.
+    /// When the newest one that is listed was complete, by the server's clock; one whose time is still to come is none.
     pub newest: Option<Timestamp>,
     /// One is being made: expiry follows it.
     pub is_underway: bool,
@@ -90,8 +91,10 @@ pub struct Backups {
 /// Why expiry begins now, unless its last run failed: that is tried again like any job. It has no schedule: it follows the backups.
 pub fn expiry_due(last: Option<&Past>, backups: Backups, is_full: bool, now: Timestamp) -> Option<&'static str> {
     let since = now.seconds_since(last.map_or(backups.since, |last| last.began));
-    // The backup's time is the server's, whose clock is not ours: never again at once.
-    let is_after = backups.newest.is_some_and(|at| last.is_none_or(|last| at > last.began && since >= EXPIRE_PAUSE_SECONDS));
+    // The backup's time is the server's. Where that clock is ahead of ours, the last run may have followed this very backup.
+    let pause = |at: Timestamp, last: &Past| if is_ahead(at, last.began) { EXPIRE_PAUSE_SECONDS } else { EXPIRE_DOUBT_SECONDS };
+    let is_over = |at: Timestamp, last: &Past| now.seconds_since(last.ended.unwrap_or(last.began)) >= pause(at, last);
+    let is_after = backups.newest.is_some_and(|at| last.is_none_or(|last| at > last.began && is_over(at, last)));
     if is_after {
         Some("after a backup")
     } else if is_full && since >= EXPIRE_AGAIN_SECONDS {
@@ -182,7 +185,11 @@ mod tests {
         assert_eq!(asked(last, Some("02 02:30:00"), false, "02 12:00:00"), None);
         assert_eq!(asked(last, Some("02 02:30:00"), true, "02 12:00:00"), Some("there is no room"));
         assert_eq!(asked(last, Some("02 03:00:10"), false, "02 03:00:20"), None, "not at once again");
-        assert_eq!(asked(last, Some("02 03:00:10"), false, "02 03:00:31"), Some("after a backup"));
+        assert_eq!(asked(last, Some("02 03:30:00"), false, "02 03:30:01"), Some("after a backup"));
+        // The server's clock is four minutes ahead: this may be the backup that was followed. Once more, and not each half minute.
+        assert_eq!(asked(last, Some("02 03:04:00"), false, "02 03:05:59"), None);
+        assert_eq!(asked(last, Some("02 03:04:00"), false, "02 03:06:00"), Some("after a backup"));
+        assert_eq!(asked(Some(ran("02 03:06:00", true)), Some("02 03:04:00"), false, "02 04:00:00"), None);
         // Each backup fails, and each leaves its packs: without a run a day they stay until the repository is full.
         assert_eq!(asked(last, Some("02 02:30:00"), false, "03 08:59:59"), None);
         assert_eq!(asked(last, Some("02 02:30:00"), false, "03 09:00:00"), Some("nothing was expired for more than a day"));

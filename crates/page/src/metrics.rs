@@ -198,8 +198,9 @@ fn of_repository(facts: &Facts, values: &mut Values) {
     values.of("bowline_backups", "monthly", count(|backup| backup.is_monthly));
     values.of("bowline_backups", "held", count(|backup| backup.held.is_some()));
     values.of("bowline_backups", "drilled", count(|backup| backup.drilled.as_ref().is_some_and(|drilled| drilled.passed)));
-    if let Some(newest) = repository.backups.iter().rev().find(|backup| backup.is_present) {
-        values.at("bowline_backup_timestamp_seconds", newest.at);
+    if let Some(newest) = repository.newest() {
+        // A time that is still to come would be young for as long.
+        values.at("bowline_backup_timestamp_seconds", Some(newest.at).filter(|_| !newest.is_ahead));
         values.set("bowline_backup_bytes", newest.bytes as f64);
         values.set("bowline_backup_stored_bytes", newest.bytes_stored as f64);
         values.set("bowline_backup_duration_seconds", newest.took_seconds);

@@ -156,6 +156,12 @@ pub(crate) fn capacity() -> ObjectPath {
 /// The folder of the ledger.
 pub(crate) const RUNS: &str = "runs";
 
+/// Before every run that began at this second or later, in its month, and behind every earlier one.
+pub(crate) fn runs_from(from: Timestamp) -> ObjectPath {
+    let stamp = from.compact();
+    path(format!("{RUNS}/{}/{}/{stamp}", &stamp[..4], &stamp[4..6]))
+}
+
 /// What says that a run began.
 pub(crate) fn run_begun(name: &crate::RunName) -> ObjectPath {
     let (year, month) = name.month();

@@ -26,6 +26,7 @@ mod repository;
 pub mod retention;
 mod runs;
 mod scrubbed;
+mod shortened;
 mod slots;
 mod snapshot;
 mod wal;
@@ -51,6 +52,7 @@ pub use proving::Proved;
 pub use repository::{Encryption, Reader, RepositoryDocument, Writer};
 pub use runs::{Run, RunBegun, RunEnded, RunName, RunOutcome};
 pub use scrubbed::{ScrubDamage, ScrubRun, ScrubState, ScrubUnit};
+pub use shortened::shortened;
 pub use slots::{Change, KeyView, Proof, SlotView};
 pub use snapshot::{
     SnapshotDocument, SnapshotEnd, SnapshotEntry, SnapshotHeader, SnapshotObject, SnapshotReader, SnapshotRemoval, SnapshotVersions, SnapshotWriter,

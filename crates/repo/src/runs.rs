@@ -5,7 +5,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use store::{Created, StoreError};
+use store::{Created, ObjectPath, StoreError};
 use terms::Timestamp;
 
 /// So many runs of one job may begin in one second.
@@ -110,7 +110,7 @@ pub struct RunEnded {
     /// What was moved, where bytes say something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// The result that the command printed as JSON, where it is not too large.
+    /// The result that the command printed as JSON, shortened where it is too large; `None` where it came to none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<serde_json::Value>,
     /// The last lines it printed.
@@ -139,6 +139,13 @@ impl Run {
         match self {
             Self::Begun(run) => run.began,
             Self::Ended(run) => run.began,
+        }
+    }
+    /// Whose process it is, or was: host and process, for people.
+    pub fn by(&self) -> &str {
+        match self {
+            Self::Begun(run) => &run.by,
+            Self::Ended(run) => &run.by,
         }
     }
     /// How it ended; `None` while it is under way, and when it broke off without a word.
@@ -182,26 +189,55 @@ impl Reader {
     /// The names of runs, newest first, of the newest months that have any; at least `wanted` of them where there are so many.
     pub async fn run_names(&self, wanted: usize) -> Result<Vec<RunName>, RepoError> {
         let mut found = Vec::new();
-        let mut years = self.store.folders(layout::RUNS).await?;
-        years.sort_unstable_by(|a, b| b.cmp(a));
-        for year in years {
-            let mut months = self.store.folders(&format!("{}/{year}", layout::RUNS)).await?;
-            months.sort_unstable_by(|a, b| b.cmp(a));
-            for month in months {
-                let folder = format!("{}/{year}/{month}", layout::RUNS);
-                let mut objects = self.store.list(&folder, None);
-                let mut names = Vec::new();
-                while let Some(object) = objects.try_next().await? {
-                    names.extend(object.path.name().strip_suffix(".begun.json").and_then(RunName::parse));
-                }
-                names.sort_unstable_by(|a, b| b.cmp(a));
-                found.extend(names);
+        for year in self.newest_folders(layout::RUNS).await? {
+            let folder = format!("{}/{year}", layout::RUNS);
+            for month in self.newest_folders(&folder).await? {
+                found.extend(self.run_names_in(&format!("{folder}/{month}"), None).await?);
                 if found.len() >= wanted {
                     return Ok(found);
                 }
             }
         }
         Ok(found)
+    }
+
+    /// The names of runs that began at this second or later, newest first.
+    pub async fn run_names_from(&self, from: Timestamp) -> Result<Vec<RunName>, RepoError> {
+        let (mut found, first) = (Vec::new(), layout::runs_from(from));
+        for year in self.newest_folders(layout::RUNS).await? {
+            let folder = format!("{}/{year}", layout::RUNS);
+            // A folder whose name is a beginning of the first one's holds it.
+            if folder.as_str() < first.as_str() && !first.as_str().starts_with(&folder) {
+                break;
+            }
+            for month in self.newest_folders(&folder).await? {
+                let folder = format!("{folder}/{month}");
+                let holds_first = first.as_str().starts_with(&folder);
+                if folder.as_str() < first.as_str() && !holds_first {
+                    break;
+                }
+                found.extend(self.run_names_in(&folder, Some(&first).filter(|_| holds_first)).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The folders directly below, the last name first.
+    async fn newest_folders(&self, folder: &str) -> Result<Vec<String>, RepoError> {
+        let mut names = self.store.folders(folder).await?;
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(names)
+    }
+
+    /// The names of runs in one month's folder, newest first.
+    async fn run_names_in(&self, folder: &str, after: Option<&ObjectPath>) -> Result<Vec<RunName>, RepoError> {
+        let mut objects = self.store.list(folder, after);
+        let mut names = Vec::new();
+        while let Some(object) = objects.try_next().await? {
+            names.extend(object.path.name().strip_suffix(".begun.json").and_then(RunName::parse));
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(names)
     }
 
     /// What the ledger knows of this run; `None` when it does not know it.

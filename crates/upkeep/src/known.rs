@@ -14,8 +14,6 @@ const AT_ONCE: usize = 16;
 const READING: [&str; 2] = ["drill", "restore"];
 /// A run that began longer ago and has no end was killed, or is covered by the grace of what is unlisted.
 const READING_SECONDS_MAX: f64 = 86_400.0;
-/// So many of the newest runs are looked at, at least.
-const RUNS: usize = 100;
 
 /// What of a drill's report counts here.
 #[derive(Debug, Deserialize)]
@@ -41,7 +39,8 @@ pub(crate) async fn candidates(reader: &Reader, now: Timestamp) -> Result<Vec<Ca
 /// The drill or restore that is under way, in words: until it has ended it may read any backup.
 async fn reading(reader: &Reader, now: Timestamp) -> Result<Option<String>, RepoError> {
     let is_recent = |name: &RunName| READING.contains(&name.job()) && now.seconds_since(name.began()).abs() <= READING_SECONDS_MAX;
-    let names: Vec<RunName> = reader.run_names(RUNS).await?.into_iter().filter(is_recent).collect();
+    let from = now.plus_micros(-(READING_SECONDS_MAX * 1e6) as i64);
+    let names: Vec<RunName> = reader.run_names_from(from).await?.into_iter().filter(is_recent).collect();
     let runs = reader.runs(&names, &BTreeMap::new()).await?;
     let underway = runs.into_values().find(|run| matches!(run, Run::Begun(_)));
     Ok(underway.map(|run| format!("the {} that began at {}, perhaps", run.job(), run.began())))

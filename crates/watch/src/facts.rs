@@ -144,18 +144,26 @@ pub struct RepositoryFacts {
     pub stored: Option<StoredFacts>,
     /// Absent until a drill has measured the rates, and without `stored`.
     pub restore: Option<EstimateFacts>,
-    /// Newest first.
+    /// Newest first, without those that a clock stamped which was ahead.
     pub drills: Vec<DrillFacts>,
     /// What retention let go and a later run removes.
     pub expired: ExpiredFacts,
+    /// What bears a time that is still to come, in words: nothing is judged by these until then. The first ten.
+    #[serde(default)]
+    pub ahead: Vec<String>,
 }
 
 impl RepositoryFacts {
+    /// The newest backup of the present cluster; one that a clock stamped which was ahead only where there is no other.
+    pub fn newest(&self) -> Option<&BackupFacts> {
+        // Of several that are as good, the last.
+        self.backups.iter().filter(|backup| backup.is_present).max_by_key(|backup| !backup.is_ahead)
+    }
+
     /// Whether stored log that is damaged, or missing, was found behind the start of every backup, and no backup has begun since: nothing later
     /// can be restored until one does. Where the last one began is known, and not what the next audit will say of it.
     pub fn is_cut_off(&self) -> bool {
-        let newest = self.backups.iter().rev().find(|backup| backup.is_present);
-        let has_begun_since = newest.zip(self.audited).is_none_or(|(newest, audited)| newest.began > audited);
+        let has_begun_since = self.newest().zip(self.audited).is_none_or(|(newest, audited)| newest.began > audited && !newest.is_ahead);
         !has_begun_since && self.gaps.iter().any(|gap| gap.is_last)
     }
 }
@@ -206,6 +214,9 @@ pub struct BackupFacts {
     pub server_version: String,
     /// Of the cluster that the repository follows now.
     pub is_present: bool,
+    /// Its times are still to come: a clock was wrong when it was made.
+    #[serde(default)]
+    pub is_ahead: bool,
     /// Every instant after it can be restored, not only its own end.
     pub reaches_on: bool,
     /// Retention keeps it as the backup of a day.
@@ -484,6 +495,9 @@ pub struct JobFacts {
     pub last: Option<RunFacts>,
     /// The newest that ended `ok`; absent where none did of the newest runs, which alone are read.
     pub last_success: Option<RunFacts>,
+    /// The newest that found what it was to find, good or bad: of drill, scrub, audit and check, among the newest runs.
+    #[serde(default)]
+    pub last_verdict: Option<RunFacts>,
 }
 
 /// As much of a run as decides when its job begins again.

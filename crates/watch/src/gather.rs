@@ -265,7 +265,7 @@ async fn look_at_packages(doors: &dyn Doors, is_acting: bool) -> Option<Look<Pac
 /// Everything of the repository, one thing after another.
 async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository::Memory, now: Timestamp) -> Result<FromRepository, Trouble> {
     let of = |e: repo::RepoError| Trouble::of(&e);
-    let runs = memory.runs(reader, settings).await?;
+    let runs = memory.ledger.look(reader, &settings.jobs, now).await.map_err(of)?;
     let facts = repository::look(reader, settings, memory, &runs, now).await?;
     let capacity = capacity::look(reader, settings, now).await?;
     let scrub = repository::scrub(reader).await?;

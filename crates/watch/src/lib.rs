@@ -1,17 +1,20 @@
 //! What is so at this moment, gathered once, and the rules that say what of it somebody must be told.
 
+mod ahead;
 mod capacity;
 mod copy;
 pub mod facts;
 mod gather;
 mod jobs;
 mod keys;
+mod ledger;
 mod repository;
 mod rules;
 mod server;
 mod settings;
 mod words;
 
+pub use ahead::is_ahead;
 pub use copy::compare as compare_copies;
 pub use facts::{Facts, Look, Trouble};
 pub use gather::{Ages, Watcher};

@@ -1,10 +1,11 @@
 //! What the repository itself says: its backups and why they are kept, how far its log reaches, its drills, what an audit found.
 
-use crate::Trouble;
 use crate::facts::{
     BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
+use crate::ledger::Ledger;
 use crate::settings::Settings;
+use crate::{Trouble, is_ahead};
 use futures::{StreamExt, TryStreamExt};
 use repo::retention::{Reason, RetentionPlan, Verdict};
 use repo::{BackupDocument, Encryption, Epoch, Reader, RepoError, Run, RunName};
@@ -17,38 +18,25 @@ use terms::{BackupId, Timestamp};
 
 /// Drills that are shown.
 const DRILLS: usize = 12;
+/// What bears a time that is still to come: so many of these are named.
+const AHEAD: usize = 10;
 /// Faults of a drill that are told.
 const FAULTS: usize = 10;
 
 /// How old a plan of retention may become while nothing it is made from seems to change.
 const PLAN_AGE: Duration = Duration::from_secs(300);
-/// So many names of runs are listed at least, in whole months: some weeks of the busiest schedule.
-const RUNS_LISTED: usize = 5000;
-/// Of these so many of each job are read.
-const RUNS_OF_A_JOB: usize = 12;
 /// Reports read at once.
 const AT_ONCE: usize = 16;
 
 /// What was read once and does not change.
 #[derive(Default)]
 pub(crate) struct Memory {
-    runs: BTreeMap<RunName, Run>,
+    pub(crate) ledger: Ledger,
     drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
     plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
 }
 
 impl Memory {
-    /// The newest runs of each job: of one that is seldom run, too.
-    pub(crate) async fn runs(&mut self, reader: &Reader, settings: &Settings) -> Result<BTreeMap<RunName, Run>, Trouble> {
-        let names = reader.run_names(RUNS_LISTED).await.map_err(|e| Trouble::of(&e))?;
-        let mut wanted: Vec<RunName> = Vec::new();
-        for plan in &settings.jobs {
-            wanted.extend(names.iter().filter(|name| name.job() == plan.name).take(RUNS_OF_A_JOB).cloned());
-        }
-        self.runs = reader.runs(&wanted, &self.runs).await.map_err(|e| Trouble::of(&e))?;
-        Ok(self.runs.clone())
-    }
-
     /// The reports of drills, newest first.
     async fn drills(&mut self, reader: &Reader) -> Result<Vec<DrillDocument>, Trouble> {
         let paths = reader.drills().await.map_err(|e| Trouble::of(&e))?;
@@ -94,7 +82,7 @@ pub(crate) async fn look(
 ) -> Result<RepositoryFacts, Trouble> {
     let trouble = |e: &RepoError| Trouble::of(e);
     let documents = reader.backups().await.map_err(|e| trouble(&e))?;
-    let drills = memory.drills(reader).await?;
+    let (ahead, drills): (Vec<_>, Vec<_>) = memory.drills(reader).await?.into_iter().partition(|drill| is_ahead(drill.began, now));
     let plan = memory.plan(reader, settings, &documents, now).await?;
     let expiry = reader.expiry().await.map_err(|e| trouble(&e))?.map(|(state, _)| state);
     let epoch = reader.epoch();
@@ -104,9 +92,14 @@ pub(crate) async fn look(
         .map(|document| {
             let verdict = plan.verdicts.iter().find(|verdict| verdict.backup == document.id);
             let reaches_on = expiry.as_ref().is_none_or(|state| state.reaches_on_from(document));
-            backup(document, verdict, &drills, reaches_on, is_present(document))
+            let is_ahead = is_ahead(document.start.time.max(document.stop.time), now);
+            BackupFacts { is_ahead, ..backup(document, verdict, &drills, reaches_on, is_present(document)) }
         })
         .collect();
+    let mut named: Vec<String> = backups.iter().filter(|backup| backup.is_ahead).map(|backup| format!("backup {}", backup.id)).collect();
+    named.extend(ahead.iter().map(|drill| format!("the drill of {}", drill.began)));
+    named.extend(memory.ledger.ahead.iter().map(|name| format!("run {name}")));
+    named.truncate(AHEAD);
     let mut epochs = Vec::new();
     for one in &reader.document().epochs {
         epochs.push(epoch_facts(reader, one, epoch == Some(one), &documents, &backups).await?);
@@ -138,6 +131,7 @@ pub(crate) async fn look(
         restore,
         drills: drills.into_iter().take(DRILLS).map(DrillDocument::facts).collect(),
         expired,
+        ahead: named,
     })
 }
 
@@ -160,6 +154,7 @@ fn backup(document: &BackupDocument, verdict: Option<&Verdict>, drills: &[DrillD
         pages_damaged: document.pages_damaged,
         server_version: document.server_version.clone(),
         is_present,
+        is_ahead: false,
         reaches_on,
         is_daily: reasons.iter().any(|reason| matches!(reason, Reason::Daily(_))),
         is_monthly: reasons.iter().any(|reason| matches!(reason, Reason::Monthly(_))),
@@ -209,7 +204,7 @@ async fn log_of(reader: &Reader, epoch: &Epoch, documents: &[BackupDocument], ba
     };
     let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await.map_err(|e| Trouble::of(&e))?;
     let end = restore::stored_end(reader, epoch).await.map_err(|e| Trouble::of(&e))?;
-    let newest = own().next_back().map(|(document, _)| document);
+    let newest = own().max_by_key(|(_, facts)| !facts.is_ahead).map(|(document, _)| document);
     let estimate = match (restore::measured(reader).await.map_err(|e| Trouble::of(&e))?, newest, end) {
         (Some(measured), Some(newest), Some(end)) => {
             let segments = end.lsn.bytes().saturating_sub(newest.start.lsn.bytes()) / newest.segment_bytes.bytes() + 1;
@@ -259,6 +254,12 @@ fn audited(runs: &BTreeMap<RunName, Run>) -> (Option<Timestamp>, Vec<GapFacts>) 
         is_last: false,
         what: format!("segment {} is not the object that was stored", text(&mismatch["segment"])),
     }));
+    // The ledger keeps the first of many, and their number.
+    let untold = |name: &str| audit[format!("{name}_count")].as_u64().unwrap_or(0).saturating_sub(list(name).len() as u64);
+    let untold: u64 = ["gaps", "damaged", "size_mismatches"].into_iter().map(untold).sum();
+    if untold > 0 {
+        gaps.push(GapFacts { from: None, until: None, is_last: false, what: format!("{untold} more: bowline wal audit lists them") });
+    }
     (Some(run.ended), gaps)
 }
 
@@ -327,8 +328,45 @@ pub(crate) async fn scrub(reader: &Reader) -> Result<Option<ScrubFacts>, Trouble
 #[cfg(test)]
 mod tests {
     use super::*;
-    use repo::{RunBegun, RunOutcome};
+    use repo::retention::RetentionPolicy;
+    use repo::{RunBegun, RunOutcome, Writer};
     use serde_json::json;
+    use std::sync::Arc;
+
+    fn settings() -> Settings {
+        let mut sample: Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).expect("the sample");
+        Settings {
+            org: "acme".into(),
+            objectives: serde_json::from_value(sample["facts"]["objectives"].take()).expect("objectives"),
+            jobs: Vec::new(),
+            lost_after: Duration::ZERO,
+            slot: String::new(),
+            status_interval: Duration::ZERO,
+            is_synchronous: false,
+            receiver: "",
+            data_dir: None,
+            drill_dir: None,
+            policy: RetentionPolicy::default(),
+            quota_bytes: None,
+            folder: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drill_of_a_clock_that_was_ahead_is_not_the_last_one() {
+        let now = Timestamp::from_compact("20261126T120000Z").expect("a time");
+        let store = Arc::new(store::Memory::new());
+        let writer = Writer::create(store, Vec::new(), "acme", Encryption::Off, json!({}), now).await.expect("a repository");
+        for (began, outcome) in [("20261122T040000Z", "failed"), ("20300101T040000Z", "passed")] {
+            let began = Timestamp::from_compact(began).expect(began);
+            let report = json!({ "format": 1, "began": began, "outcome": outcome, "backup": null });
+            writer.keep_drill(began, &report, String::new()).await.expect("it is kept");
+        }
+        let facts = look(writer.reader(), &settings(), &mut Memory::default(), &BTreeMap::new(), now).await.expect("a look");
+        let drills: Vec<&str> = facts.drills.iter().map(|drill| drill.outcome.as_str()).collect();
+        assert_eq!(drills, ["failed"]);
+        assert_eq!(facts.ahead, ["the drill of 2030-01-01 04:00:00 UTC"]);
+    }
 
     #[test]
     fn damage_that_an_audit_found_says_whether_anything_later_can_be_restored() {
@@ -341,5 +379,25 @@ mod tests {
         let (audited, gaps) = audited(&BTreeMap::from([(name, Run::Ended(Box::new(run)))]));
         assert_eq!(audited, Some(at("2026-11-26 13:00:05 UTC")));
         assert_eq!(gaps.iter().map(|gap| gap.is_last).collect::<Vec<_>>(), [true, false, false]);
+    }
+
+    #[test]
+    fn mass_damage_counts_whatever_it_weighs() {
+        let began = Timestamp::from_compact("20261126T130000Z").expect("a time");
+        let audit = |number: i64, damaged: usize| {
+            let began = began.plus_micros(number * 3_600_000_000);
+            let damaged: Vec<Value> = (0..damaged)
+                .map(|one| json!({ "first": one.to_string(), "at": "0/1", "reason": "r", "unreachable": { "is_last": one + 1 == damaged } }))
+                .collect();
+            let mut run = RunBegun::new("audit", began, "a test".into()).end(began, RunOutcome::Failed, Some(6));
+            let result = json!({ "audit": { "damaged": damaged, "gaps": [], "size_mismatches": [] } });
+            run.result = Some(repo::shortened(result, 64 << 10));
+            (RunName::parse(&format!("{}-audit", began.compact())).expect("a name"), Run::Ended(Box::new(run)))
+        };
+        let (audited, gaps) = audited(&BTreeMap::from([audit(0, 0), audit(1, 5000)]));
+        assert_eq!(audited, Some(began.plus_micros(3_600_000_000)), "the clean one before it is not the newest");
+        assert!(gaps[0].is_last, "what cuts off the newest instants is not cut off itself");
+        let more = &gaps[gaps.len() - 1].what;
+        assert_eq!(*more, format!("{} more: bowline wal audit lists them", 5000 - (gaps.len() - 1)));
     }
 }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub objectives: Objectives,
     /// All of them, those included that this host leaves to another.
     pub jobs: Vec<JobPlan>,
+    /// A run that has no end for so long broke off: a daemon would have ended it by then.
+    pub lost_after: Duration,
     /// The replication slot that the receiver streams from.
     pub slot: String,
     /// How often the receiver reports to the server; a `wal_sender_timeout` below three times that is a finding.

@@ -80,8 +80,8 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
         (format!("{}/last", job("backup")), failed_run("backup", "failed"), "job-failed", "backup", Critical),
         (format!("{}/last", job("backup")), failed_run("backup", "broken-off"), "job-failed", "backup", Critical),
         (format!("{}/overdue_since", job("drill")), json!("2026-11-23T04:00:00Z"), "job-overdue", "drill", Critical),
-        (format!("{}/last", job("check")), checked("clock", "fail"), "clock-skew", "", Critical),
-        (format!("{}/last", job("check")), checked("store", "fail"), "check", "store", Critical),
+        (format!("{}/last_verdict", job("check")), checked("clock", "fail"), "clock-skew", "", Critical),
+        (format!("{}/last_verdict", job("check")), checked("store", "fail"), "check", "store", Critical),
         ("/scrub/damage".into(), json!(["full/20261126T020000Z/data/000001 is damaged"]), "scrub-damage", "", Critical),
         ("/capacity/seen/used_bytes".into(), json!(7_100_000_000_000_u64), "capacity", "repository", Warning),
         ("/capacity/seen/used_bytes".into(), json!(7_900_000_000_000_u64), "capacity", "repository", Critical),
@@ -128,6 +128,42 @@ fn damage_behind_every_backup_asks_for_a_new_one_until_one_has_begun() {
     assert!(cut_off(true, "2026-11-26T02:00:00Z"));
     assert!(!cut_off(false, "2026-11-26T02:00:00Z"), "a later backup serves what follows");
     assert!(!cut_off(true, "2026-11-26T13:30:00Z"), "one has begun since: the next audit will say so");
+}
+
+#[test]
+fn what_a_clock_stamped_that_was_ahead_is_told_by_name_and_hides_nothing() {
+    let mut facts = healthy();
+    let seen = &mut facts["repository"]["seen"];
+    seen["backups"][39]["is_ahead"] = json!(true);
+    seen["backups"][38]["pages_damaged"] = json!(2);
+    seen["ahead"] = json!(["backup 20300101T020000Z"]);
+    let judgement = judged(&facts);
+    let told: Vec<_> = judgement.alarms.iter().map(|alarm| (alarm.rule.as_str(), alarm.subject.as_str(), alarm.urgency)).collect();
+    assert_eq!(told, [("damaged-pages", "", Urgency::Critical), ("clock-skew", "stamps", Urgency::Warning)]);
+    assert_eq!(judgement.alarms[1].detail, "backup 20300101T020000Z");
+    // Alone, and behind damage, it is no later backup that serves what follows.
+    let seen = &mut facts["repository"]["seen"];
+    seen["backups"] = json!([seen["backups"][39]]);
+    seen["gaps"] = json!([{ "from": null, "until": null, "what": "segment A is damaged", "is_last": true }]);
+    seen["backups"][0]["began"] = json!("2030-01-01T02:00:00Z");
+    let facts: Facts = serde_json::from_value(facts).expect("facts");
+    assert!(facts.repository.seen().expect("it was seen").is_cut_off());
+}
+
+#[test]
+fn what_breaks_off_without_a_verdict_resolves_nothing() {
+    let mut facts = healthy();
+    let number = |facts: &Value, name: &str| facts["jobs"].as_array().expect("jobs").iter().position(|job| job["name"] == name).expect("a job");
+    let (audit, check) = (number(&facts, "audit"), number(&facts, "check"));
+    facts["jobs"][check]["last"] = failed_run("check", "broken-off");
+    assert!(judged(&facts).unknown.is_empty(), "the one before it said that all is well");
+    facts["jobs"][check]["last_verdict"] = Value::Null;
+    assert!(["check", "clock-skew"].iter().all(|rule| judged(&facts).unknown.contains(*rule)));
+    facts["jobs"][audit]["last"] = failed_run("audit", "broken-off");
+    facts["repository"]["seen"]["audited"] = Value::Null;
+    assert!(judged(&facts).unknown.contains("wal-gap"));
+    (facts["jobs"][audit]["last"], facts["jobs"][check]["last"]) = (Value::Null, Value::Null);
+    assert!(judged(&facts).unknown.is_empty(), "neither ever ran");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 /// How long the ledger may keep a job from beginning or ending.
 const LIMIT: Duration = Duration::from_secs(20);
-/// A result larger than this is not kept with the run.
+/// A result larger than this is shortened: that the run came to one decides how it is judged.
 const RESULT_BYTES_MAX: usize = 64 << 10;
 /// Set by the daemon for the commands that it starts.
 pub const BY_DAEMON: &str = "BOWLINE_DAEMON";
@@ -137,7 +137,7 @@ fn describe(begun: RunBegun, outcome: &Result<ExitCode, Fault>, printer: &Printe
     }
     let (log, result) = printer.kept();
     ended.bytes = result.as_ref().and_then(|result| result["bytes"].as_u64());
-    ended.result = result.filter(|result| result.to_string().len() <= RESULT_BYTES_MAX);
+    ended.result = result.map(|result| repo::shortened(result, RESULT_BYTES_MAX));
     ended.log = log;
     ended
 }

@@ -82,7 +82,7 @@ fn show_repository(repository: &RepositoryFacts, facts: &Facts, printer: &Printe
 }
 
 fn newest(repository: &RepositoryFacts) -> Option<&BackupFacts> {
-    repository.backups.iter().rev().find(|backup| backup.is_present)
+    repository.newest()
 }
 
 fn show_epoch(epoch: &EpochFacts, repository: &RepositoryFacts, printer: &Printer) {

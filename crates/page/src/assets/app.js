@@ -62,7 +62,7 @@ function set(node, text) { if (node.textContent !== text) node.textContent = tex
 
 function figures(now) {
   const { facts } = now, at = time(facts.at), repository = seen(facts.repository), objectives = facts.objectives;
-  const restore = repository && repository.restore, drill = repository && repository.drills[0], newest = repository && repository.backups.filter((backup) => backup.is_present).pop();
+  const restore = repository && repository.restore, drill = repository && repository.drills[0], newest = repository && repository.backups.filter((backup) => backup.is_present && !backup.is_ahead).pop();
   $("figures").replaceChildren(
     figure("Would be lost now (RPO)", span(now.rpo_seconds), `objective ${span(objectives.rpo_seconds)}`, now.rpo_seconds === null ? null : now.rpo_seconds / objectives.rpo_seconds, now.rpo_seconds === null || now.rpo_seconds > objectives.rpo_seconds),
     figure("A restore takes about (RTO)", restore ? span(restore.seconds) : "unknown", restore ? `objective ${span(objectives.rto_seconds)}` : "no drill has measured it yet", restore ? restore.seconds / objectives.rto_seconds : null, restore && restore.seconds > objectives.rto_seconds),
