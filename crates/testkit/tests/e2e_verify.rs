@@ -115,6 +115,12 @@ fn an_index_that_disagrees_with_its_table_is_found() {
             "CREATE FUNCTION verify_heapam(relation regclass, check_toast boolean, OUT blkno bigint, OUT msg text) RETURNS SETOF record \
              LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$",
         );
+        // Nor has who may set the database's search_path.
+        cluster.psql(
+            "CREATE SCHEMA ahead; CREATE FUNCTION ahead.set_config(text, text, boolean) RETURNS text \
+             LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$",
+        );
+        cluster.psql("ALTER DATABASE postgres SET search_path = ahead, pg_catalog, public");
         bowline.ok(&["backup"]);
         let (code, report) = drill(&cluster, &bowline, &[]);
         assert!(!faults(&report).contains("called as"), "PostgreSQL {major}: {}", faults(&report));
