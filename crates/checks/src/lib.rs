@@ -1,58 +1,14 @@
 //! What a restored server is asked, and what it proved: amcheck in every database, every row read, the user's own questions.
 
 mod expectation;
+mod questions;
 
 pub use expectation::{Expectation, ExpectationError, Operator};
+pub use questions::{Question, References, Referred, ask};
 
 use pg::{CheckKind, ConnInfo, MissingLibrary, PgError, Readable, ServerError, Sql, StaleCollation};
 use serde::{Deserialize, Serialize};
 use terms::{Class, Event, Events, Explain, Lsn};
-
-/// A question of the user's, and what its answer should be.
-#[derive(Debug, Clone)]
-pub struct Question {
-    /// A query; the first column of its first row is the answer.
-    pub sql: String,
-    /// What that answer must meet.
-    pub expect: Expectation,
-    /// Where it is asked.
-    pub database: String,
-}
-
-/// Which objects outside the database it refers to: a query of `key`, and of `size` in bytes where the database knows it.
-#[derive(Debug, Clone)]
-pub struct References {
-    /// It may end in a semicolon.
-    pub sql: String,
-    /// Where it is asked.
-    pub database: String,
-}
-
-/// The keys that the database refers to, each with its size where that is told; or why they are not known.
-pub type Referred = Result<Vec<(String, Option<u64>)>, Fault>;
-
-#[derive(Deserialize)]
-struct ReferenceRow {
-    key: String,
-    #[serde(default)]
-    size: Option<u64>,
-}
-
-/// Asks for them. All of them come in one answer and lie in memory.
-pub async fn referred(info: &ConnInfo, references: &References) -> Referred {
-    let of_query = |error: &PgError| Fault { outcome: Outcome::NotVerified, ..fault(&references.database, &references.sql, error) };
-    let sql = Sql::connect(&info.clone().with_dbname(&references.database)).await.map_err(|error| of_query(&error))?;
-    let query = references.sql.trim().trim_end_matches(';');
-    let answer = sql.answer(&format!("SELECT coalesce(json_agg(row_to_json(referred)), '[]') FROM ({query}) AS referred")).await;
-    let text = answer.map_err(|error| of_query(&error))?.unwrap_or_default();
-    let rows: Vec<ReferenceRow> = serde_json::from_str(&text).map_err(|error| Fault {
-        outcome: Outcome::NotVerified,
-        database: references.database.clone(),
-        object: references.sql.clone(),
-        what: format!("it must give key (text) and may give size (bytes): {error}"),
-    })?;
-    Ok(rows.into_iter().map(|row| (row.key, row.size)).collect())
-}
 
 /// What became of a check. Only [`Outcome::Passed`] is good: what could not be checked proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -169,8 +125,9 @@ impl Proof {
     }
 }
 
-/// Asks the server behind `info`, as its superuser, everything. An error means that it could not even be asked which databases it has.
-pub async fn prove(info: &ConnInfo, questions: &[Question], events: &dyn Events) -> Result<Proof, PgError> {
+/// Looks, as the superuser of the server behind `info`, at everything in it; what its users wrote is not run by that, or as them (the
+/// expressions of an index, by amcheck). An error means that it could not even be asked which databases it has.
+pub async fn prove(info: &ConnInfo, events: &dyn Events) -> Result<Proof, PgError> {
     let (names, mut proof) = databases(info).await?;
     for name in names {
         events.tell(Event::Noticed { what: format!("checking database {name}") });
@@ -180,12 +137,11 @@ pub async fn prove(info: &ConnInfo, questions: &[Question], events: &dyn Events)
         }
         proof.databases.push(database);
     }
-    answer_all(info, questions, &mut proof).await;
     Ok(proof)
 }
 
-/// Only opens every database and asks the user's questions, so that little time passes; an error as of [`prove`].
-pub async fn ask_all(info: &ConnInfo, questions: &[Question]) -> Result<Proof, PgError> {
+/// Only opens every database, so that little time passes; an error as of [`prove`].
+pub async fn open_all(info: &ConnInfo) -> Result<Proof, PgError> {
     let (names, mut proof) = databases(info).await?;
     for name in names {
         let opened = async { Sql::connect(&info.clone().with_dbname(&name)).await?.stale_collations().await };
@@ -194,7 +150,6 @@ pub async fn ask_all(info: &ConnInfo, questions: &[Question]) -> Result<Proof, P
             Err(error) => proof.faults.push(fault(&name, "the database", &error)),
         }
     }
-    answer_all(info, questions, &mut proof).await;
     Ok(proof)
 }
 
@@ -203,22 +158,6 @@ async fn databases(info: &ConnInfo) -> Result<(Vec<String>, Proof), PgError> {
     let sql = Sql::connect(info).await?;
     let closed_databases = sql.closed_databases().await?;
     Ok((sql.connectable_databases().await?, Proof { closed_databases, ..Proof::default() }))
-}
-
-async fn answer_all(info: &ConnInfo, questions: &[Question], proof: &mut Proof) {
-    for question in questions {
-        let asked = ask(&info.clone().with_dbname(&question.database), question).await;
-        let (outcome, got) = match asked {
-            Ok((true, got)) => (Outcome::Passed, got),
-            Ok((false, got)) => (Outcome::Failed, got),
-            Err(error) => {
-                proof.faults.push(Fault { outcome: Outcome::NotVerified, ..fault(&question.database, &question.sql, &error) });
-                (Outcome::NotVerified, None)
-            }
-        };
-        let (database, sql, expect) = (question.database.clone(), question.sql.clone(), question.expect.to_string());
-        proof.answers.push(Answer { outcome, database, sql, expect, got });
-    }
 }
 
 async fn prove_database(info: &ConnInfo, found: &mut DatabaseProof, faults: &mut Vec<Fault>) -> Result<(), PgError> {
@@ -310,18 +249,6 @@ fn misses_a_file(said: &ServerError) -> bool {
         "could not access status of transaction",
     ];
     said.code == "58P01" && words.iter().any(|word| said.message.starts_with(word))
-}
-
-/// Whether the answer is as expected, and the answer.
-async fn ask(info: &ConnInfo, question: &Question) -> Result<(bool, Option<String>), PgError> {
-    let sql = Sql::connect(info).await?;
-    let Some(got) = sql.answer(&question.sql).await? else { return Ok((false, None)) };
-    let is_met = match (&question.expect, question.expect.is_met(&got)) {
-        (_, Some(is_met)) => is_met,
-        (Expectation::Matches(pattern), None) => sql.matches(&got, pattern).await?,
-        (_, None) => false,
-    };
-    Ok((is_met, Some(got)))
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub fn settings(wiring: &Wiring, watch_interval: Duration) -> Result<Option<(Pag
     };
     let token = page.token.as_ref().map(|token| token.resolve("page.token")).transpose()?;
     let fresh = watch_interval * LOOKS_MISSED + Duration::from_secs(60);
-    Ok(Some((PageSettings { listen, token, tls, fresh }, page.listen.is_some())))
+    Ok(Some((PageSettings { token, tls, fresh, ..PageSettings::local(listen) }, page.listen.is_some())))
 }
 
 /// The page's source in a daemon.

@@ -133,11 +133,9 @@ async fn hold(
     let checking = Instant::now();
     match server.superuser(&options.roles).await {
         Ok(info) => {
-            report.proof = checks::prove(&info, &options.questions, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
+            report.proof = checks::prove(&info, &*events).await.unwrap_or_else(|error| not_verified("the server", &error));
             report.tell_what_was_not_looked_at();
-            if let Some(references) = &options.references {
-                report.referred = Some(checks::referred(&info, references).await);
-            }
+            report.referred = checks::ask(&info, &options.questions, options.references.as_ref(), &mut report.proof).await;
             libraries::look(&info, reader, plan, &target, report).await;
             bad_pages::tell(&info, &found, report).await;
         }

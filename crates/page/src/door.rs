@@ -1,28 +1,34 @@
 //! Where the page listens: plain on this host, with TLS and a token beyond it.
 
 use crate::access::{Access, TOKEN_LEAST};
+use crate::connection::{Connection, Duplex};
+use crate::guests::{Guest, Guests};
 use crate::{PageError, Source, routes};
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use terms::Secret;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::watch::{Receiver, channel};
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at once; more wait.
-const CONNECTIONS: usize = 256;
 /// How long somebody may take to shake hands.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long somebody may take to ask, and to take the answer: whoever is connected and does neither keeps others out.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// An observation that is older is none: the daemon hangs.
 const FRESH: Duration = Duration::from_secs(90);
 
@@ -37,12 +43,15 @@ pub struct PageSettings {
     pub tls: Option<TlsFiles>,
     /// How old the newest observation may be before `/readyz` says no.
     pub fresh: Duration,
+    /// How long a caller may take over a request's head, over its body, and until it takes more of the answer; so long a connection on
+    /// which nothing is asked stays open, too.
+    pub patience: Duration,
 }
 
 impl PageSettings {
     /// On this host, for everybody on it.
     pub fn local(listen: SocketAddr) -> Self {
-        Self { listen, token: None, tls: None, fresh: FRESH }
+        Self { listen, token: None, tls: None, fresh: FRESH, patience: PATIENCE }
     }
 }
 
@@ -57,7 +66,9 @@ pub struct TlsFiles {
 
 /// A page that listens.
 pub struct Page {
-    door: Door,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    patience: Duration,
     address: SocketAddr,
     state: routes::State,
 }
@@ -82,8 +93,9 @@ impl Page {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let is_tls = tls.is_some();
-        let state = routes::State::new(source, Access::new(settings.token.clone()), is_tls, settings.fresh);
-        Ok(Self { door: Door::open(listener, tls), address, state })
+        let (access, patience) = (Access::new(settings.token.clone()), settings.patience);
+        let state = routes::State::new(source, access, is_tls, settings.fresh, patience);
+        Ok(Self { listener, tls, patience, address, state })
     }
 
     /// Where it listens.
@@ -93,9 +105,17 @@ impl Page {
 
     /// Shows until `end` comes.
     pub async fn run(self, end: impl Future<Output = ()> + Send + 'static) {
-        let service = routes::router(self.state).into_make_service_with_connect_info::<Peer>();
-        // Accepting never fails here: the door waits.
-        drop(axum::serve(self.door, service).with_graceful_shutdown(end).await);
+        let Self { listener, tls, patience, state, .. } = self;
+        // Each connection has one of the receivers: it is told of the end by it, and has ended when it is gone.
+        let (ending, going) = channel(());
+        let door = Door { router: routes::router(state), tls, patience, going };
+        tokio::select! {
+            () = door.accept(&listener) => {}
+            () = end => {}
+        }
+        drop((listener, door));
+        ending.send_replace(());
+        ending.closed().await;
     }
 }
 
@@ -114,104 +134,67 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, PageError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Takes connections, and shakes hands with each beside the others: whoever is slow keeps nobody waiting.
+/// Takes connections, and serves each beside the others: whoever is slow keeps nobody waiting.
+#[derive(Clone)]
 struct Door {
-    ready: mpsc::Receiver<(Connection, SocketAddr)>,
-    address: SocketAddr,
-    accepting: tokio::task::JoinHandle<()>,
-}
-
-impl Door {
-    fn open(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
-        let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-        let (sender, ready) = mpsc::channel(16);
-        let accepting = tokio::spawn(accept(listener, tls, sender));
-        Self { ready, address, accepting }
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::Sender<(Connection, SocketAddr)>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            // Too many open files, or a caller who is gone: later is better than never.
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (tls, sender) = (tls.clone(), sender.clone());
-        tokio::spawn(async move {
-            let io: Box<dyn Duplex> = match tls {
-                None => Box::new(stream),
-                Some(tls) => match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => Box::new(stream),
-                    _ => return,
-                },
-            };
-            drop(sender.send((Connection { io, _permit: permit }, from)).await);
-        });
-    }
-}
-
-impl Listener for Door {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    patience: Duration,
+    going: Receiver<()>,
 }
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
 
-impl Connected<IncomingStream<'_, Door>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self(*stream.remote_addr())
+impl Door {
+    async fn accept(&self, listener: &TcpListener) {
+        let guests = Guests::new();
+        while let Some(room) = guests.room().await {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // Too many open files, or a caller who is gone: later is better than never.
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if let Some(guest) = guests.admit(room, from.ip()) {
+                tokio::spawn(self.clone().receive(stream, from, guest));
+            }
+        }
+    }
+
+    /// Until the caller has gone, or has tried our patience.
+    async fn receive(self, stream: TcpStream, from: SocketAddr, _guest: Guest) {
+        let Self { router, tls, patience, mut going } = self;
+        let io = tokio::select! {
+            io = shake_hands(tls, stream) => io,
+            _ = going.changed() => None,
+        };
+        let Some(io) = io else { return };
+        let router = TowerToHyperService::new(router);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(Peer(from)));
+            router.call(request)
+        });
+        // axum::serve gives hyper no timer, and without one hyper waits for a request for ever.
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(patience);
+        let mut served = pin!(http.serve_connection(TokioIo::new(Connection::new(io, patience)), service));
+        tokio::select! {
+            _ = served.as_mut() => return,
+            _ = going.changed() => {}
+        }
+        served.as_mut().graceful_shutdown();
+        drop(served.await);
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl Duplex for TcpStream {}
-impl Duplex for tokio_rustls::server::TlsStream<TcpStream> {}
-
-/// A caller's bytes, plain or not.
-struct Connection {
-    io: Box<dyn Duplex>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+async fn shake_hands(tls: Option<TlsAcceptor>, stream: TcpStream) -> Option<Box<dyn Duplex>> {
+    let Some(tls) = tls else { return Some(Box::new(stream)) };
+    match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        _ => None,
     }
 }

@@ -1,8 +1,10 @@
 //! Shows what is so: the page for people, the metrics for Prometheus. Read-only; what it shows it is given.
 
 mod access;
+mod connection;
 mod door;
 mod error;
+mod guests;
 mod kept;
 mod metrics;
 mod routes;

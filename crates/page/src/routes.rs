@@ -41,13 +41,15 @@ struct Inner {
     access: Access,
     is_tls: bool,
     fresh: Duration,
+    /// How long a body may take.
+    patience: Duration,
     /// A plan reads the repository: one at a time.
     planning: Semaphore,
 }
 
 impl State {
-    pub(crate) fn new(source: Arc<dyn Source>, access: Access, is_tls: bool, fresh: Duration) -> Self {
-        Self(Arc::new(Inner { source, access, is_tls, fresh, planning: Semaphore::new(1) }))
+    pub(crate) fn new(source: Arc<dyn Source>, access: Access, is_tls: bool, fresh: Duration, patience: Duration) -> Self {
+        Self(Arc::new(Inner { source, access, is_tls, fresh, patience, planning: Semaphore::new(1) }))
     }
 }
 
@@ -135,7 +137,9 @@ fn wait() -> Response {
 }
 
 async fn login(Shared(state): Shared<State>, ConnectInfo(Peer(from)): ConnectInfo<Peer>, request: Request) -> Response {
-    let Ok(body) = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
+    let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX);
+    let Ok(body) = tokio::time::timeout(state.0.patience, body).await else { return StatusCode::REQUEST_TIMEOUT.into_response() };
+    let Ok(body) = body else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
     let body = String::from_utf8_lossy(&body);
     let shown = body.split('&').find_map(|pair| pair.strip_prefix("token=")).map(unescape).unwrap_or_default();
     let (access, now) = (&state.0.access, Instant::now());

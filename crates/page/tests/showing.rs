@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 use terms::{Clock, Secret, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const SAMPLE: &str = include_str!("../sample/sample.json");
 const TOKEN: &str = "a-token-that-is-long-enough";
@@ -205,6 +206,47 @@ async fn an_observation_that_is_old_is_not_ready_and_still_lives() {
     let at = show(&PageSettings::local(anywhere()), Arc::new(kept())).await;
     assert_eq!(get(at, "/healthz").await.0, 200);
     assert_eq!(get(at, "/readyz").await.0, 503);
+}
+
+/// From 127.0.0.`host`: somebody else than who asks otherwise.
+async fn connect_from(host: u8, at: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).expect("an address of this host");
+    socket.connect(at).await.expect("a connection")
+}
+
+/// Fails where it would hang.
+async fn is_answered(at: SocketAddr) {
+    let answer = tokio::time::timeout(Duration::from_secs(60), get(at, "/healthz")).await;
+    assert_eq!(answer.expect("nobody is kept out").0, 200);
+}
+
+#[tokio::test]
+async fn who_is_connected_and_asks_nothing_keeps_nobody_out() {
+    let settings = PageSettings { patience: Duration::from_millis(500), ..PageSettings::local(anywhere()) };
+    let at = show(&settings, fresh()).await;
+    // Nothing, half a head, a head without its body, and a request after which none follows.
+    let login = format!("POST /login HTTP/1.1\r\nHost: {at}\r\nContent-Length: 9\r\n\r\n");
+    let whole = format!("GET /healthz HTTP/1.1\r\nHost: {at}\r\n\r\n");
+    let begun = ["", "GET /heal", &login, &whole];
+    let mut silent = Vec::new();
+    for number in 0..320_usize {
+        let mut stream = connect_from(2 + (number / 64) as u8, at).await;
+        stream.write_all(begun[number % begun.len()].as_bytes()).await.expect("it is connected");
+        silent.push(stream);
+    }
+    is_answered(at).await;
+}
+
+#[tokio::test]
+async fn one_host_keeps_no_other_out_however_often_it_connects() {
+    let settings = PageSettings { patience: Duration::from_secs(3600), ..PageSettings::local(anywhere()) };
+    let at = show(&settings, fresh()).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(connect_from(2, at).await);
+    }
+    is_answered(at).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The only room that knows PostgreSQL: its protocol, its files on disk, and how its programs are run.
 
 mod archive_status;
+mod asker;
 mod base_backup;
 mod certificate;
 mod collations;
@@ -46,6 +47,7 @@ pub mod wal;
 mod wire;
 
 pub use archive_status::{waiting_for_archive, waits_for_archive};
+pub use asker::{drop_askers, make_asker};
 pub use base_backup::{BaseBackup, BaseBackupEnd, BaseBackupOptions, Entry, Item, TablespaceToSend};
 pub use collations::StaleCollation;
 pub use commit_log::CommitLog;

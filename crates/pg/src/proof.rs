@@ -191,7 +191,9 @@ impl Sql {
                 Ok(Vec::new())
             }
             CheckKind::Heap => {
-                let text = format!("SELECT blkno, msg FROM {schema}.verify_heapam(relation => $1::oid::regclass, check_toast => true) LIMIT $2");
+                // With check_toast. Every argument is given in its own type, or a function of fewer that somebody put beside it would be meant.
+                let how = "$1::oid::regclass, false, true, 'none'::text, NULL::bigint, NULL::bigint";
+                let text = format!("SELECT blkno, msg FROM {schema}.verify_heapam({how}) LIMIT $2");
                 let rows = self.rows(&doing, &text, &[&relation.oid, &FAULTS_MAX]).await?;
                 let fault = |row| Ok(format!("block {}: {}", self.get::<i64>(row, 0, &doing)?, self.get::<String>(row, 1, &doing)?));
                 rows.iter().map(fault).collect()

@@ -312,11 +312,11 @@ where
         tell.send_replace(Some(why));
     });
     let session = Sql { client, peer: peer.clone(), version, ended };
-    // What a role or a database has set must neither end a backup that copies for hours nor redirect a name.
-    let text = "SELECT set_config('search_path', 'pg_catalog', false), \
-        (SELECT count(set_config(name, '0', false)) FROM pg_catalog.pg_settings WHERE name IN \
-        ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout'))";
-    session.rows("prepare the session", text, &[]).await?;
+    // What a role or a database has set must neither end a backup that copies for hours nor redirect a name: the path first, and by a command
+    // that looks up no function along the old one.
+    let text = "SET search_path = pg_catalog; SELECT count(set_config(name, '0', false)) FROM pg_settings WHERE name IN \
+        ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+    session.first_value("prepare the session", text).await?;
     Ok(session)
 }
 

@@ -5,7 +5,7 @@ use crate::journal::Journal;
 use crate::{RescueError, RescueOptions, Validation, hooks};
 use checks::{Outcome, Proof, Referred};
 use pg::{
-    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, find_bin_dir, settings_of_a_copy, silenced,
+    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, drop_askers, find_bin_dir, settings_of_a_copy, silenced,
     start_normally,
 };
 use restore::{Target, put_config_back};
@@ -45,7 +45,7 @@ pub(crate) async fn validate(
     let mut settings = settings_of_a_copy(&control);
     settings.extend(silenced(&control));
     settings.push(("log_timezone".into(), "UTC".into()));
-    // Nothing is changed by being asked.
+    // Whoever is asked changes nothing.
     settings.push(("default_transaction_read_only".into(), if options.validation == Validation::Full { "off" } else { "on" }.into()));
     let private = PrivateOptions {
         bin_dir: find_bin_dir(major, options.restoring.bin_dir.as_deref())?,
@@ -59,14 +59,13 @@ pub(crate) async fn validate(
     let mut server = PrivateServer::start(&private)?;
     server.wait_until(|state| state == ServerState::Ready, SERVER_LIMIT).await?;
     let info = server.superuser(&options.roles).await?;
-    let proof = match options.validation {
-        Validation::Full => checks::prove(&info, &options.questions, events).await?,
-        _ => checks::ask_all(&info, &options.questions).await?,
+    let mut proof = match options.validation {
+        Validation::Full => checks::prove(&info, events).await?,
+        _ => checks::open_all(&info).await?,
     };
-    let referred = match &options.references {
-        Some(references) => Some(checks::referred(&info, references).await),
-        None => None,
-    };
+    let referred = checks::ask(&info, &options.questions, options.references.as_ref(), &mut proof).await;
+    // The cluster is as it was before anybody else reaches it, also where a run before this one was killed while it asked.
+    drop_askers(&info).await?;
     server.stop(StopMode::Fast, SERVER_LIMIT).await?;
     Ok((proof, referred))
 }

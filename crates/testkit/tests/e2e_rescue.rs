@@ -51,8 +51,15 @@ fn one_command_stops_restores_starts_and_protects_again() {
     for major in majors() {
         let cluster = Cluster::start(major);
         let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
-        let service = Service::of(&cluster, &bowline, "");
+        // Who asks is no superuser, gets in where not everybody may, and is gone afterwards, as is what a killed run left.
+        let asking = "{ sql = \"SELECT current_user || ' ' || current_setting('is_superuser')\", expect = 'matches ^bowline_questions_2 off$' }";
+        let service = Service::of(&cluster, &bowline, &format!("[drill]\nchecks = [{asking}]\n"));
         cluster.psql("CREATE TABLE t (a int); INSERT INTO t SELECT generate_series(1, 1000)");
+        cluster.psql("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; CREATE ROLE bowline_questions; CREATE ROLE bowline_questions_2 LOGIN");
+        cluster.psql("COMMENT ON ROLE bowline_questions_2 IS 'asks a restored server; made by Bowline, and dropped when it has asked'");
+        cluster.psql("CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.made (); ALTER TABLE elsewhere.made OWNER TO bowline_questions_2");
+        let rights = || cluster.psql("SELECT datacl FROM pg_database WHERE datname = 'postgres'");
+        let given = rights();
         let receiver = bowline.receive();
         let first = bowline.ok(&["backup"]);
         cluster.psql("INSERT INTO t VALUES (0)");
@@ -84,6 +91,8 @@ fn one_command_stops_restores_starts_and_protects_again() {
             "back up",
         ];
         assert_eq!(steps(&result), expected);
+        let left = "SELECT string_agg(rolname, ' '), to_regclass('elsewhere.made') FROM pg_roles WHERE rolname LIKE 'bowline_questions%'";
+        assert_eq!((cluster.psql(left).as_str(), rights()), ("bowline_questions|", given), "PostgreSQL {major}");
         assert_eq!(result["protected"], true, "{result}");
         assert!(result["serving_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{result}");
         assert!(Path::new(result["moved_aside"].as_str().expect("the old data")).join("global/pg_control").exists());

@@ -109,8 +109,21 @@ fn an_index_that_disagrees_with_its_table_is_found() {
         cluster.psql("UPDATE pg_index SET indisready = false WHERE indexrelid = 'blind'::regclass");
         cluster.psql("INSERT INTO t VALUES (1001)");
         cluster.psql("UPDATE pg_index SET indisready = true WHERE indexrelid = 'blind'::regclass");
+        // Whoever may make functions beside amcheck's has none called in their place, by a superuser.
+        cluster.psql("CREATE EXTENSION amcheck");
+        cluster.psql(
+            "CREATE FUNCTION verify_heapam(relation regclass, check_toast boolean, OUT blkno bigint, OUT msg text) RETURNS SETOF record \
+             LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$",
+        );
+        // Nor has who may set the database's search_path.
+        cluster.psql(
+            "CREATE SCHEMA ahead; CREATE FUNCTION ahead.set_config(text, text, boolean) RETURNS text \
+             LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$",
+        );
+        cluster.psql("ALTER DATABASE postgres SET search_path = ahead, pg_catalog, public");
         bowline.ok(&["backup"]);
         let (code, report) = drill(&cluster, &bowline, &[]);
+        assert!(!faults(&report).contains("called as"), "PostgreSQL {major}: {}", faults(&report));
         assert_eq!((code, report["outcome"].as_str()), (DAMAGED, Some("failed")), "PostgreSQL {major}: {}", faults(&report));
         assert!(faults(&report).contains("public.blind"), "{}", faults(&report));
     }
@@ -137,15 +150,30 @@ fn rows_that_are_missing_and_questions_that_fail_are_no_pass() {
     let cluster = Cluster::start(newest_major());
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     cluster.psql("CREATE TABLE organizations (a int)");
+    // Where a table was, its owner may put a view, which runs as whoever asks.
+    let sprung = std::env::temp_dir().join(format!("bowline-sprung-{}", std::process::id()));
+    cluster.psql(&format!(
+        "CREATE FUNCTION trap() RETURNS int LANGUAGE plpgsql AS $$ BEGIN COPY (SELECT 1) TO PROGRAM 'touch {}'; RETURN 1; END $$",
+        sprung.display()
+    ));
+    cluster.psql("CREATE VIEW replaced AS SELECT trap() AS a");
     bowline.ok(&["backup"]);
     ask(&bowline, &cluster, "{ sql = 'SELECT count(*) FROM organizations', expect = '>= 1' }");
     let (code, report) = drill(&cluster, &bowline, &["--no-record"]);
     assert_eq!((code, report["outcome"].as_str()), (DAMAGED, Some("failed")));
     assert_eq!(report["proof"]["answers"][0]["got"], "0");
-    ask(&bowline, &cluster, "{ sql = 'SELECT count(*) FROM nowhere', expect = '>= 1' }");
+    ask(
+        &bowline,
+        &cluster,
+        "{ sql = 'SELECT count(*) FROM nowhere', expect = '>= 1' }, { sql = 'SELECT a FROM replaced', expect = '= 1' }, \
+         { sql = \"SELECT current_setting('is_superuser')\", expect = '= off' }",
+    );
     let (code, report) = drill(&cluster, &bowline, &["--no-record"]);
-    assert_eq!((code, report["outcome"].as_str()), (REFUSED, Some("not-verified")), "it was not answered");
-    assert!(faults(&report).contains("nowhere"), "{}", faults(&report));
+    assert_eq!((code, report["outcome"].as_str()), (REFUSED, Some("not-verified")), "it was not answered: {}", faults(&report));
+    let found = faults(&report);
+    assert!(found.contains("nowhere") && found.contains("permission denied") && found.contains("pg_read_all_data"), "{found}");
+    assert!(!sprung.exists(), "the database's code ran a program");
+    assert_eq!(report["proof"]["answers"][2]["got"], "off", "{report:#}");
     let folder = bowline.repository().join("drills");
     assert!(!folder.exists(), "--no-record keeps nothing");
     ask(&bowline, &cluster, "{ sql = 'SELECT 1', expect = 'about 1' }");

@@ -32,6 +32,20 @@ pub const TWINS: &[Twin] = &[
         ("e2e_verify", "rows_that_are_missing_and_questions"),
     ),
     twin(
+        "questions are asked as the superuser",
+        "crates/checks/src/questions.rs",
+        "let asker = make_asker(info).await;",
+        "let asker = make_asker(info).await.map(|_| info.clone());",
+        ("e2e_verify", "rows_that_are_missing_and_questions"),
+    ),
+    twin(
+        "who asked a restored cluster stays in it",
+        "crates/rescue/src/server.rs",
+        "    drop_askers(&info).await?;",
+        "    let _ = drop_askers;",
+        ("e2e_rescue", "one_command_stops"),
+    ),
+    twin(
         "a side restore archives",
         "crates/pg/src/private_server.rs",
         r#"    ("archive_mode", "off"),"#,

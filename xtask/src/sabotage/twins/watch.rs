@@ -74,6 +74,13 @@ pub const TWINS: &[Twin] = &[
         ("showing", "beyond_this_host"),
     ),
     twin(
+        "who is connected to the page and asks nothing stays",
+        "crates/page/src/door.rs",
+        ".header_read_timeout(patience)",
+        ".header_read_timeout(None::<Duration>)",
+        ("showing", "who_is_connected_and_asks_nothing"),
+    ),
+    twin(
         "whoever has no token sees the page's facts",
         "crates/page/src/routes.rs",
         "if access.is_open() || cookie(request.headers())",
