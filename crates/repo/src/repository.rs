@@ -187,9 +187,21 @@ impl Writer {
 
     /// A new data key for a backup, or plain where encryption is off by name.
     pub async fn backup_protection(&self, now: Timestamp) -> Result<Protection, RepoError> {
+        self.new_protection(KeyPurpose::Backup, now).await
+    }
+
+    pub(crate) async fn new_protection(&self, purpose: KeyPurpose, now: Timestamp) -> Result<Protection, RepoError> {
         match self.reader.document.encryption {
-            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, KeyPurpose::Backup, now).await?)),
-            Encryption::Off => Ok(Protection::Plain),
+            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, purpose, now).await?)),
+            Encryption::Off => self.plain(),
+        }
+    }
+
+    /// The last gate before anything is stored readable: never by a host that has keys, whatever the document says.
+    fn plain(&self) -> Result<Protection, RepoError> {
+        match self.reader.keyring.is_empty() {
+            true => Ok(Protection::Plain),
+            false => Err(RepoError::NotEncrypted { address: self.reader.address() }),
         }
     }
 
@@ -197,7 +209,7 @@ impl Writer {
     pub async fn wal_protection(&self, epoch: &Epoch) -> Result<Protection, RepoError> {
         match (self.reader.document.encryption, epoch.wal_key) {
             (Encryption::Aes256Gcm, Some(id)) => Ok(Protection::Sealed(self.open_key(id).await?)),
-            (Encryption::Off, None) => Ok(Protection::Plain),
+            (Encryption::Off, None) => self.plain(),
             _ => {
                 Err(RepoError::Document { path: layout::repository().to_string(), why: "its epochs and its encryption contradict each other".into() })
             }

@@ -391,10 +391,7 @@ impl Reader {
 impl Writer {
     /// A new data key for a snapshot, or plain where encryption is off by name.
     pub async fn snapshot_protection(&self, now: Timestamp) -> Result<Protection, RepoError> {
-        match self.reader.document.encryption {
-            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, KeyPurpose::Packages, now).await?)),
-            Encryption::Off => Ok(Protection::Plain),
-        }
+        self.new_protection(KeyPurpose::Packages, now).await
     }
 
     /// A name after all that are listed, and that no attempt has taken: one that was killed in this very second may have.

@@ -135,6 +135,20 @@ async fn read(reader: &Reader) -> Result<Vec<Entry>, RepoError> {
     Ok(entries)
 }
 
+/// What whoever can write to the store can do to a document: change it, and give it a digest that matches again.
+fn forge(memory: &Memory, path: &ObjectPath, change: impl FnOnce(&mut serde_json::Value)) {
+    memory.tamper(path, |bytes| {
+        let mut document: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        document.as_object_mut().unwrap().remove("digest");
+        change(&mut document);
+        let mut text = serde_json::to_string_pretty(&document).unwrap();
+        text.truncate(text.len() - "\n}".len());
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+        let digest: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        *bytes = format!("{text},\n  \"digest\": \"{digest}\"\n}}\n").into_bytes();
+    });
+}
+
 fn manifest_path() -> ObjectPath {
     path(&format!("full/{}/manifest", id(0)))
 }
@@ -261,6 +275,34 @@ fn a_repository_that_suddenly_says_it_is_not_encrypted_is_refused_by_whoever_has
         assert!(matches!(Reader::open(Arc::new(memory.clone()), friends(7)).await, Err(RepoError::NotEncrypted { .. })));
         assert!(matches!(Writer::open(Arc::new(memory.clone()), friends(7)).await, Err(RepoError::NotEncrypted { .. })));
     });
+    // Or it says so, or something else that never changes, only after the repository was opened.
+    type Swap = (fn(&mut serde_json::Value), &'static str);
+    let swaps: [Swap; 3] = [
+        (
+            |document| {
+                document["encryption"] = "off".into();
+                document.as_object_mut().unwrap().remove("digest_key");
+                document["epochs"].as_array_mut().unwrap().iter_mut().for_each(|epoch| drop(epoch.as_object_mut().unwrap().remove("wal_key")));
+            },
+            "not-encrypted",
+        ),
+        (|document| drop(document.as_object_mut().unwrap().remove("digest_key")), "repository-damaged"),
+        (|document| document["id"] = serde_json::to_value(seal::RepositoryId::random()).unwrap(), "repository-damaged"),
+    ];
+    for (swap, slug) in swaps {
+        wait(async {
+            let memory = Memory::new();
+            create(&memory, Encryption::Aes256Gcm).await.admit(SYSTEM, 18, NOW).await.unwrap();
+            let mut open = reopen(&memory).await;
+            forge(&memory, &path("repository.json"), swap);
+            assert_eq!(open.admit(SYSTEM, 18, NOW).await.unwrap_err().slug(), slug);
+            assert_eq!(open.begin_epoch(SYSTEM, OTHER, 18, NOW).await.unwrap_err().slug(), slug);
+            assert_eq!(open.rotate_wal_key(NOW).await.unwrap_err().slug(), slug);
+            let epoch = open.reader().epoch().cloned().unwrap();
+            assert!(matches!(open.wal_protection(&epoch).await, Ok(Protection::Sealed(_))), "{slug}");
+            assert!(matches!(open.backup_protection(NOW).await, Ok(Protection::Sealed(_))), "{slug}");
+        });
+    }
 }
 
 #[test]
