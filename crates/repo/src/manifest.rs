@@ -12,6 +12,8 @@ use terms::{BackupId, BackupKind, SegmentSize, SystemId, Timeline};
 
 /// How much of a manifest is fetched at once: 4 MiB.
 const SPAN_BYTES: u64 = 4 << 20;
+/// And at first, 1 MiB: whoever asks for no more than the header has it then.
+const FIRST_SPAN_BYTES: u64 = 1 << 20;
 /// How much of that is opened at once: lines that are alike take thirty times as much in memory, and more as objects.
 const PART_BYTES: usize = 64 << 10;
 
@@ -319,7 +321,8 @@ impl Source {
             return Ok(false);
         }
         if self.span.is_empty() {
-            let end = self.bytes.min(self.at + SPAN_BYTES);
+            let span = if self.at == HEADER_BYTES as u64 { FIRST_SPAN_BYTES } else { SPAN_BYTES };
+            let end = self.bytes.min(self.at + span);
             self.span = self.reader.store.get_range(&self.path, self.at..end).await?;
             self.at = end;
         }

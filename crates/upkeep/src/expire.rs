@@ -1,7 +1,7 @@
 //! One run of expiry: plan, unlist what may go, remove what was unlisted long enough ago.
 
 use crate::sweep::{self, Swept};
-use crate::{UpkeepError, known};
+use crate::{UpkeepError, known, places};
 use repo::retention::{Candidate, Reachable, RetentionPlan, RetentionPolicy, SnapshotCandidate, SnapshotPlan};
 use repo::{BackupDocument, Contender, ExpiryState, Listed, Reader, RepoError, WalWaiting, Writer, listing_of};
 use serde::Serialize;
@@ -69,6 +69,9 @@ pub struct Plans {
     pub snapshots: SnapshotPlan,
     /// What the database can be restored to when that is carried out.
     pub reachable: Option<Reachable>,
+    /// Nothing of the repository opens here: that each listed backup is one was believed, not proven.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_believed: bool,
 }
 
 impl Plans {
@@ -127,16 +130,18 @@ pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> 
 
 /// What would be kept of backups and snapshots, and why. Changes nothing.
 pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<&Elsewhere>, now: Timestamp) -> Result<Plans, UpkeepError> {
+    let mut is_believed = false;
     let (backups, reachable) = match elsewhere {
         Some(elsewhere) => (None, elsewhere.reachable.clone()),
         None => {
             let (plan, candidates) = of_backups(reader, policy, &chosen(reader).await?, now).await?;
+            is_believed = places::prove(reader, &plan, &candidates, now).await?;
             let reachable = plan.reachable(&candidates, |verdict| !verdict.kept.is_empty());
             (Some(plan), reachable)
         }
     };
     let (snapshots, _) = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
-    Ok(Plans { backups, snapshots, reachable })
+    Ok(Plans { backups, snapshots, reachable, is_believed })
 }
 
 async fn chosen(reader: &Reader) -> Result<BTreeMap<Month, BackupId>, RepoError> {
@@ -190,7 +195,9 @@ async fn run(
         Some(_) => None,
         None => Some(of_backups(reader, &options.policy, &state.monthlies, now).await?),
     };
-    if let Some((plan, _)) = &own {
+    let mut is_believed = false;
+    if let Some((plan, candidates)) = &own {
+        is_believed = places::prove(reader, plan, candidates, now).await?;
         // Chosen monthlies are written down before anything goes that was not chosen.
         state.monthlies.clone_from(&plan.monthlies);
     }
@@ -230,7 +237,7 @@ async fn run(
         wal: Swept::default(),
         pieces: Swept::default(),
         uploads: store::end_abandoned_uploads(remover, now).await?.len(),
-        plans: Plans { backups: None, snapshots, reachable },
+        plans: Plans { backups: None, snapshots, reachable, is_believed },
     };
     if let Some((plan, candidates)) = own {
         // What an interrupted run unlisted counts, too.
