@@ -90,9 +90,17 @@ impl Reader {
 
     /// What digests chunks of this repository.
     pub async fn digester(&self) -> Result<Digester, RepoError> {
+        Ok(self.digest_key().await?.map_or_else(Digester::plain, |key| Digester::keyed(key.reveal())))
+    }
+
+    /// The key of digests; `None` where encryption is off.
+    pub(crate) async fn digest_key(&self) -> Result<Option<DataKey>, RepoError> {
         match self.document.digest_key {
-            Some(id) => Ok(Digester::keyed(self.keyring.open(&*self.store, id).await?.reveal())),
-            None => Ok(Digester::plain()),
+            Some(id) => Ok(Some(self.keyring.open(&*self.store, id).await?)),
+            None if self.sealed_only() => {
+                Err(RepoError::Document { path: layout::repository().to_string(), why: "it is encrypted and names no key for digests".into() })
+            }
+            None => Ok(None),
         }
     }
 

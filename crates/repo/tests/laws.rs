@@ -4,6 +4,8 @@
 mod archive;
 #[path = "laws/audit.rs"]
 mod audit;
+#[path = "laws/configuration.rs"]
+mod configuration;
 #[path = "laws/epochs.rs"]
 mod epochs;
 #[path = "laws/index.rs"]
@@ -143,10 +145,12 @@ fn forge(memory: &Memory, path: &ObjectPath, change: impl FnOnce(&mut serde_json
         change(&mut document);
         let mut text = serde_json::to_string_pretty(&document).unwrap();
         text.truncate(text.len() - "\n}".len());
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        let digest: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-        *bytes = format!("{text},\n  \"digest\": \"{digest}\"\n}}\n").into_bytes();
+        *bytes = format!("{text},\n  \"digest\": \"{}\"\n}}\n", sha256(text.as_bytes())).into_bytes();
     });
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn manifest_path() -> ObjectPath {
