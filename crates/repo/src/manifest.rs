@@ -2,7 +2,7 @@
 
 use crate::{BackupDocument, Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
 use bytes::Bytes;
-use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
+use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, OpenObject, Protection, RepositoryId, StreamOpener, StreamSealer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -226,6 +226,7 @@ impl ManifestReader {
         if header.backup != backup || header.repository != reader.document().id {
             return Err(source.damaged("it belongs to another backup or repository"));
         }
+        source.refuse_other_key(header.pack_key)?;
         Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, wanted: None })
     }
 
@@ -288,6 +289,8 @@ pub(crate) struct Source {
     reader: Reader,
     path: ObjectPath,
     backup: BackupId,
+    /// The data key with which it is sealed.
+    key: Option<KeyId>,
     bytes: u64,
     at: u64,
     stream: Option<StreamOpener>,
@@ -306,7 +309,8 @@ impl Source {
         let header = reader.store.get_range(&path, 0..at).await?;
         let object = reader.open_object(&path, ObjectKind::Manifest, &header).await?;
         let stream = Some(StreamOpener::begin(object).map_err(RepoError::object(&path))?);
-        Ok(Self { reader: reader.clone(), path, backup, bytes, at, stream, span: Bytes::new(), pending: Vec::new() })
+        let key = OpenObject::key_named(&header);
+        Ok(Self { reader: reader.clone(), path, backup, key, bytes, at, stream, span: Bytes::new(), pending: Vec::new() })
     }
 
     /// Opens a little more, and fetches it first where need be; false when the object has ended, and ended properly.
@@ -343,6 +347,14 @@ impl Source {
             Ok(()) => Ok(true),
             Err(OpenOrParse::Open(source)) => Err(RepoError::object(&self.path)(source)),
             Err(OpenOrParse::Parse(e)) => Err(self.damaged(&format!("a line does not parse: {e}"))),
+        }
+    }
+
+    /// Whoever got to know another data key of this repository can seal a whole object with it, but not one for this key.
+    pub(crate) fn refuse_other_key(&self, wanted: Option<KeyId>) -> Result<(), RepoError> {
+        match self.key {
+            Some(key) if wanted != Some(key) => Err(self.damaged(&format!("it is sealed with data key {key}, which is another one's"))),
+            _ => Ok(()),
         }
     }
 

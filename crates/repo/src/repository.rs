@@ -119,6 +119,15 @@ impl Reader {
             .map_err(RepoError::object(path))
     }
 
+    /// [`Reader::open_object`] of a pack, which is sealed with the key of its own backup or snapshot: whoever got to know another data key of
+    /// this repository makes no part of it.
+    pub async fn open_pack(&self, path: &ObjectPath, key: Option<KeyId>, header: &[u8]) -> Result<OpenObject, RepoError> {
+        if let Some(found) = OpenObject::key_named(header).filter(|found| Some(*found) != key) {
+            return Err(RepoError::object(path)(seal::SealError::OtherKey { key: found }));
+        }
+        self.open_object(path, ObjectKind::Pack, header).await
+    }
+
     /// Fetches and opens a small sealed object.
     pub async fn fetch_whole(&self, path: &ObjectPath, kind: ObjectKind) -> Result<Vec<u8>, RepoError> {
         let sealed = self.store.get(path).await?;

@@ -285,6 +285,7 @@ impl SnapshotReader {
         }
         let Some(Line::Header(header)) = ready.pop_front() else { return Err(source.damaged("it does not begin with its header")) };
         source.refuse_newer(header.format)?;
+        source.refuse_other_key(snapshot.key)?;
         let agrees = (header.snapshot, header.repository, &header.source, header.began, header.encryption)
             == (snapshot.id, reader.document().id, &snapshot.source, snapshot.began, snapshot.encryption);
         let versions = snapshot.versions.as_ref();

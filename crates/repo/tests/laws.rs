@@ -324,6 +324,29 @@ fn a_plain_object_in_an_encrypted_repository_is_refused() {
 }
 
 #[test]
+fn what_belongs_to_a_backup_opens_with_no_other_key_of_its_repository() {
+    wait(async {
+        let memory = Memory::new();
+        let writer = create(&memory, Encryption::Aes256Gcm).await;
+        let (own, other) = (writer.backup_protection(NOW).await.unwrap(), writer.backup_protection(NOW).await.unwrap());
+        // Whoever knows the other key, of an export perhaps, can seal anything with it.
+        let forged = ManifestWriter::begin(&writer, &other, header(&writer, &own, 1)).unwrap();
+        forged.finish(ManifestEnd { stop: position(0x200_0100), files: 0, bytes: 0, packs: 0 }).unwrap();
+        let refused = read(writer.reader()).await.unwrap_err();
+        assert!(matches!(&refused, RepoError::Manifest { why, .. } if why.contains(&other.key_id().to_string())), "{refused:?}");
+
+        let pack = repo::pack_path(BackupKind::Full, id(0), 1);
+        repo::Pack::release(repo::Pack::begin(&writer, &other, BackupKind::Full, id(0), 1).unwrap()).unwrap();
+        let bytes = memory.get(&pack).await.unwrap();
+        let open = async |key| writer.reader().open_pack(&pack, key, &bytes).await;
+        assert!(open(Some(other.key_id())).await.is_ok());
+        for key in [Some(own.key_id()), None] {
+            assert!(matches!(open(key).await, Err(RepoError::Object { source: SealError::OtherKey { .. }, .. })), "{key:?}");
+        }
+    });
+}
+
+#[test]
 fn a_second_repository_never_replaces_the_first() {
     wait(async {
         let memory = Memory::new();
