@@ -2,7 +2,7 @@
 
 use repo::RepoError;
 use store::StoreError;
-use terms::{BackupId, Class, Explain, Timestamp};
+use terms::{Class, Explain, Timestamp};
 
 /// Why a run of upkeep failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,9 +15,9 @@ pub enum UpkeepError {
     /// Two clocks that ought to agree do not: whichever is wrong, what is old cannot be told.
     #[error("nothing expires while the clock cannot be believed")]
     Clock { ours: Timestamp, other: Timestamp, whose: &'static str },
-    /// Each of them would keep other backups from staying.
-    #[error("nothing expires while a backup that is listed is not proven to be one of this repository")]
-    Unproven { backups: Vec<(BackupId, String)> },
+    /// Each of these folders would keep others from staying.
+    #[error("nothing expires while what is listed is not proven to be of this repository")]
+    Unproven { listed: Vec<(String, String)> },
 }
 
 impl Explain for UpkeepError {
@@ -42,9 +42,9 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.detail(),
             Self::Store(e) => e.detail(),
             Self::Clock { ours, other, whose } => format!("This host's clock says {ours}, {whose} {other}: more than a day apart."),
-            Self::Unproven { backups } => {
-                let each: Vec<String> = backups.iter().map(|(backup, why)| format!("{backup}: {why}.")).collect();
-                format!("{} Others would go in its place; nothing was unlisted or removed.", each.join(" "))
+            Self::Unproven { listed } => {
+                let each: Vec<String> = listed.iter().map(|(folder, why)| format!("{folder}: {why}.")).collect();
+                format!("{} Others would go in its place: none did.", each.join(" "))
             }
         }
     }
@@ -53,7 +53,7 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.hint(),
             Self::Store(e) => e.hint(),
             Self::Clock { .. } => "Set the clock right (see timedatectl), then expire again.".into(),
-            Self::Unproven { .. } => "Where a clock is wrong, set it right. A manifest that is damaged or gone comes back from a copy of the store. What nobody here backed up was listed by somebody who has a credential that writes: change that credential, remove full/ID/backup.json, then expire again.".into(),
+            Self::Unproven { .. } => "Where a clock is wrong, set it right. A manifest that is damaged or gone comes back from a copy of the store. What nobody here backed up was listed by somebody who has a credential that writes: change that credential, remove the backup.json in that folder, then expire again.".into(),
         }
     }
 }

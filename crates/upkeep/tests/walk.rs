@@ -278,7 +278,10 @@ async fn nothing_goes_for_a_backup_whose_times_have_not_come() {
     let stays = async || objects(&memory).await.into_iter().filter(|name| !name.starts_with("leases/")).collect::<BTreeSet<_>>();
     let before = stays().await;
     let refused = run(&memory, FaultPlan::none()).await.unwrap_err();
-    assert!(matches!(&refused, UpkeepError::Unproven { backups } if backups.len() == 1 && backups[0].0 == forged.id), "{refused:?}");
+    assert!(
+        matches!(&refused, UpkeepError::Unproven { listed } if listed.len() == 1 && listed[0].0 == backup_folder(KIND, forged.id)),
+        "{refused:?}"
+    );
     assert_eq!(stays().await, before);
     memory.remove(&repo::listing_of(KIND, forged.id)).await.unwrap();
     run(&memory, FaultPlan::none()).await.unwrap();
