@@ -1,39 +1,121 @@
-//! The configuration in force, kept beside what it protects: a bare machine begins with it. It names secrets and holds none.
+//! The configuration in force, kept beside what it protects: a bare machine begins with it. It names secrets and holds none. It also names
+//! commands that a restore runs, so that it has to tell who wrote it.
 
-use crate::{Reader, document::sha256};
-use crate::{RepoError, Writer, layout};
+use crate::document::sha256;
+use crate::{Reader, RepoError, Writer, layout};
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use store::ObjectPath;
+use seal::DataKey;
+use store::{Created, ObjectPath};
 use terms::Timestamp;
 
 /// What the last line begins with: a comment of TOML with the SHA-256 (hexadecimal) of every byte before it.
 const DIGEST: &str = "# sha256: ";
+/// And the line before that, where the repository is encrypted: the HMAC-SHA-256 (hexadecimal), under the key of digests, of the
+/// repository's id, the object's path, a line feed and every byte before this line. Who has no key makes none, and moves none elsewhere.
+const MAC: &str = "# bowline-mac: ";
+/// What nobody vouches for is from the future when its time is so far ahead: five minutes.
+const AHEAD_SECONDS_MAX: f64 = 300.0;
+
+/// What is known of who wrote a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authenticity {
+    /// A host that opens this repository, and for just this place.
+    Authentic,
+    /// Nothing: encryption is off, or an older Bowline wrote it, or somebody else who can write to the store.
+    Unsigned,
+    /// Nobody who opens this repository, although it says so.
+    Forged,
+}
+
+/// A configuration that a repository keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptConfiguration {
+    /// Where it lies.
+    pub object: ObjectPath,
+    /// As a user wrote it.
+    pub text: String,
+    /// Who wrote it, as far as that is known.
+    pub authenticity: Authenticity,
+    /// Newer ones that are not authentic as this one is, newest first.
+    pub passed_over: Vec<ObjectPath>,
+}
 
 impl Writer {
     /// Keeps this text unless it is the newest one that is kept; whether it was new.
     pub async fn keep_configuration(&self, now: Timestamp, text: &str) -> Result<bool, RepoError> {
         let text = if text.ends_with('\n') { text.to_owned() } else { format!("{text}\n") };
-        if self.reader().configuration().await?.is_some_and(|(_, kept)| kept == text) {
+        let key = self.reader.digest_key().await?;
+        let newest = match self.reader.configuration(now).await {
+            Err(e @ RepoError::Store(_)) => return Err(e),
+            // One that is damaged is kept anew.
+            found => found.ok().flatten(),
+        };
+        if newest.is_some_and(|kept| kept.text == text && (key.is_none() || kept.authenticity == Authenticity::Authentic)) {
             return Ok(false);
         }
-        let digest = sha256(text.as_bytes());
-        self.store.put_new(&layout::configuration(now), Bytes::from(format!("{text}{DIGEST}{digest}\n"))).await?;
-        Ok(true)
+        let object = layout::configuration(now);
+        let signed = match &key {
+            Some(key) => format!("{text}{MAC}{}\n", self.reader.mac(&object, &text, key)),
+            None => text,
+        };
+        let digest = sha256(signed.as_bytes());
+        let created = self.store.put_new(&object, Bytes::from(format!("{signed}{DIGEST}{digest}\n"))).await?;
+        Ok(matches!(created, Created::New))
     }
 }
 
 impl Reader {
-    /// The newest configuration that is kept, and its object.
-    pub async fn configuration(&self) -> Result<Option<(ObjectPath, String)>, RepoError> {
-        let listed: Vec<_> = self.store.list(layout::CONFIGURATIONS, None).try_collect().await?;
-        let Some(path) = listed.into_iter().map(|object| object.path).filter(|path| path.as_str().ends_with(".toml")).max() else { return Ok(None) };
-        let text = text_of(&path, &self.store.get(&path).await?)?;
-        Ok(Some((path, text)))
+    /// The configuration to begin with: the newest authentic one. Where none is, the newest one that is not from the future, and its
+    /// authenticity says what it is worth.
+    pub async fn configuration(&self, now: Timestamp) -> Result<Option<KeptConfiguration>, RepoError> {
+        let key = self.digest_key().await?;
+        let listed: Vec<ObjectPath> = self.store.list(layout::CONFIGURATIONS, None).map_ok(|object| object.path).try_collect().await?;
+        let mut kept: Vec<(Timestamp, ObjectPath)> = listed.into_iter().filter_map(|path| Some((layout::configured_at(&path)?, path))).collect();
+        kept.sort();
+        let (mut passed_over, mut other) = (Vec::new(), None);
+        for (at, object) in kept.into_iter().rev() {
+            let is_future = at.seconds_since(now) > AHEAD_SECONDS_MAX;
+            if is_future && key.is_none() {
+                continue;
+            }
+            match self.kept_at(&object, key.as_ref()).await {
+                Err(e @ RepoError::Store(_)) => return Err(e),
+                Ok(kept) if kept.authenticity == Authenticity::Authentic => return Ok(Some(KeptConfiguration { passed_over, ..kept })),
+                found if key.is_none() => return found.map(Some),
+                found => {
+                    if other.is_none() && !is_future {
+                        other = Some(found);
+                    }
+                    passed_over.push(object);
+                }
+            }
+        }
+        other.transpose()
+    }
+
+    async fn kept_at(&self, object: &ObjectPath, key: Option<&DataKey>) -> Result<KeptConfiguration, RepoError> {
+        let whole = text_of(object, &self.store.get(object).await?)?;
+        let (text, authenticity) = match key.and_then(|key| Some((key, whole.rsplit_once(MAC)?))) {
+            Some((key, (text, mac))) if mac.strip_suffix('\n') == Some(&self.mac(object, text, key)) => (text.to_owned(), Authenticity::Authentic),
+            Some(_) => (whole, Authenticity::Forged),
+            None => (whole, Authenticity::Unsigned),
+        };
+        Ok(KeptConfiguration { object: object.clone(), text, authenticity, passed_over: Vec::new() })
+    }
+
+    /// What only somebody who opens this repository can say of this text at this place.
+    fn mac(&self, object: &ObjectPath, text: &str, key: &DataKey) -> String {
+        let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.reveal()));
+        for part in [&self.document.id.bytes()[..], object.as_str().as_bytes(), b"\n", text.as_bytes()] {
+            mac.update(part);
+        }
+        mac.sign().as_ref().iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 
-/// What a user wrote, when it is what was kept.
+/// What a user wrote, with the line that vouches for it, when it is what was kept.
 pub(crate) fn text_of(path: &ObjectPath, bytes: &[u8]) -> Result<String, RepoError> {
     let damaged = |why: &str| RepoError::Document { path: path.to_string(), why: why.to_owned() };
     let whole = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;

@@ -115,11 +115,20 @@ impl Writer {
         Err(RepoError::Contended { path: layout::repository().to_string() })
     }
 
-    /// repository.json as it is at this moment, and its version.
+    /// repository.json as it is at this moment, and its version. It is not sealed, and by it is decided how everything is stored: what
+    /// never changes is what it was when the repository was opened, or somebody replaced it meanwhile.
     pub(crate) async fn repository_now(&self) -> Result<(RepositoryDocument, store::Version), RepoError> {
         let path = layout::repository();
         let info = self.store.info(&path).await?.ok_or_else(|| RepoError::NoRepository { address: self.store.address() })?;
-        Ok((document::read(&path, &self.store.get(&path).await?)?, info.version))
+        let (opened, found) = (&self.reader.document, document::read::<RepositoryDocument>(&path, &self.store.get(&path).await?)?);
+        if found.encryption == Encryption::Off && opened.encryption != Encryption::Off {
+            return Err(RepoError::NotEncrypted { address: self.store.address() });
+        }
+        if (found.id, found.encryption, found.digest_key) != (opened.id, opened.encryption, opened.digest_key) {
+            let why = "it is not that of the repository that was opened, or says otherwise how that is encrypted";
+            return Err(RepoError::Document { path: path.to_string(), why: why.into() });
+        }
+        Ok((found, info.version))
     }
 
     async fn new_epoch(&self, document: &RepositoryDocument, system_id: SystemId, major: u32, since: Timestamp) -> Result<Epoch, RepoError> {

@@ -182,6 +182,12 @@ pub(crate) fn configuration(at: Timestamp) -> ObjectPath {
     path(format!("{CONFIGURATIONS}/{}.toml", at.compact()))
 }
 
+/// Since when the configuration at this path was in force; `None` where [`configuration`] puts none.
+pub(crate) fn configured_at(path: &ObjectPath) -> Option<Timestamp> {
+    let at = Timestamp::from_compact(path.name().strip_suffix(".toml")?)?;
+    (configuration(at) == *path).then_some(at)
+}
+
 /// The folder of runbooks.
 pub(crate) const RUNBOOKS: &str = "runbook";
 

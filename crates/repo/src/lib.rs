@@ -34,6 +34,7 @@ mod wal;
 pub use alerts::{AlertShelf, Silence};
 pub use capacity::Measured;
 pub use catalog::{BackupDocument, WalPosition};
+pub use configuration::{Authenticity, KeptConfiguration};
 pub use coverage::Coverage;
 pub use epoch::Epoch;
 pub use error::RepoError;

@@ -2,7 +2,7 @@
 
 use crate::{BackupDocument, Encryption, Reader, RepoError, WalPosition, Writer, document, layout};
 use bytes::Bytes;
-use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, Protection, RepositoryId, StreamOpener, StreamSealer};
+use seal::{Compression, Digest, HEADER_BYTES, KeyId, ObjectKind, OpenObject, Protection, RepositoryId, StreamOpener, StreamSealer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -12,6 +12,8 @@ use terms::{BackupId, BackupKind, SegmentSize, SystemId, Timeline};
 
 /// How much of a manifest is fetched at once: 4 MiB.
 const SPAN_BYTES: u64 = 4 << 20;
+/// And at first, 1 MiB: whoever asks for no more than the header has it then.
+const FIRST_SPAN_BYTES: u64 = 1 << 20;
 /// How much of that is opened at once: lines that are alike take thirty times as much in memory, and more as objects.
 const PART_BYTES: usize = 64 << 10;
 
@@ -224,6 +226,7 @@ impl ManifestReader {
         if header.backup != backup || header.repository != reader.document().id {
             return Err(source.damaged("it belongs to another backup or repository"));
         }
+        source.refuse_other_key(header.pack_key)?;
         Ok(Self { source, ready, header: *header, counted: (0, 0), ended: false, wanted: None })
     }
 
@@ -286,6 +289,8 @@ pub(crate) struct Source {
     reader: Reader,
     path: ObjectPath,
     backup: BackupId,
+    /// The data key with which it is sealed.
+    key: Option<KeyId>,
     bytes: u64,
     at: u64,
     stream: Option<StreamOpener>,
@@ -304,7 +309,8 @@ impl Source {
         let header = reader.store.get_range(&path, 0..at).await?;
         let object = reader.open_object(&path, ObjectKind::Manifest, &header).await?;
         let stream = Some(StreamOpener::begin(object).map_err(RepoError::object(&path))?);
-        Ok(Self { reader: reader.clone(), path, backup, bytes, at, stream, span: Bytes::new(), pending: Vec::new() })
+        let key = OpenObject::key_named(&header);
+        Ok(Self { reader: reader.clone(), path, backup, key, bytes, at, stream, span: Bytes::new(), pending: Vec::new() })
     }
 
     /// Opens a little more, and fetches it first where need be; false when the object has ended, and ended properly.
@@ -319,7 +325,8 @@ impl Source {
             return Ok(false);
         }
         if self.span.is_empty() {
-            let end = self.bytes.min(self.at + SPAN_BYTES);
+            let span = if self.at == HEADER_BYTES as u64 { FIRST_SPAN_BYTES } else { SPAN_BYTES };
+            let end = self.bytes.min(self.at + span);
             self.span = self.reader.store.get_range(&self.path, self.at..end).await?;
             self.at = end;
         }
@@ -340,6 +347,14 @@ impl Source {
             Ok(()) => Ok(true),
             Err(OpenOrParse::Open(source)) => Err(RepoError::object(&self.path)(source)),
             Err(OpenOrParse::Parse(e)) => Err(self.damaged(&format!("a line does not parse: {e}"))),
+        }
+    }
+
+    /// Whoever got to know another data key of this repository can seal a whole object with it, but not one for this key.
+    pub(crate) fn refuse_other_key(&self, wanted: Option<KeyId>) -> Result<(), RepoError> {
+        match self.key {
+            Some(key) if wanted != Some(key) => Err(self.damaged(&format!("it is sealed with data key {key}, which is another one's"))),
+            _ => Ok(()),
         }
     }
 

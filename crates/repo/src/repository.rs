@@ -90,9 +90,17 @@ impl Reader {
 
     /// What digests chunks of this repository.
     pub async fn digester(&self) -> Result<Digester, RepoError> {
+        Ok(self.digest_key().await?.map_or_else(Digester::plain, |key| Digester::keyed(key.reveal())))
+    }
+
+    /// The key of digests; `None` where encryption is off.
+    pub(crate) async fn digest_key(&self) -> Result<Option<DataKey>, RepoError> {
         match self.document.digest_key {
-            Some(id) => Ok(Digester::keyed(self.keyring.open(&*self.store, id).await?.reveal())),
-            None => Ok(Digester::plain()),
+            Some(id) => Ok(Some(self.keyring.open(&*self.store, id).await?)),
+            None if self.sealed_only() => {
+                Err(RepoError::Document { path: layout::repository().to_string(), why: "it is encrypted and names no key for digests".into() })
+            }
+            None => Ok(None),
         }
     }
 
@@ -109,6 +117,15 @@ impl Reader {
         }
         OpenObject::open(header, kind, &self.document.id, path.as_str(), self.sealed_only(), |id| self.keyring.opened(id))
             .map_err(RepoError::object(path))
+    }
+
+    /// [`Reader::open_object`] of a pack, which is sealed with the key of its own backup or snapshot: whoever got to know another data key of
+    /// this repository makes no part of it.
+    pub async fn open_pack(&self, path: &ObjectPath, key: Option<KeyId>, header: &[u8]) -> Result<OpenObject, RepoError> {
+        if let Some(found) = OpenObject::key_named(header).filter(|found| Some(*found) != key) {
+            return Err(RepoError::object(path)(seal::SealError::OtherKey { key: found }));
+        }
+        self.open_object(path, ObjectKind::Pack, header).await
     }
 
     /// Fetches and opens a small sealed object.
@@ -187,9 +204,21 @@ impl Writer {
 
     /// A new data key for a backup, or plain where encryption is off by name.
     pub async fn backup_protection(&self, now: Timestamp) -> Result<Protection, RepoError> {
+        self.new_protection(KeyPurpose::Backup, now).await
+    }
+
+    pub(crate) async fn new_protection(&self, purpose: KeyPurpose, now: Timestamp) -> Result<Protection, RepoError> {
         match self.reader.document.encryption {
-            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, KeyPurpose::Backup, now).await?)),
-            Encryption::Off => Ok(Protection::Plain),
+            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, purpose, now).await?)),
+            Encryption::Off => self.plain(),
+        }
+    }
+
+    /// The last gate before anything is stored readable: never by a host that has keys, whatever the document says.
+    fn plain(&self) -> Result<Protection, RepoError> {
+        match self.reader.keyring.is_empty() {
+            true => Ok(Protection::Plain),
+            false => Err(RepoError::NotEncrypted { address: self.reader.address() }),
         }
     }
 
@@ -197,7 +226,7 @@ impl Writer {
     pub async fn wal_protection(&self, epoch: &Epoch) -> Result<Protection, RepoError> {
         match (self.reader.document.encryption, epoch.wal_key) {
             (Encryption::Aes256Gcm, Some(id)) => Ok(Protection::Sealed(self.open_key(id).await?)),
-            (Encryption::Off, None) => Ok(Protection::Plain),
+            (Encryption::Off, None) => self.plain(),
             _ => {
                 Err(RepoError::Document { path: layout::repository().to_string(), why: "its epochs and its encryption contradict each other".into() })
             }

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use terms::{BackupId, Day, Lsn, Month, SystemId, Timeline, Timestamp, Zone};
 
+/// No two time zones are further apart: 26 hours.
+const ZONES_APART_MICROS: i64 = 26 * 3_600_000_000;
+
 /// How much is kept.
 #[derive(Debug, Clone)]
 pub struct RetentionPolicy {
@@ -225,9 +228,15 @@ fn monthlies(policy: &RetentionPolicy, all: &[&Candidate], chosen: &BTreeMap<Mon
     for candidate in all {
         months.entry(policy.zone.day(candidate.at()).month()).or_default().push(candidate);
     }
-    // A choice holds for its month even when another time zone is configured now.
+    // A choice holds for its month even when another time zone is configured now, and for no other month: choices are kept in the open, and
+    // one for months to come would push out those that were.
     let listed: BTreeSet<BackupId> = all.iter().map(|candidate| candidate.backup.id).collect();
     let mut found: BTreeMap<Month, BackupId> = chosen.iter().filter(|(_, id)| listed.contains(id)).map(|(month, id)| (*month, *id)).collect();
+    found.retain(|month, id| {
+        let month_at = |at: Timestamp| policy.zone.day(at).month();
+        let mut own = all.iter().filter(|candidate| candidate.backup.id == *id).map(|candidate| candidate.at());
+        own.any(|at| (month_at(at.plus_micros(-ZONES_APART_MICROS))..=month_at(at.plus_micros(ZONES_APART_MICROS))).contains(month))
+    });
     for (month, own) in months {
         let first = own.iter().find(|candidate| candidate.is_good()).or_else(|| own.first());
         if let Some(first) = first {

@@ -285,6 +285,7 @@ impl SnapshotReader {
         }
         let Some(Line::Header(header)) = ready.pop_front() else { return Err(source.damaged("it does not begin with its header")) };
         source.refuse_newer(header.format)?;
+        source.refuse_other_key(snapshot.key)?;
         let agrees = (header.snapshot, header.repository, &header.source, header.began, header.encryption)
             == (snapshot.id, reader.document().id, &snapshot.source, snapshot.began, snapshot.encryption);
         let versions = snapshot.versions.as_ref();
@@ -391,10 +392,7 @@ impl Reader {
 impl Writer {
     /// A new data key for a snapshot, or plain where encryption is off by name.
     pub async fn snapshot_protection(&self, now: Timestamp) -> Result<Protection, RepoError> {
-        match self.reader.document.encryption {
-            Encryption::Aes256Gcm => Ok(Protection::Sealed(self.reader.keyring.create(&*self.store, KeyPurpose::Packages, now).await?)),
-            Encryption::Off => Ok(Protection::Plain),
-        }
+        self.new_protection(KeyPurpose::Packages, now).await
     }
 
     /// A name after all that are listed, and that no attempt has taken: one that was killed in this very second may have.

@@ -4,6 +4,8 @@
 mod archive;
 #[path = "laws/audit.rs"]
 mod audit;
+#[path = "laws/configuration.rs"]
+mod configuration;
 #[path = "laws/epochs.rs"]
 mod epochs;
 #[path = "laws/index.rs"]
@@ -135,6 +137,22 @@ async fn read(reader: &Reader) -> Result<Vec<Entry>, RepoError> {
     Ok(entries)
 }
 
+/// What whoever can write to the store can do to a document: change it, and give it a digest that matches again.
+fn forge(memory: &Memory, path: &ObjectPath, change: impl FnOnce(&mut serde_json::Value)) {
+    memory.tamper(path, |bytes| {
+        let mut document: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        document.as_object_mut().unwrap().remove("digest");
+        change(&mut document);
+        let mut text = serde_json::to_string_pretty(&document).unwrap();
+        text.truncate(text.len() - "\n}".len());
+        *bytes = format!("{text},\n  \"digest\": \"{}\"\n}}\n", sha256(text.as_bytes())).into_bytes();
+    });
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
 fn manifest_path() -> ObjectPath {
     path(&format!("full/{}/manifest", id(0)))
 }
@@ -261,6 +279,34 @@ fn a_repository_that_suddenly_says_it_is_not_encrypted_is_refused_by_whoever_has
         assert!(matches!(Reader::open(Arc::new(memory.clone()), friends(7)).await, Err(RepoError::NotEncrypted { .. })));
         assert!(matches!(Writer::open(Arc::new(memory.clone()), friends(7)).await, Err(RepoError::NotEncrypted { .. })));
     });
+    // Or it says so, or something else that never changes, only after the repository was opened.
+    type Swap = (fn(&mut serde_json::Value), &'static str);
+    let swaps: [Swap; 3] = [
+        (
+            |document| {
+                document["encryption"] = "off".into();
+                document.as_object_mut().unwrap().remove("digest_key");
+                document["epochs"].as_array_mut().unwrap().iter_mut().for_each(|epoch| drop(epoch.as_object_mut().unwrap().remove("wal_key")));
+            },
+            "not-encrypted",
+        ),
+        (|document| drop(document.as_object_mut().unwrap().remove("digest_key")), "repository-damaged"),
+        (|document| document["id"] = serde_json::to_value(seal::RepositoryId::random()).unwrap(), "repository-damaged"),
+    ];
+    for (swap, slug) in swaps {
+        wait(async {
+            let memory = Memory::new();
+            create(&memory, Encryption::Aes256Gcm).await.admit(SYSTEM, 18, NOW).await.unwrap();
+            let mut open = reopen(&memory).await;
+            forge(&memory, &path("repository.json"), swap);
+            assert_eq!(open.admit(SYSTEM, 18, NOW).await.unwrap_err().slug(), slug);
+            assert_eq!(open.begin_epoch(SYSTEM, OTHER, 18, NOW).await.unwrap_err().slug(), slug);
+            assert_eq!(open.rotate_wal_key(NOW).await.unwrap_err().slug(), slug);
+            let epoch = open.reader().epoch().cloned().unwrap();
+            assert!(matches!(open.wal_protection(&epoch).await, Ok(Protection::Sealed(_))), "{slug}");
+            assert!(matches!(open.backup_protection(NOW).await, Ok(Protection::Sealed(_))), "{slug}");
+        });
+    }
 }
 
 #[test]
@@ -274,6 +320,29 @@ fn a_plain_object_in_an_encrypted_repository_is_refused() {
         let refused = writer.reader().fetch_wal(SYSTEM, &name).await.unwrap_err();
         assert!(matches!(refused, RepoError::Object { source: SealError::Unsealed, .. }), "{refused:?}");
         assert_eq!(refused.slug(), "not-encrypted");
+    });
+}
+
+#[test]
+fn what_belongs_to_a_backup_opens_with_no_other_key_of_its_repository() {
+    wait(async {
+        let memory = Memory::new();
+        let writer = create(&memory, Encryption::Aes256Gcm).await;
+        let (own, other) = (writer.backup_protection(NOW).await.unwrap(), writer.backup_protection(NOW).await.unwrap());
+        // Whoever knows the other key, of an export perhaps, can seal anything with it.
+        let forged = ManifestWriter::begin(&writer, &other, header(&writer, &own, 1)).unwrap();
+        forged.finish(ManifestEnd { stop: position(0x200_0100), files: 0, bytes: 0, packs: 0 }).unwrap();
+        let refused = read(writer.reader()).await.unwrap_err();
+        assert!(matches!(&refused, RepoError::Manifest { why, .. } if why.contains(&other.key_id().to_string())), "{refused:?}");
+
+        let pack = repo::pack_path(BackupKind::Full, id(0), 1);
+        repo::Pack::release(repo::Pack::begin(&writer, &other, BackupKind::Full, id(0), 1).unwrap()).unwrap();
+        let bytes = memory.get(&pack).await.unwrap();
+        let open = async |key| writer.reader().open_pack(&pack, key, &bytes).await;
+        assert!(open(Some(other.key_id())).await.is_ok());
+        for key in [Some(own.key_id()), None] {
+            assert!(matches!(open(key).await, Err(RepoError::Object { source: SealError::OtherKey { .. }, .. })), "{key:?}");
+        }
     });
 }
 

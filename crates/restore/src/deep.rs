@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use futures::{StreamExt, TryStreamExt};
 use pg::wal::{Record, RecordKind, RecordWalker, WalSource};
 use repo::{BackupDocument, ChunkRef, Entry, ManifestReader, Reader, RepoError, pack_path};
-use seal::{Digester, HEADER_BYTES, ObjectKind, OpenObject, Opener};
+use seal::{Digester, HEADER_BYTES, OpenObject, Opener};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -250,7 +250,7 @@ fn work(shared: &Shared<'_>, mut digester: Digester, spans: &Receiver<Span>) -> 
                 // Two threads may both read it, which does no harm.
                 let opened = shared.runtime.block_on(async {
                     let header = shared.reader.store().get_range(&path, 0..HEADER_BYTES as u64).await.map_err(RepoError::from)?;
-                    shared.reader.open_object(&path, ObjectKind::Pack, &header).await
+                    shared.reader.open_pack(&path, shared.backup.key, &header).await
                 })?;
                 pack.object.get_or_init(|| opened)
             }

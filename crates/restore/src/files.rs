@@ -100,7 +100,7 @@ impl Place<'_> {
         let jobs = options.jobs.max(1);
         // A request to a bucket spends most of its time on the way: more of them than there are cores.
         let threads = if reader.store().is_remote() { jobs + 6 } else { jobs };
-        let shared = Arc::new(Shared::new(reader.clone(), runtime.clone(), backup.id, digester, target.clone()));
+        let shared = Arc::new(Shared::new(reader.clone(), runtime.clone(), backup, digester, target.clone()));
         let (spans, to_do) = bounded::<Span>(threads);
         let workers: Vec<_> = (0..threads)
             .map(|_| {

@@ -5,8 +5,8 @@ use crate::delta::differing;
 use crate::target::Target;
 use bytes::BytesMut;
 use crossbeam_channel::Receiver;
-use repo::{ChunkRef, Reader, pack_path};
-use seal::{Digester, HEADER_BYTES, ObjectKind, OpenObject, Opener};
+use repo::{BackupDocument, ChunkRef, Reader, pack_path};
+use seal::{Digester, HEADER_BYTES, KeyId, OpenObject, Opener};
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     reader: Reader,
     pub(crate) runtime: Handle,
     backup: BackupId,
+    /// Of all its packs.
+    key: Option<KeyId>,
     digester: Digester,
     pub(crate) target: Target,
     /// Bytes that are in place, whoever put them there.
@@ -70,13 +72,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(reader: Reader, runtime: Handle, backup: BackupId, digester: Digester, target: Target) -> Self {
+    pub(crate) fn new(reader: Reader, runtime: Handle, backup: &BackupDocument, digester: Digester, target: Target) -> Self {
         let zero = || AtomicU64::new(0);
         let (failed, trouble) = (AtomicBool::new(false), Mutex::new(None));
         Self {
             reader,
             runtime,
-            backup,
+            backup: backup.id,
+            key: backup.key,
             digester,
             target,
             bytes: zero(),
@@ -171,7 +174,7 @@ impl PackHandle {
         let path = pack_path(BackupKind::Full, shared.backup, self.number);
         let object = shared.runtime.block_on(async {
             let header = shared.reader.store().get_range(&path, 0..HEADER_BYTES as u64).await.map_err(repo::RepoError::from)?;
-            shared.reader.open_object(&path, ObjectKind::Pack, &header).await
+            shared.reader.open_pack(&path, shared.key, &header).await
         });
         let object = object.map_err(RestoreError::of_backup(shared.backup))?;
         Ok(self.object.get_or_init(|| object))

@@ -22,6 +22,9 @@ pub enum SealError {
     /// The object names a data key that its repository does not have: it is from another one, its header is damaged, or the key was lost.
     #[error("it is sealed with data key {key}, which this repository does not have")]
     UnknownKey { key: KeyId },
+    /// The object's data key is this repository's, and not the one of what the object belongs to.
+    #[error("it is sealed with data key {key}, which is another one's")]
+    OtherKey { key: KeyId },
     /// Encryption is required, and the object is plain.
     #[error("the object is not encrypted although this repository is")]
     Unsealed,

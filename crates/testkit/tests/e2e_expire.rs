@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
-use testkit::bowline::{files_below, wait};
+use testkit::bowline::{files_below, wait, with_digest};
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
 const POLICY: &str = "[wal]\nstatus_interval = \"300ms\"\nflush_interval = \"300ms\"\n\
@@ -47,6 +47,23 @@ fn what_expires_goes_after_its_grace_and_what_stays_restores() {
         listed.as_array().expect("backups").iter().map(|b| b["id"].as_str().expect("an id").to_owned()).collect()
     };
     assert_eq!(listed(), ids);
+
+    // Somebody who can only add objects lists a backup that never was, newer than all, without a manifest and with that of another one.
+    let forged = "20991231T235959Z";
+    std::fs::create_dir(folder(forged)).expect("a folder");
+    let listing = std::fs::read_to_string(folder(&ids[4]).join("backup.json")).expect("a listing");
+    std::fs::write(folder(forged).join("backup.json"), with_digest(&listing.replace(&ids[4], forged))).expect("write");
+    for has_manifest in [false, true] {
+        if has_manifest {
+            std::fs::copy(folder(&ids[4]).join("manifest"), folder(forged).join("manifest")).expect("copy");
+        }
+        for words in [&["expire", "--dry-run"][..], &["expire", "--yes"]] {
+            let text = bowline.fails(words, 6, "backup-unproven");
+            assert!(text.contains(forged) && !text.contains(&format!("{}:", ids[4])), "{text}");
+        }
+    }
+    std::fs::remove_dir_all(folder(forged)).expect("remove");
+    assert_eq!(listed(), ids, "nothing was unlisted");
 
     // While a drill is under way it may read any of them.
     let mut words = bowline.command(&["--json", "verify", "--backup", &ids[4], "--dir"]);

@@ -421,8 +421,15 @@ fn a_bare_machine_needs_the_repository_and_the_key_alone() {
         fs::remove_dir_all(cluster.data_dir()).expect("lose the data");
         let text = fs::read_to_string(bowline.config()).expect("the configuration");
         fs::remove_file(bowline.config()).expect("lose the configuration");
+        // Whoever stole a credential that writes would have a command of his own run here.
+        let folder = bowline.repository().join("config");
+        let newer = format!("{}.toml", SystemClock.now().plus_micros(60_000_000).compact());
+        for name in ["zzz.toml", &newer] {
+            fs::write(folder.join(name), "org = \"acme\"\n[service]\nstop = \"false\"\n").expect("forge");
+        }
         let outcome = bowline.run_bare(&["restore", "--yes", "--anew"]);
         let result = outcome.result();
+        assert!(outcome.lines.iter().any(|line| line.to_string().contains(&format!("config/{newer} is newer and passed over"))), "{outcome:#?}");
         assert_eq!(cluster.psql(FINGERPRINT), wanted, "PostgreSQL {major}");
         assert_eq!((&result["protected"], &result["moved_aside"]), (&Value::from(true), &Value::Null), "{result}");
         assert!(result["lost"]["seconds_max"].as_f64().is_some_and(|seconds| seconds < 600.0), "{result}");

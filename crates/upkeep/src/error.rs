@@ -15,6 +15,9 @@ pub enum UpkeepError {
     /// Two clocks that ought to agree do not: whichever is wrong, what is old cannot be told.
     #[error("nothing expires while the clock cannot be believed")]
     Clock { ours: Timestamp, other: Timestamp, whose: &'static str },
+    /// Each of these folders would keep others from staying.
+    #[error("nothing expires while what is listed is not proven to be of this repository")]
+    Unproven { listed: Vec<(String, String)> },
 }
 
 impl Explain for UpkeepError {
@@ -23,6 +26,7 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.slug(),
             Self::Store(e) => e.slug(),
             Self::Clock { .. } => "clock-jumped",
+            Self::Unproven { .. } => "backup-unproven",
         }
     }
     fn class(&self) -> Class {
@@ -30,6 +34,7 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.class(),
             Self::Store(e) => e.class(),
             Self::Clock { .. } => Class::Refused,
+            Self::Unproven { .. } => Class::Damaged,
         }
     }
     fn detail(&self) -> String {
@@ -37,6 +42,10 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.detail(),
             Self::Store(e) => e.detail(),
             Self::Clock { ours, other, whose } => format!("This host's clock says {ours}, {whose} {other}: more than a day apart."),
+            Self::Unproven { listed } => {
+                let each: Vec<String> = listed.iter().map(|(folder, why)| format!("{folder}: {why}.")).collect();
+                format!("{} Others would go in its place: none did.", each.join(" "))
+            }
         }
     }
     fn hint(&self) -> String {
@@ -44,6 +53,7 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.hint(),
             Self::Store(e) => e.hint(),
             Self::Clock { .. } => "Set the clock right (see timedatectl), then expire again.".into(),
+            Self::Unproven { .. } => "Where a clock is wrong, set it right. A manifest that is damaged or gone comes back from a copy of the store. What nobody here backed up was listed by somebody who has a credential that writes: change that credential, remove the backup.json in that folder, then expire again.".into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One run of expiry: plan, unlist what may go, remove what was unlisted long enough ago.
 
+use crate::places::Places;
 use crate::sweep::{self, Swept};
 use crate::{UpkeepError, known};
 use repo::retention::{Candidate, Reachable, RetentionPlan, RetentionPolicy, SnapshotCandidate, SnapshotPlan};
@@ -69,6 +70,9 @@ pub struct Plans {
     pub snapshots: SnapshotPlan,
     /// What the database can be restored to when that is carried out.
     pub reachable: Option<Reachable>,
+    /// Nothing of the repository opens here: that what is listed is its own was believed, not proven.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_believed: bool,
 }
 
 impl Plans {
@@ -127,16 +131,19 @@ pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> 
 
 /// What would be kept of backups and snapshots, and why. Changes nothing.
 pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<&Elsewhere>, now: Timestamp) -> Result<Plans, UpkeepError> {
+    let places = Places::new(reader, now).await?;
     let (backups, reachable) = match elsewhere {
         Some(elsewhere) => (None, elsewhere.reachable.clone()),
         None => {
             let (plan, candidates) = of_backups(reader, policy, &chosen(reader).await?, now).await?;
+            places.prove_backups(&plan, &candidates).await?;
             let reachable = plan.reachable(&candidates, |verdict| !verdict.kept.is_empty());
             (Some(plan), reachable)
         }
     };
-    let (snapshots, _) = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
-    Ok(Plans { backups, snapshots, reachable })
+    let (snapshots, candidates) = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
+    places.prove_snapshots(&snapshots, &candidates).await?;
+    Ok(Plans { backups, snapshots, reachable, is_believed: places.are_believed() })
 }
 
 async fn chosen(reader: &Reader) -> Result<BTreeMap<Month, BackupId>, RepoError> {
@@ -190,7 +197,9 @@ async fn run(
         Some(_) => None,
         None => Some(of_backups(reader, &options.policy, &state.monthlies, now).await?),
     };
-    if let Some((plan, _)) = &own {
+    let places = Places::new(reader, now).await?;
+    if let Some((plan, candidates)) = &own {
+        places.prove_backups(plan, candidates).await?;
         // Chosen monthlies are written down before anything goes that was not chosen.
         state.monthlies.clone_from(&plan.monthlies);
     }
@@ -210,6 +219,7 @@ async fn run(
         (None, elsewhere) => elsewhere.as_ref().and_then(|elsewhere| elsewhere.reachable.clone()),
     };
     let (snapshots, candidates) = of_snapshots(reader, &options.policy, reachable.as_ref(), options.elsewhere.as_ref()).await?;
+    places.prove_snapshots(&snapshots, &candidates).await?;
     let expired: BTreeSet<BackupId> = snapshots.expired().collect();
     let going = candidates.into_iter().map(|candidate| candidate.snapshot).filter(|snapshot| expired.contains(&snapshot.id));
     let unlisted_snapshots = unlisting.unlist(going.map(Listed::Snapshot), confirmed.map(|confirmed| &confirmed.snapshots)).await?;
@@ -230,7 +240,7 @@ async fn run(
         wal: Swept::default(),
         pieces: Swept::default(),
         uploads: store::end_abandoned_uploads(remover, now).await?.len(),
-        plans: Plans { backups: None, snapshots, reachable },
+        plans: Plans { backups: None, snapshots, reachable, is_believed: places.are_believed() },
     };
     if let Some((plan, candidates)) = own {
         // What an interrupted run unlisted counts, too.

@@ -4,6 +4,7 @@
 mod error;
 mod expire;
 mod known;
+mod places;
 mod scrub;
 mod sweep;
 

@@ -262,6 +262,33 @@ async fn no_tombstone_removes_what_is_listed_or_referred_to_and_nothing_is_liste
 }
 
 #[tokio::test]
+async fn nothing_goes_for_a_backup_whose_times_have_not_come() {
+    let memory = filled().await;
+    let now = SystemClock.now();
+    let writer = Writer::open(Arc::new(memory.clone()), Vec::new()).await.unwrap();
+    // A server's clock may be a little ahead.
+    let ahead = backup(&writer, 8, now.plus_micros(60_000_000));
+    let forged = backup(&writer, 9, now.plus_micros(DAY));
+    for document in [&ahead, &forged] {
+        for name in ["manifest", "data/000001"] {
+            memory.put_new(&path(&format!("{}/{name}", backup_folder(KIND, document.id))), Bytes::from_static(b"x")).await.unwrap();
+        }
+        writer.publish(document).await.unwrap();
+    }
+    let stays = async || objects(&memory).await.into_iter().filter(|name| !name.starts_with("leases/")).collect::<BTreeSet<_>>();
+    let before = stays().await;
+    let refused = run(&memory, FaultPlan::none()).await.unwrap_err();
+    assert!(
+        matches!(&refused, UpkeepError::Unproven { listed } if listed.len() == 1 && listed[0].0 == backup_folder(KIND, forged.id)),
+        "{refused:?}"
+    );
+    assert_eq!(stays().await, before);
+    memory.remove(&repo::listing_of(KIND, forged.id)).await.unwrap();
+    run(&memory, FaultPlan::none()).await.unwrap();
+    assert_ne!(stays().await, before);
+}
+
+#[tokio::test]
 async fn an_unlisted_snapshot_keeps_what_it_refers_to_until_its_own_grace_is_over() {
     let memory = filled().await;
     let writer = Writer::open(Arc::new(memory.clone()), Vec::new()).await.unwrap();

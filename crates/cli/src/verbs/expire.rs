@@ -29,6 +29,11 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     let policy = crate::watching::policy(&wiring.config);
     let plans = upkeep::plans(&wiring.reader().await?, &policy, None, SystemClock.now()).await?;
     show(&plans, printer);
+    if plans.is_believed {
+        printer.remark(
+            "note: no key opens this repository here, so that its list of backups was believed; a run that removes something proves it first",
+        );
+    }
     // Whatever is wrong with the repository of the snapshots, the backups expire.
     let apart = Apart::of(&wiring);
     let of_apart = match &apart {

@@ -17,6 +17,7 @@ pub mod fetch;
 mod guard;
 mod hold;
 mod init;
+mod kept;
 mod keys;
 mod ledger;
 mod list;

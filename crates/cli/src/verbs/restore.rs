@@ -8,7 +8,7 @@ use crate::verbs::confirm::{confirm, confirm_by};
 use crate::verbs::damage::Course;
 use crate::verbs::outlook::{Outlook, destroys};
 use crate::verbs::protect::Protector;
-use crate::verbs::{packages, rescue_report, verify};
+use crate::verbs::{kept, packages, rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
@@ -29,10 +29,9 @@ const HOOK_LIMIT: Duration = Duration::from_secs(300);
 pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let mut wiring = Wiring::new(common)?;
     let reader = wiring.reader().await?;
-    let kept = if wiring.config.path.is_none() { reader.configuration().await? } else { None };
-    if let Some((object, text)) = &kept {
-        wiring.config = Config::kept(text, Path::new(object.as_str()), wiring.config)?;
-        printer.say(format!("this machine has no configuration: the one that the repository keeps is used, {object}"));
+    let kept = if wiring.config.path.is_none() { kept::configuration(&reader, printer).await? } else { None };
+    if let Some(kept) = &kept {
+        wiring.config = Config::kept(&kept.text, Path::new(kept.object.as_str()), wiring.config)?;
     }
     let data_dir = target_dir(&wiring, asked)?;
     let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
@@ -87,7 +86,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
             return files_only(&wiring, &reader, plan.clone(), &target, &options.restoring, &course, printer).await;
         }
     }
-    let common = &with_kept(common, kept.as_ref().map(|(_, text)| text.as_str()), &target)?;
+    let common = &with_kept(common, kept.as_ref().map(|kept| kept.text.as_str()), &target)?;
     let lent = Protector { common, wiring: &wiring, printer, course: &course, side_dir: target.side_dir.clone() };
     let report = loop {
         match rescue::rescue(&reader, plan.clone(), &target, &options, journal.clone(), &lock, &lent, &SystemClock, printer.clone()).await {

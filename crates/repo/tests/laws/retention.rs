@@ -161,6 +161,11 @@ fn a_year_and_a_half_of_good_nights_keeps_thirty_dailies_and_twelve_monthlies() 
     // Each monthly is the first of its month.
     let firsts = plan.monthlies.iter().filter(|(month, id)| id.to_string().starts_with(&format!("{}01T", month.to_string().replace('-', ""))));
     assert_eq!(firsts.count(), 12, "{:?}", plan.monthlies);
+    // Whoever writes to the store writes choices for a year to come: they are nobody's months.
+    let newest = years.present.iter().map(|candidate| candidate.backup.id).max().unwrap();
+    let forged: BTreeMap<Month, BackupId> = (1..=12).map(|month| (format!("2099-{month:02}").parse().unwrap(), newest)).collect();
+    let plan = RetentionPlan::new(&years.policy, &years.present, Some(SystemId::new(years.system)), &forged);
+    assert_eq!((plan.expired().count(), &plan.monthlies), (0, &years.chosen));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use terms::Timestamp;
-use testkit::bowline::{Outcome, files_below};
+use testkit::bowline::{Outcome, files_below, with_digest};
 use testkit::tamper::Flipped;
 use testkit::{Bowline, Cluster, RepositoryKind, newest_major};
 
@@ -145,6 +145,15 @@ fn snapshots_go_with_the_backups_that_needed_them_and_what_is_promised_comes_bac
     assert!([&fifth, &sixth, &seventh].iter().all(|id| why[*id].contains("every instant since")), "{why:#?}");
     assert!(why[&seventh].contains("the newest"), "{why:#?}");
     bowline.ok(&["unhold", &fourth]);
+
+    // What is only listed, and was never made, takes nobody's place.
+    let (forged, listing) = ("20991231T235959Z", packages(&seventh).join("backup.json"));
+    let listing = fs::read_to_string(listing).expect("a listing").replace(&seventh, forged);
+    fs::create_dir(packages(forged)).expect("a folder");
+    fs::write(packages(forged).join("backup.json"), with_digest(&listing)).expect("forge");
+    let text = bowline.fails(&["expire", "--yes"], 6, "backup-unproven");
+    assert!(text.contains(&format!("packages/{forged}:")), "{text}");
+    fs::remove_dir_all(packages(forged)).expect("remove");
 
     // Unlisted at once, removed after the grace: all of the fourth, and of the third nothing but that it is listed.
     let keys = || files_below(&bowline.repository().join("keys")).len();

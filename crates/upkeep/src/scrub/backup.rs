@@ -8,7 +8,7 @@ use repo::{BackupDocument, Entry, ManifestReader, Reader, RepoError, manifest_pa
 /// cannot be read just now is the error.
 pub(super) async fn prove(reader: &Reader, backup: &BackupDocument, packs: Packs, tell: &mut Tell<'_>) -> Result<bool, RepoError> {
     let path = manifest_path(backup.kind, backup.id);
-    let mut prover = Prover::new(reader, backup.kind, backup.id, packs).await?;
+    let mut prover = Prover::new(reader, backup.kind, backup.id, backup.key, packs).await?;
     let mut manifest = match ManifestReader::open_for(reader, backup).await {
         Ok(manifest) => manifest,
         Err(e) => return Ok(tell(Told::Bad(Found::of(path.to_string(), e)?, 0))),

@@ -3,7 +3,7 @@
 use super::Found;
 use bytes::BytesMut;
 use repo::{ChunkRef, Reader, RepoError, pack_path};
-use seal::{Digest, Digester, FRAME_HEADER_BYTES, HEADER_BYTES, ObjectKind, OpenObject, Opener, SealError, frame_bytes};
+use seal::{Digest, Digester, FRAME_HEADER_BYTES, HEADER_BYTES, KeyId, OpenObject, Opener, SealError, frame_bytes};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use store::{ObjectPath, StoreError};
@@ -54,6 +54,7 @@ pub(super) struct Prover<'p> {
     reader: &'p Reader,
     kind: BackupKind,
     id: BackupId,
+    key: Option<KeyId>,
     packs: Packs,
     digester: Digester,
     /// The pack whose chunks are gathered, and the last one that was named.
@@ -63,9 +64,9 @@ pub(super) struct Prover<'p> {
 }
 
 impl<'p> Prover<'p> {
-    pub(super) async fn new(reader: &'p Reader, kind: BackupKind, id: BackupId, packs: Packs) -> Result<Self, RepoError> {
+    pub(super) async fn new(reader: &'p Reader, kind: BackupKind, id: BackupId, key: Option<KeyId>, packs: Packs) -> Result<Self, RepoError> {
         let digester = reader.digester().await?;
-        Ok(Self { reader, kind, id, packs, digester, number: 0, seen: 0, chunks: Chunks::new() })
+        Ok(Self { reader, kind, id, key, packs, digester, number: 0, seen: 0, chunks: Chunks::new() })
     }
 
     /// The last pack that was named.
@@ -130,7 +131,7 @@ impl<'p> Prover<'p> {
             *read = fetched;
             pending.extend_from_slice(&span);
             if object.is_none() {
-                object = Some(self.reader.open_object(path, ObjectKind::Pack, &pending).await?);
+                object = Some(self.reader.open_pack(path, self.key, &pending).await?);
                 drop(pending.split_to(HEADER_BYTES));
             }
             let Some(object) = &object else { continue };

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 pub(super) async fn prove(reader: &Reader, snapshot: &SnapshotDocument, packs: Packs, tell: &mut Tell<'_>) -> Result<bool, RepoError> {
     let path = manifest_path(snapshot.kind, snapshot.id);
     let bytes = reader.store().info(&path).await?.map_or(0, |info| info.bytes);
-    let mut prover = Prover::new(reader, snapshot.kind, snapshot.id, packs).await?;
+    let mut prover = Prover::new(reader, snapshot.kind, snapshot.id, snapshot.key, packs).await?;
     let mut list = match SnapshotReader::open(reader, snapshot).await {
         Ok(list) => list,
         Err(e) => return Ok(tell(Told::Bad(Found::of(path.to_string(), e)?, 0))),

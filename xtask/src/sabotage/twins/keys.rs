@@ -52,4 +52,11 @@ pub const TWINS: &[Twin] = &[
         r#"let path = format!("{}/{verb}/bowline", self.mount);"#,
         ("e2e_keys", "a_backup_for_vault_comes_back"),
     ),
+    twin(
+        "any line vouches for a kept configuration",
+        "crates/repo/src/configuration.rs",
+        r"if mac.strip_suffix('\n') == Some(&self.mac(object, text, key))",
+        r"if mac.strip_suffix('\n').is_some() || Some(&mac.to_owned()) == Some(&self.mac(object, text, key))",
+        ("laws", "configuration::what_only_the_store_vouches_for"),
+    ),
 ];

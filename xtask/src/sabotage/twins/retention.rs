@@ -38,4 +38,11 @@ pub const TWINS: &[Twin] = &[
         "if held.contains_key(&id)",
         ("walk", "no_tombstone_removes"),
     ),
+    twin(
+        "a backup that is only listed has a place",
+        "crates/upkeep/src/places.rs",
+        "None if self.opens => doubt(ManifestReader",
+        "None if self.opens && false => doubt(ManifestReader",
+        ("e2e_expire", "what_expires_goes_after_its_grace"),
+    ),
 ];
