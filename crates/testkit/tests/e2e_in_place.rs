@@ -28,8 +28,22 @@ fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
         assert_eq!(receiver.stop(), Some(0));
         cluster.pg_ctl_stop(true);
 
+        // The cluster is on a disk of its own, a link leads to it, the configuration ends with a slash, and the log has a disk of its own.
+        let (disk, wal) = (cluster.home().join("disk"), cluster.home().join("wal-disk"));
+        std::fs::rename(cluster.data_dir(), &disk).expect("to the disk");
+        std::os::unix::fs::symlink(&disk, cluster.data_dir()).expect("a link");
+        std::fs::rename(disk.join("pg_wal"), &wal).expect("to the other disk");
+        std::os::unix::fs::symlink(&wal, disk.join("pg_wal")).expect("a link");
+        let written = format!("{}/", cluster.data_dir().display());
+        bowline.configure(&cluster.conninfo(), Some(std::path::Path::new(&written)), "");
+        let planned = bowline.ok(&["restore", "--plan", "--to", &good.to_string(), "--target", disk.to_str().expect("a plain path")]);
+        let steps = planned["steps"].to_string();
+        assert!(steps.contains("a full backup is made") && steps.contains("pg_wal, a link to"), "by its own name it is production, too: {steps}");
+
         let result = bowline.ok(&["restore", "--yes", "--no-protect", "--to", &good.to_string()]);
         let aside = std::path::PathBuf::from(result["moved_aside"].as_str().expect("the old data was moved"));
+        let home = cluster.home().canonicalize().expect("a home");
+        assert!(aside.parent() == Some(home.as_path()) && cluster.data_dir().is_symlink() && !disk.join("pg_wal").is_symlink(), "{result}");
         assert_eq!(std::fs::read_to_string(aside.join("marker")).expect("the old marker"), "of the old data");
         assert!(aside.join("global/pg_control").exists() && !cluster.data_dir().join("marker").exists());
         // On its normal socket, with its own settings.

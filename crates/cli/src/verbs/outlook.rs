@@ -73,6 +73,9 @@ impl<'p> Outlook<'p> {
             let hint = format!("{} Or recover with --no-start, and start the server yourself.", sentence(&install));
             found.push(RestoreError::Lacking { what, why, hint }.into());
         }
+        if self.journal.stage < Stage::SetAside && self.target.is_occupied() && !destroys(self.target, self.journal) {
+            found.extend(self.target.refuse_mounts_within().err().map(Fault::from));
+        }
         found.extend(restore::refuse_cramped(&self.filesystems, self.target).err().map(Fault::from));
         found
     }

@@ -34,9 +34,8 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         wiring.config = Config::kept(text, Path::new(object.as_str()), wiring.config)?;
         printer.say(format!("this machine has no configuration: the one that the repository keeps is used, {object}"));
     }
-    let data_dir = target_dir(&wiring, asked)?;
-    let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
-    let target = Target::inspect(&data_dir)?;
+    let target = Target::inspect(&target_dir(&wiring, asked)?)?;
+    let is_side = wiring.config.postgres.data_dir.as_ref().is_none_or(|production| !target.is_at(production));
     let mut journal = journal(asked, &target)?;
     // Once the new cluster is there, no plan would be the one that made it.
     let course = Course::new(&reader, journal.wish()?, asked, wiring.config.postgres.bin_dir.as_deref(), printer);
@@ -67,7 +66,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     };
     outlook.iter().for_each(|outlook| outlook.show(printer));
     if asked.plan.is_some() {
-        let nothing = || json!({ "plan": null, "target": data_dir, "stage": journal.stage });
+        let nothing = || json!({ "plan": null, "target": target.data_dir, "stage": journal.stage });
         printer.result(outlook.map_or_else(nothing, |outlook| outlook.json(course.loss())));
         return Ok(ExitCode::SUCCESS);
     }
@@ -253,6 +252,9 @@ fn steps(
     {
         let how = if aside.starts_with(&target.data_dir) { "moves within its mount point to" } else { "is renamed to" };
         steps.push(format!("what is there {how} {}", aside.display()));
+        if let Some(wal) = restore::linked_wal(&target.data_dir) {
+            steps.push(format!("pg_wal, a link to {}, becomes a directory of the new cluster", wal.display()));
+        }
     }
     if asked.files_only {
         steps.push("the files are restored, and nothing is started".into());
