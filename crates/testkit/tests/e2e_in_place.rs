@@ -81,7 +81,8 @@ fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
 fn configuration_outside_the_data_directory_comes_back_with_it() {
     let cluster = Cluster::start(newest_major());
     let (data, etc) = (cluster.data_dir().to_owned(), cluster.home().join("etc"));
-    cluster.psql(&format!("\\! mkdir {}", etc.display()));
+    // With its group's access, as by initdb -g, which says it of all that initdb makes.
+    cluster.psql(&format!("\\! mkdir {} && chmod 750 {1} {1}/base", etc.display(), data.display()));
     cluster.pg_ctl_stop(true);
     for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
         std::fs::rename(data.join(file), etc.join(file)).expect("move");
@@ -114,6 +115,8 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
     assert_eq!(cluster.psql("SELECT a FROM t; SHOW work_mem; SHOW config_file"), format!("42\n5MB\n{}/postgresql.conf", etc.display()));
     assert_eq!(std::fs::read_to_string(etc.join("postgresql.conf")).expect("read"), text);
     assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), hba);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&data).expect("the data directory").permissions());
+    assert_eq!(mode & 0o777, 0o750, "the group's access comes back");
     cluster.stop_adopted();
 }
 

@@ -26,6 +26,8 @@ pub struct Outlook<'p> {
     steps: Vec<String>,
     /// Why PostgreSQL's programs cannot be used.
     missing: Option<InstanceError>,
+    /// Why the server could not call this program.
+    unreachable: Option<InstanceError>,
     filesystems: Vec<Filesystem>,
     lacks: Vec<Lack>,
     estimate: Option<Estimate>,
@@ -49,12 +51,16 @@ impl<'p> Outlook<'p> {
         let has_user = |name: &str| nix::unistd::User::from_name(name).ok().flatten().is_some();
         let lacks = restore::lacks(&plan.contents, plan.backup.major, &Host { installation: found.as_ref(), has_user: &has_user });
         let estimate = restore::measured(reader).await?.map(|measured| measured.estimate(plan.backup.bytes, plan.replayed as u64));
+        let unreachable = match asked.files_only {
+            true => None,
+            false => pg::refuse_unreachable(&options.restoring.program, target.owner).err(),
+        };
         let proven = match asked.plan {
             Some(PlanDepth::Deep) => Some(restore::prove_deep(reader, plan, options.restoring.jobs, printer.clone()).await?),
             _ => None,
         };
         printer.finish();
-        Ok(Self { plan, target, options, asked, journal, steps, missing: found.err(), filesystems, lacks, estimate, proven })
+        Ok(Self { plan, target, options, asked, journal, steps, missing: found.err(), unreachable, filesystems, lacks, estimate, proven })
     }
 
     /// What stands in the way, the gravest first.
@@ -64,6 +70,7 @@ impl<'p> Outlook<'p> {
         if let Some(missing) = self.missing.as_ref().filter(|_| !self.asked.files_only) {
             found.push(Fault(missing.advice(), None));
         }
+        found.extend(self.unreachable.as_ref().map(|unreachable| Fault(unreachable.advice(), None)));
         let is_started = !self.asked.files_only && !self.asked.no_start && !self.options.is_side;
         let blocking: Vec<Lack> = self.lacks.iter().filter(|lack| lack.weight == Weight::Blocks).cloned().collect();
         if is_started && self.missing.is_none() && !blocking.is_empty() {
