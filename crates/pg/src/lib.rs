@@ -67,7 +67,7 @@ pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, Stop
 pub use programs::{Owner, find_bin_dir, older_minor_in, owner_of, refuse_unreachable};
 pub use proof::{Amcheck, CheckKind, Checkable, MissingLibrary, Provable, Readable};
 pub use reporter::Reporter;
-pub use running::{server_running_in, start_normally, stop_server, survivors_in, until_ready};
+pub use running::{is_ready_by, pid_file_text, server_running_in, start_normally, stop_server, survivors_in, until_ready};
 pub use server_error::{Peer, ServerError};
 pub use slot_guard::{DiskSpace, SlotGuard, WalWritten};
 pub use slot_verdict::SlotExpectation;

@@ -10,7 +10,7 @@ use restore::{Estimate, Filesystem, Host, Lack, Proven, RestoreError, RestorePla
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::Explain;
+use terms::{Advice, Explain};
 
 /// What is said where no drill tells how fast this repository and host are.
 pub const NOT_MEASURED: &str = "unknown: no drill has been held yet (bowline verify)";
@@ -26,8 +26,8 @@ pub struct Outlook<'p> {
     steps: Vec<String>,
     /// Why PostgreSQL's programs cannot be used.
     missing: Option<InstanceError>,
-    /// Why the server could not call this program.
-    unreachable: Option<InstanceError>,
+    /// What of this host's rights stands in the way: to stop and start the server, to call this program as its user.
+    powerless: Vec<Advice>,
     filesystems: Vec<Filesystem>,
     lacks: Vec<Lack>,
     estimate: Option<Estimate>,
@@ -51,16 +51,17 @@ impl<'p> Outlook<'p> {
         let has_user = |name: &str| nix::unistd::User::from_name(name).ok().flatten().is_some();
         let lacks = restore::lacks(&plan.contents, plan.backup.major, &Host { installation: found.as_ref(), has_user: &has_user });
         let estimate = restore::measured(reader).await?.map(|measured| measured.estimate(plan.backup.bytes, plan.replayed as u64));
-        let unreachable = match asked.files_only {
-            true => None,
-            false => pg::refuse_unreachable(&options.restoring.program, target.owner).err(),
-        };
+        let mut powerless = Vec::new();
+        if !asked.files_only {
+            powerless.extend(rescue::refuse_powerless(target, options, journal).err().map(|error| error.advice()));
+            powerless.extend(pg::refuse_unreachable(&options.restoring.program, target.owner).err().map(|error| error.advice()));
+        }
         let proven = match asked.plan {
             Some(PlanDepth::Deep) => Some(restore::prove_deep(reader, plan, options.restoring.jobs, printer.clone()).await?),
             _ => None,
         };
         printer.finish();
-        Ok(Self { plan, target, options, asked, journal, steps, missing: found.err(), unreachable, filesystems, lacks, estimate, proven })
+        Ok(Self { plan, target, options, asked, journal, steps, missing: found.err(), powerless, filesystems, lacks, estimate, proven })
     }
 
     /// What stands in the way, the gravest first.
@@ -70,7 +71,7 @@ impl<'p> Outlook<'p> {
         if let Some(missing) = self.missing.as_ref().filter(|_| !self.asked.files_only) {
             found.push(Fault(missing.advice(), None));
         }
-        found.extend(self.unreachable.as_ref().map(|unreachable| Fault(unreachable.advice(), None)));
+        found.extend(self.powerless.iter().map(|advice| Fault(advice.clone(), None)));
         let is_started = !self.asked.files_only && !self.asked.no_start && !self.options.is_side;
         let blocking: Vec<Lack> = self.lacks.iter().filter(|lack| lack.weight == Weight::Blocks).cloned().collect();
         if is_started && self.missing.is_none() && !blocking.is_empty() {

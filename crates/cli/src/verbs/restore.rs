@@ -11,7 +11,7 @@ use crate::verbs::protect::Protector;
 use crate::verbs::{packages, rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
-use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
+use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation, Way};
 use restore::{Detour, Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
 use std::fs::OpenOptions;
@@ -87,7 +87,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         }
     }
     let common = &with_kept(common, kept.as_ref().map(|(_, text)| text.as_str()), &target)?;
-    let lent = Protector { common, wiring: &wiring, printer, course: &course, side_dir: target.side_dir.clone() };
+    let lent = Protector { common, wiring: &wiring, printer, course: &course, data_dir: target.data_dir.clone(), side_dir: target.side_dir.clone() };
     let report = loop {
         match rescue::rescue(&reader, plan.clone(), &target, &options, journal.clone(), &lock, &lent, &SystemClock, printer.clone()).await {
             Ok(report) => break report,
@@ -237,9 +237,11 @@ fn steps(
     if let Some(command) = commands.stop_service.as_ref().filter(|_| is_next(Stage::ServiceStopped)) {
         steps.push(format!("the service is stopped: {command}"));
     }
+    if let Some(what) = rescue::standing_of(target).filter(|_| is_next(Stage::SetAside)) {
+        steps.push(format!("NOTE: {what}"));
+    }
     if let Some(pid) = target.running().filter(|_| is_next(Stage::ServerStopped)) {
-        let unit = pg::systemd_unit_of(pid).map(|unit| format!("systemctl stop {unit}"));
-        let how = commands.stop_server.clone().or(unit).unwrap_or_else(|| "a fast shutdown".into());
+        let how = Way::to_stop(commands, pg::systemd_unit_of(pid).as_deref());
         steps.push(format!("PostgreSQL, which runs there (process {pid}), is stopped: {how}"));
     }
     if plan.target == RecoveryTarget::Latest && target.is_occupied() && options.salvages && is_next(Stage::Salvaged) {
