@@ -312,7 +312,7 @@ fn what_fails_says_where_things_stand_and_only_the_rest_is_done_again() {
     let text = bowline.fails(&["restore", "--yes", "--no-protect"], 4, "hook-unheeded");
     assert!(text.contains("\"true\"") && text.contains("still runs") && cluster.psql("SELECT count(*) FROM t") == "1", "{text}");
     let stop = format!("kill -INT $(head -n 1 {}/postmaster.pid)", cluster.data_dir().display());
-    supervised(&stop, "true", "5s");
+    supervised(&stop, "true", "10s");
     let text = bowline.fails(&["restore", "--yes", "--no-protect"], 4, "hook-unheeded");
     assert!(text.contains("\"true\"") && text.contains("No server runs there"), "{text}");
     configure("");
