@@ -213,6 +213,15 @@ mod tests {
         judge(&Found { is_to_be_stopped: false, is_to_be_started: false, ..patronis }, &Commands::default(), true, &|_, _| false).unwrap();
     }
 
+    #[test]
+    fn who_may_not_stop_postgresql_is_not_told_to_leave_the_service_out() {
+        let hint = |what| RescueError::Hook { what, command: "systemctl".into(), status: "exit status: 1".into(), said: String::new() }.hint();
+        for what in ["stop PostgreSQL", "start PostgreSQL"] {
+            assert!(hint(what).contains("[postgres] stop and start") && !hint(what).contains("--no-service"), "{}", hint(what));
+        }
+        assert!(hint("stop the service").contains("--no-service"));
+    }
+
     #[tokio::test]
     async fn a_command_is_believed_by_what_it_did() {
         let dir = tempfile::tempdir().unwrap();

@@ -301,6 +301,12 @@ fn what_fails_says_where_things_stand_and_only_the_rest_is_done_again() {
     assert_eq!(fs::read_to_string(cluster.data_dir().join("postmaster.pid")).expect("a server"), pid, "the server was not touched again");
     assert_eq!((&again["backup"], &again["moved_aside"]), (&result["backup"], &result["moved_aside"]), "{again}");
     drop(receiver);
+    // Patroni would undo it: refused before anything is touched.
+    let patronis = cluster.data_dir().join("patroni.dynamic.json");
+    fs::write(&patronis, "{}").expect("a file");
+    let text = bowline.fails(&["restore", "--yes", "--no-protect"], 4, "under-patroni");
+    assert!(text.contains("patronictl pause") && cluster.psql("SELECT count(*) FROM t") == "1", "{text}");
+    fs::remove_file(&patronis).expect("as it was");
     // Commands for the server that end well and do nothing, or return before it is done.
     let supervised = |stop: &str, start: &str, timeout: &str| {
         configure(&format!("[service]\ntimeout = \"{timeout}\"\n"));
