@@ -71,6 +71,7 @@ pub struct Postgres {
     /// Where the cluster is; left out, backups go over the replication protocol.
     ///
     /// Default: none.
+    #[serde(deserialize_with = "directory")]
     pub data_dir: Option<PathBuf>,
     /// Where PostgreSQL's programs are.
     ///
@@ -609,6 +610,11 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::E
     span.map(Duration::try_from).transpose().map_err(|_| serde::de::Error::custom("a duration is positive, such as 30s, 5m or 1h"))
 }
 
+/// Without a slash at its end: names beside it are made by adding to it.
+fn directory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(Option::<PathBuf>::deserialize(from)?.map(|path| path.components().collect()))
+}
+
 fn expectation<'de, D: Deserializer<'de>>(from: D) -> Result<Expectation, D::Error> {
     String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
 }
@@ -761,6 +767,12 @@ mod tests {
         let config = parse("org = \"acme\"\n[repository]\nurl = \"file:///srv/backups\"\n").unwrap();
         assert_eq!((config.wal.slot.as_str(), config.wal.synchronous), ("bowline", false));
         assert_eq!(config.encryption.mode, EncryptionMode::On);
+    }
+
+    #[test]
+    fn a_data_directory_ends_without_a_slash() {
+        let config = parse("org = \"a\"\n[repository]\nurl = \"file:///x\"\n[postgres]\ndata_dir = \"/srv//pg/main/\"\n").unwrap();
+        assert_eq!(config.postgres.data_dir.unwrap().as_os_str(), "/srv/pg/main");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use pages::Pages;
 use past::Past;
 use pg::{
     CONTROL_FILE, CommitLog, ConnInfo, ControlFile, PAGE_SIZE, PrivateOptions, PrivateServer, ServerState, StopMode, find_bin_dir,
-    settings_of_a_copy, silenced,
+    refuse_unreachable, settings_of_a_copy, silenced,
 };
 use production::Production;
 use repo::Reader;
@@ -88,6 +88,7 @@ pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: 
     (report.ran_as, report.is_productions_user) = whom::told(owner, options.data_dir.as_deref());
     refuse_cramped(&options.parent, &plan)?;
     find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
+    refuse_unreachable(&options.program, owner)?;
     let room = Room::make(&options.parent, owner)?;
     let held = hold(reader, &plan, &room, options, clock, events, &mut report).await;
     let removing = Instant::now();

@@ -25,6 +25,9 @@ pub enum InstanceError {
     /// A server runs in a directory that must be free of one.
     #[error("cannot use {data_dir:?}")]
     Running { data_dir: PathBuf, pid: u32 },
+    /// A program that the server is to call cannot be run by its user.
+    #[error("PostgreSQL's user (uid {uid}) cannot run {program:?}")]
+    Unreachable { program: PathBuf, uid: u32, why: String },
     /// PostgreSQL refuses to run as root, and the directory belongs to root.
     #[error("cannot run PostgreSQL on {data_dir:?}")]
     OwnedByRoot { data_dir: PathBuf },
@@ -42,6 +45,7 @@ impl Explain for InstanceError {
             Self::Ended { .. } => "pg-ended",
             Self::Slow { .. } => "pg-slow",
             Self::Running { .. } => "pg-running",
+            Self::Unreachable { .. } => "program-unreachable",
             Self::OwnedByRoot { .. } => "pg-owned-by-root",
             Self::Io { .. } => "pg-file",
         }
@@ -50,7 +54,8 @@ impl Explain for InstanceError {
     fn class(&self) -> Class {
         match self {
             Self::ProgramsMissing { .. } => Class::Missing,
-            Self::NotRun { .. } | Self::Failed { .. } | Self::Ended { .. } | Self::OwnedByRoot { .. } | Self::Io { .. } => Class::Refused,
+            Self::NotRun { .. } | Self::Failed { .. } | Self::Ended { .. } => Class::Refused,
+            Self::Unreachable { .. } | Self::OwnedByRoot { .. } | Self::Io { .. } => Class::Refused,
             Self::Slow { .. } => Class::Transient,
             Self::Running { .. } => Class::Held,
         }
@@ -68,6 +73,7 @@ impl Explain for InstanceError {
             Self::Ended { status, log, .. } => with_log(format!("The server ended with {status}."), log),
             Self::Slow { seconds, log, .. } => with_log(format!("It was given {seconds} s."), log),
             Self::Running { pid, .. } => format!("A PostgreSQL server runs there with process id {pid}."),
+            Self::Unreachable { why, .. } => format!("{why}. PostgreSQL calls it for its WAL, by restore_command."),
             Self::OwnedByRoot { .. } => "It belongs to root, and PostgreSQL refuses to run as root.".into(),
         }
     }
@@ -78,6 +84,12 @@ impl Explain for InstanceError {
                 format!("Install them (Debian, Ubuntu: apt-get install postgresql-{major}) or configure their directory.")
             }
             Self::Running { data_dir, .. } => format!("Stop it first: pg_ctl -D {} stop", data_dir.display()),
+            Self::Unreachable { program, .. } => {
+                format!(
+                    "Let it lie where every user may run it (install -m 755 {} /usr/local/bin/bowline), and run it from there.",
+                    program.display()
+                )
+            }
             Self::OwnedByRoot { .. } => "Give it to the user that runs PostgreSQL, usually postgres: chown -R postgres.".into(),
             _ => String::new(),
         }

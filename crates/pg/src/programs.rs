@@ -1,6 +1,9 @@
 //! Finds PostgreSQL's programs of a major version and runs them with a clean environment as the right user.
 
 use crate::instance_error::InstanceError;
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
+use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -63,8 +66,19 @@ pub fn owner_of(data_dir: &Path) -> Result<Owner, InstanceError> {
     }
 }
 
-/// A program with an environment that says nothing of other servers, run as `owner`. Only root can become another
-/// user; std then drops root's supplementary groups.
+/// Refuses a program that the server is to call and that its user cannot run, such as one below a folder of root's alone: it would only show when
+/// the server first needs it.
+pub fn refuse_unreachable(program: &Path, owner: Owner) -> Result<(), InstanceError> {
+    let unreachable = |why: String| InstanceError::Unreachable { program: program.to_owned(), uid: owner.uid, why };
+    let mut asked = command(program, owner, Path::new("/"))?;
+    match asked.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(unreachable(format!("It ended with {status}"))),
+        Err(why) => Err(unreachable(why.to_string())),
+    }
+}
+
+/// A program with an environment that says nothing of other servers, run as `owner`. Only root can become another user.
 pub(crate) fn command(program: &Path, owner: Owner, data_dir: &Path) -> Result<Command, InstanceError> {
     if owner.uid == 0 {
         return Err(InstanceError::OwnedByRoot { data_dir: data_dir.to_owned() });
@@ -76,11 +90,41 @@ pub(crate) fn command(program: &Path, owner: Owner, data_dir: &Path) -> Result<C
             command.env(key, value);
         }
     }
-    if nix::unistd::geteuid().is_root() {
-        command.uid(owner.uid).gid(owner.gid);
+    if geteuid().is_root() {
+        become_owner(&mut command, owner);
     }
     command.stdin(Stdio::null()).current_dir(data_dir);
     Ok(command)
+}
+
+/// As std does it by `uid` and `gid`, but with the groups that a login of this user has: one of them may be what opens the TLS key
+/// (Debian's root:ssl-cert, mode 0640), and std leaves the process none.
+fn become_owner(command: &mut Command, owner: Owner) {
+    let (uid, gid, groups) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid), groups_of(owner));
+    let change = move || -> std::io::Result<()> {
+        match setgroups(&groups) {
+            // Root without this right, as in a container, has no other groups to lose either.
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(why) => return Err(why.into()),
+        }
+        setgid(gid)?;
+        setuid(uid)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only three system calls are made; the list of groups was made before, and nothing is allocated.
+    unsafe { command.pre_exec(change) };
+}
+
+/// The groups of a user by this host's records; the given one alone where the user has no name.
+fn groups_of(owner: Owner) -> Vec<Gid> {
+    let gid = Gid::from_raw(owner.gid);
+    let named = User::from_uid(Uid::from_raw(owner.uid)).ok().flatten().and_then(|user| Some((CString::new(user.name).ok()?, user.gid)));
+    let Some((name, own)) = named else { return vec![gid] };
+    let mut groups = getgrouplist(&name, gid).unwrap_or_else(|_| vec![gid]);
+    if !groups.contains(&own) {
+        groups.push(own);
+    }
+    groups
 }
 
 /// The major version of the `postgres` in a directory; an error says in parentheses why there is none.
@@ -147,6 +191,44 @@ mod tests {
         let error = find_bin_dir(3, Some(Path::new("/nowhere/bin"))).unwrap_err();
         assert!(error.detail().contains("/nowhere/bin") && error.detail().contains("/usr/lib/postgresql/3/bin"));
         assert!(error.hint().contains("apt-get install postgresql-3"));
+    }
+
+    /// A user of this host who is in more groups than one, where there is one.
+    fn member() -> Option<User> {
+        let groups = std::fs::read_to_string("/etc/group").ok()?;
+        let names = groups.lines().filter_map(|line| line.rsplit_once(':')).flat_map(|(_, members)| members.split(','));
+        names.filter_map(|name| User::from_name(name).ok().flatten()).find(|user| !user.uid.is_root())
+    }
+
+    #[test]
+    fn a_program_has_all_the_groups_of_the_servers_user() {
+        // Only root becomes somebody else; a host on which nobody is in a second group shows nothing.
+        let Some(user) = member().filter(|_| geteuid().is_root()) else { return };
+        let groups = |output: std::process::Output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.split_whitespace().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+        };
+        let wanted = groups(Command::new("id").args(["-G", &user.name]).output().unwrap());
+        let owner = Owner { uid: user.uid.as_raw(), gid: user.gid.as_raw() };
+        let mut asked = command(Path::new("/usr/bin/id"), owner, Path::new("/")).unwrap();
+        assert_eq!(groups(asked.arg("-G").output().unwrap()), wanted, "{}", user.name);
+        let mut asked = command(Path::new("/usr/bin/id"), owner, Path::new("/")).unwrap();
+        assert_eq!(String::from_utf8_lossy(&asked.arg("-u").output().unwrap().stdout).trim(), user.uid.to_string());
+    }
+
+    #[test]
+    fn a_program_that_the_servers_user_cannot_run_is_refused_by_name() {
+        let nobody = Owner { uid: 65534, gid: 65534 };
+        if !geteuid().is_root() {
+            return;
+        }
+        refuse_unreachable(Path::new("/bin/true"), nobody).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let hidden = home.path().join("bowline");
+        std::fs::copy("/bin/true", &hidden).unwrap();
+        let error = refuse_unreachable(&hidden, nobody).unwrap_err();
+        assert!(error.to_string().contains("bowline") && error.hint().contains("/usr/local/bin"), "{error}");
+        assert!(refuse_unreachable(Path::new("/bin/false"), nobody).is_err());
     }
 
     #[test]

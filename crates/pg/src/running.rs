@@ -28,6 +28,17 @@ pub(crate) fn read_pid_file(data_dir: &Path) -> Option<PidFile> {
     Some(PidFile { pid: pid.unsigned_abs(), status }).filter(|file| file.pid > 0 && file.pid <= i32::MAX as u32)
 }
 
+/// What `postmaster.pid` says, word for word. Process and time of the start are in it, so that another server's differs; it tells of a server
+/// in a container, too, whose process cannot be seen from here.
+pub fn pid_file_text(data_dir: &Path) -> Option<String> {
+    fs::read(data_dir.join("postmaster.pid")).ok().map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Whether the server that wrote this `postmaster.pid` lets connections in, by line 8.
+pub fn is_ready_by(text: &str) -> bool {
+    text.lines().nth(7).is_some_and(|status| status.trim() == "ready")
+}
+
 /// The server that runs in this data directory, if one does. A process id left over from before a crash may belong to
 /// another program by now, so the process must have the directory as its working directory, as every server has.
 pub fn server_running_in(data_dir: &Path) -> Option<u32> {

@@ -45,6 +45,15 @@ pub enum RescueError {
     /// The server runs again although it was stopped.
     #[error("PostgreSQL in {} was stopped and runs again", data_dir.display())]
     Restarted { data_dir: PathBuf, pid: u32 },
+    /// A command ended well and did not do what it is there for.
+    #[error("the command that is to {what} PostgreSQL in {} did not", data_dir.display())]
+    Unheeded { what: &'static str, command: String, data_dir: PathBuf, found: String },
+    /// This user cannot have systemd stop or start the server.
+    #[error("PostgreSQL runs in the systemd unit {unit}, which user {user} may not stop and start")]
+    Powerless { unit: String, user: String },
+    /// Patroni decides who of its members is the primary.
+    #[error("PostgreSQL in {} is under Patroni", data_dir.display())]
+    UnderPatroni { data_dir: PathBuf },
     /// The restored cluster did not pass.
     #[error("the restored cluster did not pass its checks")]
     Unproven { faults: Vec<String> },
@@ -78,6 +87,9 @@ impl Explain for RescueError {
             Self::NotOurs { .. } => "target-changed",
             Self::Survivors { .. } => "server-survivors",
             Self::Restarted { .. } => "server-restarted",
+            Self::Unheeded { .. } => "hook-unheeded",
+            Self::Powerless { .. } => "unit-not-allowed",
+            Self::UnderPatroni { .. } => "under-patroni",
             Self::Unproven { .. } => "restore-unproven",
             Self::NoConfig { .. } => "config-missing",
             Self::Bug(_) => "bug",
@@ -94,6 +106,7 @@ impl Explain for RescueError {
             Self::Locked { .. } | Self::Survivors { .. } => Class::Held,
             Self::NoConfig { .. } => Class::Missing,
             Self::File { .. } | Self::Hook { .. } | Self::Unfinished { .. } | Self::NotOurs { .. } | Self::Restarted { .. } => Class::Refused,
+            Self::Unheeded { .. } | Self::Powerless { .. } | Self::UnderPatroni { .. } => Class::Refused,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -119,6 +132,12 @@ impl Explain for RescueError {
                 format!("Its postmaster is gone, but these are left: {}.", pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))
             }
             Self::Restarted { pid, .. } => format!("Its process is {pid} now: whoever supervises it started it again."),
+            Self::Unheeded { command, found, .. } => format!("{command:?} ended well. {found}."),
+            Self::Powerless { .. } => "Whoever is not root needs a word of root's for that. Nothing was touched.".into(),
+            Self::UnderPatroni { .. } => {
+                "Patroni would promote another member as soon as this one stops, and then make this one a copy of that again: what was restored would be lost."
+                    .into()
+            }
             Self::Unproven { faults } => faults.join("\n"),
             Self::NoConfig { data_dir } => format!("Neither {} nor the backup holds one.", data_dir.display()),
             Self::Locked { .. } | Self::Bug(_) => String::new(),
@@ -132,6 +151,11 @@ impl Explain for RescueError {
             Self::Pg(e) => e.hint(),
             Self::Lent(advice) => advice.hint.clone(),
             Self::File { .. } => "Run as root or as the owner of the target.".into(),
+            Self::Hook { what: "stop PostgreSQL" | "start PostgreSQL", .. } => {
+                "Look at what it says. Do that part by hand, or run the restore as root, or let [postgres] stop and start name commands that this user may \
+                 run (such as \"sudo systemctl stop postgresql@18-main\"); then run the same restore again."
+                    .into()
+            }
             Self::Hook { .. } => {
                 "Look at what it says, or do that part by hand and leave it out with --no-service; then run the same restore again.".into()
             }
@@ -142,6 +166,19 @@ impl Explain for RescueError {
             Self::Survivors { .. } => "End them (kill), then run the same restore again; the data are untouched.".into(),
             Self::Restarted { .. } => {
                 "Let [postgres] stop and start name the commands of its supervisor, such as \"systemctl stop postgresql@18-main\".".into()
+            }
+            Self::Unheeded { what, .. } => format!(
+                "Let [postgres] {what} name the command that does it (on Debian the unit of the cluster, such as postgresql@18-main, not postgresql), or \
+                 {what} it by hand; then run the same restore again."
+            ),
+            Self::Powerless { unit, user } => format!(
+                "Run the restore as root; or allow it by this line in /etc/sudoers.d/bowline: {user} ALL=(root) NOPASSWD: /usr/bin/systemctl stop {unit}, \
+                 /usr/bin/systemctl start {unit}; or let [postgres] stop and start name commands that {user} may run."
+            ),
+            Self::UnderPatroni { .. } => {
+                "Pause it (patronictl pause), stop PostgreSQL on the other members, let [postgres] stop and start name pg_ctl's commands for this one, restore, \
+                 then patronictl resume and reinit the others: docs/restore.md, \"Under Patroni, or with standbys\"."
+                    .into()
             }
             Self::Unproven { .. } => {
                 "The old data and the service are as they were set aside; nothing serves what did not pass. Restore to another instant with --anew, \

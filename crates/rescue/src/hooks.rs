@@ -12,14 +12,27 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs a command of the configuration in a shell, for so long at most. What it starts may outlive it; its output does not keep it alive.
 pub async fn run(what: &'static str, command: &str, limit: Duration) -> Result<(), RescueError> {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]);
+    run_until(what, command, shell, limit).await
+}
+
+/// The same of a program and its arguments, with no shell to read them.
+pub(crate) async fn run_words(what: &'static str, words: &[String], limit: Duration) -> Result<(), RescueError> {
+    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    run_until(what, &words.join(" "), command, limit).await
+}
+
+async fn run_until(what: &'static str, command: &str, mut program: Command, limit: Duration) -> Result<(), RescueError> {
     let failed = |status: String, said: String| RescueError::Hook { what, command: command.to_owned(), status, said };
     let out = tempfile::tempfile().map_err(RescueError::file("create a file in", std::env::temp_dir()))?;
     let cloned = || out.try_clone().map_err(RescueError::file("create a file in", std::env::temp_dir()));
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", command]).stdin(Stdio::null()).stdout(cloned()?).stderr(cloned()?).current_dir("/");
+    program.stdin(Stdio::null()).stdout(cloned()?).stderr(cloned()?).current_dir("/");
     // Ctrl-C is for the restore, which says where things stand.
-    shell.process_group(0);
-    let mut child = shell.spawn().map_err(|e| failed(e.to_string(), String::new()))?;
+    program.process_group(0);
+    let mut child = program.spawn().map_err(|e| failed(e.to_string(), String::new()))?;
     let status = match tokio::time::timeout(limit, child.wait()).await {
         Ok(status) => status.map_err(|e| failed(e.to_string(), said(&out)))?,
         Err(_) => {

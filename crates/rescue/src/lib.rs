@@ -7,6 +7,7 @@ mod references;
 mod report;
 mod run;
 mod server;
+mod supervise;
 
 pub use error::RescueError;
 pub use hooks::run as run_command;
@@ -14,6 +15,7 @@ pub use journal::{Journal, Lock, RecoveredTo, Stage};
 pub use report::{Loss, RescueReport};
 pub use run::rescue;
 pub use server::Started;
+pub use supervise::{Way, refuse_powerless, standing_of};
 
 use checks::{Question, References, Referred};
 use restore::{Detour, RestoreOptions, RestorePlan};

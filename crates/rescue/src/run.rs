@@ -4,6 +4,7 @@ use crate::journal::{Journal, Lock, RecoveredTo, Stage};
 use crate::references;
 use crate::report::{RescueReport, loss};
 use crate::server::{SERVER_LIMIT, Started, faults, read_control, start, validate};
+use crate::supervise::Way;
 use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
 use checks::{Outcome, Referred};
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
@@ -160,11 +161,13 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.unit = systemd_unit_of(pid);
             self.journal.save()?;
             let limit = self.options.commands.limit;
-            let own = self.options.commands.stop_server.clone();
-            let command = own.or_else(|| self.journal.unit.as_ref().map(|unit| format!("systemctl stop {unit}")));
-            self.step(Step::StopServer, async |_| match &command {
-                Some(command) => hooks::run("stop PostgreSQL", command, limit).await,
-                None => Ok(stop_server(&data_dir, limit).await.map(drop)?),
+            let way = Way::to_stop(&self.options.commands, self.journal.unit.as_deref());
+            self.step(Step::StopServer, async |_| match &way {
+                Way::Itself => Ok(stop_server(&data_dir, limit).await.map(drop)?),
+                way => {
+                    way.run("stop PostgreSQL", limit).await?;
+                    way.until_ended(&data_dir, pid, limit).await
+                }
             })
             .await?;
             if let Some(pid) = server_running_in(&data_dir) {

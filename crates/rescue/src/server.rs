@@ -2,10 +2,12 @@
 //! host reaches it.
 
 use crate::journal::Journal;
-use crate::{RescueError, RescueOptions, Validation, hooks};
+use crate::supervise::Way;
+use crate::{RescueError, RescueOptions, Validation};
 use checks::{Outcome, Proof, Referred};
 use pg::{
-    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, drop_askers, find_bin_dir, settings_of_a_copy, silenced,
+    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, drop_askers, find_bin_dir, pid_file_text, settings_of_a_copy,
+    silenced,
     start_normally,
 };
 use restore::{Target, put_config_back};
@@ -91,8 +93,11 @@ pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Jo
         return privately(&bin_dir, target, &log).await;
     }
     put_config_back(&journal.config)?;
-    if let Some(command) = options.commands.start_server.clone().or_else(|| journal.unit.as_ref().map(|unit| format!("systemctl start {unit}"))) {
-        hooks::run("start PostgreSQL", &command, options.commands.limit.max(SERVER_LIMIT)).await?;
+    let way = Way::to_start(&options.commands, journal.unit.as_deref());
+    if way != Way::Itself {
+        let (limit, before) = (options.commands.limit, pid_file_text(&target.data_dir));
+        way.run("start PostgreSQL", limit.max(SERVER_LIMIT)).await?;
+        way.until_started(&target.data_dir, before, limit).await?;
         return Ok(Started::Normally);
     }
     let mut settings = Vec::new();

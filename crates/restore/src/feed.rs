@@ -29,6 +29,8 @@ pub(crate) struct Feeder<'a> {
     chunk_bytes: u64,
     ground: Ground,
     open: Option<Span>,
+    /// Of the data directory itself, which no manifest names: the server takes it for all that it makes (`initdb -g`).
+    root_mode: u32,
     restored: Restored,
     /// A path on each filesystem that was written to.
     filesystems: Vec<PathBuf>,
@@ -44,7 +46,7 @@ impl<'a> Feeder<'a> {
         ground: Ground,
     ) -> Self {
         let filesystems = std::iter::once(shared.target.data_dir.clone()).chain(ground.wal_elsewhere.clone()).collect();
-        Self { shared, spans, tablespaces, now, chunk_bytes, ground, open: None, restored: Restored::default(), filesystems }
+        Self { shared, spans, tablespaces, now, chunk_bytes, ground, open: None, root_mode: 0o700, restored: Restored::default(), filesystems }
     }
 
     /// Lets the workers come to their end; returns what was fed, and a path on each filesystem that was written to.
@@ -55,7 +57,14 @@ impl<'a> Feeder<'a> {
     pub(crate) fn run(&mut self, mut manifest: ManifestReader, total_bytes: u64, events: &dyn Events) -> Result<(), RestoreError> {
         while let Some(entry) = self.shared.runtime.block_on(manifest.next())? {
             match entry {
-                Entry::Dir { path, mode } => self.directory(&inside(&path)?, mode)?,
+                Entry::Dir { path, mode } => {
+                    let path = inside(&path)?;
+                    // Made by initdb like the one around it, and there in every cluster.
+                    if path == Path::new("base") {
+                        self.root_mode = root_mode(mode);
+                    }
+                    self.directory(&path, mode)?;
+                }
                 Entry::Tablespace { oid, location } => self.tablespace(oid, &location)?,
                 Entry::File(body) => {
                     let path = self.shared.target.data_dir.join(path_until_the_end(inside(&body.path)?));
@@ -89,9 +98,10 @@ impl<'a> Feeder<'a> {
         self.flush();
         // pg_wal and its folders are made again even where the server's own copy left them out.
         for folder in MADE_ANYWAY {
-            self.directory(Path::new(folder), 0o700)?;
+            self.directory(Path::new(folder), self.root_mode)?;
         }
-        Ok(())
+        let root = &self.shared.target.data_dir;
+        fs::set_permissions(root, fs::Permissions::from_mode(self.root_mode)).map_err(RestoreError::file("set the mode of", root))
     }
 
     fn directory(&mut self, path: &Path, mode: u32) -> Result<(), RestoreError> {
@@ -179,10 +189,28 @@ impl<'a> Feeder<'a> {
     }
 }
 
+/// What the server accepts for its directory: the owner's alone, or open to read for the group (`checkDataDir`,
+/// src/backend/utils/init/miscinit.c).
+fn root_mode(of_base: u32) -> u32 {
+    if of_base & 0o050 == 0o050 { 0o750 } else { 0o700 }
+}
+
 /// Directories that a restore makes whether or not the manifest names them.
 pub(crate) const MADE_ANYWAY: [&str; 2] = ["pg_wal", "pg_wal/archive_status"];
 
 /// Where a file of the manifest lies until all is durable.
 pub(crate) fn path_until_the_end(path: PathBuf) -> PathBuf {
     if path == Path::new(CONTROL_FILE) { PathBuf::from(CONTROL_FILE_LATER) } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_the_group_may_read_comes_back_so_and_never_wider() {
+        for (of_base, root) in [(0o700, 0o700), (0o750, 0o750), (0o755, 0o750), (0o740, 0o700)] {
+            assert_eq!(root_mode(of_base), root, "{of_base:o}");
+        }
+    }
 }

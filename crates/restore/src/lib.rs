@@ -18,6 +18,7 @@ mod host;
 mod known;
 mod log;
 mod loss;
+mod mounts;
 mod names;
 mod pacing;
 mod packages;
@@ -53,7 +54,7 @@ pub use space::{Disk, Filesystem, Held, Need, disk_of, group, needs, refuse_cram
 pub use spoiled::Spoiled;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
-pub use target::{Target, UNFINISHED};
+pub use target::{Target, UNFINISHED, linked_wal};
 
 use repo::Reader;
 use std::fs;
@@ -211,9 +212,7 @@ pub fn put_config_back(config: &[(PathBuf, PathBuf)]) -> Result<(Vec<PathBuf>, V
             left.push(original.clone());
             continue;
         }
-        if let Some(parent) = original.parent() {
-            fs::create_dir_all(parent).map_err(RestoreError::file("create", parent))?;
-        }
+        target::make_parents(original)?;
         fs::copy(kept, original).map_err(RestoreError::file("write", original))?;
         let meta = fs::metadata(kept).map_err(RestoreError::file("read", kept))?;
         use std::os::unix::fs::MetadataExt;

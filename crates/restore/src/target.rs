@@ -1,11 +1,13 @@
 //! The place to restore to: what lies there is moved aside, never deleted; what belongs to the restore lies beside it.
 
 use crate::RestoreError;
+use crate::mounts::{is_mount_point, mounts_below};
+use crate::paths::{followed, plain, real};
 use nix::unistd::{User, geteuid};
 use pg::{Owner, owner_of, server_running_in, survivors_in};
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use terms::Timestamp;
 
@@ -28,12 +30,16 @@ pub struct Target {
 }
 
 impl Target {
-    /// Looks at the directory without touching anything.
-    pub fn inspect(data_dir: &Path) -> Result<Self, RestoreError> {
-        let unusable = |why: String, hint: &str| RestoreError::Target { path: data_dir.to_owned(), why, hint: hint.to_owned() };
-        if !data_dir.is_absolute() || data_dir.file_name().is_none() {
-            return Err(unusable("It is not an absolute path of a directory.".into(), "Give the whole path, such as /var/lib/postgresql/18/main."));
-        }
+    /// Looks at the directory without touching anything. Where a link leads to it, the link stays, and what it leads to is the target.
+    pub fn inspect(asked: &Path) -> Result<Self, RestoreError> {
+        let unusable = |why: String, hint: &str| RestoreError::Target { path: asked.to_owned(), why, hint: hint.to_owned() };
+        let Some(data_dir) = plain(asked) else {
+            let why = "It is not an absolute path of a directory, or goes up by \"..\".";
+            return Err(unusable(why.into(), "Give the whole path, such as /var/lib/postgresql/18/main."));
+        };
+        let data_dir = &followed(&data_dir).map_err(|e| {
+            unusable(format!("It is a link that leads nowhere: {e}."), "Mount or make what it leads to, or restore elsewhere with --target.")
+        })?;
         let mut side_dir = data_dir.as_os_str().to_owned();
         side_dir.push(".bowline");
         let side_dir = PathBuf::from(side_dir);
@@ -65,6 +71,12 @@ impl Target {
         Self { sockets: sockets.to_owned(), ..self }
     }
 
+    /// Whether this is the directory that is named so, by whatever way.
+    pub fn is_at(&self, place: &Path) -> bool {
+        let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        real(&self.data_dir) == real(place) || identity(&self.data_dir).is_some_and(|here| identity(place) == Some(here))
+    }
+
     /// Whether something will be moved aside.
     pub fn is_occupied(&self) -> bool {
         self.occupied
@@ -92,6 +104,21 @@ impl Target {
         Err(RestoreError::Target { path: self.data_dir.clone(), why, hint: hint.into() })
     }
 
+    /// What is moved aside takes file systems that are mounted in it along, and the next boot would mount them into the new cluster.
+    pub fn refuse_mounts_within(&self) -> Result<(), RestoreError> {
+        let within = mounts_below(&self.data_dir);
+        let Some(first) = within.first() else { return Ok(()) };
+        let hint = match within.as_slice() {
+            [wal] if *wal == self.data_dir.join("pg_wal") => {
+                "Overwrite what is there with --delta, which leaves it where it is; or stop PostgreSQL, unmount it and restore, then stop again, move \
+                 pg_wal to that file system and link it."
+            }
+            _ => "Unmount it first, and mind what mounts it at the next boot; or restore elsewhere with --target.",
+        };
+        let why = format!("{} is a mount point in it: what is mounted there would go along with the old data.", first.display());
+        Err(RestoreError::Target { path: self.data_dir.clone(), why, hint: hint.into() })
+    }
+
     /// Where what is there will go; `None` when nothing is.
     pub fn place_aside(&self, now: Timestamp) -> Option<PathBuf> {
         if !self.occupied {
@@ -105,6 +132,9 @@ impl Target {
     /// Moves what is there to `aside`, unless it is there already, and makes the empty directories.
     pub fn prepare(&self, aside: Option<&Path>) -> Result<(), RestoreError> {
         self.refuse_running()?;
+        if aside.is_some_and(|aside| !aside.exists()) {
+            self.refuse_mounts_within()?;
+        }
         // First of all: it tells what the other is, should this end early.
         self.make_side_dir()?;
         match aside {
@@ -116,8 +146,7 @@ impl Target {
             self.make_dir(&self.data_dir)?;
         } else {
             chown(&self.data_dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &self.data_dir))?;
-            fs::set_permissions(&self.data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-                .map_err(RestoreError::file("set the mode of", &self.data_dir))?;
+            fs::set_permissions(&self.data_dir, fs::Permissions::from_mode(0o700)).map_err(RestoreError::file("set the mode of", &self.data_dir))?;
         }
         Ok(())
     }
@@ -146,15 +175,26 @@ impl Target {
 
     /// Makes a directory that only the owner can enter, and its parents.
     pub(crate) fn make_dir(&self, path: &Path) -> Result<(), RestoreError> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(RestoreError::file("create", parent))?;
-        }
+        make_parents(path)?;
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(RestoreError::file("create", path)(e)),
             _ => {}
         }
         chown(path, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", path))
     }
+}
+
+/// Makes the missing folders above `path`, open to all whatever this process's umask says: the server's user has to pass.
+pub(crate) fn make_parents(path: &Path) -> Result<(), RestoreError> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) else { return Ok(()) };
+    make_parents(parent)?;
+    fs::create_dir(parent).map_err(RestoreError::file("create", parent))?;
+    fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).map_err(RestoreError::file("set the mode of", parent))
+}
+
+/// Where `pg_wal` of this data directory leads when it is a link: a restore that moves it aside makes it a directory again.
+pub fn linked_wal(data_dir: &Path) -> Option<PathBuf> {
+    fs::read_link(data_dir.join("pg_wal")).ok()
 }
 
 /// Renames `path` to a name that says when it was put aside.
@@ -212,21 +252,6 @@ pub(crate) fn stays(name: &std::ffi::OsStr) -> bool {
     name == "lost+found" || name == UNFINISHED || name.to_string_lossy().starts_with(pg::rules::BEFORE)
 }
 
-/// Whether a file system is mounted here: a name in the fifth column of /proc/self/mountinfo (proc(5)), with octal escapes.
-fn is_mount_point(path: &Path) -> bool {
-    let Ok(path) = fs::canonicalize(path) else { return false };
-    let escaped: String = path
-        .to_string_lossy()
-        .chars()
-        .map(|c| match c {
-            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", c as u32),
-            c => c.to_string(),
-        })
-        .collect();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(4) == Some(&escaped))
-}
-
 /// As root: the owner of what is there or of the folder around it, unless that is root; else the user postgres.
 fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
     for place in [Some(data_dir), data_dir.parent()].into_iter().flatten() {
@@ -266,5 +291,52 @@ mod tests {
         drop(process.stdin.take());
         process.wait().unwrap();
         assert!(target.refuse_running().is_ok());
+    }
+
+    #[test]
+    fn what_lies_beside_a_directory_lies_beside_it_however_it_is_written() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        let main = home.join("main");
+        fs::create_dir_all(main.join("global")).unwrap();
+        fs::write(main.join("PG_VERSION"), "18").unwrap();
+        std::os::unix::fs::symlink("main", home.join("link")).unwrap();
+        for written in ["main", "main/", ".//main/./", "link", "link/"] {
+            let target = Target::inspect(Path::new(&format!("{}/{written}", home.display()))).unwrap();
+            assert_eq!((target.data_dir.as_os_str(), &target.side_dir), (main.as_os_str(), &home.join("main.bowline")), "{written}");
+            let aside = target.place_aside("2026-11-22 14:05:00 UTC".parse().unwrap()).unwrap();
+            assert_eq!(aside.parent(), Some(home.as_path()), "{written}");
+            for name in ["main", "main/", "link", "link//"] {
+                assert!(target.is_at(&home.join(name)), "{written} is {name}");
+            }
+            assert!(!target.is_at(&home.join("other")));
+        }
+        assert!(Target::inspect(&home.join("main/../main")).is_err());
+    }
+
+    #[test]
+    fn a_link_stays_when_what_it_leads_to_is_moved_aside() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        fs::create_dir_all(home.join("disk/pg/global")).unwrap();
+        std::os::unix::fs::symlink("disk/pg", home.join("data")).unwrap();
+        let target = Target::inspect(&home.join("data")).unwrap();
+        let aside = target.place_aside("2026-11-22 14:05:00 UTC".parse().unwrap()).unwrap();
+        fs::rename(home.join("disk/pg"), &aside).unwrap();
+        // A second run in the middle of it finds the same places, whoever is away.
+        let again = Target::inspect(&home.join("data")).unwrap();
+        assert_eq!((&again.data_dir, &again.side_dir), (&target.data_dir, &target.side_dir));
+        assert!(!again.is_occupied() && again.is_at(&home.join("data")) && aside.starts_with(home.join("disk")));
+    }
+
+    #[test]
+    fn folders_on_the_way_are_open_to_the_servers_user_and_others_stay_as_they_are() {
+        let home = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::create_dir(home.path().join("old")).unwrap();
+        fs::set_permissions(home.path().join("old"), fs::Permissions::from_mode(0o750)).unwrap();
+        make_parents(&home.path().join("old/a/b/main")).unwrap();
+        assert!(!home.path().join("old/a/b/main").exists());
+        assert_eq!(["old", "old/a", "old/a/b"].map(|name| mode(&home.path().join(name))), [0o750, 0o755, 0o755]);
     }
 }

@@ -28,8 +28,22 @@ fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
         assert_eq!(receiver.stop(), Some(0));
         cluster.pg_ctl_stop(true);
 
+        // The cluster is on a disk of its own, a link leads to it, the configuration ends with a slash, and the log has a disk of its own.
+        let (disk, wal) = (cluster.home().join("disk"), cluster.home().join("wal-disk"));
+        std::fs::rename(cluster.data_dir(), &disk).expect("to the disk");
+        std::os::unix::fs::symlink(&disk, cluster.data_dir()).expect("a link");
+        std::fs::rename(disk.join("pg_wal"), &wal).expect("to the other disk");
+        std::os::unix::fs::symlink(&wal, disk.join("pg_wal")).expect("a link");
+        let written = format!("{}/", cluster.data_dir().display());
+        bowline.configure(&cluster.conninfo(), Some(std::path::Path::new(&written)), "");
+        let planned = bowline.ok(&["restore", "--plan", "--to", &good.to_string(), "--target", disk.to_str().expect("a plain path")]);
+        let steps = planned["steps"].to_string();
+        assert!(steps.contains("a full backup is made") && steps.contains("pg_wal, a link to"), "by its own name it is production, too: {steps}");
+
         let result = bowline.ok(&["restore", "--yes", "--no-protect", "--to", &good.to_string()]);
         let aside = std::path::PathBuf::from(result["moved_aside"].as_str().expect("the old data was moved"));
+        let home = cluster.home().canonicalize().expect("a home");
+        assert!(aside.parent() == Some(home.as_path()) && cluster.data_dir().is_symlink() && !disk.join("pg_wal").is_symlink(), "{result}");
         assert_eq!(std::fs::read_to_string(aside.join("marker")).expect("the old marker"), "of the old data");
         assert!(aside.join("global/pg_control").exists() && !cluster.data_dir().join("marker").exists());
         // On its normal socket, with its own settings.
@@ -67,7 +81,8 @@ fn a_restore_in_place_keeps_the_old_data_and_goes_on_on_a_new_timeline() {
 fn configuration_outside_the_data_directory_comes_back_with_it() {
     let cluster = Cluster::start(newest_major());
     let (data, etc) = (cluster.data_dir().to_owned(), cluster.home().join("etc"));
-    cluster.psql(&format!("\\! mkdir {}", etc.display()));
+    // With its group's access, as by initdb -g, which says it of all that initdb makes.
+    cluster.psql(&format!("\\! mkdir {} && chmod 750 {1} {1}/base", etc.display(), data.display()));
     cluster.pg_ctl_stop(true);
     for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
         std::fs::rename(data.join(file), etc.join(file)).expect("move");
@@ -100,6 +115,8 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
     assert_eq!(cluster.psql("SELECT a FROM t; SHOW work_mem; SHOW config_file"), format!("42\n5MB\n{}/postgresql.conf", etc.display()));
     assert_eq!(std::fs::read_to_string(etc.join("postgresql.conf")).expect("read"), text);
     assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), hba);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&data).expect("the data directory").permissions());
+    assert_eq!(mode & 0o777, 0o750, "the group's access comes back");
     cluster.stop_adopted();
 }
 

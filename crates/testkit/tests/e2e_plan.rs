@@ -78,6 +78,12 @@ fn a_plan_touches_nothing_and_its_time_is_that_of_the_last_drill() {
     assert_eq!(before, (tree(&bowline.repository()), tree(&target)), "a plan changes nothing");
     assert!(!target.with_extension("bowline").exists());
     assert_eq!((planned["moves_aside"].as_bool(), planned["can_be_done"].as_bool()), (Some(true), Some(true)), "{planned:#}");
+    // What is mounted in it would go along.
+    fs::create_dir(target.join("pg_wal")).expect("a folder");
+    let (_, lines) = in_own_mounts(&bowline, &format!("mount -t tmpfs tmpfs {}", target.join("pg_wal").display()), &words);
+    let refusals = last(&lines, "result")["refusals"].to_string();
+    assert!(refusals.contains("pg_wal is a mount point in it") && refusals.contains("--delta"), "{refusals}");
+    fs::remove_dir(target.join("pg_wal")).expect("as it was");
     assert_eq!(planned["estimate"], Value::Null, "no drill was held: {planned:#}");
     let tablespace = &planned["tablespaces"][0];
     assert!(tablespace["bytes"].as_u64() > Some(1 << 20), "{planned:#}");

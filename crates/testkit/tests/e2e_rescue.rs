@@ -310,6 +310,49 @@ fn what_fails_says_where_things_stand_and_only_the_rest_is_done_again() {
     assert_eq!(fs::read_to_string(cluster.data_dir().join("postmaster.pid")).expect("a server"), pid, "the server was not touched again");
     assert_eq!((&again["backup"], &again["moved_aside"]), (&result["backup"], &result["moved_aside"]), "{again}");
     drop(receiver);
+    // Patroni would undo it: refused before anything is touched.
+    let patronis = cluster.data_dir().join("patroni.dynamic.json");
+    fs::write(&patronis, "{}").expect("a file");
+    let text = bowline.fails(&["restore", "--yes", "--no-protect"], 4, "under-patroni");
+    assert!(text.contains("patronictl pause") && cluster.psql("SELECT count(*) FROM t") == "1", "{text}");
+    fs::remove_file(&patronis).expect("as it was");
+    // Commands for the server that end well and do nothing, or return before it is done.
+    let supervised = |stop: &str, start: &str, timeout: &str| {
+        configure(&format!("[service]\ntimeout = \"{timeout}\"\n"));
+        let text = fs::read_to_string(bowline.config()).expect("the configuration");
+        let lines = format!("[postgres]\nstop = \"{stop}\"\nstart = \"{start}\"\n");
+        fs::write(bowline.config(), text.replacen("[postgres]\n", &lines, 1)).expect("write");
+    };
+    supervised("true", "true", "1s");
+    let text = bowline.fails(&["restore", "--yes", "--no-protect"], 4, "hook-unheeded");
+    assert!(text.contains("\"true\"") && text.contains("still runs") && cluster.psql("SELECT count(*) FROM t") == "1", "{text}");
+    let stop = format!("kill -INT $(head -n 1 {}/postmaster.pid)", cluster.data_dir().display());
+    supervised(&stop, "true", "10s");
+    let text = bowline.fails(&["restore", "--yes", "--no-protect"], 4, "hook-unheeded");
+    assert!(text.contains("\"true\"") && text.contains("No server runs there"), "{text}");
+    configure("");
+    let result = bowline.ok(&["restore", "--yes", "--no-protect"]);
+    assert!(result["serving_seconds"].is_number() && cluster.psql("SELECT count(*) FROM t") == "1", "{result}");
+    cluster.stop_adopted();
+}
+
+/// The conninfo leads to a standby that was promoted meanwhile: same cluster, and a timeline of the same number.
+#[test]
+fn a_server_that_was_not_restored_is_not_taken_for_the_one_that_was() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS a");
+    bowline.ok(&["backup"]);
+    let standby = cluster.standby();
+    standby.promote();
+    bowline.configure(&standby.conninfo(), Some(cluster.data_dir()), "");
+    let outcome = bowline.run(&["restore", "--yes", "--to", "immediate"]);
+    let (slug, text) = outcome.error();
+    assert_eq!((outcome.code, slug), (4, "foreign-cluster"), "{outcome:#?}");
+    assert!(text.contains("timeline 2"), "{text}");
+    let result = outcome.lines.iter().find_map(|line| line.get("result")).expect("a report all the same");
+    assert_eq!((&result["protected"], &result["backup"]), (&Value::from(false), &Value::Null), "{result}");
+    assert_eq!(standby.psql("SELECT count(*) FROM pg_replication_slots"), "0", "the other one is left alone");
     cluster.stop_adopted();
 }
 

@@ -10,7 +10,7 @@ use restore::{Estimate, Filesystem, Host, Lack, Proven, RestoreError, RestorePla
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::Explain;
+use terms::{Advice, Explain};
 
 /// What is said where no drill tells how fast this repository and host are.
 pub const NOT_MEASURED: &str = "unknown: no drill has been held yet (bowline verify)";
@@ -26,6 +26,8 @@ pub struct Outlook<'p> {
     steps: Vec<String>,
     /// Why PostgreSQL's programs cannot be used.
     missing: Option<InstanceError>,
+    /// What of this host's rights stands in the way: to stop and start the server, to call this program as its user.
+    powerless: Vec<Advice>,
     filesystems: Vec<Filesystem>,
     lacks: Vec<Lack>,
     estimate: Option<Estimate>,
@@ -49,12 +51,17 @@ impl<'p> Outlook<'p> {
         let has_user = |name: &str| nix::unistd::User::from_name(name).ok().flatten().is_some();
         let lacks = restore::lacks(&plan.contents, plan.backup.major, &Host { installation: found.as_ref(), has_user: &has_user });
         let estimate = restore::measured(reader).await?.map(|measured| measured.estimate(plan.backup.bytes, plan.replayed as u64));
+        let mut powerless = Vec::new();
+        if !asked.files_only {
+            powerless.extend(rescue::refuse_powerless(target, options, journal).err().map(|error| error.advice()));
+            powerless.extend(pg::refuse_unreachable(&options.restoring.program, target.owner).err().map(|error| error.advice()));
+        }
         let proven = match asked.plan {
             Some(PlanDepth::Deep) => Some(restore::prove_deep(reader, plan, options.restoring.jobs, printer.clone()).await?),
             _ => None,
         };
         printer.finish();
-        Ok(Self { plan, target, options, asked, journal, steps, missing: found.err(), filesystems, lacks, estimate, proven })
+        Ok(Self { plan, target, options, asked, journal, steps, missing: found.err(), powerless, filesystems, lacks, estimate, proven })
     }
 
     /// What stands in the way, the gravest first.
@@ -64,6 +71,7 @@ impl<'p> Outlook<'p> {
         if let Some(missing) = self.missing.as_ref().filter(|_| !self.asked.files_only) {
             found.push(Fault(missing.advice(), None));
         }
+        found.extend(self.powerless.iter().map(|advice| Fault(advice.clone(), None)));
         let is_started = !self.asked.files_only && !self.asked.no_start && !self.options.is_side;
         let blocking: Vec<Lack> = self.lacks.iter().filter(|lack| lack.weight == Weight::Blocks).cloned().collect();
         if is_started && self.missing.is_none() && !blocking.is_empty() {
@@ -72,6 +80,9 @@ impl<'p> Outlook<'p> {
             let install = restore::install_command(&blocking).unwrap_or_else(|| blocking[0].hint.clone());
             let hint = format!("{} Or recover with --no-start, and start the server yourself.", sentence(&install));
             found.push(RestoreError::Lacking { what, why, hint }.into());
+        }
+        if self.journal.stage < Stage::SetAside && self.target.is_occupied() && !destroys(self.target, self.journal) {
+            found.extend(self.target.refuse_mounts_within().err().map(Fault::from));
         }
         found.extend(restore::refuse_cramped(&self.filesystems, self.target).err().map(Fault::from));
         found

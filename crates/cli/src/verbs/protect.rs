@@ -8,7 +8,7 @@ use crate::verbs::{backup, beside, packages};
 use crate::wiring::Wiring;
 use capture::{Meanwhile, Salvaged};
 use checks::Referred;
-use pg::{CONTROL_FILE, ControlFile, Replication, Sql};
+use pg::{CONTROL_FILE, ControlFile, Replication, Sql, TimelineHistory};
 use repo::{Coverage, Reader};
 use rescue::{Lent, Salvage};
 use restore::{Detour, RestorePlan};
@@ -37,6 +37,8 @@ pub struct Protector<'a> {
     pub wiring: &'a Wiring,
     pub printer: &'a Arc<Printer>,
     pub course: &'a Course<'a>,
+    /// The restored cluster's.
+    pub data_dir: PathBuf,
     /// Where a receiver that is started here logs.
     pub side_dir: PathBuf,
 }
@@ -63,8 +65,15 @@ impl Lent for Protector<'_> {
     }
 
     async fn back_up(&self) -> Result<BackupId, Advice> {
-        backup::make(self.wiring, &BackupArgs::default(), Meanwhile::Wait, self.printer).await.map(|made| made.id).map_err(|fault| fault.0)
+        self.make_full().await.map_err(|fault| fault.0)
     }
+}
+
+/// The way of the cluster there to its timeline; `None` where there is no history, or none that can be read.
+fn history_in(data_dir: &Path) -> Option<TimelineHistory> {
+    let timeline = ControlFile::parse(&fs::read(data_dir.join(CONTROL_FILE)).ok()?).ok()?.timeline;
+    let text = fs::read_to_string(data_dir.join("pg_wal").join(format!("{}.history", timeline.hex()))).ok()?;
+    TimelineHistory::parse(timeline, &text).ok()
 }
 
 impl Protector<'_> {
@@ -105,6 +114,7 @@ impl Protector<'_> {
                 "Set [postgres] conninfo right, then run the same restore again: only protection is missing.",
             ));
         };
+        self.refuse_another(&sql).await?;
         // What is written from here on must not be thrown away before it is stored. A receiver that came back makes it as well.
         if sql.slot(slot).await?.is_none()
             && let Err(error) = sql.create_physical_slot(slot).await
@@ -139,6 +149,29 @@ impl Protector<'_> {
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
+    }
+
+    async fn make_full(&self) -> Result<BackupId, Fault> {
+        self.refuse_another(&self.connect().await?).await?;
+        Ok(backup::make(self.wiring, &BackupArgs::default(), Meanwhile::Wait, self.printer).await?.id)
+    }
+
+    /// A connection string of several hosts, or a name that went over to another one, leads to a server that was not restored: of the same
+    /// cluster, on a timeline of the same number perhaps, but by another way there.
+    async fn refuse_another(&self, sql: &Sql) -> Result<(), Fault> {
+        let Some(restored) = history_in(&self.data_dir) else { return Ok(()) };
+        let timeline = restored.timeline();
+        let mut connection = Replication::connect(&self.wiring.conninfo()?.only(&sql.peer().address)).await?;
+        if connection.history(timeline).await?.is_some_and(|history| history == restored) {
+            return Ok(());
+        }
+        Err(Fault::of(
+            "foreign-cluster",
+            Class::Refused,
+            "the server that [postgres] conninfo leads to is not the one that was restored",
+            format!("It is of the same cluster, but its timeline {timeline} is not the one that the restore has made."),
+            "Stop the others or let them follow this one, set [postgres] conninfo right, then run the same restore again: only protection is missing.",
+        ))
     }
 
     /// A second restore along the timeline that the first one left makes a cluster that never was on the one that is received until now: to

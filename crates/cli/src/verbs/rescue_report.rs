@@ -63,6 +63,11 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
     let lost = taken.is_none().then(|| json!({"seconds_max": report.loss.seconds_max, "why": report.loss.why, "rpo_seconds": rpo.as_secs_f64()}));
     if let Some(aside) = &journal.aside {
         printer.say(format!("old data     {}: remove it once nothing of it is missed", aside.display()));
+        if let Some(wal) = restore::linked_wal(aside) {
+            let (pg_wal, wal) = (target.data_dir.join("pg_wal"), target.data_dir.join(wal));
+            printer.say(format!("pg_wal       was a link to {} and is a directory now; for the log to lie there again", wal.display()));
+            printer.say(format!("             stop PostgreSQL, mv {0} {1}.new && ln -s {1}.new {0}", pg_wal.display(), wal.display()));
+        }
     }
     let socket_dir: Option<&Path> = match &report.started {
         Started::No => None,

@@ -11,7 +11,7 @@ use crate::verbs::protect::Protector;
 use crate::verbs::{kept, packages, rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
-use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
+use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation, Way};
 use restore::{Detour, Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
 use std::fs::OpenOptions;
@@ -33,9 +33,8 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     if let Some(kept) = &kept {
         wiring.config = Config::kept(&kept.text, Path::new(kept.object.as_str()), wiring.config)?;
     }
-    let data_dir = target_dir(&wiring, asked)?;
-    let is_side = wiring.config.postgres.data_dir.as_deref() != Some(&data_dir);
-    let target = Target::inspect(&data_dir)?;
+    let target = Target::inspect(&target_dir(&wiring, asked)?)?;
+    let is_side = wiring.config.postgres.data_dir.as_ref().is_none_or(|production| !target.is_at(production));
     let mut journal = journal(asked, &target)?;
     // Once the new cluster is there, no plan would be the one that made it.
     let course = Course::new(&reader, journal.wish()?, asked, wiring.config.postgres.bin_dir.as_deref(), printer);
@@ -66,7 +65,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     };
     outlook.iter().for_each(|outlook| outlook.show(printer));
     if asked.plan.is_some() {
-        let nothing = || json!({ "plan": null, "target": data_dir, "stage": journal.stage });
+        let nothing = || json!({ "plan": null, "target": target.data_dir, "stage": journal.stage });
         printer.result(outlook.map_or_else(nothing, |outlook| outlook.json(course.loss())));
         return Ok(ExitCode::SUCCESS);
     }
@@ -87,7 +86,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
         }
     }
     let common = &with_kept(common, kept.as_ref().map(|kept| kept.text.as_str()), &target)?;
-    let lent = Protector { common, wiring: &wiring, printer, course: &course, side_dir: target.side_dir.clone() };
+    let lent = Protector { common, wiring: &wiring, printer, course: &course, data_dir: target.data_dir.clone(), side_dir: target.side_dir.clone() };
     let report = loop {
         match rescue::rescue(&reader, plan.clone(), &target, &options, journal.clone(), &lock, &lent, &SystemClock, printer.clone()).await {
             Ok(report) => break report,
@@ -237,9 +236,11 @@ fn steps(
     if let Some(command) = commands.stop_service.as_ref().filter(|_| is_next(Stage::ServiceStopped)) {
         steps.push(format!("the service is stopped: {command}"));
     }
+    if let Some(what) = rescue::standing_of(target).filter(|_| is_next(Stage::SetAside)) {
+        steps.push(format!("NOTE: {what}"));
+    }
     if let Some(pid) = target.running().filter(|_| is_next(Stage::ServerStopped)) {
-        let unit = pg::systemd_unit_of(pid).map(|unit| format!("systemctl stop {unit}"));
-        let how = commands.stop_server.clone().or(unit).unwrap_or_else(|| "a fast shutdown".into());
+        let how = Way::to_stop(commands, pg::systemd_unit_of(pid).as_deref());
         steps.push(format!("PostgreSQL, which runs there (process {pid}), is stopped: {how}"));
     }
     if plan.target == RecoveryTarget::Latest && target.is_occupied() && options.salvages && is_next(Stage::Salvaged) {
@@ -252,6 +253,9 @@ fn steps(
     {
         let how = if aside.starts_with(&target.data_dir) { "moves within its mount point to" } else { "is renamed to" };
         steps.push(format!("what is there {how} {}", aside.display()));
+        if let Some(wal) = restore::linked_wal(&target.data_dir) {
+            steps.push(format!("pg_wal, a link to {}, becomes a directory of the new cluster", wal.display()));
+        }
     }
     if asked.files_only {
         steps.push("the files are restored, and nothing is started".into());
