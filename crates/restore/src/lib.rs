@@ -3,6 +3,7 @@
 mod ahead;
 mod at_once;
 mod buffers;
+mod config;
 mod contents;
 mod deep;
 mod delta;
@@ -35,6 +36,7 @@ mod tail;
 mod target;
 mod xids;
 
+pub use config::{ConfigPlaces, Fate, Placed, gives_way, put_config_back};
 pub use contents::{Contents, TablespaceContents};
 pub use deep::{Proven, prove_deep};
 pub use delta::{Occupied, recognise};
@@ -53,7 +55,7 @@ pub use space::{Disk, Filesystem, Held, Need, disk_of, group, needs, refuse_cram
 pub use spoiled::Spoiled;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
-pub use target::{Target, UNFINISHED};
+pub use target::{Target, UNFINISHED, create_anew};
 
 use repo::Reader;
 use std::fs;
@@ -201,26 +203,6 @@ pub fn write_recovery_settings(plan: &RestorePlan, target: &Target, restore_comm
 /// A `restore_command` that calls this program with this configuration.
 pub fn restore_command(program: &Path, config: &Path) -> String {
     format!("{} --config {} wal fetch %f %p", replay::shell_word(program), replay::shell_word(config))
-}
-
-/// Puts outside configuration (where it lies now, where it was) back where nothing is now; returns what was put back and what was left.
-pub fn put_config_back(config: &[(PathBuf, PathBuf)]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), RestoreError> {
-    let (mut put, mut left) = (Vec::new(), Vec::new());
-    for (kept, original) in config {
-        if original.exists() {
-            left.push(original.clone());
-            continue;
-        }
-        if let Some(parent) = original.parent() {
-            fs::create_dir_all(parent).map_err(RestoreError::file("create", parent))?;
-        }
-        fs::copy(kept, original).map_err(RestoreError::file("write", original))?;
-        let meta = fs::metadata(kept).map_err(RestoreError::file("read", kept))?;
-        use std::os::unix::fs::MetadataExt;
-        std::os::unix::fs::chown(original, Some(meta.uid()), Some(meta.gid())).map_err(RestoreError::file("own", original))?;
-        put.push(original.clone());
-    }
-    Ok((put, left))
 }
 
 /// Runs steps, tells of them and times them.

@@ -23,6 +23,7 @@ mod list;
 mod manual;
 mod measured;
 mod outlook;
+mod outside;
 pub mod packages;
 mod protect;
 mod push;

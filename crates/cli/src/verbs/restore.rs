@@ -8,15 +8,13 @@ use crate::verbs::confirm::{confirm, confirm_by};
 use crate::verbs::damage::Course;
 use crate::verbs::outlook::{Outlook, destroys};
 use crate::verbs::protect::Protector;
-use crate::verbs::{packages, rescue_report, verify};
+use crate::verbs::{outside, packages, rescue_report, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation};
 use restore::{Detour, Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -118,7 +116,7 @@ fn with_kept(common: &Common, kept: Option<&str>, target: &Target) -> Result<Com
     let Some(text) = kept else { return Ok(common.clone()) };
     let path = target.side_dir.join("bowline.toml");
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = restore::create_anew(&path, 0o600)?;
         file.write_all(text.as_bytes())
     };
     let cannot = |e: std::io::Error| Fault::of("target-unwritable", Class::Refused, format!("cannot write {}", path.display()), format!("{e}."), "");
@@ -276,6 +274,7 @@ fn steps(
     } else if options.is_side {
         steps.push("started on a private socket, cut off from production".into());
     } else {
+        steps.extend(outside::steps(plan, target, journal));
         let how = commands.start_server.as_deref().map_or_else(String::new, |command| format!(": {command}"));
         steps.push(format!("PostgreSQL is started{how}"));
         match (options.protects, plan.epoch_ended) {
