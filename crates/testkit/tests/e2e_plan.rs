@@ -114,6 +114,23 @@ fn a_plan_touches_nothing_and_its_time_is_that_of_the_last_drill() {
         assert!(screen.lines().any(|line| line.starts_with(label)), "{label:?} is missing:\n{screen}");
     }
     assert!(screen.lines().count() <= 24, "one screen:\n{screen}");
+
+    // All that will be run, asked and reached, since the configuration may have come out of the repository; and nothing on the screen goes away.
+    let commands = "[service]\nstart = \"echo serve\"\n[wal]\nstart = \"echo receive\\u001b[1A\\u001b[2K\"\n\
+        [drill]\nchecks = [{ sql = \"SELECT count(*)\\nFROM t\", expect = \">= 1\" }]\n\
+        [packages]\nprimary = \"file:///srv/app\"\nreplica = \"s3://copy\"\nsnapshots = \"repository\"\n";
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), commands);
+    let printed = bowline.command(&["restore", "--plan"]).output().expect("run bowline");
+    let screen = String::from_utf8_lossy(&printed.stdout).into_owned();
+    for words in [
+        "the service is started: echo serve",
+        r"the receiver is started: echo receive\u{1b}[1A\u{1b}[2K",
+        r"SELECT count(*)\nFROM t (expected >= 1)",
+        "packages go into file:///srv/app, out of its replica s3://copy and snapshots in repository",
+    ] {
+        assert!(screen.contains(words), "{words:?} is missing:\n{screen}");
+    }
+    assert!(!screen.contains('\u{1b}'), "{screen:?}");
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod runs;
 mod scrub;
 mod status;
 mod store_findings;
+mod verbatim;
 mod verify;
 mod wal;
 
