@@ -60,6 +60,7 @@ pub use target::{Target, UNFINISHED, create_anew};
 use repo::Reader;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -194,9 +195,11 @@ pub fn write_recovery_settings(plan: &RestorePlan, target: &Target, restore_comm
     for (name, value) in settings {
         lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
     }
-    let mut file = fs::OpenOptions::new().append(true).create(true).open(&path).map_err(RestoreError::file("open", &path))?;
+    let mut how = fs::OpenOptions::new();
+    how.append(true).create(true).custom_flags(nix::libc::O_NOFOLLOW);
+    let mut file = how.open(&path).map_err(RestoreError::file("open", &path))?;
     file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()).map_err(RestoreError::file("write", &path))?;
-    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
+    std::os::unix::fs::fchown(&file, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
     replay::write_signal(target)
 }
 
