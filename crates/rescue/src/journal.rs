@@ -204,15 +204,20 @@ impl Journal {
     /// The journal of the last restore of this target, unless that is done.
     pub fn unfinished(target: &Target) -> Result<Option<Self>, RescueError> {
         let path = target.side_dir.join(NAME);
-        let Some(bytes) = read_own(&path)? else { return Ok(None) };
-        let found: Self = serde_json::from_slice(&bytes).map_err(|e| RescueError::Journal { path: path.clone(), why: e.to_string() })?;
+        let Some(file) = open(&path)? else { return Ok(None) };
+        let found: Self =
+            serde_json::from_slice(&read(&file, &path)?).map_err(|e| RescueError::Journal { path: path.clone(), why: e.to_string() })?;
         if found.format > FORMAT {
             return Err(RescueError::Journal { path, why: format!("it is of format {}, this program knows {FORMAT}", found.format) });
         }
+        if found.stage == Stage::Done {
+            return Ok(None);
+        }
+        need_own(&file, &path)?;
         if let Some(unit) = found.unit.as_ref().filter(|unit| !is_unit(unit)) {
             return Err(RescueError::Journal { path, why: format!("{unit:?} is no name of a systemd unit") });
         }
-        Ok((found.stage != Stage::Done).then_some(Self { path, ..found }))
+        Ok(Some(Self { path, ..found }))
     }
 
     /// With what is there overwritten, or kept aside.
@@ -292,27 +297,41 @@ impl Journal {
     }
 }
 
-/// `None` where it is not there. It lies in a folder of the cluster's owner, who may put there what he likes: root does as it says only where
-/// root wrote it.
-pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, RescueError> {
-    let foreign = |why: String| RescueError::Journal { path: path.to_owned(), why };
+/// The file that lies there; `None` where nothing does. The folder is the cluster's owner's, who may put there what he likes.
+fn open(path: &Path) -> Result<Option<File>, RescueError> {
+    let no_file = |why: &str| RescueError::Journal { path: path.to_owned(), why: why.into() };
     // A named pipe would keep it for ever.
-    let mut file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
+    let file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => return Err(foreign("It is a link".into())),
+        Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => return Err(no_file("It is a link")),
         file => file.map_err(RescueError::file("read", path))?,
     };
-    let meta = file.metadata().map_err(RescueError::file("read", path))?;
-    let me = nix::unistd::geteuid().as_raw();
-    if !meta.is_file() || ![me, 0].contains(&meta.uid()) {
-        return Err(foreign(format!(
-            "It is a file of user {}, and user {me} goes on only with a restore of its own: go on as that user",
-            meta.uid()
-        )));
-    }
+    let is_file = file.metadata().map_err(RescueError::file("read", path))?.is_file();
+    if is_file { Ok(Some(file)) } else { Err(no_file("It is no file")) }
+}
+
+fn read(mut file: &File, path: &Path) -> Result<Vec<u8>, RescueError> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(RescueError::file("read", path))?;
-    Ok(Some(bytes))
+    Ok(bytes)
+}
+
+/// Root does as a file says only where root wrote it, and everybody else where he or root did.
+fn need_own(file: &File, path: &Path) -> Result<(), RescueError> {
+    let uid = file.metadata().map_err(RescueError::file("read", path))?.uid();
+    let me = nix::unistd::geteuid().as_raw();
+    if [me, 0].contains(&uid) {
+        return Ok(());
+    }
+    let why = format!("It was written by user {uid}, and user {me} goes on only with what is his own: go on as that user");
+    Err(RescueError::Journal { path: path.to_owned(), why })
+}
+
+/// `None` where it is not there.
+pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, RescueError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    need_own(&file, path)?;
+    read(&file, path).map(Some)
 }
 
 /// Whether this can be the name of a unit (systemd.unit(5)), and is no word of a shell's or an option.
@@ -528,6 +547,9 @@ mod tests {
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
             assert!(matches!(Journal::unfinished(&target), Err(RescueError::Journal { .. })), "another user's");
+            journal.reach(Stage::Done).unwrap();
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(Journal::unfinished(&target).unwrap().is_none(), "what is over keeps nobody from beginning");
         }
     }
 }
