@@ -90,6 +90,9 @@ pub async fn drill(reader: &Reader, wish: &Wish, options: &DrillOptions, clock: 
     find_bin_dir(plan.backup.major, options.bin_dir.as_deref())?;
     refuse_unreachable(&options.program, owner)?;
     let room = Room::make(&options.parent, owner)?;
+    for (path, why) in room.left() {
+        report.notice("", "an earlier drill", format!("what it left in {} could not be removed ({why}): remove it yourself", path.display()));
+    }
     let held = hold(reader, &plan, &room, options, clock, events, &mut report).await;
     let removing = Instant::now();
     room.remove()?;

@@ -59,7 +59,7 @@ pub enum RescueError {
     Unproven { faults: Vec<String> },
     /// The restored cluster has no configuration.
     #[error("the cluster is recovered, but was not started: it has no postgresql.conf")]
-    NoConfig { data_dir: PathBuf },
+    NoConfig { data_dir: PathBuf, kept: PathBuf },
     /// A mistake in Bowline.
     #[error("internal error: {0}")]
     Bug(String),
@@ -139,7 +139,13 @@ impl Explain for RescueError {
                     .into()
             }
             Self::Unproven { faults } => faults.join("\n"),
-            Self::NoConfig { data_dir } => format!("Neither {} nor the backup holds one.", data_dir.display()),
+            Self::NoConfig { data_dir, kept } => {
+                format!(
+                    "Neither {} holds one nor the place where the cluster had it; what the backup holds lies in {}.",
+                    data_dir.display(),
+                    kept.display()
+                )
+            }
             Self::Locked { .. } | Self::Bug(_) => String::new(),
         }
     }

@@ -2,11 +2,13 @@
 
 use crate::RescueError;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use pg::StaleCollation;
-use restore::{Detour, Target, UNFINISHED, Wish};
+use restore::{ConfigPlaces, Detour, Placed, Target, UNFINISHED, Wish, create_anew};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use terms::{BackupId, Lsn, RecoveryTarget, Timeline, Timestamp};
 
@@ -108,6 +110,15 @@ pub struct Journal {
     pub aside: Option<PathBuf>,
     /// Configuration from outside the data directory: where it lies now, and where it was.
     pub config: Vec<(PathBuf, PathBuf)>,
+    /// Where of that may go back, as the backup has recorded it.
+    #[serde(default)]
+    pub config_places: ConfigPlaces,
+    /// Whether what lies there gives way to it, decided before anything was moved; `None` in what an earlier release left.
+    #[serde(default)]
+    pub config_gives_way: Option<bool>,
+    /// What became of it; `None` until it was put back.
+    #[serde(default)]
+    pub config_placed: Option<Vec<Placed>>,
     /// Old content of tablespaces, moved from and to.
     pub moved: Vec<(PathBuf, PathBuf)>,
     /// The systemd unit that ran the server.
@@ -166,6 +177,9 @@ impl Journal {
             detour: None,
             aside: None,
             config: Vec::new(),
+            config_places: ConfigPlaces::default(),
+            config_gives_way: None,
+            config_placed: None,
             moved: Vec::new(),
             unit: None,
             salvaged: None,
@@ -190,12 +204,20 @@ impl Journal {
     /// The journal of the last restore of this target, unless that is done.
     pub fn unfinished(target: &Target) -> Result<Option<Self>, RescueError> {
         let path = target.side_dir.join(NAME);
-        let Some(bytes) = read(&path)? else { return Ok(None) };
-        let found: Self = serde_json::from_slice(&bytes).map_err(|e| RescueError::Journal { path: path.clone(), why: e.to_string() })?;
+        let Some(file) = open(&path)? else { return Ok(None) };
+        let found: Self =
+            serde_json::from_slice(&read(&file, &path)?).map_err(|e| RescueError::Journal { path: path.clone(), why: e.to_string() })?;
         if found.format > FORMAT {
             return Err(RescueError::Journal { path, why: format!("it is of format {}, this program knows {FORMAT}", found.format) });
         }
-        Ok((found.stage != Stage::Done).then_some(Self { path, ..found }))
+        if found.stage == Stage::Done {
+            return Ok(None);
+        }
+        need_own(&file, &path)?;
+        if let Some(unit) = found.unit.as_ref().filter(|unit| !is_unit(unit)) {
+            return Err(RescueError::Journal { path, why: format!("{unit:?} is no name of a systemd unit") });
+        }
+        Ok(Some(Self { path, ..found }))
     }
 
     /// With what is there overwritten, or kept aside.
@@ -208,9 +230,9 @@ impl Journal {
         Self { stage: self.stage.min(Stage::SetAside), ..self }
     }
 
-    /// This one in the place of one that is given up: what was stopped then is stopped still.
+    /// This one in the place of one that is given up: what was stopped then is stopped still, and the machine was as bare as it was.
     pub fn after(self, given_up: &Self) -> Self {
-        Self { unit: given_up.unit.clone(), ..self }
+        Self { unit: given_up.unit.clone(), config_gives_way: given_up.config_gives_way, ..self }
     }
 
     /// What was asked for.
@@ -256,7 +278,7 @@ impl Journal {
     pub(crate) fn mark(&self, data_dir: &Path) -> Result<(), RescueError> {
         let path = data_dir.join(UNFINISHED);
         let write = || {
-            let mut file = File::create(&path)?;
+            let mut file = create_anew(&path, 0o644)?;
             file.write_all(self.id.as_bytes())?;
             file.sync_all()?;
             File::open(data_dir)?.sync_all()
@@ -275,12 +297,47 @@ impl Journal {
     }
 }
 
-/// `None` where it is not there.
-pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, RescueError> {
-    match fs::read(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        bytes => bytes.map(Some).map_err(RescueError::file("read", path)),
+/// The file that lies there; `None` where nothing does. The folder is the cluster's owner's, who may put there what he likes.
+fn open(path: &Path) -> Result<Option<File>, RescueError> {
+    let no_file = |why: &str| RescueError::Journal { path: path.to_owned(), why: why.into() };
+    // A named pipe would keep it for ever.
+    let file = match File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => return Err(no_file("It is a link")),
+        file => file.map_err(RescueError::file("read", path))?,
+    };
+    let is_file = file.metadata().map_err(RescueError::file("read", path))?.is_file();
+    if is_file { Ok(Some(file)) } else { Err(no_file("It is no file")) }
+}
+
+fn read(mut file: &File, path: &Path) -> Result<Vec<u8>, RescueError> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(RescueError::file("read", path))?;
+    Ok(bytes)
+}
+
+/// Root does as a file says only where root wrote it, and everybody else where he or root did.
+fn need_own(file: &File, path: &Path) -> Result<(), RescueError> {
+    let uid = file.metadata().map_err(RescueError::file("read", path))?.uid();
+    let me = nix::unistd::geteuid().as_raw();
+    if [me, 0].contains(&uid) {
+        return Ok(());
     }
+    let why = format!("It was written by user {uid}, and user {me} goes on only with what is his own: go on as that user");
+    Err(RescueError::Journal { path: path.to_owned(), why })
+}
+
+/// `None` where it is not there.
+pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, RescueError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    need_own(&file, path)?;
+    read(&file, path).map(Some)
+}
+
+/// Whether this can be the name of a unit (systemd.unit(5)), and is no word of a shell's or an option.
+fn is_unit(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b":_.@\\-".contains(&b);
+    !name.is_empty() && !name.starts_with('-') && name.bytes().all(is_plain)
 }
 
 /// What is gone already is no error.
@@ -295,8 +352,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), RescueError> {
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), RescueError> {
     let new = path.with_extension("json.new");
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let write = || {
-        let mut file = File::create(&new)?;
+    let write = || -> io::Result<()> {
+        let mut file = create_anew(&new, 0o644)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -315,7 +372,7 @@ impl Lock {
     pub fn take(target: &Target) -> Result<Self, RescueError> {
         target.make_side_dir()?;
         let path = target.side_dir.join(LOCK);
-        let file = File::options().create(true).append(true).open(&path).map_err(RescueError::file("open", &path))?;
+        let file = File::options().create(true).append(true).custom_flags(O_NOFOLLOW).open(&path).map_err(RescueError::file("open", &path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Self { _file: file }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(RescueError::Locked { data_dir: target.data_dir.clone() }),
@@ -461,5 +518,38 @@ mod tests {
         let target = target(dir.path());
         fs::write(target.side_dir.join(NAME), "{").unwrap();
         assert!(matches!(Journal::unfinished(&target), Err(RescueError::Journal { .. })));
+    }
+
+    #[test]
+    fn a_journal_that_somebody_planted_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let mut journal = Journal::new(&target, &wish("latest"), SystemClock.now());
+        let path = target.side_dir.join(NAME);
+        for (unit, is_one) in [("postgresql@18-main.service", true), (r"a\x2db.service", true), ("x; id", false), ("$(id)", false), ("-H", false)] {
+            journal.unit = Some(unit.to_owned());
+            journal.save().unwrap();
+            assert_eq!(Journal::unfinished(&target).is_ok(), is_one, "{unit}");
+        }
+        journal.unit = None;
+        journal.save().unwrap();
+        let elsewhere = dir.path().join("planted.json");
+        fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(matches!(Journal::unfinished(&target), Err(RescueError::Journal { .. })), "a link leads elsewhere");
+        // What is written goes into no file that a link leads to, either.
+        let new = path.with_extension("json.new");
+        fs::write(dir.path().join("precious"), "precious").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("precious"), &new).unwrap();
+        journal.save().unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "precious");
+        Journal::unfinished(&target).unwrap().unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(matches!(Journal::unfinished(&target), Err(RescueError::Journal { .. })), "another user's");
+            journal.reach(Stage::Done).unwrap();
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(Journal::unfinished(&target).unwrap().is_none(), "what is over keeps nobody from beginning");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! answer for another instant.
 
 use crate::RescueError;
-use crate::journal::{Journal, read, remove, replace};
+use crate::journal::{Journal, read_own, remove, replace};
 use restore::Target;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(crate) fn keep(target: &Target, journal: &Journal, rows: &Rows) -> Result<()
 /// What an earlier run of this very restore was told; none where it was told nothing.
 pub(crate) fn kept(target: &Target, journal: &Journal) -> Result<Option<Rows>, RescueError> {
     let path = path(target);
-    let Some(bytes) = read(&path)? else { return Ok(None) };
+    let Some(bytes) = read_own(&path)? else { return Ok(None) };
     let kept: Kept = serde_json::from_slice(&bytes).map_err(|e| RescueError::Journal { path, why: e.to_string() })?;
     Ok((kept.id == journal.id).then_some(kept.rows))
 }

@@ -9,7 +9,7 @@ use crate::{Lent, RescueError, RescueOptions, Salvage, Validation, hooks};
 use checks::{Outcome, Referred};
 use pg::{server_running_in, stop_server, survivors_in, systemd_unit_of, until_ready};
 use repo::Reader;
-use restore::{Occupied, RestoreOptions, RestorePlan, Target};
+use restore::{ConfigPlaces, Occupied, RestoreOptions, RestorePlan, Target};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use terms::{Advice, Class, Clock, Event, Events, Explain, RecoveryTarget, Step};
@@ -85,6 +85,10 @@ impl<L: Lent> Rescue<'_, L> {
             self.journal.proven = covered.map(|mark| mark.time).max(plan.last_transaction);
             self.journal.backup_ended = Some(plan.backup.stop.time);
             self.journal.detour = self.lent.detour();
+            self.journal.config_places = ConfigPlaces::of(&plan.contents, self.target);
+            if self.journal.config_gives_way.is_none() && self.journal.stage < Stage::SetAside {
+                self.journal.config_gives_way = Some(restore::gives_way(self.target, plan.backup.system_id));
+            }
         }
         self.journal.save()
     }
@@ -318,6 +322,13 @@ impl<L: Lent> Rescue<'_, L> {
             until_ready(&self.target.data_dir, SERVER_LIMIT).await?;
             self.journal.reach(self.journal.stage.max(Stage::ServerStarted))?;
             return Ok(Started::Normally);
+        }
+        // Once: what somebody puts right there afterwards, to have the server start, is not undone by the next run.
+        if !self.options.is_side && self.journal.config_placed.is_none() {
+            let Journal { config, config_places, config_gives_way, .. } = &self.journal;
+            let placed = restore::put_config_back(config, config_places, *config_gives_way == Some(true), self.target, self.clock.now())?;
+            self.journal.config_placed = Some(placed);
+            self.journal.save()?;
         }
         let started = self.step(Step::StartServer, async |rescue| start(rescue.target, rescue.options, &rescue.journal).await).await?;
         self.journal.reach(Stage::ServerStarted)?;

@@ -6,13 +6,13 @@ use crate::supervise::Way;
 use crate::{RescueError, RescueOptions, Validation};
 use checks::{Outcome, Proof, Referred};
 use pg::{
-    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, drop_askers, find_bin_dir, pid_file_text, settings_of_a_copy,
-    silenced,
-    start_normally,
+    CONTROL_FILE, ControlFile, PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, drop_askers, find_bin_dir, pid_file_text,
+    settings_of_a_copy, silenced, start_normally,
 };
-use restore::{Target, put_config_back};
+use restore::Target;
 use std::fs;
-use std::os::unix::fs::chown;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use terms::Events;
@@ -87,12 +87,10 @@ pub(crate) fn faults(proof: &Proof) -> Vec<String> {
 pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Journal) -> Result<Started, RescueError> {
     let bin_dir = find_bin_dir(journal.major, options.restoring.bin_dir.as_deref())?;
     let log = target.side_dir.join("server.log");
-    fs::File::options().create(true).append(true).open(&log).map_err(RescueError::file("create", &log))?;
-    give(&log, target)?;
+    target.as_owner(|| fs::File::options().create(true).append(true).open(&log).map(drop)).map_err(RescueError::file("create", &log))?;
     if options.is_side {
         return privately(&bin_dir, target, &log).await;
     }
-    put_config_back(&journal.config)?;
     let way = Way::to_start(&options.commands, journal.unit.as_deref());
     if way != Way::Itself {
         let (limit, before) = (options.commands.limit, pid_file_text(&target.data_dir));
@@ -100,27 +98,32 @@ pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Jo
         way.until_started(&target.data_dir, before, limit).await?;
         return Ok(Started::Normally);
     }
-    let mut settings = Vec::new();
-    if !target.data_dir.join("postgresql.conf").exists() {
-        // Debian's way: the configuration is elsewhere and names the rest.
-        let outside = journal.config.iter().map(|(_, original)| original).find(|p| p.file_name().is_some_and(|n| n == "postgresql.conf"));
-        let Some(outside) = outside else { return Err(RescueError::NoConfig { data_dir: target.data_dir.clone() }) };
-        settings.push(("config_file".to_owned(), outside.display().to_string()));
-    }
+    let settings = where_configured(target, journal)?;
     start_normally(&bin_dir, &target.data_dir, &settings, &log, SERVER_LIMIT).await?;
     Ok(Started::Normally)
 }
 
+/// Debian's way: the configuration is elsewhere and names the rest. Where the cluster had it so, a file in the data directory is a leftover.
+fn where_configured(target: &Target, journal: &Journal) -> Result<Vec<(String, String)>, RescueError> {
+    let is_inside = target.data_dir.join("postgresql.conf").exists();
+    let is_main = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "postgresql.conf");
+    // Older backups do not say which one it was.
+    let guessed = journal.config.iter().map(|(_, original)| original).find(is_main).filter(|_| !is_inside);
+    let recorded = journal.config_places.config_file.as_ref();
+    match recorded.filter(|path| path.exists()).or(guessed) {
+        Some(outside) => {
+            let words = |path: &Path| path.display().to_string();
+            // It may name the data directory of the host that it was written for.
+            Ok(vec![("config_file".to_owned(), words(outside)), ("data_directory".to_owned(), words(&target.data_dir))])
+        }
+        None if is_inside => Ok(Vec::new()),
+        None => Err(RescueError::NoConfig { data_dir: target.data_dir.clone(), kept: target.side_dir.join("config") }),
+    }
+}
+
 /// A side restore must not meet the world as production: no network, no archiving, nobody to wait for.
 async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Started, RescueError> {
-    let mut socket_dir = target.side_dir.join("run");
-    if socket_dir.as_os_str().len() > SOCKET_DIR_MAX {
-        socket_dir = PathBuf::from(format!("/tmp/bowline-side-{}", std::process::id()));
-    }
-    fs::create_dir_all(&socket_dir).map_err(RescueError::file("create", &socket_dir))?;
-    fs::set_permissions(&socket_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .map_err(RescueError::file("set the mode of", &socket_dir))?;
-    give(&socket_dir, target)?;
+    let socket_dir = socket_dir(target, Path::new("/tmp"))?;
     let config = target.side_dir.join("private.conf");
     let hba = target.side_dir.join("private_hba.conf");
     let ident = target.side_dir.join("private_ident.conf");
@@ -140,8 +143,7 @@ async fn privately(bin_dir: &Path, target: &Target, log: &Path) -> Result<Starte
     }
     // Everything is given on the command line, so that it wins over what the cluster brought along.
     for (path, text) in [(&config, "# Everything is on the command line.\n"), (&hba, "local all all trust\n"), (&ident, "")] {
-        fs::write(path, text).map_err(RescueError::file("write", path))?;
-        give(path, target)?;
+        target.as_owner(|| fs::write(path, text)).map_err(RescueError::file("write", path))?;
     }
     start_normally(bin_dir, &target.data_dir, &settings, log, SERVER_LIMIT).await?;
     Ok(Started::Privately { socket_dir })
@@ -153,6 +155,59 @@ pub(crate) fn read_control(target: &Target) -> Result<ControlFile, RescueError> 
     Ok(ControlFile::parse(&bytes).map_err(restore::RestoreError::from)?)
 }
 
-fn give(path: &Path, target: &Target) -> Result<(), RescueError> {
-    chown(path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RescueError::file("own", path))
+/// A directory of the owner's alone, beside the target or, where its name would be too long, one that nobody else can have made.
+fn socket_dir(target: &Target, short: &Path) -> Result<PathBuf, RescueError> {
+    let beside = target.side_dir.join("run");
+    if beside.as_os_str().len() <= SOCKET_DIR_MAX {
+        target.make_dir(&beside)?;
+        return Ok(beside);
+    }
+    let make = |place: &Path| target.as_owner(|| fs::DirBuilder::new().mode(0o700).create(place));
+    let is_taken = |made: &io::Result<()>| made.as_ref().is_err_and(|e| e.kind() == ErrorKind::AlreadyExists);
+    for number in 0_u32.. {
+        let place = short.join(format!("bowline-side-{}-{number}", std::process::id()));
+        match make(&place) {
+            made if is_taken(&made) => {}
+            made => return made.map(|()| place.clone()).map_err(RescueError::file("create", &place)),
+        }
+    }
+    Err(RescueError::Bug("every name of a directory is taken".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restore::Wish;
+    use terms::{Clock, SystemClock};
+
+    #[test]
+    fn a_directory_that_somebody_else_made_is_not_where_the_socket_goes() {
+        let (dir, short) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut target = Target::inspect(&dir.path().join("d".repeat(SOCKET_DIR_MAX))).unwrap();
+        (target.owner.uid, target.owner.gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let planted = short.path().join(format!("bowline-side-{}-0", std::process::id()));
+        std::os::unix::fs::symlink(dir.path(), &planted).unwrap();
+        let made = socket_dir(&target, short.path()).unwrap();
+        assert_ne!(made, planted);
+        assert!(fs::symlink_metadata(&made).unwrap().is_dir());
+    }
+
+    #[test]
+    fn a_cluster_whose_configuration_was_outside_starts_with_that_and_not_with_a_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::inspect(&dir.path().join("data")).unwrap();
+        let wish = Wish { target: "latest".parse().unwrap(), timeline: None, backup: None };
+        let mut journal = Journal::new(&target, &wish, SystemClock.now());
+        assert!(matches!(where_configured(&target, &journal), Err(RescueError::NoConfig { .. })));
+        fs::create_dir(&target.data_dir).unwrap();
+        fs::write(target.data_dir.join("postgresql.conf"), "# a leftover\n").unwrap();
+        assert!(where_configured(&target, &journal).unwrap().is_empty());
+        let outside = dir.path().join("postgresql.conf");
+        journal.config_places.config_file = Some(outside.clone());
+        assert!(where_configured(&target, &journal).unwrap().is_empty(), "it is gone: what is in the data directory is better than nothing");
+        fs::write(&outside, "").unwrap();
+        let settings = where_configured(&target, &journal).unwrap();
+        assert_eq!(settings[0], ("config_file".to_owned(), outside.display().to_string()));
+        assert_eq!(settings[1], ("data_directory".to_owned(), target.data_dir.display().to_string()));
+    }
 }

@@ -21,6 +21,8 @@ pub struct Contents {
     pub data_bytes: u64,
     /// On disk, of configuration from outside the data directory.
     pub config_bytes: u64,
+    /// Where each file of that was.
+    pub config: Vec<PathBuf>,
     /// In the manifest's order.
     pub tablespaces: Vec<TablespaceContents>,
     /// Where the data directory was.
@@ -64,6 +66,7 @@ pub(crate) async fn read(reader: &Reader, backup: &BackupDocument) -> Result<Con
             Entry::Config(body) => {
                 contents.files += 1;
                 contents.config_bytes += body.size.next_multiple_of(BLOCK_BYTES);
+                contents.config.push(decode(&body.path)?);
                 note(&mut packs, body);
             }
             Entry::Dir { .. } => contents.data_bytes += BLOCK_BYTES,

@@ -71,7 +71,9 @@ pub(crate) async fn plan_around(reader: &Reader, wish: &Wish, around: Around<'_>
                 None => Err(refused("No backup was complete by then.".into())),
             }
         }
-        (None, RecoveryTarget::Lsn(_) | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_)) => in_one_alone(reader, &spans, wish, around).await,
+        (None, RecoveryTarget::Lsn(_) | RecoveryTarget::Name(_) | RecoveryTarget::Xid(_) | RecoveryTarget::BeforeXid(_)) => {
+            in_one_alone(reader, &spans, wish, around).await
+        }
     };
     match outcome {
         Err(RestoreError::Unreachable { target, why, .. }) if spans.len() > 1 => {

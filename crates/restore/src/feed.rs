@@ -75,9 +75,7 @@ impl<'a> Feeder<'a> {
                     let relative = original.strip_prefix("/").ok().filter(|p| stays_inside(p));
                     let relative = relative.ok_or_else(|| RestoreError::Path { path: body.path.clone() })?;
                     let kept = self.shared.target.side_dir.join("config").join(relative);
-                    if let Some(parent) = kept.parent() {
-                        fs::create_dir_all(parent).map_err(RestoreError::file("create", parent))?;
-                    }
+                    self.folders_beside(&kept)?;
                     self.restored.config.push((kept.clone(), original));
                     // An earlier restore into this target may have left its own there.
                     self.file(kept, body, true)?;
@@ -102,6 +100,14 @@ impl<'a> Feeder<'a> {
         }
         let root = &self.shared.target.data_dir;
         fs::set_permissions(root, fs::Permissions::from_mode(self.root_mode)).map_err(RestoreError::file("set the mode of", root))
+    }
+
+    /// Each folder on the way from the side directory to this file is a real one: through a link root would write elsewhere.
+    fn folders_beside(&self, kept: &Path) -> Result<(), RestoreError> {
+        let target = &self.shared.target;
+        let mut folders: Vec<&Path> = kept.ancestors().skip(1).take_while(|folder| *folder != target.side_dir).collect();
+        folders.reverse();
+        folders.into_iter().try_for_each(|folder| target.make_dir(folder))
     }
 
     fn directory(&mut self, path: &Path, mode: u32) -> Result<(), RestoreError> {

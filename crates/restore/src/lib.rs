@@ -3,6 +3,7 @@
 mod ahead;
 mod at_once;
 mod buffers;
+mod config;
 mod contents;
 mod deep;
 mod delta;
@@ -36,6 +37,7 @@ mod tail;
 mod target;
 mod xids;
 
+pub use config::{ConfigPlaces, Fate, Placed, gives_way, put_config_back};
 pub use contents::{Contents, TablespaceContents};
 pub use deep::{Proven, prove_deep};
 pub use delta::{Occupied, recognise};
@@ -54,11 +56,12 @@ pub use space::{Disk, Filesystem, Held, Need, disk_of, group, needs, refuse_cram
 pub use spoiled::Spoiled;
 pub use spool::Spool;
 pub use supply::{Supplied, ask_supply};
-pub use target::{Target, UNFINISHED, linked_wal};
+pub use target::{Target, UNFINISHED, create_anew, linked_wal};
 
 use repo::Reader;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -193,33 +196,17 @@ pub fn write_recovery_settings(plan: &RestorePlan, target: &Target, restore_comm
     for (name, value) in settings {
         lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
     }
-    let mut file = fs::OpenOptions::new().append(true).create(true).open(&path).map_err(RestoreError::file("open", &path))?;
+    let mut how = fs::OpenOptions::new();
+    how.append(true).create(true).custom_flags(nix::libc::O_NOFOLLOW);
+    let mut file = how.open(&path).map_err(RestoreError::file("open", &path))?;
     file.write_all(lines.as_bytes()).and_then(|()| file.sync_all()).map_err(RestoreError::file("write", &path))?;
-    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
+    std::os::unix::fs::fchown(&file, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
     replay::write_signal(target)
 }
 
 /// A `restore_command` that calls this program with this configuration.
 pub fn restore_command(program: &Path, config: &Path) -> String {
     format!("{} --config {} wal fetch %f %p", replay::shell_word(program), replay::shell_word(config))
-}
-
-/// Puts outside configuration (where it lies now, where it was) back where nothing is now; returns what was put back and what was left.
-pub fn put_config_back(config: &[(PathBuf, PathBuf)]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), RestoreError> {
-    let (mut put, mut left) = (Vec::new(), Vec::new());
-    for (kept, original) in config {
-        if original.exists() {
-            left.push(original.clone());
-            continue;
-        }
-        target::make_parents(original)?;
-        fs::copy(kept, original).map_err(RestoreError::file("write", original))?;
-        let meta = fs::metadata(kept).map_err(RestoreError::file("read", kept))?;
-        use std::os::unix::fs::MetadataExt;
-        std::os::unix::fs::chown(original, Some(meta.uid()), Some(meta.gid())).map_err(RestoreError::file("own", original))?;
-        put.push(original.clone());
-    }
-    Ok((put, left))
 }
 
 /// Runs steps, tells of them and times them.

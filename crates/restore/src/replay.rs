@@ -13,7 +13,7 @@ use pg::{
 };
 use repo::Reader;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,8 +144,10 @@ fn spool_of(target: &Target) -> Result<PathBuf, RestoreError> {
 /// src/backend/access/transam/xlog.c). Durable: recovery without it ends somewhere.
 pub(crate) fn write_signal(target: &Target) -> Result<(), RestoreError> {
     let path = target.data_dir.join("recovery.signal");
-    let file = fs::File::create(&path).map_err(RestoreError::file("write", &path))?;
-    std::os::unix::fs::chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
+    // Not for a moment without it, and through no link of the owner's.
+    let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path);
+    let file = opened.map_err(RestoreError::file("write", &path))?;
+    std::os::unix::fs::fchown(&file, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))?;
     let folder = fs::File::open(&target.data_dir).map_err(RestoreError::file("open", &target.data_dir))?;
     file.sync_all().and_then(|()| folder.sync_all()).map_err(RestoreError::file("make durable", &path))
 }

@@ -3,12 +3,15 @@
 use crate::RestoreError;
 use crate::mounts::{is_mount_point, mounts_below};
 use crate::paths::{followed, plain, real};
-use nix::unistd::{User, geteuid};
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+use nix::unistd::{Gid, Uid, User, geteuid, setfsgid, setfsuid};
 use pg::{Owner, owner_of, server_running_in, survivors_in};
 use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
+use std::thread;
 use terms::Timestamp;
 
 /// The file that marks a data directory as made by a restore that is not done.
@@ -58,7 +61,7 @@ impl Target {
                 }
                 something
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+            Err(e) if e.kind() == ErrorKind::NotFound => false,
             Err(e) => return Err(RestoreError::file("look at", data_dir)(e)),
         };
         let owner =
@@ -151,9 +154,32 @@ impl Target {
         Ok(())
     }
 
-    /// Makes the directory beside the target, if it is not there.
+    /// Makes the directory beside the target, if it is not there. One that somebody else laid there is refused: root would write where it leads.
     pub fn make_side_dir(&self) -> Result<(), RestoreError> {
-        if self.side_dir.exists() { Ok(()) } else { self.make_dir(&self.side_dir) }
+        self.make_dir(&self.side_dir)
+    }
+
+    /// Does this with the rights on files of the owner, in whose folders it works: what he put in the way leads no further than he gets himself.
+    pub fn as_owner<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let Owner { uid, gid } = self.owner;
+        if !geteuid().is_root() || uid == 0 {
+            return work();
+        }
+        // These are each thread's own (setfsuid(2), and setgroups(2) as the system call that it is), and end with it.
+        let lowered = || -> io::Result<T> {
+            rustix::thread::set_thread_groups(&[])?;
+            setfsgid(Gid::from_raw(gid));
+            setfsuid(Uid::from_raw(uid));
+            // It says what was, not whether it did anything.
+            if setfsuid(Uid::from_raw(uid)) != Uid::from_raw(uid) {
+                return Err(io::Error::new(ErrorKind::PermissionDenied, format!("user {uid} cannot be acted for: setfsuid does nothing here")));
+            }
+            work()
+        };
+        match thread::scope(|scope| scope.spawn(lowered).join()) {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Moves all that is in the data directory into a directory in it, but what earlier restores kept there; may have been begun before.
@@ -173,14 +199,32 @@ impl Target {
         fs::read_dir(&self.data_dir).map_or(true, |mut listing| listing.all(|entry| entry.is_ok_and(|entry| stays(&entry.file_name()))))
     }
 
-    /// Makes a directory that only the owner can enter, and its parents.
-    pub(crate) fn make_dir(&self, path: &Path) -> Result<(), RestoreError> {
+    /// Makes a directory that only the owner can enter, and its parents. One that is there is the owner's already, or root's and is given to
+    /// him; a link is no directory, wherever it leads.
+    pub fn make_dir(&self, path: &Path) -> Result<(), RestoreError> {
         make_parents(path)?;
         match fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(RestoreError::file("create", path)(e)),
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(RestoreError::file("create", path)(e)),
             _ => {}
         }
-        chown(path, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", path))
+        let unusable = |why: String| RestoreError::Target {
+            path: path.to_owned(),
+            why,
+            hint: "See who put it there, and move it away; then run the restore again.".into(),
+        };
+        // By what is opened and not by its name, which may be another's a moment later.
+        let opened = match OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path) {
+            Err(_) if fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()) => {
+                return Err(unusable("It is a link or a file, and must be a directory of this restore's own.".into()));
+            }
+            opened => opened.map_err(RestoreError::file("open", path))?,
+        };
+        let there = opened.metadata().map_err(RestoreError::file("look at", path))?;
+        match there.uid() {
+            uid if uid == self.owner.uid => Ok(()),
+            0 => fchown(&opened, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", path)),
+            uid => Err(unusable(format!("It belongs to user {uid}, and the cluster to user {}.", self.owner.uid))),
+        }
     }
 }
 
@@ -195,6 +239,15 @@ pub(crate) fn make_parents(path: &Path) -> Result<(), RestoreError> {
 /// Where `pg_wal` of this data directory leads when it is a link: a restore that moves it aside makes it a directory again.
 pub fn linked_wal(data_dir: &Path) -> Option<PathBuf> {
     fs::read_link(data_dir.join("pg_wal")).ok()
+}
+
+/// Makes a file that is certainly new: what bears its name goes first, and a link is not followed.
+pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Renames `path` to a name that says when it was put aside.
@@ -220,14 +273,14 @@ pub(crate) fn clear_tablespace(place: &Path, now: Timestamp, keeps: impl Fn(&OsS
 }
 
 /// The name beside `path` that says when it was put aside.
-fn before(path: &Path, now: Timestamp) -> PathBuf {
+pub(crate) fn before(path: &Path, now: Timestamp) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".before-{}", now.compact()));
     name.into()
 }
 
 /// This name, or with the lowest number behind it that makes it one that nothing has.
-fn not_taken(name: PathBuf) -> PathBuf {
+pub(crate) fn not_taken(name: PathBuf) -> PathBuf {
     let numbered = (2..).map(|number| {
         let mut numbered = name.as_os_str().to_owned();
         numbered.push(format!("-{number}"));
@@ -272,6 +325,7 @@ fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -338,5 +392,60 @@ mod tests {
         make_parents(&home.path().join("old/a/b/main")).unwrap();
         assert!(!home.path().join("old/a/b/main").exists());
         assert_eq!(["old", "old/a", "old/a/b"].map(|name| mode(&home.path().join(name))), [0o750, 0o755, 0o755]);
+    }
+
+    /// Of a cluster that belongs to whoever runs this.
+    fn target(dir: &Path) -> Target {
+        let owner = Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let side_dir = dir.join("data.bowline");
+        Target { data_dir: dir.join("data"), owner, side_dir, sockets: "/tmp".into(), occupied: false }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_directory_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, elsewhere) = (target(dir.path()), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, &target.side_dir).unwrap();
+        let refused = target.make_side_dir().unwrap_err();
+        assert!(matches!(&refused, RestoreError::Target { path, .. } if *path == target.side_dir), "{refused}");
+        fs::remove_file(&target.side_dir).unwrap();
+        target.make_side_dir().unwrap();
+        target.make_side_dir().unwrap();
+        let wal = target.side_dir.join("wal");
+        symlink(&elsewhere, &wal).unwrap();
+        target.make_dir(&wal).unwrap_err();
+        fs::remove_file(&wal).unwrap();
+        fs::write(&wal, "").unwrap();
+        target.make_dir(&wal).unwrap_err();
+    }
+
+    #[test]
+    fn a_file_that_is_made_anew_leaves_alone_where_a_link_of_its_name_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("new"), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, "precious").unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        create_anew(&path, 0o600).unwrap();
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+    }
+
+    #[test]
+    fn what_is_done_as_the_owner_makes_files_of_the_owner() {
+        // Only root can act for somebody else; whoever else runs this is the owner.
+        let owner = if geteuid().is_root() { Owner { uid: 65_534, gid: 65_534 } } else { target(Path::new("/")).owner };
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target { owner, ..target(dir.path()) };
+        chown(dir.path(), Some(owner.uid), Some(owner.gid)).unwrap();
+        let path = dir.path().join("file");
+        target.as_owner(|| fs::write(&path, "")).unwrap();
+        let made = fs::metadata(&path).unwrap();
+        assert_eq!((made.uid(), made.gid()), (owner.uid, owner.gid));
+        if geteuid().is_root() {
+            let secret = dir.path().join("secret");
+            drop(create_anew(&secret, 0o600).unwrap());
+            target.as_owner(|| fs::read(&secret)).unwrap_err();
+        }
     }
 }

@@ -26,7 +26,9 @@ impl XidEnd {
         let at = self.at.map_or_else(String::new, |at| format!(" on {at}"));
         let start = self.start;
         let (xid, stops) = match target {
-            RecoveryTarget::BeforeXid(xid) => (RecoveryTarget::Xid(*xid), "before that record, so what ended before it is in, and neither it nor what ended later is"),
+            RecoveryTarget::BeforeXid(xid) => {
+                (RecoveryTarget::Xid(*xid), "before that record, so what ended before it is in, and neither it nor what ended later is")
+            }
             other => (other.clone(), "behind that record, so what ended before it is in, and what ended later is not"),
         };
         format!("{xid} was {how}{at}, at {start}: recovery stops {stops}.")

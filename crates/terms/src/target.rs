@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn each_target_reads_back_what_it_prints() {
-        for text in ["latest", "immediate", "16/B374D848", "name:before-migration", "xid:742", "xid:4294968038", "before xid:742", "2026-11-22 14:05:00 UTC"] {
+        for text in
+            ["latest", "immediate", "16/B374D848", "name:before-migration", "xid:742", "xid:4294968038", "before xid:742", "2026-11-22 14:05:00 UTC"]
+        {
             assert_eq!(text.parse::<RecoveryTarget>().unwrap().to_string(), text);
         }
         let now = "2026-11-22 14:05:00 UTC".parse().unwrap();

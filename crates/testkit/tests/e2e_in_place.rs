@@ -110,14 +110,43 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
     cluster.stop_adopted();
     std::fs::remove_dir_all(&etc).expect("lose the configuration");
     std::fs::remove_dir_all(&data).expect("lose the data");
-    bowline.ok(&["restore", "--yes", "--no-protect"]);
-    wait("the server", Duration::from_secs(10), || cluster.try_psql("SELECT 1").is_ok());
-    assert_eq!(cluster.psql("SELECT a FROM t; SHOW work_mem; SHOW config_file"), format!("42\n5MB\n{}/postgresql.conf", etc.display()));
+    let restore = ["restore", "--yes", "--no-protect", "--no-salvage"];
+    let fate = |result: &serde_json::Value| {
+        let files = result["config"].as_array().expect("what became of it").clone();
+        let of = |name: &str| files.iter().find(|file| file["original"] == etc.join(name).to_str().expect("a plain path")).cloned();
+        (of("postgresql.conf").expect("one"), of("pg_hba.conf").expect("another"))
+    };
+    let came_back = || {
+        wait("the server", Duration::from_secs(10), || cluster.try_psql("SELECT 1").is_ok());
+        assert_eq!(cluster.psql("SELECT a FROM t; SHOW work_mem; SHOW config_file"), format!("42\n5MB\n{}/postgresql.conf", etc.display()));
+        cluster.stop_adopted();
+    };
+    let (main, rules) = fate(&bowline.ok(&restore));
+    came_back();
+    assert_eq!((main["fate"].as_str(), rules["fate"].as_str()), (Some("put-back"), Some("put-back")));
     assert_eq!(std::fs::read_to_string(etc.join("postgresql.conf")).expect("read"), text);
     assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), hba);
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&data).expect("the data directory").permissions());
     assert_eq!(mode & 0o777, 0o750, "the group's access comes back");
-    cluster.stop_adopted();
+
+    // A machine that is new but for what a package made: that gives way, and is kept.
+    std::fs::remove_dir_all(&data).expect("lose the data");
+    std::fs::write(etc.join("pg_hba.conf"), "# a package's\n").expect("write");
+    let (main, rules) = fate(&bowline.ok(&restore));
+    came_back();
+    assert_eq!((main["fate"].as_str(), rules["fate"].as_str()), (Some("same"), Some("replaced")), "{rules}");
+    assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), hba);
+    assert_eq!(std::fs::read_to_string(rules["before"].as_str().expect("a name")).expect("read"), "# a package's\n");
+
+    // Where the cluster lived already, what was changed since the backup stays, and is told.
+    std::fs::write(etc.join("pg_hba.conf"), "local all all trust\n").expect("write");
+    let plan = bowline.ok(&["restore", "--plan"]);
+    assert!(plan["steps"].to_string().contains("configuration that is there stays"), "{plan:#}");
+    let (_, rules) = fate(&bowline.ok(&restore));
+    came_back();
+    assert_eq!(rules["fate"], "left", "{rules}");
+    assert!(rules["remedy"].as_str().is_some_and(|command| command.starts_with("cp -p ")), "{rules}");
+    assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), "local all all trust\n");
 }
 
 #[test]

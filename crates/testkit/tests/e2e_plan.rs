@@ -120,6 +120,23 @@ fn a_plan_touches_nothing_and_its_time_is_that_of_the_last_drill() {
         assert!(screen.lines().any(|line| line.starts_with(label)), "{label:?} is missing:\n{screen}");
     }
     assert!(screen.lines().count() <= 24, "one screen:\n{screen}");
+
+    // All that will be run, asked and reached, since the configuration may have come out of the repository; and nothing on the screen goes away.
+    let commands = "[service]\nstart = \"echo serve\"\n[wal]\nstart = \"echo receive\\u001b[1A\\u001b[2K\"\n\
+        [drill]\nchecks = [{ sql = \"SELECT count(*)\\nFROM t\", expect = \">= 1\" }]\n\
+        [packages]\nprimary = \"file:///srv/app\"\nreplica = \"s3://copy\"\nsnapshots = \"repository\"\n";
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), commands);
+    let printed = bowline.command(&["restore", "--plan"]).output().expect("run bowline");
+    let screen = String::from_utf8_lossy(&printed.stdout).into_owned();
+    for words in [
+        "the service is started: echo serve",
+        r"the receiver is started: echo receive\u{1b}[1A\u{1b}[2K",
+        r"SELECT count(*)\nFROM t (expected >= 1)",
+        "packages go into file:///srv/app, out of its replica s3://copy and snapshots in repository",
+    ] {
+        assert!(screen.contains(words), "{words:?} is missing:\n{screen}");
+    }
+    assert!(!screen.contains('\u{1b}'), "{screen:?}");
 }
 
 #[test]
@@ -298,7 +315,8 @@ fn a_transaction_is_the_last_one_that_is_in() {
         insert(2, "COMMIT");
         cluster.psql("COMMIT PREPARED 'p'");
         let third = insert(3, "COMMIT");
-        let stamp = cluster.psql(&format!("SET TimeZone = 'UTC'; SELECT to_char(pg_xact_commit_timestamp('{third}'::xid), 'YYYY-MM-DD HH24:MI:SS.US \"UTC\"')"));
+        let stamp = cluster
+            .psql(&format!("SET TimeZone = 'UTC'; SELECT to_char(pg_xact_commit_timestamp('{third}'::xid), 'YYYY-MM-DD HH24:MI:SS.US \"UTC\"')"));
         let stamp = stamp.lines().last().expect("when it was committed");
         let rolled_back = insert(99, "ROLLBACK");
         insert(4, "COMMIT");
@@ -324,7 +342,11 @@ fn a_transaction_is_the_last_one_that_is_in() {
         assert_eq!(at(&format!("before {stamp}")), "0,1,2,10", "PostgreSQL {major}: and here it is not");
         let undone = bowline.restore(&["--to", &format!("before xid:{dropped}")]);
         assert!(undone.result["plan"]["notes"].to_string().contains("takes effect without a commit"), "{}", undone.result);
-        assert_eq!(undone.psql("\\connect kept\nSELECT 'whole'").lines().last(), Some("whole"), "PostgreSQL {major}: the dropped database is there with its files");
+        assert_eq!(
+            undone.psql("\\connect kept\nSELECT 'whole'").lines().last(),
+            Some("whole"),
+            "PostgreSQL {major}: the dropped database is there with its files"
+        );
         let stop = |xid: &str| plan(&bowline, &["--to", &format!("xid:{xid}")])["plan"]["stop"].clone();
         let next_epoch = first.parse::<u64>().expect("a number") + (1 << 32);
         assert_eq!(stop(&first), stop(&next_epoch.to_string()), "the log has the low half only");

@@ -172,7 +172,8 @@ mod tests {
             whole_address(&Config::parse(&text, Path::new("t")).unwrap().repository)
         };
         assert_eq!(address(""), "s3://b/p");
-        let lines = "endpoint = \"https://minio.example:9000\"\nregion = \"us-east-1\"\nca_file = \"/etc/a & b.pem\"\nsecret_access_key = \"env:SECRET\"\n";
+        let lines =
+            "endpoint = \"https://minio.example:9000\"\nregion = \"us-east-1\"\nca_file = \"/etc/a & b.pem\"\nsecret_access_key = \"env:SECRET\"\n";
         assert_eq!(address(lines), "'s3://b/p?region=us-east-1&endpoint=https://minio.example:9000&ca_file=/etc/a%20%26%20b.pem'");
         let said = whole_address(
             &Config::parse("org = \"acme\"\n[repository]\nurl = \"s3://b?region=x\"\nregion = \"y\"\n", Path::new("t")).unwrap().repository,

@@ -2,9 +2,11 @@
 
 mod events;
 mod numbers;
+mod plain;
 
 pub use events::{event_json, event_line};
 pub use numbers::{bytes, counted, duration, rate};
+use plain::plain;
 
 use crate::args::Common;
 use crate::fault::Fault;
@@ -77,17 +79,19 @@ impl Printer {
 
     /// A line of a report, for people.
     pub fn say(&self, line: impl AsRef<str>) {
-        self.keep(line.as_ref());
+        let line = plain(line.as_ref());
+        self.keep(&line);
         if !self.json {
-            self.above_bar(|| drop(writeln!(std::io::stdout(), "{}", line.as_ref())));
+            self.above_bar(|| drop(writeln!(std::io::stdout(), "{line}")));
         }
     }
 
     /// A remark beside the report.
     pub fn remark(&self, line: impl AsRef<str>) {
-        self.keep(line.as_ref());
+        let line = plain(line.as_ref());
+        self.keep(&line);
         if !self.json && !self.quiet {
-            self.above_bar(|| drop(writeln!(std::io::stderr(), "{}", line.as_ref())));
+            self.above_bar(|| drop(writeln!(std::io::stderr(), "{line}")));
         }
     }
 
@@ -114,7 +118,7 @@ impl Printer {
             }
             drop(writeln!(std::io::stdout(), "{}", json!({ "error": error })));
         } else {
-            drop(writeln!(std::io::stderr(), "{advice}"));
+            drop(writeln!(std::io::stderr(), "{}", plain(&advice.to_string())));
         }
     }
 

@@ -24,6 +24,7 @@ mod list;
 mod manual;
 mod measured;
 mod outlook;
+mod outside;
 pub mod packages;
 mod protect;
 mod push;
@@ -35,6 +36,7 @@ mod runs;
 mod scrub;
 mod status;
 mod store_findings;
+mod verbatim;
 mod verify;
 mod wal;
 

@@ -98,7 +98,8 @@ impl<'p> Outlook<'p> {
         let Self { plan, target, .. } = self;
         let summary = plan.summary();
         let b = &plan.backup;
-        let line = |label: &str, text: &str| printer.say(format!("{label:<12} {text}"));
+        // One line each: what a configuration or a backup names must not write others below it.
+        let line = |label: &str, text: &str| printer.say(format!("{label:<12} {}", text.replace('\n', "\\n")));
         line("restore to", &plan.target.to_string());
         line("stops", &summary.stop);
         line("backup", &format!("{} of PostgreSQL {}, consistent at {} ({})", b.id, b.server_version, b.stop.time, b.stop.lsn));

@@ -14,6 +14,7 @@ use rescue::{Lent, Salvage};
 use restore::{Detour, RestorePlan};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -224,7 +225,8 @@ impl Protector<'_> {
         let path = self.side_dir.join("receiver.log");
         let cannot =
             |e: std::io::Error| Fault::of("no-receiver", Class::Refused, "cannot start a WAL receiver", format!("{}: {e}.", path.display()), "");
-        let log = File::options().create(true).append(true).open(&path).map_err(cannot)?;
+        // Through a link of the cluster's owner root would write elsewhere.
+        let log = File::options().create(true).append(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path).map_err(cannot)?;
         let child = beside::receiver(self.common, log).map_err(cannot)?;
         self.printer.tell(Event::Noticed {
             what: format!(

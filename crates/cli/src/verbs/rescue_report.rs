@@ -2,7 +2,7 @@
 
 use crate::args::RestoreArgs;
 use crate::show::{Printer, bytes, duration, rate};
-use crate::verbs::damage;
+use crate::verbs::{damage, outside};
 use crate::wiring::Wiring;
 use rescue::{RescueReport, Started};
 use restore::{Detour, PlanSummary, RestorePlan, RestoreReport, Target};
@@ -69,6 +69,9 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
             printer.say(format!("             stop PostgreSQL, mv {0} {1}.new && ln -s {1}.new {0}", pg_wal.display(), wal.display()));
         }
     }
+    if !matches!(report.started, Started::Privately { .. }) {
+        outside::show(printer, target, journal);
+    }
     let socket_dir: Option<&Path> = match &report.started {
         Started::No => None,
         Started::Normally => {
@@ -115,7 +118,7 @@ pub fn show(printer: &Printer, wiring: &Wiring, plan: Option<PlanSummary>, targe
         "bytes_kept": journal.bytes_kept, "bytes_written": journal.bytes_written,
         "recovered": recovered, "validated": journal.validated, "steps": steps, "seconds": in_all.as_secs_f64(), "running": report.started != Started::No,
         "socket_dir": socket_dir, "salvaged": journal.salvaged.map(|(from, to)| json!({"from": from, "to": to})),
-        "packages": journal.packages,
+        "packages": journal.packages, "config": outside::json(journal),
         "stale_collations": journal.stale_collations.iter().map(|(database, stale)| json!({"database": database, "collation": stale.collation,
             "recorded": stale.recorded, "here": stale.here, "indexes": stale.indexes, "remedy": stale.remedy(database)})).collect::<Vec<_>>(),
         "lost": lost, "loss": taken.map(damage::loss_json),

@@ -8,15 +8,13 @@ use crate::verbs::confirm::{confirm, confirm_by};
 use crate::verbs::damage::Course;
 use crate::verbs::outlook::{Outlook, destroys};
 use crate::verbs::protect::Protector;
-use crate::verbs::{kept, packages, rescue_report, verify};
+use crate::verbs::{kept, outside, packages, rescue_report, verbatim, verify};
 use crate::wiring::{Wiring, cores, program};
 use repo::Reader;
 use rescue::{Commands, Journal, Lock, RescueError, RescueOptions, Stage, Validation, Way};
 use restore::{Detour, Occupied, RestoreOptions, RestorePlan, TablespaceMap, Target};
 use serde_json::json;
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,7 +54,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
                 &options,
                 asked,
                 &journal,
-                steps(plan, course.taken().as_ref(), &target, &options, asked, &journal),
+                steps(plan, course.taken().as_ref(), &target, &options, asked, &journal, &wiring.config),
                 printer,
             )
             .await?,
@@ -116,7 +114,7 @@ fn with_kept(common: &Common, kept: Option<&str>, target: &Target) -> Result<Com
     let Some(text) = kept else { return Ok(common.clone()) };
     let path = target.side_dir.join("bowline.toml");
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = restore::create_anew(&path, 0o600)?;
         file.write_all(text.as_bytes())
     };
     let cannot = |e: std::io::Error| Fault::of("target-unwritable", Class::Refused, format!("cannot write {}", path.display()), format!("{e}."), "");
@@ -229,6 +227,7 @@ fn steps(
     options: &RescueOptions,
     asked: &RestoreArgs,
     journal: &Journal,
+    config: &Config,
 ) -> Vec<String> {
     let commands = &options.commands;
     let is_next = |stage| journal.stage < stage && !options.is_side && !asked.files_only;
@@ -271,18 +270,25 @@ fn steps(
         }),
         ValidationMode::Full => steps.push("validated as by a drill: every index, table and row".into()),
     }
-    if options.packages && !options.is_side {
+    steps.extend(verbatim::queries(options));
+    if let Some(packages) = config.packages.as_ref().filter(|_| options.packages && !options.is_side) {
         steps.push(packages_step(detour));
+        steps.push(verbatim::places(packages));
     }
     if asked.no_start {
         steps.push("left stopped".into());
     } else if options.is_side {
         steps.push("started on a private socket, cut off from production".into());
     } else {
-        let how = commands.start_server.as_deref().map_or_else(String::new, |command| format!(": {command}"));
+        steps.extend(outside::steps(plan, target, journal));
+        let unit = journal.unit.as_ref().map(|unit| format!("systemctl start {unit}"));
+        let how = commands.start_server.clone().or(unit).map_or_else(String::new, |command| format!(": {command}"));
         steps.push(format!("PostgreSQL is started{how}"));
         match (options.protects, plan.epoch_ended) {
-            (true, None) => steps.push("the slot is made again, WAL must arrive in the repository".into()),
+            (true, None) => {
+                steps.push("the slot is made again, WAL must arrive in the repository".into());
+                steps.extend(config.wal.start.as_ref().map(|command| format!("the receiver is started: {command}")));
+            }
             (false, None) => steps.push("NOT protected: no receiver and no backup (--no-protect)".into()),
             _ => {}
         }

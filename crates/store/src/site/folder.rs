@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,9 @@ use tokio::sync::mpsc;
 const TEMPORARY: &str = ".bowline-tmp-";
 /// What folders begin with into which goes what is in the way, where they lie within.
 const ASIDE: &str = ".bowline-aside-";
+/// What of a file's mode is kept and brought back. What makes a program run as its owner is no part of an object: brought back by root it
+/// would run as root.
+const MODE_BITS: u32 = 0o777;
 /// How many items travel from the walking thread at once.
 const BATCH: usize = 256;
 
@@ -147,7 +150,7 @@ impl FolderSite {
             }
             // Asked last: what was written meanwhile is not what was listed.
             let found = file.metadata()?;
-            let facts = ItemFacts { mode: Some(found.permissions().mode() & 0o7777), ..ItemFacts::default() };
+            let facts = ItemFacts { mode: Some(found.permissions().mode() & MODE_BITS), ..ItemFacts::default() };
             Ok((item(expected.key.clone(), &found).etag == expected.etag).then(|| (Bytes::from(body), facts)))
         })
         .await
@@ -191,7 +194,7 @@ impl FolderSite {
         if !is_plain {
             return Err(site.failed("write", key, "no file can have this key as its name"));
         }
-        let (target, mode) = (site.root.join(key), facts.mode.unwrap_or(0o644));
+        let (target, mode) = (site.root.join(key), facts.mode.unwrap_or(0o644) & MODE_BITS);
         let folder = target.parent().unwrap_or(&site.root).to_owned();
         let temporary = folder.join(format!("{TEMPORARY}{}", token()));
         let made = temporary.clone();
@@ -200,6 +203,7 @@ impl FolderSite {
                 let made_folders = made_above(&folder, &site.root);
                 fs::create_dir_all(&folder)?;
                 let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&made)?;
+                site.give(&file, &made_folders)?;
                 // The umask took from it.
                 file.set_permissions(fs::Permissions::from_mode(mode))?;
                 Ok((file, made_folders))
@@ -216,6 +220,18 @@ impl FolderSite {
             aside,
             made_folders,
         })
+    }
+}
+
+impl FolderSite {
+    /// What root makes belongs to the owner of the whole folder, like what the application puts there itself: it could not use it otherwise.
+    fn give(&self, file: &File, folders: &[PathBuf]) -> io::Result<()> {
+        let owner = fs::metadata(&self.root)?;
+        if file.metadata()?.uid() != 0 || owner.uid() == 0 {
+            return Ok(());
+        }
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+        folders.iter().try_for_each(|made| lchown(made, Some(owner.uid()), Some(owner.gid())))
     }
 }
 
@@ -364,5 +380,26 @@ mod tests {
         let (before, after) = (item("a".into(), &before), item("a".into(), &fs::metadata(&file).unwrap()));
         assert_eq!(before.modified, after.modified);
         assert_ne!(before.etag, after.etag);
+    }
+
+    #[tokio::test]
+    async fn what_comes_back_runs_as_nobody_else_and_belongs_to_the_owner_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let is_root = nix::unistd::geteuid().is_root();
+        let owner = if is_root { 65_534 } else { nix::unistd::geteuid().as_raw() };
+        std::os::unix::fs::chown(folder.path(), Some(owner), None).unwrap();
+        let site = Arc::new(FolderSite::new(folder.path().to_owned()));
+        let facts = ItemFacts { mode: Some(0o6755), ..ItemFacts::default() };
+        let mut upload = FolderSite::begin(&site, "new/tool", &facts, Timestamp::from_unix_micros(0), None).await.unwrap();
+        upload.piece(Bytes::from_static(b"x")).await.unwrap();
+        upload.finish().await.unwrap();
+        let made = |name: &str| fs::metadata(folder.path().join(name)).unwrap();
+        assert_eq!(made("new/tool").mode() & 0o7777, 0o755);
+        assert_eq!((made("new").uid(), made("new/tool").uid()), (owner, owner));
+        // What was marked so by hand is not kept so.
+        fs::set_permissions(folder.path().join("new/tool"), fs::Permissions::from_mode(0o4755)).unwrap();
+        let found = site.look("new/tool").await.unwrap().unwrap();
+        let (_, facts) = site.read(&found, 0..1).await.unwrap().unwrap();
+        assert_eq!(facts.mode, Some(0o755));
     }
 }

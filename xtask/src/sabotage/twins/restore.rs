@@ -157,4 +157,11 @@ pub const TWINS: &[Twin] = &[
         r#""-h {side}/run -d {}""#,
         ("e2e_runbook", "every_command_of_the_runbook"),
     ),
+    twin(
+        "configuration that this cluster lived with is put over",
+        "crates/restore/src/config.rs",
+        "Ok(_) if !gives_way => return Ok(Fate::Left),",
+        "Ok(_) if !gives_way && false => return Ok(Fate::Left),",
+        ("restore", "config::tests::what_is_there_stays"),
+    ),
 ];
