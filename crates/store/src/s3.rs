@@ -194,7 +194,7 @@ impl Inner {
                 Err(_) => return Err(self.silent(operation, path, patience)),
             };
             // Whatever else may pass object_store has repeated by itself.
-            let budget = match (trouble.is_busy(), trouble.is_hung_up()) {
+            let budget = match (trouble.is_busy(), trouble.is_left_to_us()) {
                 (true, _) => BUSY_SECONDS_MAX,
                 (_, true) => put::RETRY_SECONDS_MAX,
                 _ => 0,
@@ -257,7 +257,7 @@ impl Inner {
             let body = match self.rest("read", path.as_str(), length, answer.bytes()).await? {
                 Ok(body) => body,
                 // object_store goes on where a body breaks off, as often as it repeats a request; but not when a gateway loses that request.
-                Err(trouble) if trouble.is_hung_up() && begun.elapsed().as_secs() < put::RETRY_SECONDS_MAX => {
+                Err(trouble) if trouble.is_left_to_us() && begun.elapsed().as_secs() < put::RETRY_SECONDS_MAX => {
                     tokio::time::sleep(put::pause(tries)).await;
                     continue;
                 }
