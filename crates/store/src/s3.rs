@@ -23,7 +23,7 @@ use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, Sto
 use async_trait::async_trait;
 pub use at_rest::Sse;
 use bytes::Bytes;
-pub(crate) use control::{Answered, Ask, Call, Control, Reply};
+pub(crate) use control::{Answered, Ask, Call, Control, Patience, Reply};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;

@@ -2,7 +2,7 @@
 
 use super::{Bucket, Replication, xml};
 use crate::StoreError;
-use crate::s3::{Answered, Ask};
+use crate::s3::{Answered, Ask, Patience};
 use serde::{Deserialize, Serialize};
 use terms::Timestamp;
 
@@ -196,7 +196,8 @@ impl Bucket {
 
     /// What the first thousand parts of an upload occupy.
     async fn part_bytes(&self, key: &str, upload: &str) -> Result<Option<u64>, StoreError> {
-        let ask = Ask { method: "GET", path: key, query: &format!("uploadId={}", encoded(upload)), ..Ask::default() };
+        let query = format!("uploadId={}", encoded(upload));
+        let ask = Ask { method: "GET", path: key, query: &query, patience: Patience::Brief, ..Ask::default() };
         Ok(match self.control.send(&ask).await? {
             Answered::Yes(body) => Some(xml::all(&body, "Size").iter().filter_map(|size| size.parse::<u64>().ok()).sum()),
             Answered::No(_) => None,
