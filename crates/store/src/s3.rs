@@ -9,6 +9,7 @@ mod credentials;
 mod list;
 mod locking;
 mod nature;
+pub(crate) mod page;
 mod put;
 mod sink;
 mod tap;
@@ -162,17 +163,12 @@ impl Inner {
 
     /// The object's path below this store, or `None` for something in the bucket that Bowline did not write.
     fn object(&self, meta: &ObjectMeta) -> Option<ObjectInfo> {
-        let whole = meta.location.as_ref();
         // SeaweedFS lists the folder left behind by its last object as `name/`, without an ETag; object_store drops the slash.
         if meta.size == 0 && meta.e_tag.as_deref().is_none_or(|tag| tag.trim_matches('"').is_empty()) {
             return None;
         }
-        let below = match self.prefix.as_str() {
-            "" => whole,
-            prefix => whole.strip_prefix(prefix)?.strip_prefix('/')?,
-        };
         Some(ObjectInfo {
-            path: ObjectPath::new(below).ok()?,
+            path: self.below(meta.location.as_ref())?,
             bytes: meta.size,
             modified: Timestamp::from_unix_micros(meta.last_modified.timestamp_micros()),
             version: self.version(meta.e_tag.clone()),
@@ -364,13 +360,7 @@ impl Fetch for S3 {
     }
 
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let folder = folder.trim_matches('/');
-        let prefix = self.inner.key(folder)?;
-        let found = self.inner.bounded(LIST, folder, 0, || self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
-        let names = found.common_prefixes.iter().filter_map(|key| key.filename().map(str::to_owned));
-        let mut names: Vec<String> = names.filter(|name| ObjectPath::new(name.as_str()).is_ok()).collect();
-        names.sort();
-        Ok(names)
+        list::folders(&self.inner, folder.trim_matches('/')).await
     }
 
     fn address(&self) -> String {

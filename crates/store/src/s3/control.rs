@@ -4,7 +4,7 @@ use super::connect::Settings;
 use super::put::{RETRY_SECONDS_MAX, pause};
 use super::tap::{Tap, md5_of_bytes};
 use super::trouble::Trouble;
-use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN};
+use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CALL_SECONDS_MAX};
 use crate::StoreError;
 use crate::address::BucketAddress;
 use bytes::Bytes;
@@ -63,6 +63,14 @@ pub(crate) enum Patience {
 }
 
 impl Patience {
+    /// For one attempt, besides its known bytes: nobody knows beforehand how long a page of a listing is.
+    fn attempt_seconds(self) -> u64 {
+        match self {
+            Self::Reading => CALL_SECONDS_MAX,
+            Self::Whole | Self::Brief => ATTEMPT_SECONDS_MAX,
+        }
+    }
+
     fn seconds(self) -> u64 {
         match self {
             Self::Whole => RETRY_SECONDS_MAX,
@@ -134,7 +142,7 @@ impl Control {
 
     /// The same with any bytes, and with the answer's headers.
     pub(crate) async fn exchange(&self, call: &Call<'_>) -> Result<Result<Reply, Trouble>, StoreError> {
-        let limit = ATTEMPT_SECONDS_MAX + (call.body.len() as u64 + call.expected_bytes() + call.copied_bytes) / BYTES_PER_SECOND_MIN;
+        let limit = call.patience.attempt_seconds() + (call.body.len() as u64 + call.expected_bytes() + call.copied_bytes) / BYTES_PER_SECOND_MIN;
         let begun = Instant::now();
         for tries in 1.. {
             let trouble = match tokio::time::timeout(Duration::from_secs(limit), self.attempt(call)).await {

@@ -58,6 +58,10 @@ impl Trouble {
         if let Some(why) = no_credentials(error, &text) {
             return Self { status: Some(401), code: "NoCredentials".to_owned(), transport: None, why };
         }
+        if let Error::InvalidPath { source } = error {
+            let why = format!("{source}; Bowline made no such object, and it keeps the others from being listed: rename or remove it");
+            return Self { status: None, code: String::new(), transport: None, why };
+        }
         let after = |mark: &str| text.split_once(mark).map(|(_, rest)| rest);
         let printed = after("status code: ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = printed.or(match error {
@@ -344,6 +348,16 @@ mod tests {
             assert!(matches!(trouble.of_store("s3://b", "write", "k"), StoreError::Unreachable { .. }), "{code}");
         }
         assert!(!answer("400 Bad Request", "EntityTooLarge").may_pass());
+    }
+
+    #[test]
+    fn a_key_that_no_listing_can_hold_is_named_with_the_way_out() {
+        for key in ["org/kb//x", "org/kb/./x", "org/kb/tab\there"] {
+            let error = object_store::path::Path::parse(key).unwrap_err();
+            let trouble = Trouble::read(&error.into());
+            assert!(trouble.why().contains("rename or remove it") && trouble.why().contains("org/kb"), "{}", trouble.why());
+            assert!(!trouble.may_pass());
+        }
     }
 
     #[test]

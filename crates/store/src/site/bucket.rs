@@ -3,7 +3,7 @@
 use super::{Item, ItemFacts, Site};
 use crate::StoreError;
 use crate::bucket::encoded;
-use crate::s3::{Call, Control, Reply, Trouble};
+use crate::s3::{Call, Control, Patience, Reply, Trouble};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -165,7 +165,7 @@ impl BucketSite {
     /// Frees what the parts of an upload occupy. An error says nothing new: the upload has failed already.
     async fn drop_parts(&self, key: &str, upload_id: &str) {
         let query = format!("uploadId={}", encoded(upload_id));
-        let _ = self.ask("write", key, Call { method: "DELETE", query: &query, ..Call::default() }).await;
+        let _ = self.ask("write", key, Call { method: "DELETE", query: &query, patience: Patience::Brief, ..Call::default() }).await;
     }
 
     pub(super) async fn begin(site: &Arc<Self>, key: &str, bytes: u64, facts: &ItemFacts) -> Result<Upload, StoreError> {

@@ -9,9 +9,9 @@ use super::sort::Sorter;
 use crate::StoreError;
 use crate::address::decode;
 use crate::bucket::encoded;
+use crate::s3::page::{Entry, Page};
 use crate::s3::{Call, Patience};
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
-use serde::Deserialize;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,54 +29,6 @@ const BATCH: usize = 1000;
 pub(super) enum What {
     Current,
     Versions,
-}
-
-#[derive(Debug, Deserialize)]
-struct Page {
-    #[serde(rename = "NextContinuationToken", default)]
-    token: Option<String>,
-    #[serde(rename = "NextKeyMarker", default)]
-    next_key: Option<String>,
-    #[serde(rename = "NextVersionIdMarker", default)]
-    next_version: Option<String>,
-    #[serde(rename = "IsTruncated", default)]
-    is_truncated: bool,
-    #[serde(rename = "EncodingType", default)]
-    encoding: Option<String>,
-    #[serde(rename = "$value", default)]
-    entries: Vec<Entry>,
-}
-
-#[derive(Debug, Deserialize)]
-enum Entry {
-    Contents(Listed),
-    Version(Listed),
-    DeleteMarker(Listed),
-    CommonPrefixes(Folder),
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Debug, Deserialize)]
-struct Folder {
-    #[serde(rename = "Prefix")]
-    prefix: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Listed {
-    #[serde(rename = "Key")]
-    key: String,
-    #[serde(rename = "VersionId", default)]
-    id: Option<String>,
-    #[serde(rename = "IsLatest", default)]
-    is_latest: bool,
-    #[serde(rename = "LastModified")]
-    modified: String,
-    #[serde(rename = "ETag", default)]
-    etag: String,
-    #[serde(rename = "Size", default)]
-    bytes: u64,
 }
 
 /// One page: what is in it, and how to ask for the next.

@@ -8,7 +8,7 @@ use crate::stores::{MINIO_KEY, Make, ObjectServer};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use std::sync::Arc;
-use store::{Created, Item, Site, Sse, StoreError, StoreOptions};
+use store::{Created, Item, ItemFacts, Site, Sse, StoreError, StoreOptions};
 use terms::{Clock, SystemClock};
 
 async fn start(make: Make) -> ObjectServer {
@@ -78,6 +78,36 @@ async fn an_old_ceph_conforms_by_a_stand_in() {
     let store = store::open("s3://ceph/x", &StoreOptions { checksum: None, ..options }).unwrap();
     assert!(store.put_new(&path("a"), Bytes::from_static(b"x")).await.is_err());
     assert!(ceph.refused() > 0);
+}
+
+/// Keys that object_store cannot name, in the bucket of a repository.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_keys_keep_nothing_from_being_listed() {
+    let server = start(Make::Moto).await;
+    server.create_bucket("foreign").await;
+    let url = server.url("foreign", "org/kb");
+    let (store, site) = (store::open(&url, &server.options()).unwrap(), Site::open(&url, &server.options()).unwrap());
+    for name in ["full/a", "full/b/c", "z"] {
+        assert_eq!(store.put_new(&path(name), Bytes::from_static(b"x")).await.unwrap(), Created::New);
+    }
+    for key in ["full//x", "full/b/tab\there", "full/a b", "/lead", "tab\t/x"] {
+        let mut upload = site.begin(key, 1, &ItemFacts::default(), SystemClock.now(), None).await.unwrap();
+        upload.piece(Bytes::from_static(b"x")).await.unwrap();
+        upload.finish().await.unwrap();
+    }
+    let first = path("full/a");
+    for (folder, after, wanted) in
+        [("", None, &["full/a", "full/b/c", "z"][..]), ("full", None, &["full/a", "full/b/c"][..]), ("", Some(&first), &["full/b/c", "z"][..])]
+    {
+        let found: Vec<_> = store.list(folder, after).map_ok(|object| object.path.to_string()).try_collect().await.unwrap();
+        assert_eq!(found, wanted, "{folder:?} after {after:?}");
+    }
+    assert_eq!((store.folders("").await.unwrap(), store.folders("full").await.unwrap()), (vec!["full".to_owned()], vec!["b".to_owned()]));
+    // Google's and Azure's listings are object_store's: there such a key is named, and what helps.
+    let google = StandIn::start(Likeness::Google, server.port());
+    let options = StoreOptions { endpoint: Some(google.endpoint()), ..StoreOptions::default() };
+    let error = store::open("gs://foreign/org/kb", &options).unwrap().list("full", None).try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Failed { why, .. } if why.contains("org/kb/full//x") && why.contains("remove it")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
