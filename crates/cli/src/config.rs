@@ -1,9 +1,11 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
+mod access;
 mod alerts;
 mod complaint;
 mod packages;
 
+pub use access::options_with;
 pub use alerts::Alerts;
 
 use crate::args::Common;
