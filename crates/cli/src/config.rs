@@ -1,10 +1,12 @@
 //! The configuration file: its keys, their defaults, and what is wrong with one.
 
+mod access;
 mod alerts;
 mod complaint;
 mod kept;
 mod packages;
 
+pub use access::options_with;
 pub use alerts::Alerts;
 
 use crate::args::Common;

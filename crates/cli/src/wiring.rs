@@ -1,7 +1,7 @@
 //! Opens what the configuration names: the store, the repository with its keys, the server.
 
 use crate::args::Common;
-use crate::config::{Config, EncryptionMode, Repository};
+use crate::config::{Config, EncryptionMode, Repository, options_with};
 use crate::fault::Fault;
 use alerts::Teller;
 use keys::Spec;
@@ -42,21 +42,18 @@ impl Wiring {
 
     pub fn store_options(&self) -> Result<StoreOptions, Fault> {
         let repository = &self.config.repository;
-        let resolve = |given: &Option<crate::config::SecretRef>, key| given.as_ref().map(|s| s.resolve(key)).transpose();
+        let access = [repository.access_key_id.as_ref(), repository.secret_access_key.as_ref(), repository.session_token.as_ref()];
         Ok(StoreOptions {
             region: repository.region.clone(),
             endpoint: repository.endpoint.clone(),
             path_style: repository.path_style,
             ca_file: repository.ca_file.clone(),
-            access_key_id: resolve(&repository.access_key_id, "repository.access_key_id")?,
-            secret_access_key: resolve(&repository.secret_access_key, "repository.secret_access_key")?,
-            session_token: resolve(&repository.session_token, "repository.session_token")?,
             profile: repository.profile.clone(),
             checksum: repository.checksum.clone(),
             lock: self.object_lock(),
             sse: repository.sse(),
             sse_kms_key_id: repository.sse_kms_key_id.clone(),
-            ..StoreOptions::default()
+            ..options_with(access, "repository")?
         })
     }
 

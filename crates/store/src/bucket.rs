@@ -15,7 +15,7 @@ pub use state::{BucketState, DefaultEncryption, Fact, Unfinished};
 pub use steps::{BucketWish, Outcome, Step};
 
 use crate::address::Address;
-use crate::s3::{Answered, Ask, Control, S3};
+use crate::s3::{Answered, Ask, Control, Patience, S3};
 use crate::{Remove, StoreError, StoreOptions};
 use std::sync::Arc;
 use terms::Timestamp;
@@ -88,6 +88,6 @@ impl Bucket {
     }
 
     async fn ask(&self, method: &'static str, query: &str, body: &str) -> Result<Answered, StoreError> {
-        self.control.send(&Ask { method, query, body: body.to_owned(), ..Ask::default() }).await
+        self.control.send(&Ask { method, query, body: body.to_owned(), patience: Patience::Brief, ..Ask::default() }).await
     }
 }

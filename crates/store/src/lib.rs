@@ -27,7 +27,7 @@ pub use disk::Disk;
 pub use fault::{Fault, FaultPlan, Faults};
 pub use lock::{Extended, LockMode, ObjectLock, extend_locks};
 pub use memory::Memory;
-pub use open::{Store, StoreOptions, create_root, open, open_past, open_remover, open_versions};
+pub use open::{Renew, Store, StoreOptions, create_root, open, open_past, open_remover, open_versions};
 pub use past::{Past, Sight};
 pub use path::ObjectPath;
 pub use probe::{Capabilities, Nature, probe};

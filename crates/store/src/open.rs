@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::{Disk, ObjectLock, Past, Put, Remove, S3, Sight, Sse, StoreError, Versions};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use terms::Secret;
@@ -28,6 +29,8 @@ pub struct StoreOptions {
     pub secret_access_key: Option<Secret>,
     /// Belongs to temporary keys.
     pub session_token: Option<Secret>,
+    /// Reads these three again where they are renewed in place; S3 asks now and then. Profiles are read again in any case.
+    pub renew: Option<Renew>,
     /// A profile of `~/.aws/credentials` and `~/.aws/config`.
     pub profile: Option<String>,
     /// What each upload is checked by: `crc64nvme` (the default for AWS), `sha256`, `md5` (the old header, which old servers want),
@@ -41,6 +44,30 @@ pub struct StoreOptions {
     pub in_flight_bytes: Option<u64>,
     /// The object lock that new objects get; the bucket must have been made with it.
     pub lock: Option<ObjectLock>,
+}
+
+/// Its id, its secret and its session token.
+type AccessKey = [Option<Secret>; 3];
+
+/// Reads an access key (id, secret, session token) from where it is kept; `None` while that cannot be.
+#[derive(Clone)]
+pub struct Renew(Arc<dyn Fn() -> Option<AccessKey> + Send + Sync>);
+
+impl Renew {
+    /// Reads so. May block for as long as a small file takes.
+    pub fn new(read: impl Fn() -> Option<AccessKey> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+    /// What is kept there now.
+    pub fn read(&self) -> Option<AccessKey> {
+        self.0()
+    }
+}
+
+impl fmt::Debug for Renew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Renew(…)")
+    }
 }
 
 /// Opens the store at `file:///abs/path` or `s3://bucket/prefix?region=…&endpoint=…`. Nothing is asked of it yet: whether it

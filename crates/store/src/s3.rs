@@ -9,6 +9,7 @@ mod credentials;
 mod list;
 mod locking;
 mod nature;
+pub(crate) mod page;
 mod put;
 mod sink;
 mod tap;
@@ -23,7 +24,7 @@ use crate::{Created, Fetch, ObjectInfo, ObjectPath, ObjectSink, Put, Remove, Sto
 use async_trait::async_trait;
 pub use at_rest::Sse;
 use bytes::Bytes;
-pub(crate) use control::{Answered, Ask, Call, Control, Reply};
+pub(crate) use control::{Answered, Ask, Call, Control, Patience, Reply};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::list::PaginatedListStore;
 use object_store::multipart::MultipartStore;
@@ -162,17 +163,12 @@ impl Inner {
 
     /// The object's path below this store, or `None` for something in the bucket that Bowline did not write.
     fn object(&self, meta: &ObjectMeta) -> Option<ObjectInfo> {
-        let whole = meta.location.as_ref();
         // SeaweedFS lists the folder left behind by its last object as `name/`, without an ETag; object_store drops the slash.
         if meta.size == 0 && meta.e_tag.as_deref().is_none_or(|tag| tag.trim_matches('"').is_empty()) {
             return None;
         }
-        let below = match self.prefix.as_str() {
-            "" => whole,
-            prefix => whole.strip_prefix(prefix)?.strip_prefix('/')?,
-        };
         Some(ObjectInfo {
-            path: ObjectPath::new(below).ok()?,
+            path: self.below(meta.location.as_ref())?,
             bytes: meta.size,
             modified: Timestamp::from_unix_micros(meta.last_modified.timestamp_micros()),
             version: self.version(meta.e_tag.clone()),
@@ -194,7 +190,7 @@ impl Inner {
                 Err(_) => return Err(self.silent(operation, path, patience)),
             };
             // Whatever else may pass object_store has repeated by itself.
-            let budget = match (trouble.is_busy(), trouble.is_hung_up()) {
+            let budget = match (trouble.is_busy(), trouble.is_left_to_us()) {
                 (true, _) => BUSY_SECONDS_MAX,
                 (_, true) => put::RETRY_SECONDS_MAX,
                 _ => 0,
@@ -257,7 +253,7 @@ impl Inner {
             let body = match self.rest("read", path.as_str(), length, answer.bytes()).await? {
                 Ok(body) => body,
                 // object_store goes on where a body breaks off, as often as it repeats a request; but not when a gateway loses that request.
-                Err(trouble) if trouble.is_hung_up() && begun.elapsed().as_secs() < put::RETRY_SECONDS_MAX => {
+                Err(trouble) if trouble.is_left_to_us() && begun.elapsed().as_secs() < put::RETRY_SECONDS_MAX => {
                     tokio::time::sleep(put::pause(tries)).await;
                     continue;
                 }
@@ -364,13 +360,7 @@ impl Fetch for S3 {
     }
 
     async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let folder = folder.trim_matches('/');
-        let prefix = self.inner.key(folder)?;
-        let found = self.inner.bounded(LIST, folder, 0, || self.inner.steady.list_with_delimiter(Some(&prefix))).await?;
-        let names = found.common_prefixes.iter().filter_map(|key| key.filename().map(str::to_owned));
-        let mut names: Vec<String> = names.filter(|name| ObjectPath::new(name.as_str()).is_ok()).collect();
-        names.sort();
-        Ok(names)
+        list::folders(&self.inner, folder.trim_matches('/')).await
     }
 
     fn address(&self) -> String {

@@ -24,6 +24,10 @@ pub enum Likeness {
     /// A gateway that fails: every so many reads and listings one is refused, in turn with 499 and 503, and every so many of the objects that
     /// are read one is cut in the middle of its body.
     Failing(u32),
+    /// Leaving: after so many requests nobody listens for so many seconds, once.
+    Leaving(u32, u64),
+    /// It answers each write, when it is done, as S3 does that fails late: with 200 and an error in its body; once for each object.
+    FailingLate,
 }
 
 /// A running proxy; it ends with the test's process.
@@ -57,15 +61,24 @@ impl StandIn {
     /// Starts it in front of the server at this loopback port.
     pub fn start(likeness: Likeness, backend: u16) -> Self {
         let port = free_ports(1)[0];
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a free port can be bound");
+        let bind = move || TcpListener::bind(("127.0.0.1", port)).expect("a free port can be bound");
+        let listener = bind();
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let shared = Arc::clone(&seen);
         std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
+            let take = |client| {
                 let seen = Arc::clone(&shared);
                 std::thread::spawn(move || {
                     let _ = serve(client, likeness, backend, &seen);
                 });
+            };
+            if let Likeness::Leaving(requests, seconds) = likeness {
+                listener.incoming().flatten().take(requests as usize).for_each(take);
+                drop(listener);
+                std::thread::sleep(std::time::Duration::from_secs(seconds));
+                bind().incoming().flatten().for_each(take);
+            } else {
+                listener.incoming().flatten().for_each(take);
             }
         });
         Self { port, seen }
@@ -109,8 +122,8 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     if likeness == Likeness::Google {
         to_s3(&mut request, &seen.lock().expect("no holder panics"));
     }
-    let loses_answer =
-        likeness == Likeness::Forgetful && is_write(&request) && seen.lock().expect("no holder panics").forgotten.insert(request.first.clone());
+    let is_unkind = matches!(likeness, Likeness::Forgetful | Likeness::FailingLate);
+    let loses_answer = is_unkind && is_write(&request) && seen.lock().expect("no holder panics").forgotten.insert(request.first.clone());
     set(&mut request, "connection", "close");
     let server = TcpStream::connect(("127.0.0.1", backend))?;
     server.set_nodelay(true)?;
@@ -122,6 +135,10 @@ fn serve(client: TcpStream, likeness: Likeness, backend: u16, seen: &Mutex<Seen>
     if loses_answer {
         // All of it is read, so that the server has done it.
         std::io::copy(&mut from_server, &mut std::io::sink())?;
+        if likeness == Likeness::FailingLate {
+            let body = "<?xml version=\"1.0\"?>\n<Error><Code>InternalError</Code><Message>by the stand-in</Message></Error>";
+            to_client.write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()).as_bytes())?;
+        }
         return to_client.shutdown(Shutdown::Both);
     }
     if likeness == Likeness::Google {

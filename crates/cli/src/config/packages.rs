@@ -1,6 +1,6 @@
 //! `[packages]`: the application's bucket, its replica, its snapshots.
 
-use super::{SecretRef, duration};
+use super::{SecretRef, duration, options_with};
 use crate::fault::Fault;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -141,18 +141,14 @@ impl Site {
     /// How it is reached; `key` names it in messages.
     pub fn options(&self, key: &str) -> Result<StoreOptions, Fault> {
         let site = &self.0;
-        let resolve =
-            |given: &Option<SecretRef>, what: &str| given.as_ref().map(|secret| secret.resolve(&format!("packages.{key}.{what}"))).transpose();
+        let access = [site.access_key_id.as_ref(), site.secret_access_key.as_ref(), site.session_token.as_ref()];
         Ok(StoreOptions {
             region: site.region.clone(),
             endpoint: site.endpoint.clone(),
             path_style: site.path_style,
             ca_file: site.ca_file.clone(),
-            access_key_id: resolve(&site.access_key_id, "access_key_id")?,
-            secret_access_key: resolve(&site.secret_access_key, "secret_access_key")?,
-            session_token: resolve(&site.session_token, "session_token")?,
             profile: site.profile.clone(),
-            ..StoreOptions::default()
+            ..options_with(access, &format!("packages.{key}"))?
         })
     }
 }

@@ -75,7 +75,7 @@ mod tests {
     fn a_rule_that_archives_or_removes_what_is_here_is_named() {
         let archived = (true, "rule \"r\" moves objects to DEEP_ARCHIVE after 30 days, where they cannot be read".to_owned());
         for prefix in ["", "kb/", "kb/acme/", "kb/acme/full/"] {
-            assert_eq!(told(&rule(prefix, ARCHIVED)), [archived.clone()], "{prefix}");
+            assert_eq!(told(&rule(prefix, ARCHIVED)), std::slice::from_ref(&archived), "{prefix}");
         }
         assert_eq!(told(&rule("", EXPIRED)), [(true, "rule \"r\" removes objects after 90 days, needed or not".to_owned())]);
         let dated = "<Expiration><Date>2027-01-01T00:00:00.000Z</Date></Expiration>";

@@ -2,7 +2,7 @@
 
 use super::{Bucket, Replication, xml};
 use crate::StoreError;
-use crate::s3::{Answered, Ask};
+use crate::s3::{Answered, Ask, Patience};
 use serde::{Deserialize, Serialize};
 use terms::Timestamp;
 
@@ -200,7 +200,8 @@ impl Bucket {
 
     /// What the first thousand parts of an upload occupy, and when the newest of them came.
     async fn parts(&self, key: &str, upload: &str) -> Result<Option<(u64, Option<Timestamp>)>, StoreError> {
-        let ask = Ask { method: "GET", path: key, query: &format!("uploadId={}", encoded(upload)), ..Ask::default() };
+        let query = format!("uploadId={}", encoded(upload));
+        let ask = Ask { method: "GET", path: key, query: &query, patience: Patience::Brief, ..Ask::default() };
         Ok(match self.control.send(&ask).await? {
             Answered::Yes(body) => {
                 let bytes: u64 = xml::all(&body, "Size").iter().filter_map(|size| size.parse::<u64>().ok()).sum();

@@ -3,7 +3,7 @@
 use super::state::{BucketState, DefaultEncryption, Fact};
 use super::{ABANDONED_AFTER_DAYS, Bucket, ReplicationWish, xml};
 use crate::StoreError;
-use crate::s3::{Answered, Ask};
+use crate::s3::{Answered, Ask, Patience};
 
 /// How a bucket for backups is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,7 +264,7 @@ impl Bucket {
             Step::Lifecycle { .. } => ("lifecycle=", &[]),
             Step::Replicate(_) => ("replication=", &[]),
         };
-        let ask = Ask { method: "PUT", query, headers, body: step.document(self), ..Ask::default() };
+        let ask = Ask { method: "PUT", query, headers, body: step.document(self), patience: Patience::Brief, ..Ask::default() };
         Ok(match self.control.send(&ask).await? {
             Answered::Yes(_) => Outcome::Done,
             // Ours already, from a run that broke off.

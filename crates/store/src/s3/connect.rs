@@ -2,7 +2,7 @@
 
 use super::at_rest::{Sse, Wanted};
 use super::container::{Container, NoCredentials};
-use super::credentials::{self, Lookup};
+use super::credentials::{self, Lookup, Renewed};
 use super::locking::Locking;
 use super::tap::{Tap, Tapped};
 use super::trouble::unmade;
@@ -83,13 +83,7 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
     let tap = Tap::new(Some(("if-none-match", "*")), settings.sends_md5);
     builder = builder.with_http_connector(Tapped(Arc::clone(&tap)));
     builder = match found.keys {
-        Some(keys) => {
-            let builder = builder.with_access_key_id(keys.access_key_id.reveal()).with_secret_access_key(keys.secret_access_key.reveal());
-            match &keys.session_token {
-                Some(token) => builder.with_token(token.reveal()),
-                None => builder,
-            }
-        }
+        Some(keys) => builder.with_credentials(Arc::new(Renewed::new(options.clone(), &keys))),
         None => machine_role(builder, &settings.certificates, variable).map_err(bad)?,
     };
 
@@ -97,8 +91,8 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
     let (patient, impatient) = retries();
     let client = |seconds| client(seconds, is_http, &settings.certificates);
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
-    let control = Control::new(shown, address, &settings, steady.credentials().clone(), [client(STALL_SECONDS_MAX), client(UPLOAD_SECONDS_MAX)])
-        .map_err(bad)?;
+    let clients = [client(STALL_SECONDS_MAX), client(UPLOAD_SECONDS_MAX)];
+    let control = Control::new(shown, address, &settings, steady.credentials().clone(), clients, Arc::clone(&tap)).map_err(bad)?;
     if let Some(lock) = options.lock {
         let prefix = if address.prefix.is_empty() { String::new() } else { format!("{}/", address.prefix) };
         let (root, region) = (format!("{}/{prefix}", control.place()), settings.region.clone());

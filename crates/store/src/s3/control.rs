@@ -1,9 +1,10 @@
 //! Asks the bucket itself, not its objects: signed with object_store's own signer, since object_store has no calls for this.
 
 use super::connect::Settings;
-use super::put::pause;
-use super::tap::md5_of_bytes;
+use super::put::{RETRY_SECONDS_MAX, pause};
+use super::tap::{Tap, md5_of_bytes};
 use super::trouble::Trouble;
+use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CALL_SECONDS_MAX};
 use crate::StoreError;
 use crate::address::BucketAddress;
 use bytes::Bytes;
@@ -11,22 +12,22 @@ use http::HeaderName;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use object_store::{ClientOptions, HeaderMap, HeaderValue};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Attempts for one request.
+/// So many attempts a request has at least.
 const ATTEMPTS: u32 = 4;
 /// One attempt, answer and all.
 const ATTEMPT_SECONDS_MAX: u64 = 30;
-/// The slowest transfer that is waited for.
-const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// A body above this takes time.
 const LARGE_BYTES: usize = 1 << 20;
 
 /// Where a bucket's own settings are asked for.
 pub(crate) struct Control {
     client: HttpClient,
-    /// More patient: for bodies.
+    /// More patient: for bodies, and for what the server itself has to copy.
     uploads: HttpClient,
+    tap: Arc<Tap>,
     credentials: AwsCredentialProvider,
     pub(crate) region: String,
     /// The server's address when it is not AWS.
@@ -46,6 +47,37 @@ pub(crate) struct Ask<'a> {
     pub(crate) query: &'a str,
     pub(crate) headers: &'a [(&'static str, &'a str)],
     pub(crate) body: String,
+    pub(crate) patience: Patience,
+}
+
+/// How long a server that fails is asked again, besides one that only asks to slow down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Hours of work may depend on the answer.
+    #[default]
+    Whole,
+    /// As long as object_store repeats a read: a listing that is looked at again and again should say soon that the store is away.
+    Reading,
+    /// A few times: a server that fails at this one question does so for good, or whoever asks asks again by itself.
+    Brief,
+}
+
+impl Patience {
+    /// For one attempt, besides its known bytes: nobody knows beforehand how long a page of a listing is.
+    fn attempt_seconds(self) -> u64 {
+        match self {
+            Self::Reading => CALL_SECONDS_MAX,
+            Self::Whole | Self::Brief => ATTEMPT_SECONDS_MAX,
+        }
+    }
+
+    fn seconds(self) -> u64 {
+        match self {
+            Self::Whole => RETRY_SECONDS_MAX,
+            Self::Reading => 10,
+            Self::Brief => 0,
+        }
+    }
 }
 
 /// How a request was answered that came through.
@@ -65,6 +97,7 @@ impl Control {
         settings: &Settings,
         credentials: AwsCredentialProvider,
         options: [ClientOptions; 2],
+        tap: Arc<Tap>,
     ) -> Result<Self, String> {
         let [client, uploads] = options.map(|options| ReqwestConnector::default().connect(&options).map_err(|error| error.to_string()));
         let (client, uploads) = (client?, uploads?);
@@ -81,6 +114,7 @@ impl Control {
         Ok(Self {
             client,
             uploads,
+            tap,
             credentials,
             region: region.clone(),
             endpoint: settings.endpoint.clone(),
@@ -98,7 +132,8 @@ impl Control {
     /// Sends, again while that may help. The error means that nobody answered; a refusal is an answer.
     pub(crate) async fn send(&self, ask: &Ask<'_>) -> Result<Answered, StoreError> {
         let headers = ask.headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let call = Call { method: ask.method, path: ask.path, query: ask.query, headers, body: Bytes::from(ask.body.clone()) };
+        let body = Bytes::from(ask.body.clone());
+        let call = Call { method: ask.method, path: ask.path, query: ask.query, headers, body, patience: ask.patience, ..Call::default() };
         Ok(match self.exchange(&call).await? {
             Ok(reply) => Answered::Yes(String::from_utf8_lossy(&reply.body).into_owned()),
             Err(trouble) => Answered::No(trouble),
@@ -107,24 +142,34 @@ impl Control {
 
     /// The same with any bytes, and with the answer's headers.
     pub(crate) async fn exchange(&self, call: &Call<'_>) -> Result<Result<Reply, Trouble>, StoreError> {
-        let limit = ATTEMPT_SECONDS_MAX + call.body.len() as u64 / BYTES_PER_SECOND_MIN + call.expected_bytes() / BYTES_PER_SECOND_MIN;
+        let limit = call.patience.attempt_seconds() + (call.body.len() as u64 + call.expected_bytes() + call.copied_bytes) / BYTES_PER_SECOND_MIN;
+        let begun = Instant::now();
         for tries in 1.. {
             let trouble = match tokio::time::timeout(Duration::from_secs(limit), self.attempt(call)).await {
                 Ok(Ok(reply)) => return Ok(Ok(reply)),
                 Ok(Err(trouble)) => trouble,
                 Err(_) => Trouble::silent(limit),
             };
-            if trouble.is_answer() && !trouble.may_pass() {
-                return Ok(Err(trouble));
-            }
-            if tries == ATTEMPTS || !trouble.may_pass() {
-                // A server that fails each time at this one question does so for good: that, too, is an answer.
+            if !trouble.may_pass() || self.is_spent(call, &trouble, tries, begun.elapsed()) {
+                // A server that fails each time at this one question may do so for good: that, too, is an answer.
                 let asked = if call.path.is_empty() { call.query } else { call.path };
                 return if trouble.is_answer() { Ok(Err(trouble)) } else { Err(trouble.of_store(&self.address, "ask", asked)) };
             }
             tokio::time::sleep(pause(tries)).await;
         }
         unreachable!("the loop ends by itself")
+    }
+
+    fn is_spent(&self, call: &Call<'_>, trouble: &Trouble, tries: u32, waited: Duration) -> bool {
+        let seconds = match trouble.is_busy() {
+            true => BUSY_SECONDS_MAX,
+            // A conflict is the answer of a server that works, and lasts where it is no race.
+            false if trouble.is_conflict() || (trouble.never_left() && self.tap.is_gone(RETRY_SECONDS_MAX)) => 0,
+            false => call.patience.seconds(),
+        };
+        // Each attempt at what is copied may last as long as the copying: there time alone counts.
+        let has_tried = tries >= ATTEMPTS || (call.copied_bytes > 0 && seconds > 0);
+        has_tried && waited.as_secs() >= seconds
     }
 
     async fn attempt(&self, call: &Call<'_>) -> Result<Reply, Trouble> {
@@ -149,17 +194,20 @@ impl Control {
         AwsAuthorizer::new(&credential, "s3", &self.region)
             .try_authorize(&mut request, None)
             .map_err(|_| Trouble::ours("the request could not be signed"))?;
-        let client = if call.body.len() > LARGE_BYTES { &self.uploads } else { &self.client };
-        let answer = client.execute(request).await.map_err(Trouble::transport)?;
+        let is_large = call.body.len() > LARGE_BYTES || call.copied_bytes > LARGE_BYTES as u64;
+        let client = if is_large { &self.uploads } else { &self.client };
+        let outcome = client.execute(request).await;
+        self.tap.note(&outcome);
+        let answer = outcome.map_err(Trouble::transport)?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let body = answer.into_body().bytes().await.map_err(Trouble::transport)?;
         // Errors in the body of a 200 are S3's way of failing late; an object may hold anything.
         let fails_late = call.method != "GET" || call.path.is_empty();
         let is_error = fails_late && body.len() < LARGE_BYTES && String::from_utf8_lossy(&body).contains("<Error>");
-        if (200..300).contains(&status) && !is_error {
-            Ok(Reply { headers, body })
-        } else {
-            Err(Trouble::answered(status, &String::from_utf8_lossy(&body)))
+        match (200..300).contains(&status) {
+            true if is_error => Err(Trouble::late(&String::from_utf8_lossy(&body))),
+            true => Ok(Reply { headers, body }),
+            false => Err(Trouble::answered(status, &String::from_utf8_lossy(&body))),
         }
     }
 }
@@ -173,6 +221,9 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a str,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Bytes,
+    /// What the server puts together or copies before it answers.
+    pub(crate) copied_bytes: u64,
+    pub(crate) patience: Patience,
 }
 
 impl Call<'_> {

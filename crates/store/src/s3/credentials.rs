@@ -1,9 +1,18 @@
 //! Finds credentials and regions where AWS's own tools look: configuration, environment, shared profile files, the machine's role.
 
 use crate::StoreOptions;
+use async_trait::async_trait;
+use object_store::CredentialProvider;
+use object_store::aws::AwsCredential;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use terms::Secret;
+use tokio::sync::Mutex;
+
+/// How long a key is used before it is looked at again where it came from.
+const USED_FOR: Duration = Duration::from_secs(3);
 
 /// What was found before asking the machine.
 #[derive(Debug, Default)]
@@ -20,6 +29,67 @@ pub(super) struct Keys {
     pub(super) access_key_id: Secret,
     pub(super) secret_access_key: Secret,
     pub(super) session_token: Option<Secret>,
+}
+
+impl Keys {
+    fn credential(&self) -> AwsCredential {
+        let text = |secret: &Secret| secret.reveal().to_owned();
+        AwsCredential { key_id: text(&self.access_key_id), secret_key: text(&self.secret_access_key), token: self.session_token.as_ref().map(text) }
+    }
+}
+
+/// A key out of files or the environment, read again now and then: who renews it in its file need not start anything anew.
+#[derive(Debug)]
+pub(super) struct Renewed {
+    options: StoreOptions,
+    used_for: Duration,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    credential: Arc<AwsCredential>,
+    looked: Instant,
+    /// Another one that was read last. It counts when it is read the same again: its parts may lie in files that are written one by one.
+    seen: Option<AwsCredential>,
+}
+
+impl Renewed {
+    pub(super) fn new(options: StoreOptions, keys: &Keys) -> Self {
+        let kept = Kept { credential: Arc::new(keys.credential()), looked: Instant::now(), seen: None };
+        Self { options, used_for: USED_FOR, kept: Mutex::new(kept) }
+    }
+
+    /// What is there now; `None` while that cannot be read.
+    async fn read(&self) -> Option<AwsCredential> {
+        let mut options = self.options.clone();
+        let read = move || {
+            if let Some(renew) = &options.renew {
+                [options.access_key_id, options.secret_access_key, options.session_token] = renew.read()?;
+            }
+            find(&options, &environment).ok()?.keys.map(|keys| keys.credential())
+        };
+        tokio::task::spawn_blocking(read).await.ok()?
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Renewed {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        // Held while reading, so that many requests at once read once.
+        let mut kept = self.kept.lock().await;
+        if kept.looked.elapsed() >= self.used_for {
+            let now = self.read().await.filter(|now| *now != *kept.credential);
+            kept.looked = Instant::now();
+            match now {
+                Some(now) if kept.seen.as_ref() == Some(&now) => (kept.credential, kept.seen) = (Arc::new(now), None),
+                now => kept.seen = now,
+            }
+        }
+        Ok(Arc::clone(&kept.credential))
+    }
 }
 
 /// Where settings come from: the environment, or a test.
@@ -184,6 +254,32 @@ mod tests {
         assert!(find(&named("absent"), &files).unwrap_err().contains("no profile \"absent\""));
         assert!(find(&named("role"), &files).unwrap_err().contains("role_arn"));
         assert!(find(&StoreOptions::default(), &|_| None).unwrap().keys.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_renewed_counts_once_it_was_read_the_same_twice() {
+        let file = Written::new("a");
+        let path = file.0.clone();
+        let secret = move || std::fs::read_to_string(&path).ok().map(Secret::new);
+        let id = || Some(Secret::new("id".to_owned()));
+        let read = secret.clone();
+        let options = StoreOptions {
+            access_key_id: id(),
+            secret_access_key: secret(),
+            renew: Some(crate::Renew::new(move || Some([id(), Some(read()?), None]))),
+            ..StoreOptions::default()
+        };
+        let keys = find(&options, &|_| None).unwrap().keys.unwrap();
+        let provider = Renewed { used_for: Duration::ZERO, ..Renewed::new(options, &keys) };
+        let mut used = Vec::new();
+        for text in [Some("a"), Some("half"), Some("b"), None, Some("b"), Some("b")] {
+            match text {
+                Some(text) => std::fs::write(&file.0, text).unwrap(),
+                None => std::fs::remove_file(&file.0).unwrap(),
+            }
+            used.push(provider.get_credential().await.unwrap().secret_key.clone());
+        }
+        assert_eq!(used, ["a", "a", "a", "a", "a", "b"]);
     }
 
     #[test]

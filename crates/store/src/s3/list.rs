@@ -2,40 +2,53 @@
 //!
 //! AWS promises that order. Servers that keep folders (SeaweedFS) answer in the order of a walk through them: what is in `a/`
 //! before `a-b`, although `-` comes before `/`. There each level is listed by itself and a folder waits for its turn.
+//!
+//! Pages of S3 are read here: object_store fails at a page that holds a key with an empty part, a dot or a control character, and whoever
+//! may write one such key could keep everybody from listing the folder.
 
-use super::trouble::{LIST, Trouble};
-use super::{CloudKind, Inner};
+use super::page::{Entry as Listed, Page as Answer};
+use super::trouble::LIST;
+use super::{Ask, CloudKind, Inner, Patience, versions};
 use crate::address::folder_prefix;
 use crate::{ObjectInfo, ObjectPath, StoreError};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use object_store::ObjectStore;
 use object_store::list::PaginatedListOptions;
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Display;
+use terms::Timestamp;
+
+/// A page of what is below a folder: only what Bowline wrote, or could have.
+struct Found {
+    objects: Vec<ObjectInfo>,
+    /// The names of the folders directly in it.
+    folders: Vec<String>,
+    /// How to ask for the next page.
+    next: Option<String>,
+}
+
+/// The folders directly in one, sorted.
+pub(super) async fn folders(inner: &Inner, folder: &str) -> Result<Vec<String>, StoreError> {
+    let (prefix, mut names, mut token) = (folder_prefix(folder), BTreeSet::new(), None::<String>);
+    loop {
+        let found = inner.page(&prefix, true, None, token.as_deref()).await?;
+        names.extend(found.folders);
+        token = found.next;
+        if token.is_none() {
+            return Ok(names.into_iter().collect());
+        }
+    }
+}
 
 /// Everything below `folder` after `after`, as a server lists it that promises the order of bytes.
-pub(super) fn flat<'a>(inner: &'a Inner, folder: &'a str, after: Option<&ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
-    let keys = inner.key(folder).and_then(|prefix| Ok((prefix, after.map(|path| inner.key(path.as_str())).transpose()?)));
-    let (prefix, after) = match keys {
-        Ok(keys) => keys,
-        Err(error) => return stream::iter([Err(error)]).boxed(),
-    };
-    let found = match &after {
-        // Not every version of Azure's API knows where to start.
-        Some(after) if inner.cloud == CloudKind::Microsoft => {
-            let after = after.clone();
-            inner.steady.list(Some(&prefix)).try_filter(move |meta| std::future::ready(meta.location > after)).boxed()
-        }
-        Some(after) => inner.steady.list_with_offset(Some(&prefix), after),
-        None => inner.steady.list(Some(&prefix)),
-    };
-    found
-        .filter_map(move |item| async move {
-            match item {
-                Ok(meta) => inner.object(&meta).map(Ok),
-                Err(error) => Some(Err(inner.fail(LIST, folder, &Trouble::read(&error)))),
-            }
-        })
-        .boxed()
+pub(super) fn flat<'a>(inner: &'a Inner, folder: &'a str, after: Option<&'a ObjectPath>) -> BoxStream<'a, Result<ObjectInfo, StoreError>> {
+    let pages = stream::try_unfold(Some(None), move |state: Option<Option<String>>| async move {
+        let Some(token) = state else { return Ok::<_, StoreError>(None) };
+        let found = inner.page(&folder_prefix(folder), false, after.map(ObjectPath::as_str), token.as_deref()).await?;
+        // Not every server begins where it was asked to.
+        let objects = found.objects.into_iter().filter(move |object| after.is_none_or(|after| object.path > *after));
+        Ok(Some((stream::iter(objects.map(Ok)), found.next.map(Some))))
+    });
+    pages.try_flatten().boxed()
 }
 
 /// Everything below `folder` after `after`, level by level: a request for each folder, in whatever order the server answers.
@@ -156,29 +169,103 @@ impl Walk<'_> {
     /// Asks for one page of the innermost level.
     async fn fetch(&mut self, page: Page) -> Result<(), StoreError> {
         let level = self.levels.last_mut().expect("a level asks");
-        let prefix = self.inner.raw_key(&level.prefix);
-        let options = PaginatedListOptions {
-            offset: level.start.as_deref().map(|start| self.inner.raw_key(start)),
-            delimiter: Some("/".into()),
-            page_token: match page {
-                Page::First => None,
-                Page::Token(token) => Some(token),
-            },
-            ..PaginatedListOptions::default()
+        let token = match &page {
+            Page::First => None,
+            Page::Token(token) => Some(token.as_str()),
         };
-        let asked = (!prefix.is_empty()).then_some(prefix.as_str());
-        let answer = self.inner.bounded(LIST, &level.prefix, 0, || self.inner.steady.list_paginated(asked, options.clone())).await?;
-        level.next = answer.page_token.map(Page::Token);
+        let found = self.inner.page(&level.prefix, true, level.start.as_deref(), token).await?;
+        level.next = found.next.map(Page::Token);
         // The marker that some tools write for a folder is named like the folder and so is not below it.
         let below = |object: &ObjectInfo| object.path.as_str().starts_with(&level.prefix);
-        let objects = answer.result.objects.iter().filter_map(|meta| self.inner.object(meta)).filter(below).map(Entry::Object);
-        let folders = answer.result.common_prefixes.iter().filter_map(|key| {
-            let name = key.filename().filter(|name| ObjectPath::new(*name).is_ok())?;
-            Some(Entry::Folder(format!("{}{name}/", level.prefix)))
-        });
+        let objects = found.objects.into_iter().filter(below).map(Entry::Object);
+        let folders = found.folders.iter().map(|name| Entry::Folder(format!("{}{name}/", level.prefix)));
         let mut entries: Vec<Entry> = objects.chain(folders).collect();
         entries.sort_by(|a, b| a.key().cmp(b.key()));
         level.ready.extend(entries);
         Ok(())
     }
+}
+
+impl Inner {
+    /// One page of what is below `folder` (empty, or ending in `/`) after `start`, with all that lies deeper or one level alone.
+    async fn page(&self, folder: &str, by_level: bool, start: Option<&str>, token: Option<&str>) -> Result<Found, StoreError> {
+        let (prefix, start) = (self.raw_key(folder), start.map(|start| self.raw_key(start)));
+        let found = match self.control {
+            Some(_) => self.page_of_s3(folder, &prefix, by_level, start.as_deref(), token).await?,
+            None => self.page_of_others(folder, &prefix, by_level, start, token).await?,
+        };
+        if found.next.is_some() && found.next.as_deref() == token {
+            // Asked for ever, or taken for whole: neither.
+            return Err(self.no_sense(folder, &"it says that there is more, and goes on where it began"));
+        }
+        Ok(found)
+    }
+
+    async fn page_of_s3(&self, folder: &str, prefix: &str, by_level: bool, start: Option<&str>, token: Option<&str>) -> Result<Found, StoreError> {
+        let parameters = [
+            ("continuation-token", token),
+            ("delimiter", by_level.then_some("/")),
+            ("list-type", Some("2")),
+            ("prefix", Some(prefix).filter(|prefix| !prefix.is_empty())),
+            ("start-after", start),
+        ];
+        let given: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let query = versions::query(&given);
+        let text = self.ask(LIST, folder, &Ask { method: "GET", query: &query, patience: Patience::Reading, ..Ask::default() }).await?;
+        let page: Answer = quick_xml::de::from_str(&text).map_err(|error| self.no_sense(folder, &error))?;
+        let next = match (page.is_truncated, page.token.filter(|token| !token.is_empty())) {
+            (true, None) => return Err(self.no_sense(folder, &"it is cut off and names no place to go on")),
+            (true, token) => token,
+            (false, _) => None,
+        };
+        let mut found = Found { objects: Vec::new(), folders: Vec::new(), next };
+        for entry in page.entries {
+            match entry {
+                // What SeaweedFS leaves of a folder whose last object was removed.
+                Listed::Contents(listed) if listed.bytes == 0 && listed.etag.trim_matches('"').is_empty() => {}
+                Listed::Contents(listed) => {
+                    let Some(path) = self.below(&listed.key) else { continue };
+                    let time = listed.modified.parse::<Timestamp>();
+                    let modified = time.map_err(|_| self.no_sense(folder, &format!("the time of {path} is {:?}", listed.modified)))?;
+                    found.objects.push(ObjectInfo { path, bytes: listed.bytes, modified, version: self.version(Some(listed.etag)) });
+                }
+                Listed::CommonPrefixes(folder) => found.folders.extend(folder_name(prefix, &folder.prefix)),
+                Listed::Version(_) | Listed::DeleteMarker(_) | Listed::Other => {}
+            }
+        }
+        Ok(found)
+    }
+
+    async fn page_of_others(
+        &self,
+        folder: &str,
+        prefix: &str,
+        by_level: bool,
+        start: Option<String>,
+        token: Option<&str>,
+    ) -> Result<Found, StoreError> {
+        let options = PaginatedListOptions {
+            // Not every version of Azure's API knows where to start.
+            offset: start.filter(|_| self.cloud != CloudKind::Microsoft),
+            delimiter: by_level.then_some("/".into()),
+            page_token: token.map(str::to_owned),
+            ..PaginatedListOptions::default()
+        };
+        let asked = (!prefix.is_empty()).then_some(prefix);
+        let answer = self.bounded(LIST, folder, 0, || self.steady.list_paginated(asked, options.clone())).await?;
+        let objects = answer.result.objects.iter().filter_map(|meta| self.object(meta)).collect();
+        let folders = answer.result.common_prefixes.iter().filter_map(|key| folder_name(prefix, key.as_ref())).collect();
+        Ok(Found { objects, folders, next: answer.page_token })
+    }
+
+    fn no_sense(&self, folder: &str, why: &dyn Display) -> StoreError {
+        let why = format!("the answer makes no sense: {why}");
+        StoreError::Failed { store: self.address.clone(), operation: LIST, path: folder.to_owned(), why }
+    }
+}
+
+/// The name of a folder directly below `prefix`; `None` where it is none that Bowline made.
+fn folder_name(prefix: &str, whole: &str) -> Option<String> {
+    let name = whole.strip_prefix(prefix)?.trim_end_matches('/');
+    ObjectPath::new(name).is_ok().then(|| name.to_owned())
 }

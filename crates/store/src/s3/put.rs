@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// No new attempt begins after this long.
 pub(super) const RETRY_SECONDS_MAX: u64 = 60;
-/// A server that cannot even be connected to is given up earlier: it is down, not busy.
-const CONNECT_ATTEMPTS: u32 = 4;
+/// A server that is gone is given up earlier: see [`super::tap::Tap::is_gone`].
+pub(super) const CONNECT_ATTEMPTS: u32 = 4;
 /// How long one attempt's answer is waited for, besides its bytes.
 const ATTEMPT_SECONDS_MAX: u64 = 20;
 
@@ -80,7 +80,7 @@ impl Inner {
                 Attempt::Failed(trouble) if trouble.is_missing() && expected.is_some() && !is_unsure => return Ok(None),
                 Attempt::Failed(trouble) => {
                     is_unsure |= trouble.may_have_happened();
-                    let gives_up = trouble.never_left() && tries >= CONNECT_ATTEMPTS;
+                    let gives_up = trouble.never_left() && tries >= CONNECT_ATTEMPTS && self.tap.is_gone(RETRY_SECONDS_MAX);
                     let again = trouble.may_pass() || trouble.is_refused_condition();
                     (self.fail(operation, path.as_str(), trouble), again && !gives_up)
                 }

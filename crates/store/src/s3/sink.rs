@@ -1,6 +1,6 @@
 //! A large object on its way to a bucket: one put while it is small, parts under way in the background when it grows.
 
-use super::put::pause;
+use super::put::{CONNECT_ATTEMPTS, pause};
 use super::trouble::Trouble;
 use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CALL_SECONDS_MAX, Inner};
 use crate::pending::Ticket;
@@ -21,8 +21,10 @@ const PART_BYTES: usize = 16 << 20;
 const SINGLE_PUT_BYTES: u64 = 40 << 20;
 /// Parts of one object under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// Attempts for one part.
+/// So many attempts a part has at least, each of which may last minutes where nothing answers.
 const PART_ATTEMPTS: u32 = 6;
+/// An object that takes hours outlives a store that is away for so long; after that no further attempt begins.
+const AWAY_SECONDS_MAX: u64 = 300;
 /// No new attempt to complete an upload begins after this long.
 const COMPLETE_SECONDS_MAX: u64 = 60;
 /// How many of the last bytes are compared when the answer to the completion was lost.
@@ -192,10 +194,27 @@ impl Upload {
 
     async fn begin(&self) -> Result<(Key, String), StoreError> {
         let key = self.inner.key(self.path.as_str())?;
+        let id = self.patiently(|| self.try_begin(&key)).await?;
+        Ok((key, id))
+    }
+
+    async fn try_begin(&self, key: &Key) -> Result<String, StoreError> {
         self.inner.prove_at_rest().await?;
         self.must_be_absent().await?;
-        let id = self.inner.bounded("write", self.path.as_str(), 0, || self.inner.steady.create_multipart(&key)).await?;
-        Ok((key, id))
+        self.inner.bounded("write", self.path.as_str(), 0, || self.inner.steady.create_multipart(key)).await
+    }
+
+    /// Asks again while the store is away: what took hours is not thrown away for that.
+    async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(&self, ask: impl Fn() -> F) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        for tries in 1.. {
+            match ask().await {
+                Err(StoreError::Unreachable { .. }) if begun.elapsed().as_secs() < AWAY_SECONDS_MAX && !self.inner.tap.is_gone(AWAY_SECONDS_MAX) => {}
+                outcome => return outcome,
+            }
+            tokio::time::sleep(pause(tries)).await;
+        }
+        unreachable!("the loop ends by itself")
     }
 
     /// Completing an upload overwrites; names of objects this large are random, so asking first is enough.
@@ -247,19 +266,21 @@ impl Upload {
         loop {
             tries += 1;
             let put = self.inner.once.put_part(key, id, index, PutPayload::from(part.clone()));
-            let (error, may_pass, is_busy) = match tokio::time::timeout(patience, put).await {
+            let (error, may_pass, is_busy, is_gone) = match tokio::time::timeout(patience, put).await {
                 Ok(Ok(done)) => {
                     drop(permit);
                     return Ok((index, done));
                 }
                 Ok(Err(error)) => {
                     let trouble = Trouble::read(&error);
-                    (self.inner.fail("write", self.path.as_str(), &trouble), trouble.may_pass(), trouble.is_busy())
+                    let is_gone = trouble.never_left() && self.inner.tap.is_gone(AWAY_SECONDS_MAX);
+                    (self.inner.fail("write", self.path.as_str(), &trouble), trouble.may_pass(), trouble.is_busy(), is_gone)
                 }
-                Err(_) => (self.inner.silent("write", self.path.as_str(), patience), true, false),
+                Err(_) => (self.inner.silent("write", self.path.as_str(), patience), true, false, false),
             };
-            let is_spent = if is_busy { begun.elapsed().as_secs() >= BUSY_SECONDS_MAX } else { tries >= PART_ATTEMPTS };
-            if !may_pass || is_spent {
+            let budget = if is_busy { BUSY_SECONDS_MAX } else { AWAY_SECONDS_MAX };
+            let is_spent = tries >= PART_ATTEMPTS && begun.elapsed().as_secs() >= budget;
+            if !may_pass || is_spent || (is_gone && tries >= CONNECT_ATTEMPTS) {
                 return Err(error);
             }
             tokio::time::sleep(pause(tries)).await;
@@ -268,7 +289,7 @@ impl Upload {
 
     /// Makes the parts one object, unless another came to be there meanwhile: the tap adds the condition.
     async fn complete(&self, key: &Key, id: &String, parts: Vec<PartId>, length: u64, tail: Bytes) -> Result<(), StoreError> {
-        self.must_be_absent().await?;
+        self.patiently(|| self.must_be_absent()).await?;
         // Servers copy for a while before they answer: the bytes count, and nobody hangs up earlier.
         let patience = Duration::from_secs(CALL_SECONDS_MAX + length / BYTES_PER_SECOND_MIN);
         let begun = Instant::now();

@@ -5,10 +5,13 @@ use super::locking::Locking;
 use async_trait::async_trait;
 use base64::Engine;
 use md5::{Digest, Md5};
-use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpRequestBody, HttpResponse, HttpService, ReqwestConnector};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpService, ReqwestConnector,
+};
 use object_store::{ClientOptions, HeaderValue};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 use terms::{Clock, SystemClock, Timestamp};
 
 /// What no clock can be off by: nothing was seen yet.
@@ -27,16 +30,50 @@ pub(super) struct Tap {
     skew: AtomicI64,
     /// What locks new objects, where they are to be locked; known when the credentials are.
     pub(super) locking: OnceLock<Locking>,
+    contact: Mutex<Contact>,
+}
+
+/// Whether the server can be reached, as the last requests of this store found it.
+#[derive(Debug, Default)]
+struct Contact {
+    /// Somebody answered once: what cannot be reached now is no mistake in the address.
+    was_made: bool,
+    /// Since when no connection came about.
+    lost: Option<Instant>,
 }
 
 impl Tap {
     pub(super) fn new(condition: Option<(&'static str, &'static str)>, sends_md5: bool) -> Arc<Self> {
-        Arc::new(Self { condition, is_unconditional: AtomicBool::new(false), sends_md5, skew: AtomicI64::new(UNSEEN), locking: OnceLock::new() })
+        Arc::new(Self {
+            condition,
+            is_unconditional: AtomicBool::new(false),
+            sends_md5,
+            skew: AtomicI64::new(UNSEEN),
+            locking: OnceLock::new(),
+            contact: Mutex::default(),
+        })
     }
 
     /// The server's clock less ours, in seconds, by its last answer.
     pub(super) fn skew_seconds(&self) -> Option<i64> {
         Some(self.skew.load(Ordering::Relaxed)).filter(|skew| *skew != UNSEEN)
+    }
+
+    /// Notes how a request of this store's clients ended.
+    pub(super) fn note(&self, outcome: &Result<HttpResponse, HttpError>) {
+        let mut contact = self.contact.lock().expect("no holder panics");
+        match outcome {
+            Ok(_) => *contact = Contact { was_made: true, lost: None },
+            Err(error) if error.kind() == HttpErrorKind::Connect => contact.lost = contact.lost.or_else(|| Some(Instant::now())),
+            // A connection that broke says nothing of the next one.
+            Err(_) => {}
+        }
+    }
+
+    /// Whether a server that cannot be connected to is not waited for: nobody ever answered there, or not for so long.
+    pub(super) fn is_gone(&self, seconds: u64) -> bool {
+        let contact = self.contact.lock().expect("no holder panics");
+        !contact.was_made || contact.lost.is_some_and(|lost| lost.elapsed().as_secs() >= seconds)
     }
 
     /// From now on uploads are completed without a condition; `false` when they were already.
@@ -127,9 +164,12 @@ impl HttpService for Service {
         if let Some(locking) = self.tap.locking.get() {
             locking.dress(&mut request).await?;
         }
-        let mut answer = self.inner.execute(request).await?;
-        self.tap.keep(&mut answer);
-        Ok(answer)
+        let mut outcome = self.inner.execute(request).await;
+        self.tap.note(&outcome);
+        if let Ok(answer) = &mut outcome {
+            self.tap.keep(answer);
+        }
+        outcome
     }
 }
 
@@ -153,6 +193,17 @@ mod tests {
         let pieces: object_store::PutPayload = [bytes::Bytes::from_static(b"hello"), bytes::Bytes::from_static(b" world")].into_iter().collect();
         assert_eq!(md5_of(&HttpRequestBody::from(pieces)), whole);
         assert_eq!(md5_of(&HttpRequestBody::from(b"hello world".to_vec())), whole);
+    }
+
+    #[test]
+    fn a_server_that_never_answered_is_gone_and_one_that_did_only_after_a_while() {
+        let tap = Tap::new(None, false);
+        let refused = || Err(HttpError::new(HttpErrorKind::Connect, std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
+        tap.note(&refused());
+        assert!(tap.is_gone(60), "it may be a mistake in the address");
+        tap.note(&Ok(HttpResponse::new(bytes::Bytes::new().into())));
+        tap.note(&refused());
+        assert!(!tap.is_gone(60) && tap.is_gone(0));
     }
 
     #[test]

@@ -17,6 +17,15 @@ const UNTRUSTED: &str = "Untrusted";
 /// nginx's word for a client that closed the connection before it was answered; gateways say so as well of connections that they lost themselves.
 const HUNG_UP: u16 = 499;
 
+/// The body did not arrive, or not in time: a 400, and yet what others say with 408 (Amazon S3 API Reference, Error responses).
+const CUT_OFF: [&str; 2] = ["RequestTimeout", "IncompleteBody"];
+
+/// Whoever is to vouch for a web identity did not answer the service that gives keys: a 400 as well (AWS STS API Reference).
+const NO_VOUCHER: &str = "IDPCommunicationError";
+
+/// A server that works and has too much to do.
+const BUSY: [&str; 5] = ["SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "RequestLimitExceeded"];
+
 /// One failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trouble {
@@ -48,6 +57,10 @@ impl Trouble {
         let text = error.to_string();
         if let Some(why) = no_credentials(error, &text) {
             return Self { status: Some(401), code: "NoCredentials".to_owned(), transport: None, why };
+        }
+        if let Error::InvalidPath { source } = error {
+            let why = format!("{source}; Bowline made no such object, and it keeps the others from being listed: rename or remove it");
+            return Self { status: None, code: String::new(), transport: None, why };
         }
         let after = |mark: &str| text.split_once(mark).map(|(_, rest)| rest);
         let printed = after("status code: ").and_then(|rest| rest.get(..3)?.parse().ok());
@@ -84,6 +97,10 @@ impl Trouble {
     pub(super) fn answered(status: u16, body: &str) -> Self {
         let code = element(body, "Code").unwrap_or_default();
         Self { why: said(status, &code, &element(body, "Message").unwrap_or_default()), status: Some(status), code, transport: None }
+    }
+    /// A failure in the body of an answer that had begun well: S3's way of failing late.
+    pub(super) fn late(body: &str) -> Self {
+        Self::answered(500, body)
     }
     /// A request that found nobody, or whose answer was lost.
     pub(super) fn transport(error: HttpError) -> Self {
@@ -140,23 +157,26 @@ impl Trouble {
     pub(super) fn may_have_happened(&self) -> bool {
         match self.status {
             // 501 says that the server knows no such thing: nothing happened, nor will.
-            Some(status) => (status >= 500 && status != 501) || status == 408 || status == HUNG_UP,
+            Some(status) => (status >= 500 && status != 501) || status == 408 || status == HUNG_UP || self.is_cut_off(),
             None => self.transport == Some(Transport::Unknown),
         }
     }
     /// Whether trying again may help.
     pub(super) fn may_pass(&self) -> bool {
-        self.transport.is_some() || self.is_conflict() || self.status == Some(429) || (self.may_have_happened() && !self.is_full())
+        let is_passing = self.status == Some(429) || self.code == NO_VOUCHER || (self.may_have_happened() && !self.is_full());
+        self.transport.is_some() || self.is_conflict() || is_passing
     }
     /// The server works and asks for fewer requests.
     pub(super) fn is_busy(&self) -> bool {
-        self.status == Some(429)
-            || (self.status == Some(503)
-                && ["SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "RequestLimitExceeded"].contains(&self.code.as_str()))
+        // 500 stands for what fails late.
+        self.status == Some(429) || (matches!(self.status, Some(500 | 503)) && BUSY.contains(&self.code.as_str()))
     }
-    /// A gateway lost the request on its way. Of what may pass this is all that object_store (0.14.2, client/retry.rs) does not repeat.
-    pub(super) fn is_hung_up(&self) -> bool {
-        self.status == Some(HUNG_UP)
+    /// A gateway lost the request on its way, or it was cut off: what may pass and object_store (0.14.2, client/retry.rs) does not repeat.
+    pub(super) fn is_left_to_us(&self) -> bool {
+        self.status == Some(HUNG_UP) || self.is_cut_off() || self.code == NO_VOUCHER
+    }
+    fn is_cut_off(&self) -> bool {
+        CUT_OFF.contains(&self.code.as_str())
     }
     /// The server does not know the header that carries a condition.
     pub(super) fn is_unknown_header(&self) -> bool {
@@ -188,6 +208,7 @@ impl Trouble {
             Some(404) if self.is_missing() || (self.code.is_empty() && operation == LOOK_UP) => StoreError::Missing { store, path },
             // Its status is that of a denial, and no permission would help.
             _ if self.code == "InvalidObjectState" => StoreError::Archived { store, path },
+            _ if self.is_cut_off() || self.code == NO_VOUCHER => StoreError::Unreachable { store, operation, path, why },
             _ if self.is_denied() => StoreError::Denied { store, operation, path, why },
             Some(408 | 429 | HUNG_UP | 500 | 502..=599) => StoreError::Unreachable { store, operation, path, why },
             None if self.transport.is_some() => StoreError::Unreachable { store, operation, path, why },
@@ -311,12 +332,41 @@ mod tests {
     #[test]
     fn what_a_gateway_lost_on_its_way_may_pass_and_may_have_happened() {
         let lost = generic("Error performing GET http://h/b/k in 3ms - Server returned non-2xx status code: 499 <unknown status code>: <html>");
-        assert!(lost.may_pass() && lost.may_have_happened() && lost.is_hung_up() && !lost.is_busy());
+        assert!(lost.may_pass() && lost.may_have_happened() && lost.is_left_to_us() && !lost.is_busy());
         let error = lost.of_store("s3://b", "read", "k");
         assert!(matches!(&error, StoreError::Unreachable { why, .. } if why == "the server answered 499 Client Closed Request"), "{error:?}");
         for (status, passes) in [("408 Request Timeout", true), ("429 Too Many Requests", true), ("400 Bad Request", false), ("416 X", false)] {
             let other = generic(&format!("… non-2xx status code: {status}: "));
-            assert!(other.may_pass() == passes && !other.is_hung_up(), "{status}");
+            assert!(other.may_pass() == passes && !other.is_left_to_us(), "{status}");
         }
+    }
+
+    #[test]
+    fn a_body_that_stalled_and_a_voucher_that_is_away_pass_although_they_are_a_400() {
+        let answer = |status: &str, code: &str| generic(&format!("… non-2xx status code: {status}: <Error><Code>{code}</Code></Error>"));
+        for (code, may_have_happened) in [("RequestTimeout", true), ("IncompleteBody", true), ("IDPCommunicationError", false)] {
+            let trouble = answer("400 Bad Request", code);
+            assert!(trouble.may_pass() && trouble.is_left_to_us() && !trouble.is_busy(), "{code}");
+            assert_eq!(trouble.may_have_happened(), may_have_happened, "{code}");
+            assert!(matches!(trouble.of_store("s3://b", "write", "k"), StoreError::Unreachable { .. }), "{code}");
+        }
+        assert!(!answer("400 Bad Request", "EntityTooLarge").may_pass());
+    }
+
+    #[test]
+    fn a_key_that_no_listing_can_hold_is_named_with_the_way_out() {
+        for key in ["org/kb//x", "org/kb/./x", "org/kb/tab\there"] {
+            let error = object_store::path::Path::parse(key).unwrap_err();
+            let trouble = Trouble::read(&error.into());
+            assert!(trouble.why().contains("rename or remove it") && trouble.why().contains("org/kb"), "{}", trouble.why());
+            assert!(!trouble.may_pass());
+        }
+    }
+
+    #[test]
+    fn what_fails_late_may_pass_and_a_busy_server_is_known_there_too() {
+        let late = |code: &str| Trouble::late(&format!("<?xml?>\n<Error><Code>{code}</Code><Message>m</Message></Error>"));
+        assert!(late("InternalError").may_pass() && late("InternalError").may_have_happened() && !late("InternalError").is_busy());
+        assert!(late("SlowDown").is_busy() && late("SlowDown").is_answer());
     }
 }

@@ -1,5 +1,6 @@
 //! The versions that a bucket keeps of its objects (`ListObjectVersions`, Amazon S3 API Reference).
 
+use super::page::{Entry, Folder, Page};
 use super::trouble::LIST;
 use super::{Answered, Ask, Inner, S3};
 use crate::{LockMode, ObjectPath, ObjectVersion, StoreError, Versions};
@@ -10,47 +11,6 @@ use object_store::{GetOptions, GetRange, ObjectStore};
 use serde::Deserialize;
 use std::ops::Range;
 use terms::Timestamp;
-
-#[derive(Debug, Deserialize)]
-struct Page {
-    #[serde(rename = "NextKeyMarker", default)]
-    next_key: Option<String>,
-    #[serde(rename = "NextVersionIdMarker", default)]
-    next_version: Option<String>,
-    #[serde(rename = "IsTruncated", default)]
-    is_truncated: bool,
-    #[serde(rename = "$value", default)]
-    entries: Vec<Entry>,
-}
-
-#[derive(Debug, Deserialize)]
-enum Entry {
-    Version(Listed),
-    DeleteMarker(Listed),
-    CommonPrefixes(Folder),
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Debug, Deserialize)]
-struct Folder {
-    #[serde(rename = "Prefix")]
-    prefix: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Listed {
-    #[serde(rename = "Key")]
-    key: String,
-    #[serde(rename = "VersionId")]
-    id: String,
-    #[serde(rename = "IsLatest", default)]
-    is_latest: bool,
-    #[serde(rename = "LastModified")]
-    modified: String,
-    #[serde(rename = "Size", default)]
-    bytes: u64,
-}
 
 #[derive(Debug, Deserialize)]
 struct Retention {
@@ -78,18 +38,32 @@ pub(super) fn query(parameters: &[(&str, &str)]) -> String {
 impl Inner {
     /// Asks what only S3 answers, and takes no refusal.
     pub(super) async fn ask(&self, operation: &'static str, path: &str, ask: &Ask<'_>) -> Result<String, StoreError> {
-        match self.answer(path, ask).await? {
+        match self.answer(operation, path, ask).await? {
             Answered::Yes(body) => Ok(body),
             Answered::No(trouble) => Err(self.fail(operation, path, &trouble)),
         }
     }
 
-    async fn answer(&self, path: &str, ask: &Ask<'_>) -> Result<Answered, StoreError> {
+    async fn answer(&self, operation: &'static str, path: &str, ask: &Ask<'_>) -> Result<Answered, StoreError> {
         let Some(control) = &self.control else {
             let why = "Bowline reads versions and locks of S3 buckets only".to_owned();
-            return Err(StoreError::Failed { store: self.address.clone(), operation: "read", path: path.to_owned(), why });
+            return Err(StoreError::Failed { store: self.address.clone(), operation, path: path.to_owned(), why });
         };
-        control.send(ask).await
+        // In the words of whoever asks.
+        control.send(ask).await.map_err(|error| match error {
+            StoreError::Unreachable { store, why, .. } => StoreError::Unreachable { store, operation, path: path.to_owned(), why },
+            StoreError::Untrusted { store, why, .. } => StoreError::Untrusted { store, operation, path: path.to_owned(), why },
+            other => other,
+        })
+    }
+
+    /// The path below this store; `None` for what Bowline did not write.
+    pub(super) fn below(&self, key: &str) -> Option<ObjectPath> {
+        let below = match self.prefix.as_str() {
+            "" => key,
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/')?,
+        };
+        ObjectPath::new(below).ok()
     }
 }
 
@@ -136,11 +110,12 @@ impl S3 {
         let (listed, is_removal) = match entry {
             Entry::Version(listed) => (listed, false),
             Entry::DeleteMarker(listed) => (listed, true),
-            Entry::CommonPrefixes(_) | Entry::Other => return None,
+            Entry::Contents(_) | Entry::CommonPrefixes(_) | Entry::Other => return None,
         };
-        let path = self.below(&listed.key)?;
+        let path = self.inner.below(&listed.key)?;
+        let id = listed.id.unwrap_or_else(|| "null".to_owned());
         Some(match listed.modified.parse::<Timestamp>() {
-            Ok(modified) => Ok(ObjectVersion { path, id: listed.id, bytes: listed.bytes, modified, is_latest: listed.is_latest, is_removal }),
+            Ok(modified) => Ok(ObjectVersion { path, id, bytes: listed.bytes, modified, is_latest: listed.is_latest, is_removal }),
             Err(_) => Err(StoreError::Failed {
                 store: self.inner.address.clone(),
                 operation: LIST,
@@ -148,15 +123,6 @@ impl S3 {
                 why: format!("its time is {:?}", listed.modified),
             }),
         })
-    }
-
-    /// The path below this store; `None` for what Bowline did not write.
-    fn below(&self, key: &str) -> Option<ObjectPath> {
-        let below = match self.inner.prefix.as_str() {
-            "" => key,
-            prefix => key.strip_prefix(prefix)?.strip_prefix('/')?,
-        };
-        ObjectPath::new(below).ok()
     }
 }
 
@@ -247,7 +213,7 @@ impl Versions for S3 {
     async fn locked_until(&self, path: &ObjectPath, id: &str) -> Result<Option<(LockMode, Timestamp)>, StoreError> {
         let inner = &*self.inner;
         let (key, query) = (inner.raw_key(path.as_str()), query(&[("retention", ""), ("versionId", id)]));
-        let answer = match inner.answer(path.as_str(), &Ask { method: "GET", path: &key, query: &query, ..Ask::default() }).await? {
+        let answer = match inner.answer("read", path.as_str(), &Ask { method: "GET", path: &key, query: &query, ..Ask::default() }).await? {
             Answered::Yes(answer) => answer,
             Answered::No(trouble) if UNLOCKED.contains(&trouble.code()) => return Ok(None),
             Answered::No(trouble) => return Err(inner.fail("read", path.as_str(), &trouble)),

@@ -3,7 +3,7 @@
 use super::{Item, ItemFacts, Site};
 use crate::StoreError;
 use crate::bucket::encoded;
-use crate::s3::{Call, Control, Reply, Trouble};
+use crate::s3::{Call, Control, Patience, Reply, Trouble};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -143,21 +143,43 @@ impl BucketSite {
         let facts = ItemFacts::of_headers(&reply.headers);
         let version = item.id.as_deref().map(|id| format!("?versionId={}", encoded(id))).unwrap_or_default();
         let whole: Vec<String> = format!("{}{}", self.prefix, item.key).split('/').map(encoded).collect();
-        let mut headers = facts.copy_of(&format!("{} of {}", item.id.as_deref().unwrap_or(&item.etag), item.modified)).headers();
+        let note = format!("{} of {}", item.id.as_deref().unwrap_or(&item.etag), item.modified);
+        let mut headers = facts.copy_of(&note).headers();
         headers.push(("x-amz-copy-source".to_owned(), format!("/{}/{}{version}", self.control.bucket, whole.join("/"))));
         headers.push(("x-amz-metadata-directive".to_owned(), "REPLACE".to_owned()));
-        self.done("replicate", &item.key, Call { method: "PUT", headers, ..Call::default() }).await.map(|_| true)
+        match self.done("replicate", &item.key, Call { method: "PUT", headers, copied_bytes: item.bytes, ..Call::default() }).await {
+            Err(error) if !self.has(&item.key, item.bytes, Some(&note)).await => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether a write came about whose answer was lost, late or a refusal of its own repetition: what is there now has this size, and the
+    /// note of which object it is a copy of. Without a note nobody can tell.
+    async fn has(&self, key: &str, bytes: u64, note: Option<&str>) -> bool {
+        let Some(note) = note else { return false };
+        let Ok(Ok(reply)) = self.ask("look up", key, Call { method: "HEAD", ..Call::default() }).await else { return false };
+        let length = reply.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        length == Some(bytes) && ItemFacts::of_headers(&reply.headers).is_copy_of() == Some(note)
     }
 
     /// Frees what the parts of an upload occupy. An error says nothing new: the upload has failed already.
     async fn drop_parts(&self, key: &str, upload_id: &str) {
         let query = format!("uploadId={}", encoded(upload_id));
-        let _ = self.ask("write", key, Call { method: "DELETE", query: &query, ..Call::default() }).await;
+        let _ = self.ask("write", key, Call { method: "DELETE", query: &query, patience: Patience::Brief, ..Call::default() }).await;
     }
 
     pub(super) async fn begin(site: &Arc<Self>, key: &str, bytes: u64, facts: &ItemFacts) -> Result<Upload, StoreError> {
-        let headers = facts.headers();
-        let mut upload = Upload { site: Arc::clone(site), key: key.to_owned(), headers, id: None, parts: Vec::new(), whole: None, is_first: false };
+        let mut upload = Upload {
+            site: Arc::clone(site),
+            key: key.to_owned(),
+            bytes,
+            headers: facts.headers(),
+            note: facts.is_copy_of().map(str::to_owned),
+            id: None,
+            parts: Vec::new(),
+            whole: None,
+            is_first: false,
+        };
         if bytes > Site::piece_bytes(bytes) {
             let call = Call { method: "POST", query: "uploads=", headers: upload.headers.clone(), ..Call::default() };
             let reply = site.done("write", key, call).await?;
@@ -173,7 +195,10 @@ impl BucketSite {
 pub(super) struct Upload {
     site: Arc<BucketSite>,
     key: String,
+    bytes: u64,
     headers: Vec<(String, String)>,
+    /// Of which object it is a copy.
+    note: Option<String>,
     /// Of the upload in parts.
     id: Option<String>,
     parts: Vec<String>,
@@ -197,20 +222,24 @@ impl Upload {
     }
 
     pub(super) async fn finish(self) -> Result<(), StoreError> {
-        let Self { site, key, mut headers, id, parts, whole, is_first } = self;
+        let Self { site, key, bytes, mut headers, note, id, parts, whole, is_first } = self;
         let condition: Vec<_> = is_first.then(|| ("if-none-match".to_owned(), "*".to_owned())).into_iter().collect();
         let Some(id) = id else {
             headers.extend(condition);
             let call = Call { method: "PUT", headers, body: whole.unwrap_or_default(), ..Call::default() };
-            return site.done("write", &key, call).await.map(drop);
+            return match site.done("write", &key, call).await {
+                Err(error) if !site.has(&key, bytes, note.as_deref()).await => Err(error),
+                _ => Ok(()),
+            };
         };
         let part = |(number, etag): (usize, &String)| format!("<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", number + 1);
         let parts: String = parts.iter().enumerate().map(part).collect();
         let body = format!("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>");
         let query = format!("uploadId={}", encoded(&id));
-        let call = Call { method: "POST", query: &query, headers: condition, body: Bytes::from(body), ..Call::default() };
+        let call = Call { method: "POST", query: &query, headers: condition, body: Bytes::from(body), copied_bytes: bytes, ..Call::default() };
         match site.done("write", &key, call).await {
             Ok(_) => Ok(()),
+            Err(_) if site.has(&key, bytes, note.as_deref()).await => Ok(()),
             Err(error) => {
                 // No harm where it was completed after all: then there is no such upload any more.
                 site.drop_parts(&key, &id).await;

@@ -9,9 +9,9 @@ use super::sort::Sorter;
 use crate::StoreError;
 use crate::address::decode;
 use crate::bucket::encoded;
-use crate::s3::Call;
+use crate::s3::page::{Entry, Page};
+use crate::s3::{Call, Patience};
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
-use serde::Deserialize;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,54 +29,6 @@ const BATCH: usize = 1000;
 pub(super) enum What {
     Current,
     Versions,
-}
-
-#[derive(Debug, Deserialize)]
-struct Page {
-    #[serde(rename = "NextContinuationToken", default)]
-    token: Option<String>,
-    #[serde(rename = "NextKeyMarker", default)]
-    next_key: Option<String>,
-    #[serde(rename = "NextVersionIdMarker", default)]
-    next_version: Option<String>,
-    #[serde(rename = "IsTruncated", default)]
-    is_truncated: bool,
-    #[serde(rename = "EncodingType", default)]
-    encoding: Option<String>,
-    #[serde(rename = "$value", default)]
-    entries: Vec<Entry>,
-}
-
-#[derive(Debug, Deserialize)]
-enum Entry {
-    Contents(Listed),
-    Version(Listed),
-    DeleteMarker(Listed),
-    CommonPrefixes(Folder),
-    #[serde(other)]
-    Other,
-}
-
-#[derive(Debug, Deserialize)]
-struct Folder {
-    #[serde(rename = "Prefix")]
-    prefix: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Listed {
-    #[serde(rename = "Key")]
-    key: String,
-    #[serde(rename = "VersionId", default)]
-    id: Option<String>,
-    #[serde(rename = "IsLatest", default)]
-    is_latest: bool,
-    #[serde(rename = "LastModified")]
-    modified: String,
-    #[serde(rename = "ETag", default)]
-    etag: String,
-    #[serde(rename = "Size", default)]
-    bytes: u64,
 }
 
 /// One page: what is in it, and how to ask for the next.
@@ -198,12 +150,13 @@ impl Listing {
     }
 
     async fn page(&self, prefix: &str, by_level: bool, from: Option<&str>) -> Result<Answer, StoreError> {
-        let Some(pace) = &self.pace else { return page(&self.site, self.what, prefix, by_level, from).await };
+        let ask = |patience| page(&self.site, self.what, prefix, by_level, from, patience);
+        let Some(pace) = &self.pace else { return ask(Patience::Whole).await };
         loop {
             if !pace.turn().await {
                 return Err(self.site.failed("list", prefix, "nobody wants to know any more"));
             }
-            match page(&self.site, self.what, prefix, by_level, from).await {
+            match ask(Patience::Brief).await {
                 // What was listed in hours is not thrown away for that: the next turn asks again.
                 Err(error) if error.class() == Class::Transient => pace.failed(error).await,
                 answer => {
@@ -255,7 +208,7 @@ async fn blocking<T: Send + 'static>(site: &BucketSite, work: impl FnOnce() -> T
     }
 }
 
-async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from: Option<&str>) -> Result<Answer, StoreError> {
+async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from: Option<&str>, patience: Patience) -> Result<Answer, StoreError> {
     let mut query = vec![format!("prefix={}", encoded(prefix)), "encoding-type=url".to_owned()];
     match what {
         What::Current => query.push("list-type=2".to_owned()),
@@ -264,7 +217,7 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
     query.extend(by_level.then(|| "delimiter=%2F".to_owned()));
     query.extend(from.map(str::to_owned).iter().flat_map(|from| from.split('&').map(str::to_owned).collect::<Vec<_>>()));
     query.sort_unstable();
-    let reply = site.control.exchange(&Call { method: "GET", query: &query.join("&"), ..Call::default() }).await?;
+    let reply = site.control.exchange(&Call { method: "GET", query: &query.join("&"), patience, ..Call::default() }).await?;
     let reply = reply.map_err(|trouble| site.fail("list", prefix, &trouble))?;
     let wrong = |why: &dyn std::fmt::Display| site.failed("list", prefix, &format!("the answer makes no sense: {why}"));
     let page: Page = quick_xml::de::from_str(&String::from_utf8_lossy(&reply.body)).map_err(|e| wrong(&e))?;

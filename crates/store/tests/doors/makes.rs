@@ -6,8 +6,9 @@ use crate::s3::S3Server;
 use crate::stand_in::{Likeness, StandIn};
 use crate::stores::{MINIO_KEY, Make, ObjectServer};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use std::sync::Arc;
-use store::{Created, Sse, StoreError, StoreOptions};
+use store::{Created, Item, ItemFacts, Site, Sse, StoreError, StoreOptions};
 use terms::{Clock, SystemClock};
 
 async fn start(make: Make) -> ObjectServer {
@@ -79,22 +80,86 @@ async fn an_old_ceph_conforms_by_a_stand_in() {
     assert!(ceph.refused() > 0);
 }
 
+/// Keys that object_store cannot name, in the bucket of a repository.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_keys_keep_nothing_from_being_listed() {
+    let server = start(Make::Moto).await;
+    server.create_bucket("foreign").await;
+    let url = server.url("foreign", "org/kb");
+    let (store, site) = (store::open(&url, &server.options()).unwrap(), Site::open(&url, &server.options()).unwrap());
+    for name in ["full/a", "full/b/c", "z"] {
+        assert_eq!(store.put_new(&path(name), Bytes::from_static(b"x")).await.unwrap(), Created::New);
+    }
+    for key in ["full//x", "full/b/tab\there", "full/a b", "/lead", "tab\t/x"] {
+        let mut upload = site.begin(key, 1, &ItemFacts::default(), SystemClock.now(), None).await.unwrap();
+        upload.piece(Bytes::from_static(b"x")).await.unwrap();
+        upload.finish().await.unwrap();
+    }
+    let first = path("full/a");
+    for (folder, after, wanted) in
+        [("", None, &["full/a", "full/b/c", "z"][..]), ("full", None, &["full/a", "full/b/c"][..]), ("", Some(&first), &["full/b/c", "z"][..])]
+    {
+        let found: Vec<_> = store.list(folder, after).map_ok(|object| object.path.to_string()).try_collect().await.unwrap();
+        assert_eq!(found, wanted, "{folder:?} after {after:?}");
+    }
+    assert_eq!((store.folders("").await.unwrap(), store.folders("full").await.unwrap()), (vec!["full".to_owned()], vec!["b".to_owned()]));
+    // Google's and Azure's listings are object_store's: there such a key is named, and what helps.
+    let google = StandIn::start(Likeness::Google, server.port());
+    let options = StoreOptions { endpoint: Some(google.endpoint()), ..StoreOptions::default() };
+    let error = store::open("gs://foreign/org/kb", &options).unwrap().list("full", None).try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Failed { why, .. } if why.contains("org/kb/full//x") && why.contains("remove it")), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_store_is_waited_for_and_fails_nothing() {
     let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
     server.create_bucket("busy");
-    // More refusals than object_store repeats, in a row, whatever is asked.
-    for (what, times) in [("put", 9), ("get", 9), ("list", 9)] {
+    // More refusals than object_store repeats, in a row, whatever is asked; of our own requests more than four.
+    for (what, times) in [("put", 9), ("get", 9), ("list", 6), ("site", 6)] {
         let busy = StandIn::start(Likeness::Busy(times), server.port());
         let options = StoreOptions { endpoint: Some(busy.endpoint()), ..server.options() };
         let store = store::open("s3://busy/x", &options).unwrap();
         match what {
             "put" => assert_eq!(store.put_new(&path("a"), Bytes::from_static(b"x")).await.unwrap(), Created::New),
             "get" => assert_eq!(store.get(&path("a")).await.unwrap().as_ref(), b"x"),
+            "site" => {
+                let found: Vec<Item> = Site::open("s3://busy/x", &options).unwrap().current().try_collect().await.unwrap();
+                assert_eq!(found.len(), 1);
+            }
             _ => assert!(store.folders("").await.unwrap().is_empty()),
         }
         assert_eq!(busy.refused(), times, "{what}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_for_seconds_ends_neither_a_put_nor_a_large_object() {
+    let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
+    server.create_bucket("leaving");
+    let leaving = |requests, seconds| {
+        let options =
+            StoreOptions { endpoint: Some(StandIn::start(Likeness::Leaving(requests, seconds), server.port()).endpoint()), ..server.options() };
+        store::open("s3://leaving/x", &options).unwrap()
+    };
+    let store = leaving(1, 3);
+    for name in ["first", "second"] {
+        assert_eq!(store.put_new(&path(name), Bytes::from_static(b"x")).await.unwrap(), Created::New);
+    }
+    // Two looks whether it is there, and the beginning: nobody listens when its parts come.
+    let store = leaving(3, 7);
+    let writing = tokio::task::spawn_blocking({
+        let store = Arc::clone(&store);
+        move || {
+            let sink = store.begin(&path("large")).unwrap();
+            for piece in 0..45u8 {
+                sink.append(&vec![piece; 1 << 20]).unwrap();
+            }
+            sink.finish().unwrap();
+        }
+    });
+    writing.await.unwrap();
+    store.settle().await.unwrap();
+    assert_eq!(store.info(&path("large")).await.unwrap().unwrap().bytes, 45 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

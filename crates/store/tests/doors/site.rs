@@ -1,6 +1,7 @@
 //! An application's own objects, in buckets of real servers and in a folder: any key, what is written beside it, versions, large ones.
 
 use crate::s3::S3Server;
+use crate::stand_in::{Likeness, StandIn};
 use crate::stores::{Make, ObjectServer};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -94,6 +95,27 @@ async fn minio_gives_an_applications_objects_as_they_are() {
     let odd: Vec<String> = odd_keys().into_iter().filter(|key| key != "x//y").collect();
     holds(&server.url("sites", "app"), &server.options(), &odd).await;
     lists_many(&server.url("sites", "many"), &server.options()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_answer_is_lost_or_fails_late_is_known_by_its_note() {
+    let server = tokio::task::spawn_blocking(S3Server::shared).await.unwrap();
+    server.create_bucket("doubtful");
+    for likeness in [Likeness::Forgetful, Likeness::FailingLate] {
+        let unkind = StandIn::start(likeness, server.port());
+        let options = StoreOptions { endpoint: Some(unkind.endpoint()), ..server.options() };
+        let site = Site::open(&server.url("doubtful", &format!("{likeness:?}")), &options).unwrap();
+        for (key, bytes) in [("small", 5), ("large", 20_000_000)] {
+            let facts = ItemFacts::default().copy_of(&format!("etag:{bytes}"));
+            let mut upload = site.begin(key, bytes as u64, &facts, SystemClock.now(), None).await.unwrap().replaces_nothing();
+            for part in vec![7u8; bytes].chunks(Site::piece_bytes(bytes as u64) as usize) {
+                upload.piece(Bytes::copy_from_slice(part)).await.unwrap();
+            }
+            upload.finish().await.unwrap_or_else(|error| panic!("{likeness:?}, {key}: {error:?}"));
+            assert_eq!(site.look(key).await.unwrap().map(|item| item.bytes), Some(bytes as u64), "{likeness:?}");
+        }
+        assert_eq!(unkind.lost(), 2, "{likeness:?}: each answer");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
