@@ -485,7 +485,7 @@ fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
 }
 
 /// What of a check no other rule looks at.
-const CHECKED: [&str; 11] = [
+const CHECKED: [&str; 12] = [
     "store",
     "store since then",
     "encryption by the store",
@@ -494,6 +494,7 @@ const CHECKED: [&str; 11] = [
     "privilege",
     "replication",
     "replication connection",
+    "role of the server",
     "wal_level",
     "data directory",
     "page checksums",
