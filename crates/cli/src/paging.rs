@@ -124,7 +124,13 @@ impl Source for Shown {
     }
 
     async fn plan(&self, target: &str) -> Result<Value, Trouble> {
-        let trouble = |summary: &str, detail: String| Trouble { slug: "plan-failed".into(), summary: summary.into(), detail, hint: String::new() };
+        let trouble = |summary: &str, detail: String| Trouble {
+            slug: "plan-failed".into(),
+            summary: summary.into(),
+            detail,
+            hint: String::new(),
+            is_damage: false,
+        };
         let words = ["restore", "--plan", "--to", target];
         let mut running = self.program.start(&words, None).map_err(|e| trouble("the plan could not be begun", format!("{e}.")))?;
         let ended = tokio::time::timeout(PLAN_LIMIT, running.ended()).await;
@@ -137,6 +143,7 @@ impl Source for Shown {
                 summary: word(&error, "summary"),
                 detail: word(&error, "detail"),
                 hint: word(&error, "hint"),
+                is_damage: false,
             }),
             (None, None) => Err(trouble("the plan ended without a word", String::new())),
         }

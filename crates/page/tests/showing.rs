@@ -104,7 +104,7 @@ fn the_metrics_are_those_that_were_agreed_on() {
 
 #[test]
 fn what_could_not_be_looked_at_is_absent_and_not_well() {
-    let trouble = watch::Trouble { slug: "x".into(), summary: "away".into(), detail: String::new(), hint: String::new() };
+    let trouble = watch::Trouble { slug: "x".into(), summary: "away".into(), detail: String::new(), hint: String::new(), is_damage: false };
     let gone = kept().change(|facts| {
         facts.server = watch::Look::Unseen(trouble.clone());
         facts.repository = watch::Look::Unseen(trouble);

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
-use testkit::bowline::wait;
+use testkit::bowline::{flip_a_bit, wait};
 use testkit::{Bowline, Cluster, RepositoryKind, child_of, newest_major};
 
 /// Every second a look, so that the test need not wait; jobs by the minute.
@@ -184,7 +184,13 @@ fn drills_that_are_left_to_somebody_else_are_not_begun_and_are_judged_all_the_sa
     let drill = jobs.iter().find(|job| job["name"] == "drill").expect("it is still one of them");
     assert_eq!((drill["schedule"].as_str(), drill["last"]["outcome"].as_str()), (Some("* * * * *"), Some("ok")), "{drill:#}");
     assert!(!facts["disks"].to_string().contains("\"drill\""), "{}", facts["disks"]);
-    // Its own again, it does begin one.
+    // Its own again, it does begin one: the damage of small documents is told, and keeps nothing from being begun.
+    wait("expiry after the backup", Duration::from_secs(30), || has_run(&bowline, "expire", "ok"));
+    for name in ["capacity.json", "retention.json"] {
+        flip_a_bit(&bowline.repository().join(name));
+    }
+    let doctor = bowline.run(&["doctor"]);
+    assert!(doctor.lines.last().is_some_and(|line| line.to_string().contains("retention.json is damaged")), "{doctor:#?}");
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &others.replace("drill = false", "drill = true"));
     daemon.signal(Signal::SIGHUP);
     wait("a drill of its own", Duration::from_secs(90), || daemon.log().contains("drill begins: scheduled"));

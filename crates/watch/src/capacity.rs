@@ -4,7 +4,7 @@ use crate::Trouble;
 use crate::facts::{CapacityFacts, DiskFacts, Look, Sample};
 use crate::settings::Settings;
 use nix::sys::statvfs::statvfs;
-use repo::Reader;
+use repo::{Reader, RepoError};
 use std::path::Path;
 use terms::Timestamp;
 
@@ -16,7 +16,12 @@ const DAY_SECONDS: f64 = 86_400.0;
 
 /// Where a quota is set, by the last measurement; else by the disk of the folder, asked now. `None` where neither is.
 pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<Look<CapacityFacts>>, Trouble> {
-    let measured = reader.capacity().await.map_err(|e| Trouble::of(&e))?;
+    let measured = match reader.capacity().await {
+        Err(e @ RepoError::Store(_)) => return Err(Trouble::of(&e)),
+        // The next measurement begins it anew; the disk of a folder is asked now.
+        Err(e) if settings.quota_bytes.is_some() => return Ok(Some(Look::Unseen(Trouble::of(&e)))),
+        measured => measured.unwrap_or_default(),
+    };
     let history: Vec<Sample> = measured.samples.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
     let disk = settings.folder.as_deref().and_then(|folder| disk("repository", folder, None));
     let (kind, used_bytes, limit_bytes) = match (settings.quota_bytes, disk) {
@@ -40,6 +45,7 @@ fn unmeasured() -> Trouble {
         summary: "how full the repository is was not measured yet".into(),
         detail: String::new(),
         hint: "bowline expire measures it; the daemon runs that after each backup.".into(),
+        is_damage: false,
     }
 }
 

@@ -18,6 +18,7 @@ pub async fn compare(reader: &Reader, copy: &Reader, lag_max: f64, now: Timestam
             summary: format!("{} is no copy of {}", copy.address(), reader.address()),
             detail: "it is another repository.".into(),
             hint: "Let [repository] replica name the bucket that this repository is replicated to.".into(),
+            is_damage: false,
         });
     }
     let (ours, theirs) = (reader.backups().await.map_err(trouble)?, copy.backups().await.map_err(trouble)?);

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::OldVersions;
-use terms::{Advice, BackupId, Explain, Lsn, SystemId, Timeline, Timestamp};
+use terms::{Advice, BackupId, Class, Explain, Lsn, SystemId, Timeline, Timestamp};
 
 /// One observation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +83,9 @@ pub struct Trouble {
     pub detail: String,
     /// The next step; empty when there is none to offer.
     pub hint: String,
+    /// It was there, and is damaged: that is no sign that anything else is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_damage: bool,
 }
 
 impl Trouble {
@@ -94,7 +97,8 @@ impl Trouble {
 
 impl From<Advice> for Trouble {
     fn from(advice: Advice) -> Self {
-        Self { slug: advice.slug.into(), summary: advice.summary, detail: advice.detail, hint: advice.hint }
+        let is_damage = advice.class == Class::Damaged;
+        Self { slug: advice.slug.into(), summary: advice.summary, detail: advice.detail, hint: advice.hint, is_damage }
     }
 }
 
@@ -148,6 +152,9 @@ pub struct RepositoryFacts {
     pub drills: Vec<DrillFacts>,
     /// What retention let go and a later run removes.
     pub expired: ExpiredFacts,
+    /// Documents that are damaged: all else is said as if they were not there.
+    #[serde(default)]
+    pub damaged: Vec<Trouble>,
 }
 
 impl RepositoryFacts {

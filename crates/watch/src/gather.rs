@@ -78,7 +78,8 @@ async fn remembered<T: Clone>(kept: &mut Option<Aged<T>>, age: Duration, look: i
 /// Everything that is read from the repository at one moment.
 #[derive(Clone)]
 struct FromRepository {
-    facts: RepositoryFacts,
+    /// Unseen where the damage of one document hides it; what is due by the rest is due all the same.
+    facts: Look<RepositoryFacts>,
     runs: BTreeMap<RunName, Run>,
     scrub: Option<ScrubFacts>,
     capacity: Option<Look<CapacityFacts>>,
@@ -146,7 +147,7 @@ impl Watcher {
         };
         let seen = reader.as_ref().ok();
         let known_id = seen.and_then(Reader::epoch).map(|epoch| epoch.system_id);
-        let facts = found.as_ref().ok().map(|found| &found.facts);
+        let facts = found.as_ref().ok().and_then(|found| found.facts.seen());
         let was_received = self.repository.as_ref().is_none_or(|kept| kept.value.was_received);
         let (settings, ages) = (Arc::clone(&self.settings), self.ages);
         let (server, keys, second_copy, packages) = tokio::join!(
@@ -175,7 +176,7 @@ impl Watcher {
             objectives: self.settings.objectives,
             scrub: found.as_ref().ok().and_then(|found| found.scrub.clone()),
             capacity: found.as_ref().ok().and_then(|found| found.capacity.clone()),
-            repository: look_of(found.map(|found| found.facts)),
+            repository: found.map_or_else(Look::Unseen, |found| found.facts),
             server: look_of(server),
             keys,
             second_copy,
@@ -266,7 +267,10 @@ async fn look_at_packages(doors: &dyn Doors, is_acting: bool) -> Option<Look<Pac
 async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository::Memory, now: Timestamp) -> Result<FromRepository, Trouble> {
     let of = |e: repo::RepoError| Trouble::of(&e);
     let runs = memory.runs(reader, settings).await?;
-    let facts = repository::look(reader, settings, memory, &runs, now).await?;
+    let facts = match repository::look(reader, settings, memory, &runs, now).await {
+        Err(trouble) if !trouble.is_damage => return Err(trouble),
+        found => look_of(found),
+    };
     let capacity = capacity::look(reader, settings, now).await?;
     let scrub = repository::scrub(reader).await?;
     let daemon = reader.lease(crate::DAEMON_LEASE).await.map_err(of)?;
@@ -285,6 +289,7 @@ fn timed_out(what: &str, after: Duration) -> Trouble {
         summary: format!("{what} did not answer within {} s", after.as_secs()),
         detail: String::new(),
         hint: "It may hang: try bowline check by hand.".into(),
+        is_damage: false,
     }
 }
 

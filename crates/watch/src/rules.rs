@@ -140,6 +140,10 @@ impl Found {
 }
 
 fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Found) {
+    for trouble in &repository.damaged {
+        let subject = trouble.summary.strip_suffix(" is damaged").unwrap_or(&trouble.summary);
+        found.trouble("repository", subject, Urgency::Critical, "not everything can be read", trouble);
+    }
     if !repository.is_encrypted {
         let hint = "A new repository with [encryption] mode = \"on\"; this one stays as it is.";
         found.tell(

@@ -54,6 +54,7 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
     use Urgency::{Critical, Warning};
     let cases: Vec<(String, Value, &str, &str, Urgency)> = vec![
         ("/repository".into(), trouble("store-unreachable"), "repository", "", Critical),
+        ("/repository/seen/damaged".into(), json!([trouble("repository-damaged")["unseen"].clone()]), "repository", "it does not answer", Critical),
         ("/repository/seen/is_encrypted".into(), json!(false), "encryption-off", "", Warning),
         ("/repository/seen/backups".into(), json!([]), "no-backup", "", Critical),
         (format!("{newest}/took_seconds"), json!(4000.0), "backup-window", "took", Warning),
