@@ -351,6 +351,9 @@ pub struct ServerFacts {
     pub is_ours: Option<bool>,
     /// It is a standby, or still recovers.
     pub in_recovery: bool,
+    /// How far its clock is ahead of this host's, at least; negative where it is behind.
+    #[serde(default)]
+    pub clock_ahead_seconds: f64,
     /// How far it has written, of a standby how far it has replayed.
     pub lsn: Lsn,
     /// WAL that is not stored yet; across timelines since the server's history left the stored one. Absent while nothing is stored, and where
@@ -360,6 +363,9 @@ pub struct ServerFacts {
     pub wal_lag_seconds: Option<f64>,
     /// By the configuration, not as the server has it: `wal.synchronous`.
     pub is_synchronous: bool,
+    /// What its `archive_command` handed over last is stored here. Absent where there is a slot, and where nobody can tell.
+    #[serde(default)]
+    pub is_archived: Option<bool>,
     /// The slot that the configuration names.
     pub slot: SlotFacts,
     /// Of the slot and of synchronous commit: what is not well.

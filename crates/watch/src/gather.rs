@@ -146,12 +146,11 @@ impl Watcher {
             Err(trouble) => Err(trouble.clone()),
         };
         let seen = reader.as_ref().ok();
-        let known_id = seen.and_then(Reader::epoch).map(|epoch| epoch.system_id);
         let facts = found.as_ref().ok().and_then(|found| found.facts.seen());
         let was_received = self.repository.as_ref().is_none_or(|kept| kept.value.was_received);
         let (settings, ages) = (Arc::clone(&self.settings), self.ages);
         let (server, keys, second_copy, packages) = tokio::join!(
-            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, facts, known_id, now)),
+            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, seen, facts)),
             // Without the repository nothing can be asked, and nothing of that is remembered.
             async { remembered(&mut self.keys, ages.keys, look_at_keys(&*doors, seen?)).await },
             async { remembered(&mut self.second_copy, ages.second_copy, look_at_copy(&*doors, seen?, &settings, now)).await },

@@ -17,6 +17,8 @@ const WAL_ROOM_WARNING: u64 = 20 << 30;
 const WAL_ROOM_CRITICAL: u64 = 5 << 30;
 /// What to do about a canary that cannot be written.
 const CANARY_HINT: &str = "Allow s3:PutObject on .bowline-canary below the primary and s3:GetObject on it at the replica, or set [packages] canary = false (docs/packages.md).";
+/// Two clocks that differ by more do not both keep time.
+const CLOCKS_APART_SECONDS: f64 = 60.0;
 /// A receiver that begins again has so long before anybody is told.
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
@@ -44,7 +46,7 @@ pub const RULES: [(&str, &str); 25] = [
     ("capacity", "there is room for what comes"),
     ("rpo", "no more than objectives.rpo would be lost now"),
     ("rto", "a restore would take no longer than objectives.rto"),
-    ("clock-skew", "this host's clock agrees with the store's"),
+    ("clock-skew", "this host's clock agrees with the store's and the server's"),
     ("check", "what bowline check looks at, and no other rule, is as it must be"),
     ("configuration", "the configuration in force is the one that was written"),
 ];
@@ -81,7 +83,7 @@ pub fn judge(facts: &Facts) -> Judgement {
         Look::Seen(server) => judge_server(facts, server, &mut found),
         Look::Unseen(trouble) => {
             found.trouble("server", "", Urgency::Critical, "the server cannot be reached", trouble);
-            found.cannot(["foreign-server", "receiver", "slot", "wal-lag"]);
+            found.cannot(["foreign-server", "receiver", "slot", "wal-lag", "clock-skew"]);
         }
     }
     judge_receiver(facts, &mut found);
@@ -288,11 +290,20 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
         Some(true) => {}
         None => found.cannot(["foreign-server"]),
     }
+    let apart = server.clock_ahead_seconds;
+    if apart.abs() > CLOCKS_APART_SECONDS {
+        let what = format!("the server's clock is {} {} this host's", span(apart.abs()), if apart > 0.0 { "ahead of" } else { "behind" });
+        let detail = "what is restored to a time is by the server's clock, schedules and ages of backups by this host's";
+        found.tell("clock-skew", "server", Urgency::Warning, what, detail, "Look which of the two is wrong (timedatectl), and set it right.");
+    }
     let slot = &server.slot;
     // It is being started again: that is nobody's concern yet.
     let is_new =
         facts.receiver.as_ref().and_then(|receiver| receiver.since).is_some_and(|since| facts.at.seconds_since(since) < RECEIVER_GRACE_SECONDS);
-    if !slot.active && !is_new {
+    // Where the server's archive_command brings WAL, nobody need stream it.
+    if !slot.exists && server.is_archived.is_none() {
+        found.cannot(["receiver", "slot"]);
+    } else if !slot.active && !is_new && server.is_archived != Some(true) {
         let why = facts.receiver.as_ref().and_then(|receiver| receiver.why.clone()).unwrap_or_default();
         found.tell("receiver", "", Urgency::Critical, "no WAL receiver is running", why, "Start it: bowline daemon, or bowline wal receive.");
     }

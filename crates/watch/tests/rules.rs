@@ -71,6 +71,8 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
         ("/keys/seen/0/trouble".into(), trouble("key-unreachable")["unseen"].clone(), "kms", "aws-kms:", Warning),
         ("/server".into(), trouble("pg-unreachable"), "server", "", Critical),
         ("/server/seen/is_ours".into(), json!(false), "foreign-server", "", Critical),
+        ("/server/seen/clock_ahead_seconds".into(), json!(3600.0), "clock-skew", "server", Warning),
+        ("/server/seen/clock_ahead_seconds".into(), json!(-90.0), "clock-skew", "server", Warning),
         ("/server/seen/slot/active".into(), json!(false), "receiver", "", Critical),
         ("/server/seen/findings".into(), finding, "slot", "slot-lost", Critical),
         ("/server/seen/wal_lag_seconds".into(), json!(1000.0), "wal-lag", "", Critical),
@@ -166,6 +168,21 @@ fn what_would_be_lost_counts_from_the_mark_when_the_server_is_gone() {
     for rule in ["wal-lag", "slot", "receiver"] {
         assert!(judgement.unknown.contains(rule), "{rule}: {:?}", judgement.unknown);
     }
+}
+
+#[test]
+fn where_the_archiver_brings_wal_no_receiver_is_missed() {
+    let missed = |exists: bool, archived: Value| {
+        let mut facts = healthy();
+        let server = &mut facts["server"]["seen"];
+        (server["slot"]["exists"], server["slot"]["active"], server["is_archived"]) = (json!(exists), json!(false), archived);
+        let judgement = judged(&facts);
+        (judgement.alarms.iter().any(|alarm| alarm.rule == "receiver"), judgement.unknown.contains("receiver"))
+    };
+    assert_eq!(missed(false, json!(true)), (false, false));
+    assert_eq!(missed(false, json!(false)), (true, false), "another tool archives, or none");
+    assert_eq!(missed(false, Value::Null), (false, true), "the repository cannot be asked");
+    assert_eq!(missed(true, Value::Null), (true, false), "a slot that nobody uses holds WAL back");
 }
 
 #[test]

@@ -129,7 +129,11 @@ fn show_server(server: &ServerFacts, facts: &Facts, printer: &Printer) {
     let promised = time(facts.objectives.rpo_seconds);
     printer.say(format!("exposure     {not_stored} of WAL not stored yet{commits}; objective {promised}; server at {}", server.lsn));
     let slot = &server.slot;
-    printer.say(format!("receiver     {}", if slot.active { "streaming" } else { "NOT RUNNING on the configured slot" }));
+    printer.say(match (slot.active, server.is_archived) {
+        (true, _) => "receiver     streaming",
+        (false, Some(true)) => "receiver     none: the server's archive_command stores WAL here",
+        (false, _) => "receiver     NOT RUNNING on the configured slot",
+    });
     let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
     let state = if slot.exists { slot.wal_status.as_deref().unwrap_or("unused") } else { "missing" };
     printer.say(format!("slot         {} ({state}), holds {held} of WAL on the server", slot.name));
