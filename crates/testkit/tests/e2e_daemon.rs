@@ -103,6 +103,15 @@ fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told_and_changes_nothi
     wait("the refusal", Duration::from_secs(10), || daemon.log().contains("the former one stays in force"));
     assert!(daemon.log().contains("backup.schedule"), "{}", daemon.log());
     assert!(child_of(daemon.pid(), "receive").is_some());
+    // The file is right again and the daemon has not heard of it: what only the daemon knows, status and doctor say.
+    configure(&bowline, &cluster, "");
+    for verb in ["status", "doctor"] {
+        wait(&format!("{verb} to tell of the refusal"), Duration::from_secs(20), || {
+            let told = bowline.run(&[verb]);
+            let alarms = told.lines.iter().find_map(|line| line.get("result")).expect("a result")["alarms"].clone();
+            alarms.as_array().is_some_and(|alarms| alarms.iter().any(|alarm| alarm["rule"] == "configuration"))
+        });
+    }
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &QUICK.replace("[daemon]", "[daemon]\nreceive = false"));
     daemon.signal(Signal::SIGHUP);
     wait("the receiver to be given up", Duration::from_secs(20), || child_of(daemon.pid(), "receive").is_none());
