@@ -189,6 +189,9 @@ impl Daemon {
         if observed.at < acting_since {
             return;
         }
+        if let Some(repository) = observed.facts.repository.seen() {
+            self.receiver.mended_by_newest(repository);
+        }
         let is_full = observed
             .judgement
             .alarms
