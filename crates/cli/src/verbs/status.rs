@@ -164,10 +164,16 @@ fn show_server(server: &ServerFacts, facts: &Facts, printer: &Printer) {
 }
 
 fn show_rest(facts: &Facts, printer: &Printer) {
-    if let Some(Look::Seen(capacity)) = &facts.capacity {
-        let share = capacity.used_bytes as f64 / capacity.limit_bytes.max(1) as f64 * 100.0;
-        let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!(", full in {days:.0} days"));
-        printer.say(format!("room         {share:.0} % of {} used ({}){forecast}", bytes(capacity.limit_bytes), capacity.kind));
+    match &facts.capacity {
+        Some(Look::Seen(capacity)) => {
+            let share = capacity.used_bytes as f64 / capacity.limit_bytes.max(1) as f64 * 100.0;
+            let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!(", full in {days:.0} days"));
+            let measured =
+                capacity.history.last().filter(|_| capacity.kind == "quota").map_or_else(String::new, |last| format!(", measured {}", last.at));
+            printer.say(format!("room         {share:.0} % of {} used ({}{measured}){forecast}", bytes(capacity.limit_bytes), capacity.kind));
+        }
+        Some(Look::Unseen(trouble)) => printer.say(format!("room         not known: {}", trouble.summary)),
+        None => {}
     }
     for job in facts.jobs.iter().filter(|job| job.last.is_some()) {
         let Some(last) = &job.last else { continue };
