@@ -5,7 +5,7 @@ use crate::facts::{
 };
 use crate::settings::{Doors, Settings};
 use crate::{capacity, copy, jobs, keys, repository, server};
-use repo::{LeaseView, Reader, Run, RunName};
+use repo::{Coverage, LeaseView, Reader, Run, RunName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_secs(120);
 /// How long a look waits for a repository of which it has something to show already.
 const AT_ONCE: Duration = Duration::from_secs(3);
+/// How long the first look at a repository may take: a large one is listed in minutes.
+const FIRST: Duration = Duration::from_secs(600);
 const TIMED_OUT: &str = "look-timeout";
 
 /// How old what is not looked at each time may become.
@@ -209,14 +211,19 @@ impl Watcher {
         // A large repository is not listed all the time.
         let age = self.ages.repository.max(self.took * 5);
         if let Some(kept) = self.repository.as_ref().filter(|kept| !self.ages.repository.is_zero() && kept.is_fresh(age)) {
-            return Ok(kept.value.clone());
+            return Ok(with_marks(reader, kept.value.clone()).await);
         }
         let beside = self.beside.get_or_insert_with(|| {
             let (reader, settings, memory) = (reader.clone(), Arc::clone(&self.settings), Arc::clone(&self.memory));
             Beside { since: Instant::now(), task: tokio::spawn(async move { read_all(&reader, &settings, &mut *memory.lock().await, now).await }) }
         });
         // A small one answers at once; with something to show already nobody waits for a large one.
-        let patience = if self.repository.is_some() && !self.ages.repository.is_zero() { AT_ONCE } else { LIMIT };
+        let patience = match &self.repository {
+            // Whoever looks once has nothing to show before.
+            _ if self.ages.repository.is_zero() => FIRST,
+            Some(_) => AT_ONCE,
+            None => LIMIT,
+        };
         match timeout(patience, &mut beside.task).await {
             Ok(done) => {
                 let took = beside.since.elapsed();
@@ -227,8 +234,11 @@ impl Watcher {
             }
             Err(_) => {
                 let waited = beside.since.elapsed();
-                let kept = self.repository.as_ref().filter(|_| waited < LIMIT.max(self.took * 3));
-                kept.map(|kept| kept.value.clone()).ok_or_else(|| timed_out("the repository", waited))
+                match &self.repository {
+                    Some(kept) if waited < LIMIT.max(self.took * 3) => Ok(with_marks(reader, kept.value.clone()).await),
+                    None if waited < FIRST => Err(not_yet()),
+                    _ => Err(timed_out("the repository", waited)),
+                }
             }
         }
     }
@@ -277,6 +287,38 @@ async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository:
     Ok(FromRepository { facts, runs, scrub, capacity, daemon, was_received })
 }
 
+/// The coverage mark and the daemon's lease move on all the time and are two small objects: they are read at each look, however old the rest
+/// is. Where they cannot be read, as they were.
+async fn with_marks(reader: &Reader, mut found: FromRepository) -> FromRepository {
+    let mark = async {
+        match reader.epoch() {
+            Some(epoch) => reader.coverage(epoch.system_id).await,
+            None => Ok(None),
+        }
+    };
+    let Ok((lease, mark)) = timeout(AT_ONCE, async { tokio::join!(reader.lease(crate::DAEMON_LEASE), mark) }).await else { return found };
+    if let Ok(lease) = lease {
+        found.daemon = lease;
+    }
+    if let (Look::Seen(facts), Ok(Some(mark))) = (&mut found.facts, mark) {
+        move_on(facts, &mark);
+    }
+    found
+}
+
+/// Takes a newer coverage mark over: everything before it is stored.
+fn move_on(facts: &mut RepositoryFacts, mark: &Coverage) {
+    if let Some(window) = &mut facts.window {
+        (window.until, window.until_lsn) = (Some(mark.time), Some(mark.lsn));
+    }
+    for epoch in facts.epochs.iter_mut().filter(|epoch| epoch.is_present) {
+        (epoch.covered_until, epoch.covered_until_lsn) = (Some(mark.time), Some(mark.lsn));
+    }
+    if let Some(stored) = facts.stored.as_mut().filter(|stored| stored.timeline == mark.timeline && stored.hole.is_none()) {
+        stored.lsn = stored.lsn.max(mark.lsn);
+    }
+}
+
 /// A look that takes too long is none.
 async fn bounded<T>(what: &str, look: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     timeout(LIMIT, look).await.unwrap_or_else(|_| Err(timed_out(what, LIMIT)))
@@ -292,6 +334,41 @@ fn timed_out(what: &str, after: Duration) -> Trouble {
     }
 }
 
+fn not_yet() -> Trouble {
+    Trouble {
+        slug: Trouble::NOT_YET.into(),
+        summary: "the repository is being listed for the first time".into(),
+        detail: String::new(),
+        hint: "Wait; a large one takes minutes.".into(),
+        is_damage: false,
+    }
+}
+
 fn look_of<T>(found: Result<T, Trouble>) -> Look<T> {
     found.map_or_else(Look::Unseen, Look::Seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use terms::Lsn;
+
+    #[test]
+    fn a_newer_mark_moves_what_is_stored_and_covered_but_not_past_a_hole_or_onto_another_timeline() {
+        let mut sample: serde_json::Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        let facts: RepositoryFacts = serde_json::from_value(sample["facts"]["repository"]["seen"].take()).unwrap();
+        let stored = facts.stored.clone().unwrap();
+        let (lsn, time) = (Lsn::from_bytes(stored.lsn.bytes() + 0x100), facts.created.plus_micros(1));
+        let after = |timeline, hole: Option<&str>| {
+            let mut facts = facts.clone();
+            facts.stored.as_mut().unwrap().hole = hole.map(str::to_owned);
+            move_on(&mut facts, &Coverage::new(facts.system_id.unwrap(), timeline, lsn, time));
+            assert_eq!(facts.window.as_ref().and_then(|window| window.until.zip(window.until_lsn)), Some((time, lsn)));
+            assert_eq!(facts.epochs.last().map(|epoch| epoch.covered_until_lsn), Some(Some(lsn)));
+            facts.stored.unwrap().lsn
+        };
+        assert_eq!(after(stored.timeline, None), lsn);
+        assert_eq!(after(stored.timeline, Some("a segment")), stored.lsn);
+        assert_eq!(after(terms::Timeline::new(99).unwrap(), None), stored.lsn);
+    }
 }

@@ -57,7 +57,10 @@ pub fn judge(facts: &Facts) -> Judgement {
     match &facts.repository {
         Look::Seen(repository) => judge_repository(facts, repository, &mut found),
         Look::Unseen(trouble) => {
-            found.trouble("repository", "", Urgency::Critical, "the repository cannot be looked at", trouble);
+            match trouble.slug.as_str() {
+                Trouble::NOT_YET => found.cannot(["repository"]),
+                _ => found.trouble("repository", "", Urgency::Critical, "the repository cannot be looked at", trouble),
+            }
             found.cannot([
                 "no-backup",
                 "wal-gap",

@@ -211,8 +211,11 @@ fn commits_that_wait_are_told_with_the_way_to_let_them_go() {
 #[test]
 fn a_repository_that_cannot_be_looked_at_resolves_nothing() {
     let mut facts = healthy();
-    facts["repository"] = trouble("store-unreachable");
+    facts["repository"] = trouble(watch::Trouble::NOT_YET);
     facts["jobs"] = json!([]);
+    let judgement = judged(&facts);
+    assert!(judgement.alarms.is_empty() && judgement.unknown.contains("repository"), "a large one is being listed: {judgement:#?}");
+    facts["repository"] = trouble("store-unreachable");
     let judgement = judged(&facts);
     for rule in [
         "no-backup",
