@@ -80,6 +80,10 @@ impl Source for Shown {
         self.office.observed().map(|observed| Arc::new(observed.facts.clone()))
     }
 
+    fn looks_on(&self) -> bool {
+        self.office.looks_on()
+    }
+
     async fn alerts(&self) -> Value {
         let mut told = self.told.lock().await;
         if let Some((_, view)) = told.as_ref().filter(|(read, _)| read.elapsed() < LEDGER_FRESH) {

@@ -102,7 +102,7 @@ pub async fn run(premises: Arc<dyn Premises>, office: Arc<Office>, events: Arc<d
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if watchdog.is_some() {
+                if watchdog.is_some() && daemon.office.looks_on() {
                     notify(&[NotifyState::Watchdog]);
                 }
                 daemon.tick().await;
