@@ -1,6 +1,6 @@
 //! Looks at everything again and again, judges it, and has people told.
 
-use crate::office::{Observed, Office};
+use crate::office::{LOOK_LIMIT, Observed, Office};
 use crate::{Loaded, Tell};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,6 @@ use watch::{Ages, Watcher, judge};
 
 /// How long people's channels may keep the next look waiting: they have queues of their own.
 const TELL_LIMIT: Duration = Duration::from_secs(20);
-
-/// A look that is later than this hangs for good, or nobody looks any more.
-pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(600);
 
 /// What asks for a look out of turn.
 #[derive(Default)]

@@ -1,7 +1,6 @@
 //! What the daemon knows at the moment, for all who show it: the last observation, what runs, how the lag went.
 
 use crate::child::{Handle, Said};
-use crate::look::LOOK_LIMIT;
 use crate::turn::Role;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +15,9 @@ use watch::{Facts, Trouble};
 const SAMPLES: usize = 2880;
 /// Samples closer together than this replace each other unless the lag grew.
 const SAMPLE_SECONDS: f64 = 60.0;
+
+/// A look that is later than this hangs for good, or nobody looks any more.
+pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(600);
 
 /// One observation and what the rules say of it.
 #[derive(Debug, Clone)]

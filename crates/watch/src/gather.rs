@@ -362,7 +362,8 @@ mod tests {
         let after = |timeline, hole: Option<&str>| {
             let mut facts = facts.clone();
             facts.stored.as_mut().unwrap().hole = hole.map(str::to_owned);
-            move_on(&mut facts, &Coverage::new(facts.system_id.unwrap(), timeline, lsn, time));
+            let mark = Coverage::new(facts.system_id.unwrap(), timeline, lsn, time);
+            move_on(&mut facts, &mark);
             assert_eq!(facts.window.as_ref().and_then(|window| window.until.zip(window.until_lsn)), Some((time, lsn)));
             assert_eq!(facts.epochs.last().map(|epoch| epoch.covered_until_lsn), Some(Some(lsn)));
             facts.stored.unwrap().lsn
