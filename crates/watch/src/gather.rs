@@ -351,7 +351,52 @@ fn look_of<T>(found: Result<T, Trouble>) -> Look<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use terms::Lsn;
+    use repo::{Encryption, Writer};
+    use serde_json::json;
+    use store::{Created, ObjectPath, Put};
+    use terms::{Lsn, SystemId};
+
+    fn settings() -> Settings {
+        let mut sample: serde_json::Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        Settings {
+            org: "acme".into(),
+            objectives: serde_json::from_value(sample["facts"]["objectives"].take()).unwrap(),
+            jobs: Vec::new(),
+            slot: "bowline".into(),
+            status_interval: Duration::from_secs(5),
+            is_synchronous: false,
+            receiver: "bowline",
+            data_dir: None,
+            drill_dir: None,
+            policy: repo::retention::RetentionPolicy::default(),
+            quota_bytes: Some(1 << 40),
+            folder: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_document_is_named_and_hides_neither_the_rest_nor_the_ledger() {
+        let (bucket, now) = (Arc::new(store::Memory::new()), Timestamp::from_unix_micros(1_795_000_000_000_000));
+        let mut writer = Writer::create(bucket.clone(), Vec::new(), "acme", Encryption::Off, json!({}), now).await.unwrap();
+        writer.admit(SystemId::new(7), 18, now).await.unwrap();
+        let damage = async |path: &str| {
+            let put = bucket.put_new(&ObjectPath::new(path).unwrap(), "a flipped bit".into()).await;
+            assert_eq!(put.unwrap(), Created::New, "{path}");
+        };
+        let read = async || read_all(writer.reader(), &settings(), &mut repository::Memory::default(), now).await.expect("it is there");
+        let backup = "full/20261126T020000Z/backup.json";
+        for path in [backup, "retention.json", "expired/20261125T020000Z.json", "capacity.json"] {
+            damage(path).await;
+        }
+        let found = read().await;
+        let named: Vec<&str> = found.facts.seen().expect("all else").damaged.iter().map(|trouble| trouble.summary.as_str()).collect();
+        assert_eq!(named, [format!("{backup} is damaged").as_str(), "retention.json is damaged", "expired/20261125T020000Z.json is damaged"]);
+        assert!(matches!(&found.capacity, Some(Look::Unseen(trouble)) if trouble.is_damage), "{:?}", found.capacity);
+        damage("coverage.json").await;
+        let found = read().await;
+        let unseen = found.facts.trouble().expect("where the log ends cannot be told");
+        assert!(unseen.is_damage && found.runs.is_empty(), "{unseen:?}");
+    }
 
     #[test]
     fn a_newer_mark_moves_what_is_stored_and_covered_but_not_past_a_hole_or_onto_another_timeline() {
