@@ -363,6 +363,10 @@ pub struct ServerFacts {
     pub wal_lag_seconds: Option<f64>,
     /// By the configuration, not as the server has it: `wal.synchronous`.
     pub is_synchronous: bool,
+    /// Commits that waited for a synchronous standby all the while that they were looked at, some seconds; 0 where nobody looked: who supervises
+    /// the receiver, and in asynchronous mode.
+    #[serde(default)]
+    pub commits_waiting: u64,
     /// What its `archive_command` handed over last is stored here. Absent where there is a slot, and where nobody can tell.
     #[serde(default)]
     pub is_archived: Option<bool>,

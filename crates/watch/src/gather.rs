@@ -151,8 +151,10 @@ impl Watcher {
         let facts = found.as_ref().ok().and_then(|found| found.facts.seen());
         let was_received = self.repository.as_ref().is_none_or(|kept| kept.value.was_received);
         let (settings, ages) = (Arc::clone(&self.settings), self.ages);
+        // Who supervises the receiver hears of it at once; everybody else asks the server.
+        let asks_who_waits = receiver.is_none() && settings.is_synchronous;
         let (server, keys, second_copy, packages) = tokio::join!(
-            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, seen, facts)),
+            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, seen, facts, asks_who_waits)),
             // Without the repository nothing can be asked, and nothing of that is remembered.
             async { remembered(&mut self.keys, ages.keys, look_at_keys(&*doors, seen?)).await },
             async { remembered(&mut self.second_copy, ages.second_copy, look_at_copy(&*doors, seen?, &settings, now)).await },

@@ -299,6 +299,16 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
         let detail = "what is restored to a time is by the server's clock, schedules and ages of backups by this host's";
         found.tell("clock-skew", "server", Urgency::Warning, what, detail, "Look which of the two is wrong (timedatectl), and set it right.");
     }
+    if server.commits_waiting > 0 {
+        found.tell(
+            "wal-held-up",
+            "",
+            Urgency::Critical,
+            format!("commits wait: {} of them for 3 s and longer", server.commits_waiting),
+            "each waits until the repository, or another standby that synchronous_standby_names wants, has its WAL",
+            release_hint(),
+        );
+    }
     let slot = &server.slot;
     // It is being started again: that is nobody's concern yet.
     let is_new =
@@ -352,19 +362,22 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
     }
 }
 
+fn release_hint() -> String {
+    format!("To let them go unprotected: {RELEASE} Undo it when the store is back.")
+}
+
 fn judge_receiver(facts: &Facts, found: &mut Found) {
     let Some(receiver) = &facts.receiver else { return };
     if let Some(waited) = receiver.held_up_seconds {
         match receiver.commits_wait {
             true => {
-                let hint = format!("To let them go unprotected: {RELEASE} Undo it when the store is back.");
                 found.tell(
                     "wal-held-up",
                     "",
                     Urgency::Critical,
                     format!("commits wait: WAL has waited {} for the store", span(waited)),
                     receiver.why.clone().unwrap_or_default(),
-                    hint,
+                    release_hint(),
                 );
             }
             false => found.tell(

@@ -5,7 +5,12 @@ use crate::facts::{FindingFacts, RepositoryFacts, ServerFacts, SlotFacts, Stored
 use crate::settings::{Doors, Settings};
 use pg::{ArchiverFacts, ConnInfo, Replication, Severity, SlotExpectation, SlotGuard, Sql, TimelineHistory};
 use repo::{Reader, RepoError};
+use std::time::Duration;
 use terms::{Clock, Lsn, SystemClock, SystemId, Timeline, Timestamp, WalName};
+use tokio::time::sleep;
+
+/// Each commit waits for a moment. One that still does after so long hangs.
+const COMMIT_WAITS: Duration = Duration::from_secs(3);
 
 pub(crate) async fn look(
     doors: &dyn Doors,
@@ -13,6 +18,7 @@ pub(crate) async fn look(
     was_used: bool,
     reader: Option<&Reader>,
     repository: Option<&RepositoryFacts>,
+    asks_who_waits: bool,
 ) -> Result<ServerFacts, Trouble> {
     let trouble = |e: pg::PgError| Trouble::of(&e);
     let info = doors.server()?;
@@ -29,6 +35,7 @@ pub(crate) async fn look(
     let archived_otherwise = is_archived.unwrap_or(true);
     let mut findings = guard.judge(&SlotExpectation { was_used, archived_otherwise, status_interval: settings.status_interval });
     findings.extend(sql.sync_facts().await.map_err(trouble)?.judge(settings.receiver, settings.is_synchronous));
+    let commits_waiting = if asks_who_waits { commits_waiting(&sql).await.map_err(trouble)? } else { 0 };
     let lsn = sql.current_lsn().await.map_err(trouble)?;
     let is_ours = reader.and_then(Reader::epoch).map(|epoch| epoch.system_id == facts.system_id);
     let stored = repository.and_then(|repository| repository.stored.as_ref()).filter(|_| is_ours == Some(true));
@@ -51,10 +58,21 @@ pub(crate) async fn look(
         wal_lag_bytes,
         wal_lag_seconds,
         is_synchronous: settings.is_synchronous,
+        commits_waiting,
         is_archived,
         slot: slot(&guard),
         findings: findings.into_iter().filter(|finding| finding.severity != Severity::Ok).map(finding).collect(),
     })
+}
+
+/// How many commits wait all the while.
+async fn commits_waiting(sql: &Sql) -> Result<u64, pg::PgError> {
+    let before = sql.waiting_commits().await?;
+    if before.is_empty() {
+        return Ok(0);
+    }
+    sleep(COMMIT_WAITS).await;
+    Ok(sql.waiting_commits().await?.intersection(&before).count() as u64)
 }
 
 /// How far the server's clock is ahead of this host's at least: it was read between these two times of ours. Negative: behind.

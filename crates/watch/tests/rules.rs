@@ -73,6 +73,7 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
         ("/server/seen/is_ours".into(), json!(false), "foreign-server", "", Critical),
         ("/server/seen/clock_ahead_seconds".into(), json!(3600.0), "clock-skew", "server", Warning),
         ("/server/seen/clock_ahead_seconds".into(), json!(-90.0), "clock-skew", "server", Warning),
+        ("/server/seen/commits_waiting".into(), json!(2), "wal-held-up", "", Critical),
         ("/server/seen/slot/active".into(), json!(false), "receiver", "", Critical),
         ("/server/seen/findings".into(), finding, "slot", "slot-lost", Critical),
         ("/server/seen/wal_lag_seconds".into(), json!(1000.0), "wal-lag", "", Critical),

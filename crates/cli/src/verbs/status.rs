@@ -63,7 +63,12 @@ pub async fn look(common: &Common) -> Result<(Facts, Judgement), Fault> {
     let mut judgement = watch::judge(&facts);
     if facts.acting.is_some() {
         match doors.wiring().alert_shelf()?.state::<State>(None).await {
-            Ok(state) => judgement.alarms.extend(state.into_iter().flat_map(|(state, _)| of_the_daemon(state))),
+            Ok(state) => {
+                let mut heard: Vec<Alarm> = state.into_iter().flat_map(|(state, _)| of_the_daemon(state)).collect();
+                // What was seen from here, too, is said once.
+                heard.retain(|alarm| judgement.alarms.iter().all(|seen| (&seen.rule, &seen.subject) != (&alarm.rule, &alarm.subject)));
+                judgement.alarms.extend(heard);
+            }
             Err(_) => judgement.unknown.extend(OF_THE_DAEMON.map(str::to_owned)),
         }
     }
