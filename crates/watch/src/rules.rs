@@ -35,7 +35,7 @@ pub const RULES: [(&str, &str); 25] = [
     ("damaged-pages", "the newest backup holds no damaged page"),
     ("server", "PostgreSQL can be reached"),
     ("foreign-server", "the server is the cluster that the repository follows"),
-    ("receiver", "WAL is being received"),
+    ("receiver", "WAL is being received, or archived here"),
     ("wal-held-up", "WAL does not wait for the store"),
     ("wal-lag", "no commit waits longer than alerts.wal_lag to be stored"),
     ("wal-gap", "the stored WAL is whole"),
