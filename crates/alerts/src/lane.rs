@@ -15,7 +15,7 @@ use tokio::time::Instant;
 const WAITING_MAX: usize = 200;
 
 /// The rule that a channel itself breaks.
-pub(crate) const CHANNEL_DEAD: &str = "channel-dead";
+pub const CHANNEL_DEAD: &str = "channel-dead";
 
 /// One channel with what waits for it.
 pub(crate) struct Lane {

@@ -13,6 +13,7 @@ mod view;
 pub use channel::{Access, Alertmanager, Channel, MailTls, Named, PagerDuty, Slack, Smtp, Webhook};
 pub use error::{AlertError, Undelivered};
 pub use fold::{Judged, Kind, Notice, Patience, Sight, fold};
+pub use lane::CHANNEL_DEAD;
 pub use message::{Message, Source};
 pub use state::{Alert, Delivery, Health, Key, State, Told};
 pub use teller::{Setup, Teller, Tried};

@@ -28,6 +28,9 @@ pub enum CaptureError {
     /// The directory belongs to another cluster than the server that was asked to begin the backup.
     #[error("{} is not the data directory of the server that [postgres] conninfo leads to", path.display())]
     OtherCluster { path: PathBuf, server: SystemId, directory: SystemId },
+    /// The directory belongs to a server of the same cluster which did not make the checkpoint that a backup begins with.
+    #[error("{} is not the data directory of the server that [postgres] conninfo leads to", path.display())]
+    OtherServer { path: PathBuf, redo: Lsn, start: Lsn },
     /// Pages are damaged.
     #[error("{count} damaged page(s) found while backing up")]
     DamagedPages { count: u64, first: String },
@@ -82,7 +85,7 @@ impl Explain for CaptureError {
             Self::Repo(e) => e.slug(),
             Self::Seal(e) => e.slug(),
             Self::File { .. } => "data-dir-unreadable",
-            Self::NotADataDirectory { .. } => "data-dir-wrong",
+            Self::NotADataDirectory { .. } | Self::OtherServer { .. } => "data-dir-wrong",
             Self::OtherCluster { .. } => "system-id-foreign",
             Self::DamagedPages { .. } => "page-damaged",
             Self::Standby => "server-is-standby",
@@ -107,7 +110,7 @@ impl Explain for CaptureError {
             Self::Repo(e) => e.class(),
             Self::Seal(e) => e.class(),
             Self::File { .. } | Self::Standby | Self::WouldBeSynchronous { .. } => Class::Refused,
-            Self::NotADataDirectory { .. } | Self::OtherCluster { .. } => Class::Misuse,
+            Self::NotADataDirectory { .. } | Self::OtherCluster { .. } | Self::OtherServer { .. } => Class::Misuse,
             Self::DamagedPages { .. } | Self::BadWal { .. } => Class::Damaged,
             Self::WalDoesNotArrive { .. } | Self::WalGone { .. } => Class::Missing,
             Self::Demoted { .. } | Self::Overtaken { .. } | Self::Stranger { .. } => Class::Refused,
@@ -124,6 +127,9 @@ impl Explain for CaptureError {
             Self::NotADataDirectory { why, .. } | Self::BadWal { why, .. } => format!("{why}."),
             Self::OtherCluster { server, directory, .. } => {
                 format!("The server's system identifier is {server}, the directory's is {directory}.")
+            }
+            Self::OtherServer { redo, start, .. } => {
+                format!("The backup begins with a checkpoint at {start}, and the newest that the directory knows is at {redo}.")
             }
             Self::DamagedPages { first, .. } => format!("The first one: {first}. The backup was not published; earlier backups are untouched."),
             Self::WalDoesNotArrive { wanted, stop, waited_seconds, why } => {
@@ -155,6 +161,9 @@ impl Explain for CaptureError {
                 "Run as the user that owns the data directory (usually postgres), or leave data_dir out to back up over the replication protocol.".into()
             }
             Self::NotADataDirectory { .. } => "Set [postgres] data_dir to the directory that SHOW data_directory names, or leave it out.".into(),
+            Self::OtherServer { .. } => {
+                "Leave data_dir out to back up over the replication protocol, whichever host the primary is on; or make conninfo and data_dir name the same server.".into()
+            }
             Self::OtherCluster { .. } => "Make [postgres] conninfo and data_dir name the same server.".into(),
             Self::DamagedPages { .. } => {
                 "Find the relation with pg_filenode_relation, restore it from an earlier backup; to keep a backup of the damaged cluster all the same use --checksums warn.".into()

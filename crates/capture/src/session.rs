@@ -9,7 +9,7 @@ use crate::sole::Sole;
 use crate::streamed::copy_stream;
 use crate::throttle::Throttle;
 use crate::{BackupOptions, CaptureError, Checksums};
-use pg::{BaseBackup, BaseBackupEnd, BaseBackupOptions, ConnInfo, Replication, ServerFacts, Sql};
+use pg::{BaseBackup, BaseBackupEnd, BaseBackupOptions, ClusterState, ConnInfo, Replication, ServerFacts, Sql};
 use repo::{BackupDocument, Encryption, Epoch, ManifestEnd, ManifestHeader, ManifestWriter, RepoError, WalPosition, Writer};
 use seal::{CHUNK_BYTES, Protection};
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl Begun {
         let epoch = writer.admit(facts.system_id, facts.major, now).await?;
         let host = serde_json::to_value(sql.host_needs(info, &facts).await?).map_err(|e| CaptureError::Bug(e.to_string()))?;
         let directory = match data_dir {
-            Some(path) => Some(open_directory(path, &facts).await?),
+            Some(path) => open_directory(path, &facts, &*events).await?,
             None => None,
         };
         let id = free_id(&writer, now).await?;
@@ -107,6 +107,7 @@ impl Begun {
         let (source, start, timeline, name) = match directory {
             Some(directory) => {
                 let start = sql.backup_start(&label, options.fast_checkpoint).await?;
+                is_of_the_server(&directory.path, start).await?;
                 let timeline = sql.timeline().await?;
                 (Source::Local(Box::new((sql, directory))), start, timeline, "local")
             }
@@ -350,13 +351,29 @@ impl Common {
 }
 
 /// The directory must be the server's own: another cluster's files with this cluster's label would restore to nonsense.
-async fn open_directory(path: &Path, facts: &ServerFacts) -> Result<DataDirectory, CaptureError> {
+/// The directory, unless the primary runs elsewhere: after a failover this host's is a standby's, and its files are no part of this backup.
+async fn open_directory(path: &Path, facts: &ServerFacts, events: &dyn Events) -> Result<Option<DataDirectory>, CaptureError> {
     let owned = path.to_owned();
     let directory = blocking(move || DataDirectory::open(&owned)).await?;
     if directory.control.system_id != facts.system_id {
         return Err(CaptureError::OtherCluster { path: path.to_owned(), server: facts.system_id, directory: directory.control.system_id });
     }
-    Ok(directory)
+    if directory.control.state != ClusterState::InProduction {
+        let what = format!("{} is not the primary's data directory: the backup goes over the replication protocol", path.display());
+        events.tell(Event::Noticed { what });
+        return Ok(None);
+    }
+    Ok(Some(directory))
+}
+
+/// A backup begins with a checkpoint, which the server's own control file shows at once; that of a former primary which was killed does not.
+async fn is_of_the_server(path: &Path, start: Lsn) -> Result<(), CaptureError> {
+    let owned = path.to_owned();
+    let redo = blocking(move || DataDirectory::open(&owned)).await?.control.redo;
+    if redo < start {
+        return Err(CaptureError::OtherServer { path: path.to_owned(), redo, start });
+    }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, CaptureError> + Send + 'static) -> Result<T, CaptureError> {

@@ -80,6 +80,10 @@ impl Source for Shown {
         self.office.observed().map(|observed| Arc::new(observed.facts.clone()))
     }
 
+    fn looks_on(&self) -> bool {
+        self.office.looks_on()
+    }
+
     async fn alerts(&self) -> Value {
         let mut told = self.told.lock().await;
         if let Some((_, view)) = told.as_ref().filter(|(read, _)| read.elapsed() < LEDGER_FRESH) {
@@ -124,7 +128,13 @@ impl Source for Shown {
     }
 
     async fn plan(&self, target: &str) -> Result<Value, Trouble> {
-        let trouble = |summary: &str, detail: String| Trouble { slug: "plan-failed".into(), summary: summary.into(), detail, hint: String::new() };
+        let trouble = |summary: &str, detail: String| Trouble {
+            slug: "plan-failed".into(),
+            summary: summary.into(),
+            detail,
+            hint: String::new(),
+            is_damage: false,
+        };
         let words = ["restore", "--plan", "--to", target];
         let mut running = self.program.start(&words, None).map_err(|e| trouble("the plan could not be begun", format!("{e}.")))?;
         let ended = tokio::time::timeout(PLAN_LIMIT, running.ended()).await;
@@ -137,6 +147,7 @@ impl Source for Shown {
                 summary: word(&error, "summary"),
                 detail: word(&error, "detail"),
                 hint: word(&error, "hint"),
+                is_damage: false,
             }),
             (None, None) => Err(trouble("the plan ended without a word", String::new())),
         }

@@ -206,7 +206,8 @@ impl Wiring {
         Ok(Teller::start(configured.setup(lives_on), configured.channels(), Some(self.alert_shelf()?), self.alert_source(), Arc::new(SystemClock)))
     }
 
-    /// How the server is reached.
+    /// How the server is reached; of several the primary, unless the connection string says which will do: after a failover the first in the
+    /// list may be a standby, of which nothing here is asked. A single one is asked as it is, and told what it cannot do.
     pub fn conninfo(&self) -> Result<ConnInfo, Fault> {
         let Some(text) = &self.config.postgres.conninfo else {
             return Err(Fault::misuse(
@@ -217,7 +218,7 @@ impl Wiring {
             ));
         };
         let info = ConnInfo::from_environment(text)?;
-        Ok(info)
+        Ok(if info.addresses().len() > 1 { info.at_a_primary() } else { info })
     }
 }
 

@@ -18,8 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout, timeout_at};
-use watch::facts::{Facts, PastRun, RunFacts};
-use watch::{FINDERS, JobPlan, Trouble, is_ahead};
+use watch::facts::{Facts, PastRun, RepositoryFacts, RunFacts};
+use watch::{FINDERS, JobPlan, Look, Trouble, is_ahead};
 
 /// How often the clock is looked at. It may jump, so nothing sleeps until a time.
 const TICK: Duration = Duration::from_millis(500);
@@ -69,6 +69,7 @@ pub async fn run(premises: Arc<dyn Premises>, office: Arc<Office>, events: Arc<d
             summary: "cannot listen for signals".into(),
             detail: format!("{e}."),
             hint: String::new(),
+            is_damage: false,
         })
     };
     let (mut term, mut int, mut hup) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?, signals(SignalKind::hangup())?);
@@ -101,7 +102,7 @@ pub async fn run(premises: Arc<dyn Premises>, office: Arc<Office>, events: Arc<d
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                if watchdog.is_some() {
+                if watchdog.is_some() && daemon.office.looks_on() {
                     notify(&[NotifyState::Watchdog]);
                 }
                 daemon.tick().await;
@@ -188,6 +189,9 @@ impl Daemon {
         if observed.at < acting_since {
             return;
         }
+        if let Some(repository) = observed.facts.repository.seen() {
+            self.receiver.mended_by_newest(repository);
+        }
         let is_full = observed
             .judgement
             .alarms
@@ -213,17 +217,22 @@ impl Daemon {
 
     /// Why this job begins now, in words.
     fn is_due(&self, plan: &JobPlan, facts: &Facts, is_full: bool) -> Option<String> {
-        let repository = facts.repository.seen()?;
+        let repository = match &facts.repository {
+            Look::Seen(repository) => Some(repository),
+            // The ledger was read all the same: what is due by it begins, above all the next backup.
+            Look::Unseen(trouble) if trouble.is_damage => None,
+            Look::Unseen(_) => return None,
+        };
         let now = SystemClock.now();
         let job = facts.jobs.iter().find(|job| job.name == plan.name)?;
         let past = self.past(plan.name, &job.past);
-        let newest = repository.newest();
+        let newest = repository.and_then(RepositoryFacts::newest);
         let last = past.first();
         let since_last = last.map_or(f64::INFINITY, |last| now.seconds_since(last.began));
         if plan.name == "expire" && last.is_none_or(|last| last.is_settled) {
             let is_underway = self.office.underway().contains_key("backup");
-            let backups =
-                Backups { newest: newest.filter(|newest| !newest.is_ahead).map(|newest| newest.at), is_underway, since: repository.created };
+            let newest = newest.filter(|newest| !newest.is_ahead).map(|newest| newest.at);
+            let backups = Backups { newest, is_underway, since: repository?.created };
             return expiry_due(last, backups, is_full, now).map(str::to_owned);
         }
         if plan.name == "backup"
@@ -236,28 +245,30 @@ impl Daemon {
         // It took a whole copy to find the damaged page, and only somebody who repairs it makes the next copy end otherwise.
         let is_in_vain = plan.name == "backup" && job.last.as_ref().is_some_and(|last| last.slug.as_deref() == Some(PAGE_DAMAGED));
         // What is stored does not lead to now, whoever noticed it: once an hour, until it does.
-        let is_holed = newest.is_some() && repository.stored.as_ref().is_none_or(|stored| stored.hole.is_some());
+        let is_holed = newest.is_some() && repository.is_some_and(|repository| repository.stored.as_ref().is_none_or(|stored| stored.hole.is_some()));
         if plan.name == "backup" && since_last >= HOLE_AGAIN_SECONDS && !is_in_vain {
             if is_holed {
                 return Some("the stored log has a hole: nothing later can be restored without it".into());
             }
             // What is damaged is stored all the same: only an audit sees it.
-            if repository.is_cut_off() {
+            if repository.is_some_and(RepositoryFacts::is_cut_off) {
                 return Some("the stored log is damaged behind the newest backup: nothing later can be restored without another one".into());
             }
         }
         // Nothing can be drilled, or audited, before there is a backup.
-        if newest.is_none() && ["drill", "audit"].contains(&plan.name) {
+        let is_first_to_be_made = repository.is_some() && newest.is_none();
+        if is_first_to_be_made && ["drill", "audit"].contains(&plan.name) {
             return None;
         }
         // Of another cluster, before an upgrade, nothing protects this one.
-        let epoch = repository.epochs.iter().find(|epoch| epoch.is_present).map_or(repository.created, |epoch| epoch.since);
-        let is_wanted_at_once = plan.name == "backup" && newest.is_none();
+        let since = repository.map_or(now, |repository| repository.created);
+        let epoch = repository.and_then(|repository| repository.epochs.iter().find(|epoch| epoch.is_present)).map_or(since, |epoch| epoch.since);
+        let is_wanted_at_once = plan.name == "backup" && is_first_to_be_made;
         let of_this: Vec<Past> = past.iter().copied().filter(|run| !is_wanted_at_once || run.began >= epoch).collect();
         let situation = Situation {
             schedule: &plan.schedule,
             past: &of_this,
-            since: repository.created,
+            since,
             is_wanted_at_once,
             // A backup has a lease that refuses a second one; two drills would share the disk.
             unended_pause: if plan.name == "drill" { DRILL_UNENDED } else { Duration::ZERO },

@@ -1,10 +1,10 @@
 //! Looks at everything again and again, judges it, and has people told.
 
-use crate::office::{Observed, Office};
+use crate::office::{LOOK_LIMIT, Observed, Office};
 use crate::{Loaded, Tell};
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, SystemClock};
+use terms::{Clock, SystemClock, Timestamp};
 use tokio::sync::{Notify, watch as channel};
 use tokio::time::{Instant, sleep, timeout};
 use watch::facts::ReceiverFacts;
@@ -33,11 +33,13 @@ pub(crate) async fn go_on_looking(
     while !*end.borrow() {
         let now = Arc::clone(&loaded.borrow_and_update());
         let mut watcher = Watcher::new(now.settings.clone(), Arc::clone(&now.doors), Ages::default());
+        office.look_within(LOOK_LIMIT);
         while !loaded.has_changed().unwrap_or(false) && !*end.borrow() {
             let look = async {
-                let heard = receiver.borrow().clone();
+                let (begun, heard) = (Instant::now(), receiver.borrow().clone());
                 let facts = watcher.look(SystemClock.now(), heard, office.role().acts()).await;
-                observe(facts, &office, now.tell.as_deref()).await;
+                observe(facts, begun, None, &office, now.tell.as_deref()).await;
+                office.look_within(now.watch_interval + LOOK_LIMIT);
             };
             tokio::select! {
                 () = look => {}
@@ -63,13 +65,16 @@ async fn told_quickly(asked: &Asked, receiver: &channel::Receiver<Option<Receive
     let Some(last) = office.observed() else { return };
     let mut facts = last.facts.clone();
     (facts.at, facts.receiver) = (SystemClock.now(), receiver.borrow().clone());
-    observe(facts, office, loaded.tell.as_deref()).await;
+    observe(facts, last.at, Some(last.facts.at), office, loaded.tell.as_deref()).await;
 }
 
-async fn observe(mut facts: watch::Facts, office: &Office, tell: Option<&dyn Tell>) {
+/// Judges what was seen by a look that began at `begun`, shows it and has people told. `seen` where that was earlier than these facts are
+/// judged: old ones become no younger by it.
+async fn observe(mut facts: watch::Facts, begun: Instant, seen: Option<Timestamp>, office: &Office, tell: Option<&dyn Tell>) {
     office.add_to(&mut facts);
     let judgement = judge(&facts);
-    office.publish(Observed { at: Instant::now(), facts: facts.clone(), judgement: judgement.clone() });
+    let shown = watch::Facts { at: seen.unwrap_or(facts.at), ..facts.clone() };
+    office.publish(Observed { at: begun, facts: shown, judgement: judgement.clone() });
     if let Some(tell) = tell.filter(|_| office.role().stands_in()) {
         drop(timeout(TELL_LIMIT, tell.judge(&judgement, &facts)).await);
     }

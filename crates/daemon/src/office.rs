@@ -4,6 +4,7 @@ use crate::child::{Handle, Said};
 use crate::turn::Role;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use terms::{Judgement, Timestamp};
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
@@ -15,10 +16,13 @@ const SAMPLES: usize = 2880;
 /// Samples closer together than this replace each other unless the lag grew.
 const SAMPLE_SECONDS: f64 = 60.0;
 
+/// A look that is later than this hangs for good, or nobody looks any more.
+pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(600);
+
 /// One observation and what the rules say of it.
 #[derive(Debug, Clone)]
 pub struct Observed {
-    /// When it was made, by a clock that does not jump.
+    /// When the look began, by a clock that does not jump.
     pub at: Instant,
     /// As they were gathered, with what only the daemon knows.
     pub facts: Facts,
@@ -44,6 +48,8 @@ pub struct Office {
     unwritten: Mutex<BTreeMap<&'static str, RunFacts>>,
     lag: Mutex<VecDeque<Sample>>,
     configuration: Mutex<Option<Trouble>>,
+    /// By then the next look has ended, unless whoever looks is gone or hangs.
+    look_by: Mutex<Instant>,
 }
 
 impl Default for Office {
@@ -55,6 +61,7 @@ impl Default for Office {
             unwritten: Mutex::default(),
             lag: Mutex::default(),
             configuration: Mutex::default(),
+            look_by: Mutex::new(Instant::now() + LOOK_LIMIT),
         }
     }
 }
@@ -67,6 +74,15 @@ impl Office {
     /// The last observation; `None` until the first.
     pub fn observed(&self) -> Option<Arc<Observed>> {
         self.observed.borrow().clone()
+    }
+
+    /// Whether somebody still looks: without that nobody is told of anything, however long the process lives.
+    pub fn looks_on(&self) -> bool {
+        Instant::now() < *lock(&self.look_by)
+    }
+
+    pub(crate) fn look_within(&self, limit: Duration) {
+        *lock(&self.look_by) = Instant::now() + limit;
     }
 
     /// What this daemon is at the moment, as it was said last.
@@ -172,6 +188,16 @@ fn expected(so_far: f64, done: Option<u64>, total: Option<u64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_lives_as_long_as_somebody_looks() {
+        let office = Office::default();
+        assert!(office.looks_on(), "the first look has its time");
+        office.look_within(Duration::ZERO);
+        assert!(!office.looks_on(), "it never came");
+        office.look_within(LOOK_LIMIT);
+        assert!(office.looks_on());
+    }
 
     #[test]
     fn how_long_a_backup_will_take_is_forecast_by_the_rate_that_it_has_shown() {

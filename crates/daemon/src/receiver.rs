@@ -7,7 +7,7 @@ use std::time::Duration;
 use terms::{Clock, SystemClock, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use watch::facts::ReceiverFacts;
+use watch::facts::{ReceiverFacts, RepositoryFacts};
 
 /// How long after its end it is begun again; doubled while it does not come to stream.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -181,6 +181,13 @@ impl Receiver {
         self.breaks.retain(|found| found.at >= backup_began);
     }
 
+    /// The same of the newest backup that is listed, whoever made it: begun later by its server's clock, and by that of the host in its name.
+    pub fn mended_by_newest(&mut self, repository: &RepositoryFacts) {
+        if let Some(newest) = repository.backups.iter().rev().find(|backup| backup.is_present) {
+            self.mended_by(newest.began.min(newest.id.time()));
+        }
+    }
+
     /// When the newest break was found that no backup leads past.
     pub fn broken_at(&self) -> Option<Timestamp> {
         self.breaks.iter().map(|found| found.at).max()
@@ -236,6 +243,21 @@ mod tests {
         assert!(receiver.broken_at().is_some(), "that backup began before the break");
         receiver.mended_by(SystemClock.now().plus_micros(1));
         assert_eq!(receiver.broken_at(), None);
+    }
+
+    #[test]
+    fn a_backup_that_somebody_made_by_hand_leads_past_a_break_and_an_older_one_does_not() {
+        let mut sample: Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        let mut repository: RepositoryFacts = serde_json::from_value(sample["facts"]["repository"]["seen"].take()).unwrap();
+        let mut receiver = Receiver::default();
+        receiver.hear(&json!({"event": "wal-gap", "from": "0/1", "to": "0/2", "why": "the slot was dropped"}));
+        let (before, after) = (SystemClock.now().plus_micros(-60_000_000), SystemClock.now().plus_micros(60_000_000));
+        for (began, named, is_broken) in [(before, before, true), (after, before, true), (before, after, true), (after, after, false)] {
+            let newest = repository.backups.last_mut().unwrap();
+            (newest.began, newest.id) = (began, terms::BackupId::begun(named));
+            receiver.mended_by_newest(&repository);
+            assert_eq!(receiver.broken_at().is_some(), is_broken, "{began} {named}");
+        }
     }
 
     /// One whose last connection said that commits wait for the store.

@@ -26,6 +26,10 @@ use watch::{Facts, Trouble};
 pub trait Source: Send + Sync {
     /// The newest observation; `None` before the first.
     fn facts(&self) -> Option<Arc<Facts>>;
+    /// Whether it goes on observing: one that does not is begun anew by whoever asks `/healthz`.
+    fn looks_on(&self) -> bool {
+        true
+    }
     /// What was told to whom, and how channels stand: `alerts::View` as JSON; null where nobody is told, or where that cannot be read.
     async fn alerts(&self) -> Value {
         Value::Null

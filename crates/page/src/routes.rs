@@ -70,7 +70,7 @@ pub(crate) fn router(state: State) -> Router {
         .route("/drawings.js", get(|| async { file("text/javascript; charset=utf-8", DRAWINGS) }))
         .route("/style.css", get(|| async { file("text/css; charset=utf-8", STYLE) }))
         .route("/icon.svg", get(|| async { file("image/svg+xml", ICON) }))
-        .route("/healthz", get(|| async { "lives\n" }))
+        .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .layer(from_fn_with_state(state.clone(), dress))
         .with_state(state)
@@ -188,6 +188,13 @@ fn unescape(text: &str) -> String {
 async fn count(Shared(state): Shared<State>) -> Response {
     let text = metrics(state.0.source.facts().as_deref());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn health(Shared(state): Shared<State>) -> Response {
+    match state.0.source.looks_on() {
+        true => "lives\n".into_response(),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "nothing is observed any more\n").into_response(),
+    }
 }
 
 async fn ready(Shared(state): Shared<State>) -> Response {

@@ -105,7 +105,7 @@ fn the_metrics_are_those_that_were_agreed_on() {
 
 #[test]
 fn what_could_not_be_looked_at_is_absent_and_not_well() {
-    let trouble = watch::Trouble { slug: "x".into(), summary: "away".into(), detail: String::new(), hint: String::new() };
+    let trouble = watch::Trouble { slug: "x".into(), summary: "away".into(), detail: String::new(), hint: String::new(), is_damage: false };
     let gone = kept().change(|facts| {
         facts.server = watch::Look::Unseen(trouble.clone());
         facts.repository = watch::Look::Unseen(trouble);
@@ -201,11 +201,35 @@ async fn a_plan_is_made_of_a_target_and_of_nothing_else() {
     }
 }
 
+/// A daemon in which nobody looks any more.
+struct Stuck(Kept);
+
+#[async_trait::async_trait]
+impl Source for Stuck {
+    fn facts(&self) -> Option<Arc<watch::Facts>> {
+        self.0.facts()
+    }
+    fn looks_on(&self) -> bool {
+        false
+    }
+    async fn runs(&self) -> Result<Vec<watch::facts::RunFacts>, watch::Trouble> {
+        self.0.runs().await
+    }
+    async fn log(&self, run: &str) -> Result<Option<Vec<String>>, watch::Trouble> {
+        self.0.log(run).await
+    }
+    async fn plan(&self, target: &str) -> Result<serde_json::Value, watch::Trouble> {
+        self.0.plan(target).await
+    }
+}
+
 #[tokio::test]
-async fn an_observation_that_is_old_is_not_ready_and_still_lives() {
+async fn an_observation_that_is_old_is_not_ready_and_lives_while_somebody_looks() {
     let at = show(&PageSettings::local(anywhere()), Arc::new(kept())).await;
     assert_eq!(get(at, "/healthz").await.0, 200);
     assert_eq!(get(at, "/readyz").await.0, 503);
+    let at = show(&PageSettings::local(anywhere()), Arc::new(Stuck(kept()))).await;
+    assert_eq!(get(at, "/healthz").await.0, 503);
 }
 
 /// From 127.0.0.`host`: somebody else than who asks otherwise.

@@ -3,6 +3,7 @@
 use crate::finding::{quoted_name, quoted_text};
 use crate::sync_names::Method;
 use crate::{Finding, PgError, Rank, Severity, Sql, SyncNames};
+use std::collections::BTreeSet;
 
 /// What a commit waits for (manual chapter 19.5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +138,17 @@ impl Sql {
             standbys.push(SyncStandby { application_name, state: self.get(&row, 1, DOING)?, sync_state: self.get(&row, 2, DOING)? });
         }
         Ok(SyncFacts { names: self.get(&row, 0, DOING)?, level, overrides, standbys })
+    }
+
+    /// The commits that wait for a synchronous standby at this moment, each by its process and the microsecond (Unix) at which its statement
+    /// began; those of other roles only where this one may see them (pg_monitor). A commit waits for an event, of type IPC; the lock of the
+    /// same name guards the queue (`src/backend/utils/activity/wait_event_names.txt`).
+    pub async fn waiting_commits(&self) -> Result<BTreeSet<(i32, i64)>, PgError> {
+        let doing = "look for commits that wait";
+        let text = "SELECT pid, (extract(epoch FROM query_start) * 1000000)::bigint FROM pg_stat_activity \
+            WHERE wait_event_type = 'IPC' AND wait_event = 'SyncRep' AND query_start IS NOT NULL";
+        let rows = self.rows(doing, text, &[]).await?;
+        rows.iter().map(|row| Ok::<(i32, i64), PgError>((self.get(row, 0, doing)?, self.get(row, 1, doing)?))).collect()
     }
 }
 

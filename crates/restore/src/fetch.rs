@@ -112,7 +112,9 @@ async fn was_longer(
 }
 
 async fn segment_size(reader: &Reader, system_id: SystemId) -> Result<Option<SegmentSize>, RestoreError> {
-    Ok(reader.backups().await?.iter().rev().find(|b| b.system_id == system_id).map(|b| b.segment_bytes))
+    // Any backup of the cluster tells it: a damaged one must not stop a recovery.
+    let (backups, _) = reader.backups_and_damage().await?;
+    Ok(backups.iter().rev().find(|b| b.system_id == system_id).map(|b| b.segment_bytes))
 }
 
 /// What pieces make up of a segment that is not stored whole.

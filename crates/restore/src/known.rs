@@ -150,13 +150,15 @@ pub struct StoredEnd {
     pub last_transaction: Option<Timestamp>,
     /// What is missing there although more was stored once.
     pub hole: Option<SegmentName>,
+    /// Whole segments that are stored, of all timelines of the epoch.
+    pub segments: u64,
 }
 
-/// Looks where an epoch's stored log ends, by listing it and reading its last segment; `None` without a backup on the newest
-/// timeline's way.
-pub async fn stored_end(reader: &Reader, epoch: &Epoch) -> Result<Option<StoredEnd>, RestoreError> {
-    let backups: Vec<_> = reader.backups().await?.into_iter().filter(|b| b.system_id == epoch.system_id).collect();
-    let known = Known::gather(reader, epoch, None, backups, &Spoiled::default()).await?;
+/// Looks where an epoch's stored log ends, by listing it and reading its last segment; `None` without one of these backups on
+/// the newest timeline's way.
+pub async fn stored_end(reader: &Reader, epoch: &Epoch, backups: &[BackupDocument]) -> Result<Option<StoredEnd>, RestoreError> {
+    let own: Vec<_> = backups.iter().filter(|b| b.system_id == epoch.system_id).cloned().collect();
+    let known = Known::gather(reader, epoch, None, own, &Spoiled::default()).await?;
     let timeline = known.newest_timeline();
     let history = known.path_to(timeline)?;
     let Some(backup) = reach::candidates(&known.backups, &history, &RecoveryTarget::Latest).first().copied() else { return Ok(None) };
@@ -164,5 +166,5 @@ pub async fn stored_end(reader: &Reader, epoch: &Epoch) -> Result<Option<StoredE
     let Some(last) = stretch.segments.last() else { return Ok(None) };
     let log = Log { reader, system_id: epoch.system_id, major: epoch.major, size: known.view.segment_bytes, timeline };
     let (_, last_transaction) = log.end(&[*last]).await?;
-    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction, hole: stretch.hole }))
+    Ok(Some(StoredEnd { timeline, lsn: stretch.end, last_transaction, hole: stretch.hole, segments: known.view.segments() }))
 }

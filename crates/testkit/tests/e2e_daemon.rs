@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
-use testkit::bowline::wait;
+use testkit::bowline::{flip_a_bit, wait};
 use testkit::{Bowline, Cluster, RepositoryKind, child_of, newest_major};
 
 /// Every second a look, so that the test need not wait; jobs by the minute.
@@ -103,6 +103,15 @@ fn a_changed_configuration_is_taken_up_and_a_wrong_one_is_told_and_changes_nothi
     wait("the refusal", Duration::from_secs(10), || daemon.log().contains("the former one stays in force"));
     assert!(daemon.log().contains("backup.schedule"), "{}", daemon.log());
     assert!(child_of(daemon.pid(), "receive").is_some());
+    // The file is right again and the daemon has not heard of it: what only the daemon knows, status and doctor say.
+    configure(&bowline, &cluster, "");
+    for verb in ["status", "doctor"] {
+        wait(&format!("{verb} to tell of the refusal"), Duration::from_secs(20), || {
+            let told = bowline.run(&[verb]);
+            let alarms = told.lines.iter().find_map(|line| line.get("result")).expect("a result")["alarms"].clone();
+            alarms.as_array().is_some_and(|alarms| alarms.iter().any(|alarm| alarm["rule"] == "configuration"))
+        });
+    }
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &QUICK.replace("[daemon]", "[daemon]\nreceive = false"));
     daemon.signal(Signal::SIGHUP);
     wait("the receiver to be given up", Duration::from_secs(20), || child_of(daemon.pid(), "receive").is_none());
@@ -184,11 +193,18 @@ fn drills_and_expiry_that_are_left_to_somebody_else_are_not_begun_and_are_judged
     let drill = jobs.iter().find(|job| job["name"] == "drill").expect("it is still one of them");
     assert_eq!((drill["schedule"].as_str(), drill["last"]["outcome"].as_str()), (Some("* * * * *"), Some("ok")), "{drill:#}");
     assert!(!facts["disks"].to_string().contains("\"drill\""), "{}", facts["disks"]);
-    // Its own again, it does begin one.
-    let own = others.replace("drill = false", "drill = true").replace("expire = false", "expire = true");
+    // Its own again, it does begin them: the damage of small documents is told, and keeps nothing from being begun.
+    let own = others.replace("expire = false", "expire = true");
     bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &own);
     daemon.signal(Signal::SIGHUP);
-    wait("an expiry of its own", Duration::from_secs(30), || daemon.log().contains("expire begins"));
+    wait("an expiry of its own", Duration::from_secs(30), || has_run(&bowline, "expire", "ok"));
+    for name in ["capacity.json", "retention.json"] {
+        flip_a_bit(&bowline.repository().join(name));
+    }
+    let doctor = bowline.run(&["doctor"]);
+    assert!(doctor.lines.last().is_some_and(|line| line.to_string().contains("retention.json is damaged")), "{doctor:#?}");
+    bowline.configure(&cluster.conninfo(), Some(cluster.data_dir()), &own.replace("drill = false", "drill = true"));
+    daemon.signal(Signal::SIGHUP);
     wait("a drill of its own", Duration::from_secs(90), || daemon.log().contains("drill begins: scheduled"));
     assert_eq!(daemon.stop(), Some(0));
 }

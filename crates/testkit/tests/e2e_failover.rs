@@ -76,6 +76,16 @@ fn a_promoted_standby_is_followed_without_a_gap() {
         assert_eq!(missing(&alone, &ids), [], "PostgreSQL {major}: what the old primary had alone");
         assert_eq!(ids.lines().count(), replicated.len() + alone.len(), "PostgreSQL {major}");
 
+        // A standby that joins comes first in the list: what is asked of the server, and the backup, are the primary's all the same.
+        let joined = standby.standby();
+        bowline.configure(&either(&joined, &standby), Some(joined.data_dir()), QUICK);
+        let status = bowline.run(&["status"]);
+        let status = status.lines.iter().find_map(|line| line.get("result")).expect("a result");
+        assert_eq!(status["facts"]["server"]["seen"]["in_recovery"], false, "PostgreSQL {major}: {status}");
+        assert!(!status["alarms"].to_string().contains("no WAL receiver is running"), "PostgreSQL {major}: {status}");
+        assert_eq!(bowline.ok(&["backup"])["source"], "stream", "PostgreSQL {major}: the directory is the standby's");
+        drop(joined);
+
         // The old primary comes back as if nothing had happened: it is refused, and the receiver keeps to the new one.
         let stored = bowline.wal_files();
         primary.start_server();

@@ -198,5 +198,18 @@ fn the_archiver_works_off_a_backlog_and_counts_each_kind_of_failure() {
         assert_eq!(counts, format!("{}|0", stored.len()), "PostgreSQL {major}");
         assert!(stored.len() > 30 && archiver() == pid);
         wait("every note to be used up", Duration::from_secs(20), || notes(&cluster).is_empty());
+
+        // No slot and no receiver is needed, as long as this is where the server archives to.
+        let misses_a_receiver = || {
+            let status = bowline.run(&["status"]);
+            status.lines.iter().find_map(|line| line.get("result")).expect("a result")["alarms"].to_string().contains("no WAL receiver is running")
+        };
+        assert!(!misses_a_receiver());
+        cluster.configure(&[("archive_command", "/bin/true")]);
+        cluster.psql("SELECT pg_reload_conf()");
+        wait("the receiver to be missed", Duration::from_secs(30), || {
+            cluster.psql("INSERT INTO t VALUES (31); SELECT pg_switch_wal()");
+            misses_a_receiver()
+        });
     }
 }

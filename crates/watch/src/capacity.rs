@@ -4,7 +4,7 @@ use crate::Trouble;
 use crate::facts::{CapacityFacts, DiskFacts, Look, Sample};
 use crate::settings::Settings;
 use nix::sys::statvfs::statvfs;
-use repo::Reader;
+use repo::{Reader, RepoError};
 use std::path::Path;
 use terms::Timestamp;
 
@@ -13,16 +13,23 @@ const DAYS: f64 = 14.0;
 /// Two measurements closer together than this say nothing about growth.
 const SPAN_SECONDS_MIN: f64 = 20.0 * 3600.0;
 const DAY_SECONDS: f64 = 86_400.0;
+/// Each run of expiry measures, and one is due each day: a measurement that is older is of another time.
+const OLD_SECONDS: f64 = 3.0 * DAY_SECONDS;
 
 /// Where a quota is set, by the last measurement; else by the disk of the folder, asked now. `None` where neither is.
 pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<Look<CapacityFacts>>, Trouble> {
-    let measured = reader.capacity().await.map_err(|e| Trouble::of(&e))?;
+    let measured = match reader.capacity().await {
+        Err(e @ RepoError::Store(_)) => return Err(Trouble::of(&e)),
+        // The next measurement begins it anew; the disk of a folder is asked now.
+        Err(e) if settings.quota_bytes.is_some() => return Ok(Some(Look::Unseen(Trouble::of(&e)))),
+        measured => measured.unwrap_or_default(),
+    };
     let history: Vec<Sample> = measured.samples.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
     let disk = settings.folder.as_deref().and_then(|folder| disk("repository", folder, None));
     let (kind, used_bytes, limit_bytes) = match (settings.quota_bytes, disk) {
-        (Some(quota), _) => match history.last() {
-            Some(last) => ("quota", last.value as u64, quota),
-            None => return Ok(Some(Look::Unseen(unmeasured()))),
+        (Some(quota), _) => match last_measured(&history, now) {
+            Ok(used) => ("quota", used, quota),
+            Err(trouble) => return Ok(Some(Look::Unseen(trouble))),
         },
         (None, Some(disk)) => ("disk", disk.total_bytes.saturating_sub(disk.free_bytes), disk.total_bytes),
         (None, None) => return Ok(None),
@@ -34,13 +41,20 @@ pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -
     Ok(Some(Look::Seen(CapacityFacts { kind, used_bytes, limit_bytes, growth_bytes_per_day: growth, days_to_full, old_versions, history })))
 }
 
-fn unmeasured() -> Trouble {
-    Trouble {
+/// How many bytes there were, unless that is too long ago to say anything of now.
+fn last_measured(history: &[Sample], now: Timestamp) -> Result<u64, Trouble> {
+    let when = match history.last() {
+        Some(last) if now.seconds_since(last.at) <= OLD_SECONDS => return Ok(last.value as u64),
+        Some(last) => format!("since {}", last.at),
+        None => "yet".to_owned(),
+    };
+    Err(Trouble {
         slug: "not-measured".into(),
-        summary: "how full the repository is was not measured yet".into(),
+        summary: format!("how full the repository is was not measured {when}"),
         detail: String::new(),
-        hint: "bowline expire measures it; the daemon runs that after each backup.".into(),
-    }
+        hint: "bowline expire measures it, and says why where it cannot; the daemon runs that after each backup.".into(),
+        is_damage: false,
+    })
 }
 
 /// The slope of the line that lies closest to the last days' measurements, in bytes a day.
@@ -80,6 +94,16 @@ pub(crate) fn disk(name: &str, path: &Path, needed_bytes: Option<u64>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_measurement_of_long_ago_says_nothing_of_now() {
+        let now = Timestamp::from_unix_micros(1_800_000_000_000_000);
+        let days_ago = |days: f64| vec![Sample { at: now.plus_micros((-days * DAY_SECONDS * 1e6) as i64), value: 62.0 }];
+        assert_eq!(last_measured(&days_ago(2.9), now), Ok(62));
+        let old = last_measured(&days_ago(30.0), now).expect_err("a month");
+        assert!(old.summary.contains("not measured since 2026-"), "{old:?}");
+        assert!(last_measured(&[], now).expect_err("never").summary.ends_with("not measured yet"));
+    }
 
     #[test]
     fn growth_is_the_slope_of_the_last_days() {

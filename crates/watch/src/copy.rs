@@ -18,9 +18,12 @@ pub async fn compare(reader: &Reader, copy: &Reader, lag_max: f64, now: Timestam
             summary: format!("{} is no copy of {}", copy.address(), reader.address()),
             detail: "it is another repository.".into(),
             hint: "Let [repository] replica name the bucket that this repository is replicated to.".into(),
+            is_damage: false,
         });
     }
-    let (ours, theirs) = (reader.backups().await.map_err(trouble)?, copy.backups().await.map_err(trouble)?);
+    // One whose document is damaged here is told elsewhere; one whose document is damaged there is missing there.
+    let (ours, _) = reader.backups_and_damage().await.map_err(trouble)?;
+    let (theirs, _) = copy.backups_and_damage().await.map_err(trouble)?;
     let theirs: BTreeSet<BackupId> = theirs.iter().map(|backup| backup.id).collect();
     let missing: Vec<_> = ours.iter().filter(|backup| !theirs.contains(&backup.id)).collect();
     let (mut lag_seconds, mut has_no_mark) = (None, false);

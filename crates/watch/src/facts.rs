@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::OldVersions;
-use terms::{Advice, BackupId, Explain, Lsn, SystemId, Timeline, Timestamp};
+use terms::{Advice, BackupId, Class, Explain, Lsn, SystemId, Timeline, Timestamp};
 
 /// One observation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +83,9 @@ pub struct Trouble {
     pub detail: String,
     /// The next step; empty when there is none to offer.
     pub hint: String,
+    /// It was there, and is damaged: that is no sign that anything else is away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_damage: bool,
 }
 
 impl Trouble {
@@ -94,7 +97,8 @@ impl Trouble {
 
 impl From<Advice> for Trouble {
     fn from(advice: Advice) -> Self {
-        Self { slug: advice.slug.into(), summary: advice.summary, detail: advice.detail, hint: advice.hint }
+        let is_damage = advice.class == Class::Damaged;
+        Self { slug: advice.slug.into(), summary: advice.summary, detail: advice.detail, hint: advice.hint, is_damage }
     }
 }
 
@@ -151,6 +155,9 @@ pub struct RepositoryFacts {
     /// What bears a time that is still to come, in words: nothing is judged by these until then. The first ten.
     #[serde(default)]
     pub ahead: Vec<String>,
+    /// Documents that are damaged: all else is said as if they were not there.
+    #[serde(default)]
+    pub damaged: Vec<Trouble>,
 }
 
 impl RepositoryFacts {
@@ -355,6 +362,9 @@ pub struct ServerFacts {
     pub is_ours: Option<bool>,
     /// It is a standby, or still recovers.
     pub in_recovery: bool,
+    /// How far its clock is ahead of this host's, at least; negative where it is behind.
+    #[serde(default)]
+    pub clock_ahead_seconds: f64,
     /// How far it has written, of a standby how far it has replayed.
     pub lsn: Lsn,
     /// WAL that is not stored yet; across timelines since the server's history left the stored one. Absent while nothing is stored, and where
@@ -364,6 +374,13 @@ pub struct ServerFacts {
     pub wal_lag_seconds: Option<f64>,
     /// By the configuration, not as the server has it: `wal.synchronous`.
     pub is_synchronous: bool,
+    /// Commits that waited for a synchronous standby all the while that they were looked at, some seconds; 0 where nobody looked: who supervises
+    /// the receiver, and in asynchronous mode.
+    #[serde(default)]
+    pub commits_waiting: u64,
+    /// What its `archive_command` handed over last is stored here. Absent where there is a slot, and where nobody can tell.
+    #[serde(default)]
+    pub is_archived: Option<bool>,
     /// The slot that the configuration names.
     pub slot: SlotFacts,
     /// Of the slot and of synchronous commit: what is not well.

@@ -5,7 +5,7 @@ use crate::facts::{
 };
 use crate::settings::{Doors, Settings};
 use crate::{capacity, copy, jobs, keys, repository, server};
-use repo::{LeaseView, Reader, Run, RunName};
+use repo::{Coverage, LeaseView, Reader, Run, RunName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SILENT: Duration = Duration::from_secs(120);
 /// How long a look waits for a repository of which it has something to show already.
 const AT_ONCE: Duration = Duration::from_secs(3);
+/// How long the first look at a repository may take: a large one is listed in minutes.
+const FIRST: Duration = Duration::from_secs(600);
 const TIMED_OUT: &str = "look-timeout";
 
 /// How old what is not looked at each time may become.
@@ -78,7 +80,8 @@ async fn remembered<T: Clone>(kept: &mut Option<Aged<T>>, age: Duration, look: i
 /// Everything that is read from the repository at one moment.
 #[derive(Clone)]
 struct FromRepository {
-    facts: RepositoryFacts,
+    /// Unseen where the damage of one document hides it; what is due by the rest is due all the same.
+    facts: Look<RepositoryFacts>,
     runs: BTreeMap<RunName, Run>,
     scrub: Option<ScrubFacts>,
     capacity: Option<Look<CapacityFacts>>,
@@ -145,12 +148,13 @@ impl Watcher {
             Err(trouble) => Err(trouble.clone()),
         };
         let seen = reader.as_ref().ok();
-        let known_id = seen.and_then(Reader::epoch).map(|epoch| epoch.system_id);
-        let facts = found.as_ref().ok().map(|found| &found.facts);
+        let facts = found.as_ref().ok().and_then(|found| found.facts.seen());
         let was_received = self.repository.as_ref().is_none_or(|kept| kept.value.was_received);
         let (settings, ages) = (Arc::clone(&self.settings), self.ages);
+        // Who supervises the receiver hears of it at once; everybody else asks the server.
+        let asks_who_waits = receiver.is_none() && settings.is_synchronous;
         let (server, keys, second_copy, packages) = tokio::join!(
-            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, facts, known_id, now)),
+            bounded("PostgreSQL", server::look(&*doors, &settings, was_received, seen, facts, asks_who_waits)),
             // Without the repository nothing can be asked, and nothing of that is remembered.
             async { remembered(&mut self.keys, ages.keys, look_at_keys(&*doors, seen?)).await },
             async { remembered(&mut self.second_copy, ages.second_copy, look_at_copy(&*doors, seen?, &settings, now)).await },
@@ -175,7 +179,7 @@ impl Watcher {
             objectives: self.settings.objectives,
             scrub: found.as_ref().ok().and_then(|found| found.scrub.clone()),
             capacity: found.as_ref().ok().and_then(|found| found.capacity.clone()),
-            repository: look_of(found.map(|found| found.facts)),
+            repository: found.map_or_else(Look::Unseen, |found| found.facts),
             server: look_of(server),
             keys,
             second_copy,
@@ -209,14 +213,19 @@ impl Watcher {
         // A large repository is not listed all the time.
         let age = self.ages.repository.max(self.took * 5);
         if let Some(kept) = self.repository.as_ref().filter(|kept| !self.ages.repository.is_zero() && kept.is_fresh(age)) {
-            return Ok(kept.value.clone());
+            return Ok(with_marks(reader, kept.value.clone()).await);
         }
         let beside = self.beside.get_or_insert_with(|| {
             let (reader, settings, memory) = (reader.clone(), Arc::clone(&self.settings), Arc::clone(&self.memory));
             Beside { since: Instant::now(), task: tokio::spawn(async move { read_all(&reader, &settings, &mut *memory.lock().await, now).await }) }
         });
         // A small one answers at once; with something to show already nobody waits for a large one.
-        let patience = if self.repository.is_some() && !self.ages.repository.is_zero() { AT_ONCE } else { LIMIT };
+        let patience = match &self.repository {
+            // Whoever looks once has nothing to show before.
+            _ if self.ages.repository.is_zero() => FIRST,
+            Some(_) => AT_ONCE,
+            None => LIMIT,
+        };
         match timeout(patience, &mut beside.task).await {
             Ok(done) => {
                 let took = beside.since.elapsed();
@@ -227,8 +236,11 @@ impl Watcher {
             }
             Err(_) => {
                 let waited = beside.since.elapsed();
-                let kept = self.repository.as_ref().filter(|_| waited < LIMIT.max(self.took * 3));
-                kept.map(|kept| kept.value.clone()).ok_or_else(|| timed_out("the repository", waited))
+                match &self.repository {
+                    Some(kept) if waited < LIMIT.max(self.took * 3) => Ok(with_marks(reader, kept.value.clone()).await),
+                    None if waited < FIRST => Err(not_yet()),
+                    _ => Err(timed_out("the repository", waited)),
+                }
             }
         }
     }
@@ -266,12 +278,47 @@ async fn look_at_packages(doors: &dyn Doors, is_acting: bool) -> Option<Look<Pac
 async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository::Memory, now: Timestamp) -> Result<FromRepository, Trouble> {
     let of = |e: repo::RepoError| Trouble::of(&e);
     let runs = memory.ledger.look(reader, &settings.jobs, now).await.map_err(of)?;
-    let facts = repository::look(reader, settings, memory, &runs, now).await?;
+    let facts = match repository::look(reader, settings, memory, &runs, now).await {
+        Err(trouble) if !trouble.is_damage => return Err(trouble),
+        found => look_of(found),
+    };
     let capacity = capacity::look(reader, settings, now).await?;
     let scrub = repository::scrub(reader).await?;
     let daemon = reader.lease(crate::DAEMON_LEASE).await.map_err(of)?;
     let was_received = reader.lease(repo::RECEIVER_LEASE).await.map_err(of)?.is_some();
     Ok(FromRepository { facts, runs, scrub, capacity, daemon, was_received })
+}
+
+/// The coverage mark and the daemon's lease move on all the time and are two small objects: they are read at each look, however old the rest
+/// is. Where they cannot be read, as they were.
+async fn with_marks(reader: &Reader, mut found: FromRepository) -> FromRepository {
+    let mark = async {
+        match reader.epoch() {
+            Some(epoch) => reader.coverage(epoch.system_id).await,
+            None => Ok(None),
+        }
+    };
+    let Ok((lease, mark)) = timeout(AT_ONCE, async { tokio::join!(reader.lease(crate::DAEMON_LEASE), mark) }).await else { return found };
+    if let Ok(lease) = lease {
+        found.daemon = lease;
+    }
+    if let (Look::Seen(facts), Ok(Some(mark))) = (&mut found.facts, mark) {
+        move_on(facts, &mark);
+    }
+    found
+}
+
+/// Takes a newer coverage mark over: everything before it is stored.
+fn move_on(facts: &mut RepositoryFacts, mark: &Coverage) {
+    if let Some(window) = &mut facts.window {
+        (window.until, window.until_lsn) = (Some(mark.time), Some(mark.lsn));
+    }
+    for epoch in facts.epochs.iter_mut().filter(|epoch| epoch.is_present) {
+        (epoch.covered_until, epoch.covered_until_lsn) = (Some(mark.time), Some(mark.lsn));
+    }
+    if let Some(stored) = facts.stored.as_mut().filter(|stored| stored.timeline == mark.timeline && stored.hole.is_none()) {
+        stored.lsn = stored.lsn.max(mark.lsn);
+    }
 }
 
 /// A look that takes too long is none.
@@ -285,9 +332,91 @@ fn timed_out(what: &str, after: Duration) -> Trouble {
         summary: format!("{what} did not answer within {} s", after.as_secs()),
         detail: String::new(),
         hint: "It may hang: try bowline check by hand.".into(),
+        is_damage: false,
+    }
+}
+
+fn not_yet() -> Trouble {
+    Trouble {
+        slug: Trouble::NOT_YET.into(),
+        summary: "the repository is being listed for the first time".into(),
+        detail: String::new(),
+        hint: "Wait; a large one takes minutes.".into(),
+        is_damage: false,
     }
 }
 
 fn look_of<T>(found: Result<T, Trouble>) -> Look<T> {
     found.map_or_else(Look::Unseen, Look::Seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use repo::{Encryption, Writer};
+    use serde_json::json;
+    use store::{Created, ObjectPath, Put};
+    use terms::{Lsn, SystemId};
+
+    fn settings() -> Settings {
+        let mut sample: serde_json::Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        Settings {
+            org: "acme".into(),
+            objectives: serde_json::from_value(sample["facts"]["objectives"].take()).unwrap(),
+            jobs: Vec::new(),
+            slot: "bowline".into(),
+            status_interval: Duration::from_secs(5),
+            is_synchronous: false,
+            receiver: "bowline",
+            data_dir: None,
+            drill_dir: None,
+            policy: repo::retention::RetentionPolicy::default(),
+            quota_bytes: Some(1 << 40),
+            folder: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_document_is_named_and_hides_neither_the_rest_nor_the_ledger() {
+        let (bucket, now) = (Arc::new(store::Memory::new()), Timestamp::from_unix_micros(1_795_000_000_000_000));
+        let mut writer = Writer::create(bucket.clone(), Vec::new(), "acme", Encryption::Off, json!({}), now).await.unwrap();
+        writer.admit(SystemId::new(7), 18, now).await.unwrap();
+        let damage = async |path: &str| {
+            let put = bucket.put_new(&ObjectPath::new(path).unwrap(), "a flipped bit".into()).await;
+            assert_eq!(put.unwrap(), Created::New, "{path}");
+        };
+        let read = async || read_all(writer.reader(), &settings(), &mut repository::Memory::default(), now).await.expect("it is there");
+        let backup = "full/20261126T020000Z/backup.json";
+        for path in [backup, "retention.json", "expired/20261125T020000Z.json", "capacity.json"] {
+            damage(path).await;
+        }
+        let found = read().await;
+        let named: Vec<&str> = found.facts.seen().expect("all else").damaged.iter().map(|trouble| trouble.summary.as_str()).collect();
+        assert_eq!(named, [format!("{backup} is damaged").as_str(), "retention.json is damaged", "expired/20261125T020000Z.json is damaged"]);
+        assert!(matches!(&found.capacity, Some(Look::Unseen(trouble)) if trouble.is_damage), "{:?}", found.capacity);
+        damage("coverage.json").await;
+        let found = read().await;
+        let unseen = found.facts.trouble().expect("where the log ends cannot be told");
+        assert!(unseen.is_damage && found.runs.is_empty(), "{unseen:?}");
+    }
+
+    #[test]
+    fn a_newer_mark_moves_what_is_stored_and_covered_but_not_past_a_hole_or_onto_another_timeline() {
+        let mut sample: serde_json::Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        let facts: RepositoryFacts = serde_json::from_value(sample["facts"]["repository"]["seen"].take()).unwrap();
+        let stored = facts.stored.clone().unwrap();
+        let (lsn, time) = (Lsn::from_bytes(stored.lsn.bytes() + 0x100), facts.created.plus_micros(1));
+        let after = |timeline, hole: Option<&str>| {
+            let mut facts = facts.clone();
+            facts.stored.as_mut().unwrap().hole = hole.map(str::to_owned);
+            let mark = Coverage::new(facts.system_id.unwrap(), timeline, lsn, time);
+            move_on(&mut facts, &mark);
+            assert_eq!(facts.window.as_ref().and_then(|window| window.until.zip(window.until_lsn)), Some((time, lsn)));
+            assert_eq!(facts.epochs.last().map(|epoch| epoch.covered_until_lsn), Some(Some(lsn)));
+            facts.stored.unwrap().lsn
+        };
+        assert_eq!(after(stored.timeline, None), lsn);
+        assert_eq!(after(stored.timeline, Some("a segment")), stored.lsn);
+        assert_eq!(after(terms::Timeline::new(99).unwrap(), None), stored.lsn);
+    }
 }

@@ -20,6 +20,7 @@ pub use facts::{Facts, Look, Trouble};
 pub use gather::{Ages, Watcher};
 pub use jobs::{FINDERS, run_facts};
 pub use rules::{RULES, judge, rpo_seconds};
+pub use server::is_archived_here;
 pub use settings::{Doors, JobPlan, Settings};
 
 /// The lease of the daemon that acts.

@@ -14,7 +14,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use store::ObjectPath;
-use terms::{BackupId, Timestamp};
+use terms::{BackupId, Explain, Timestamp};
+use upkeep::UpkeepError;
 
 /// Drills that are shown.
 const DRILLS: usize = 12;
@@ -58,7 +59,7 @@ impl Memory {
         Ok(paths.iter().filter_map(|path| self.drills.get(path).cloned().flatten()).collect())
     }
 
-    async fn plan(&mut self, reader: &Reader, settings: &Settings, backups: &[BackupDocument], now: Timestamp) -> Result<RetentionPlan, Trouble> {
+    async fn plan(&mut self, reader: &Reader, settings: &Settings, backups: &[BackupDocument], now: Timestamp) -> Result<RetentionPlan, UpkeepError> {
         let ids: Vec<BackupId> = backups.iter().map(|backup| backup.id).collect();
         if let Some((at, of, drills, plan)) = &self.plan
             && at.elapsed() < PLAN_AGE
@@ -67,7 +68,7 @@ impl Memory {
         {
             return Ok(plan.clone());
         }
-        let plan = upkeep::plan(reader, &settings.policy, now).await.map_err(|e| Trouble::of(&e))?;
+        let plan = upkeep::plan(reader, &settings.policy, now).await?;
         self.plan = Some((Instant::now(), ids, self.drills.len(), plan.clone()));
         Ok(plan)
     }
@@ -80,17 +81,18 @@ pub(crate) async fn look(
     runs: &BTreeMap<RunName, Run>,
     now: Timestamp,
 ) -> Result<RepositoryFacts, Trouble> {
-    let trouble = |e: &RepoError| Trouble::of(e);
-    let documents = reader.backups().await.map_err(|e| trouble(&e))?;
+    let mut damaged = Vec::new();
+    let (documents, unread) = reader.backups_and_damage().await.map_err(|e| Trouble::of(&e))?;
+    damaged.extend(unread.iter().map(Trouble::of));
     let (ahead, drills): (Vec<_>, Vec<_>) = memory.drills(reader).await?.into_iter().partition(|drill| is_ahead(drill.began, now));
-    let plan = memory.plan(reader, settings, &documents, now).await?;
-    let expiry = reader.expiry().await.map_err(|e| trouble(&e))?.map(|(state, _)| state);
+    let plan = without_damage(memory.plan(reader, settings, &documents, now).await.map(Some), &mut damaged)?;
+    let expiry = without_damage(reader.expiry().await, &mut damaged)?.map(|(state, _)| state);
     let epoch = reader.epoch();
     let is_present = |backup: &BackupDocument| epoch.is_some_and(|epoch| epoch.system_id == backup.system_id);
     let backups: Vec<BackupFacts> = documents
         .iter()
         .map(|document| {
-            let verdict = plan.verdicts.iter().find(|verdict| verdict.backup == document.id);
+            let verdict = plan.iter().flat_map(|plan| &plan.verdicts).find(|verdict| verdict.backup == document.id);
             let reaches_on = expiry.as_ref().is_none_or(|state| state.reaches_on_from(document));
             let is_ahead = is_ahead(document.start.time.max(document.stop.time), now);
             BackupFacts { is_ahead, ..backup(document, verdict, &drills, reaches_on, is_present(document)) }
@@ -104,11 +106,11 @@ pub(crate) async fn look(
     for one in &reader.document().epochs {
         epochs.push(epoch_facts(reader, one, epoch == Some(one), &documents, &backups).await?);
     }
-    let (window, stored, restore) = match epoch {
-        Some(epoch) => log_of(reader, epoch, &documents, &backups).await?,
+    let (window, stored, restore) = match epoch.zip(epochs.iter().find(|epoch| epoch.is_present)) {
+        Some((epoch, marks)) => log_of(reader, epoch, marks, &documents, &backups).await?,
         None => (None, None, None),
     };
-    let tombstones = reader.tombstones_of(terms::BackupKind::Full).await.map_err(|e| trouble(&e))?;
+    let tombstones = without_damage(reader.tombstones_of(terms::BackupKind::Full).await, &mut damaged)?;
     let expired = ExpiredFacts {
         backups: tombstones.len() as u64,
         bytes: tombstones.iter().map(|(tombstone, _)| tombstone.buried.bytes_stored()).sum(),
@@ -132,6 +134,21 @@ pub(crate) async fn look(
         drills: drills.into_iter().take(DRILLS).map(DrillDocument::facts).collect(),
         expired,
         ahead: named,
+        damaged,
+    })
+}
+
+/// What is damaged is told, once, and nothing is taken from it: it must not hide what all else says.
+fn without_damage<T: Default, E: Explain>(read: Result<T, E>, damaged: &mut Vec<Trouble>) -> Result<T, Trouble> {
+    read.or_else(|e| {
+        let trouble = Trouble::of(&e);
+        if !trouble.is_damage {
+            return Err(trouble);
+        }
+        if !damaged.contains(&trouble) {
+            damaged.push(trouble);
+        }
+        Ok(T::default())
     })
 }
 
@@ -191,19 +208,17 @@ async fn epoch_facts(
 type OfLog = (Option<Window>, Option<StoredFacts>, Option<EstimateFacts>);
 
 /// How far the present cluster's log reaches, and how long a restore of it would take.
-async fn log_of(reader: &Reader, epoch: &Epoch, documents: &[BackupDocument], backups: &[BackupFacts]) -> Result<OfLog, Trouble> {
+async fn log_of(reader: &Reader, epoch: &Epoch, marks: &EpochFacts, documents: &[BackupDocument], backups: &[BackupFacts]) -> Result<OfLog, Trouble> {
     let own = || documents.iter().zip(backups).filter(|(_, facts)| facts.is_present);
     let Some((oldest, _)) = own().find(|(_, facts)| facts.reaches_on).or_else(|| own().next()) else { return Ok((None, None, None)) };
-    let coverage = reader.coverage(epoch.system_id).await.map_err(|e| Trouble::of(&e))?;
     let window = Window {
         from: oldest.stop.time,
         from_lsn: oldest.stop.lsn,
         backup: oldest.id,
-        until: coverage.as_ref().map(|coverage| coverage.time),
-        until_lsn: coverage.as_ref().map(|coverage| coverage.lsn),
+        until: marks.covered_until,
+        until_lsn: marks.covered_until_lsn,
     };
-    let view = reader.wal_view(oldest.system_id, oldest.segment_bytes).await.map_err(|e| Trouble::of(&e))?;
-    let end = restore::stored_end(reader, epoch).await.map_err(|e| Trouble::of(&e))?;
+    let end = restore::stored_end(reader, epoch, documents).await.map_err(|e| Trouble::of(&e))?;
     let newest = own().max_by_key(|(_, facts)| !facts.is_ahead).map(|(document, _)| document);
     let estimate = match (restore::measured(reader).await.map_err(|e| Trouble::of(&e))?, newest, end) {
         (Some(measured), Some(newest), Some(end)) => {
@@ -219,7 +234,7 @@ async fn log_of(reader: &Reader, epoch: &Epoch, documents: &[BackupDocument], ba
         timeline: end.timeline,
         last_transaction: end.last_transaction,
         hole: end.hole.map(|segment| segment.to_string()),
-        segments: view.segments(),
+        segments: end.segments,
     });
     Ok((Some(window), stored, estimate))
 }

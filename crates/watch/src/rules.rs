@@ -17,6 +17,8 @@ const WAL_ROOM_WARNING: u64 = 20 << 30;
 const WAL_ROOM_CRITICAL: u64 = 5 << 30;
 /// What to do about a canary that cannot be written.
 const CANARY_HINT: &str = "Allow s3:PutObject on .bowline-canary below the primary and s3:GetObject on it at the replica, or set [packages] canary = false (docs/packages.md).";
+/// Two clocks that differ by more do not both keep time.
+const CLOCKS_APART_SECONDS: f64 = 60.0;
 /// A receiver that begins again has so long before anybody is told.
 const RECEIVER_GRACE_SECONDS: f64 = 30.0;
 
@@ -33,7 +35,7 @@ pub const RULES: [(&str, &str); 25] = [
     ("damaged-pages", "the newest backup holds no damaged page"),
     ("server", "PostgreSQL can be reached"),
     ("foreign-server", "the server is the cluster that the repository follows"),
-    ("receiver", "WAL is being received"),
+    ("receiver", "WAL is being received, or archived here"),
     ("wal-held-up", "WAL does not wait for the store"),
     ("wal-lag", "no commit waits longer than alerts.wal_lag to be stored"),
     ("wal-gap", "the stored WAL is whole"),
@@ -44,7 +46,7 @@ pub const RULES: [(&str, &str); 25] = [
     ("capacity", "there is room for what comes"),
     ("rpo", "no more than objectives.rpo would be lost now"),
     ("rto", "a restore would take no longer than objectives.rto"),
-    ("clock-skew", "this host's clock agrees with the store's"),
+    ("clock-skew", "this host's clock agrees with the store's and the server's"),
     ("check", "what bowline check looks at, and no other rule, is as it must be"),
     ("configuration", "the configuration in force is the one that was written"),
 ];
@@ -55,7 +57,10 @@ pub fn judge(facts: &Facts) -> Judgement {
     match &facts.repository {
         Look::Seen(repository) => judge_repository(facts, repository, &mut found),
         Look::Unseen(trouble) => {
-            found.trouble("repository", "", Urgency::Critical, "the repository cannot be looked at", trouble);
+            match trouble.slug.as_str() {
+                Trouble::NOT_YET => found.cannot(["repository"]),
+                _ => found.trouble("repository", "", Urgency::Critical, "the repository cannot be looked at", trouble),
+            }
             found.cannot([
                 "no-backup",
                 "wal-gap",
@@ -81,7 +86,7 @@ pub fn judge(facts: &Facts) -> Judgement {
         Look::Seen(server) => judge_server(facts, server, &mut found),
         Look::Unseen(trouble) => {
             found.trouble("server", "", Urgency::Critical, "the server cannot be reached", trouble);
-            found.cannot(["foreign-server", "receiver", "slot", "wal-lag"]);
+            found.cannot(["foreign-server", "receiver", "slot", "wal-lag", "clock-skew"]);
         }
     }
     judge_receiver(facts, &mut found);
@@ -140,6 +145,10 @@ impl Found {
 }
 
 fn judge_repository(facts: &Facts, repository: &RepositoryFacts, found: &mut Found) {
+    for trouble in &repository.damaged {
+        let subject = trouble.summary.strip_suffix(" is damaged").unwrap_or(&trouble.summary);
+        found.trouble("repository", subject, Urgency::Critical, "not everything can be read", trouble);
+    }
     if !repository.is_encrypted {
         let hint = "A new repository with [encryption] mode = \"on\"; this one stays as it is.";
         found.tell(
@@ -298,11 +307,30 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
         Some(true) => {}
         None => found.cannot(["foreign-server"]),
     }
+    let apart = server.clock_ahead_seconds;
+    if apart.abs() > CLOCKS_APART_SECONDS {
+        let what = format!("the server's clock is {} {} this host's", span(apart.abs()), if apart > 0.0 { "ahead of" } else { "behind" });
+        let detail = "what is restored to a time is by the server's clock, schedules and ages of backups by this host's";
+        found.tell("clock-skew", "server", Urgency::Warning, what, detail, "Look which of the two is wrong (timedatectl), and set it right.");
+    }
+    if server.commits_waiting > 0 {
+        found.tell(
+            "wal-held-up",
+            "",
+            Urgency::Critical,
+            format!("commits wait: {} of them for 3 s and longer", server.commits_waiting),
+            "each waits until the repository, or another standby that synchronous_standby_names wants, has its WAL",
+            release_hint(),
+        );
+    }
     let slot = &server.slot;
     // It is being started again: that is nobody's concern yet.
     let is_new =
         facts.receiver.as_ref().and_then(|receiver| receiver.since).is_some_and(|since| facts.at.seconds_since(since) < RECEIVER_GRACE_SECONDS);
-    if !slot.active && !is_new {
+    // Where the server's archive_command brings WAL, nobody need stream it.
+    if !slot.exists && server.is_archived.is_none() {
+        found.cannot(["receiver", "slot"]);
+    } else if !slot.active && !is_new && server.is_archived != Some(true) {
         let why = facts.receiver.as_ref().and_then(|receiver| receiver.why.clone()).unwrap_or_default();
         found.tell("receiver", "", Urgency::Critical, "no WAL receiver is running", why, "Start it: bowline daemon, or bowline wal receive.");
     }
@@ -348,19 +376,22 @@ fn judge_server(facts: &Facts, server: &ServerFacts, found: &mut Found) {
     }
 }
 
+fn release_hint() -> String {
+    format!("To let them go unprotected: {RELEASE} Undo it when the store is back.")
+}
+
 fn judge_receiver(facts: &Facts, found: &mut Found) {
     let Some(receiver) = &facts.receiver else { return };
     if let Some(waited) = receiver.held_up_seconds {
         match receiver.commits_wait {
             true => {
-                let hint = format!("To let them go unprotected: {RELEASE} Undo it when the store is back.");
                 found.tell(
                     "wal-held-up",
                     "",
                     Urgency::Critical,
                     format!("commits wait: WAL has waited {} for the store", span(waited)),
                     receiver.why.clone().unwrap_or_default(),
-                    hint,
+                    release_hint(),
                 );
             }
             false => found.tell(
@@ -499,7 +530,7 @@ fn judge_job(facts: &Facts, job: &JobFacts, found: &mut Found) {
 }
 
 /// What of a check no other rule looks at.
-const CHECKED: [&str; 11] = [
+const CHECKED: [&str; 12] = [
     "store",
     "store since then",
     "encryption by the store",
@@ -508,6 +539,7 @@ const CHECKED: [&str; 11] = [
     "privilege",
     "replication",
     "replication connection",
+    "role of the server",
     "wal_level",
     "data directory",
     "page checksums",

@@ -3,27 +3,41 @@
 use crate::Trouble;
 use crate::facts::{FindingFacts, RepositoryFacts, ServerFacts, SlotFacts, StoredFacts};
 use crate::settings::{Doors, Settings};
-use pg::{ConnInfo, Replication, Severity, SlotExpectation, SlotGuard, Sql, TimelineHistory};
-use terms::{Lsn, SystemId, Timeline, Timestamp};
+use pg::{ArchiverFacts, ConnInfo, Replication, Severity, SlotExpectation, SlotGuard, Sql, TimelineHistory};
+use repo::{Reader, RepoError};
+use std::time::Duration;
+use terms::{Clock, Lsn, SystemClock, SystemId, Timeline, Timestamp, WalName};
+use tokio::time::sleep;
+
+/// Each commit waits for a moment. One that still does after so long hangs.
+const COMMIT_WAITS: Duration = Duration::from_secs(3);
 
 pub(crate) async fn look(
     doors: &dyn Doors,
     settings: &Settings,
     was_used: bool,
+    reader: Option<&Reader>,
     repository: Option<&RepositoryFacts>,
-    known: Option<SystemId>,
-    now: Timestamp,
+    asks_who_waits: bool,
 ) -> Result<ServerFacts, Trouble> {
     let trouble = |e: pg::PgError| Trouble::of(&e);
     let info = doors.server()?;
     let sql = Sql::connect(&info).await.map_err(trouble)?;
+    let before = SystemClock.now();
     let facts = sql.server_facts().await.map_err(trouble)?;
+    let clock_ahead_seconds = ahead(before, facts.now, SystemClock.now());
     let guard = sql.slot_guard(&settings.slot, settings.data_dir.as_deref()).await.map_err(trouble)?;
-    let archived_otherwise = sql.archiver().await.map_err(trouble)?.archived_count > 0;
+    let is_archived = match (&guard.slot, reader) {
+        (None, Some(reader)) => is_archived_here(&sql.archiver().await.map_err(trouble)?, reader, facts.system_id).await.ok(),
+        _ => None,
+    };
+    // Where nobody can tell, the rules say that.
+    let archived_otherwise = is_archived.unwrap_or(true);
     let mut findings = guard.judge(&SlotExpectation { was_used, archived_otherwise, status_interval: settings.status_interval });
     findings.extend(sql.sync_facts().await.map_err(trouble)?.judge(settings.receiver, settings.is_synchronous));
+    let commits_waiting = if asks_who_waits { commits_waiting(&sql).await.map_err(trouble)? } else { 0 };
     let lsn = sql.current_lsn().await.map_err(trouble)?;
-    let is_ours = known.map(|known| known == facts.system_id);
+    let is_ours = reader.and_then(Reader::epoch).map(|epoch| epoch.system_id == facts.system_id);
     let stored = repository.and_then(|repository| repository.stored.as_ref()).filter(|_| is_ours == Some(true));
     // Only where it is needed: it takes a connection more.
     let history = match stored {
@@ -31,19 +45,48 @@ pub(crate) async fn look(
         _ => None,
     };
     let covered = repository.and_then(|repository| repository.window.as_ref()).and_then(|window| window.until.zip(window.until_lsn));
-    let (wal_lag_bytes, wal_lag_seconds) = stored.map_or((None, None), |stored| lag((facts.timeline, lsn), history.as_ref(), stored, covered, now));
+    // Transactions and the mark have the server's time, so the lag is by its clock and not by this host's.
+    let lagging = |stored| lag((facts.timeline, lsn), history.as_ref(), stored, covered, facts.now);
+    let (wal_lag_bytes, wal_lag_seconds) = stored.map_or((None, None), lagging);
     Ok(ServerFacts {
         version: facts.version.clone(),
         system_id: facts.system_id,
         is_ours,
         in_recovery: facts.in_recovery,
+        clock_ahead_seconds,
         lsn,
         wal_lag_bytes,
         wal_lag_seconds,
         is_synchronous: settings.is_synchronous,
+        commits_waiting,
+        is_archived,
         slot: slot(&guard),
         findings: findings.into_iter().filter(|finding| finding.severity != Severity::Ok).map(finding).collect(),
     })
+}
+
+/// How many commits wait all the while.
+async fn commits_waiting(sql: &Sql) -> Result<u64, pg::PgError> {
+    let before = sql.waiting_commits().await?;
+    if before.is_empty() {
+        return Ok(0);
+    }
+    sleep(COMMIT_WAITS).await;
+    Ok(sql.waiting_commits().await?.intersection(&before).count() as u64)
+}
+
+/// How far the server's clock is ahead of this host's at least: it was read between these two times of ours. Negative: behind.
+fn ahead(before: Timestamp, server: Timestamp, after: Timestamp) -> f64 {
+    server.seconds_since(server.max(before).min(after))
+}
+
+/// Whether the server's `archive_command` brings its WAL here: what it handed over last is stored. That it ever archived anything says nothing:
+/// that may have been another tool's doing, and the server counts on.
+pub async fn is_archived_here(archiver: &ArchiverFacts, reader: &Reader, system_id: SystemId) -> Result<bool, RepoError> {
+    match archiver.last_archived_wal.as_ref().and_then(|name| name.parse::<WalName>().ok()) {
+        Some(name) => reader.has_wal(system_id, &name).await,
+        None => Ok(false),
+    }
 }
 
 /// The server's way through history, by the server itself: while nothing of its timeline can be stored the repository does not know it.
@@ -129,6 +172,12 @@ mod tests {
     /// Of a server that left timeline 1 at 0/5000000.
     fn history() -> TimelineHistory {
         TimelineHistory::parse(timeline(2), "1\t0/5000000\tno recovery target specified\n").unwrap()
+    }
+
+    #[test]
+    fn a_clock_is_off_by_what_the_way_of_the_answer_does_not_explain() {
+        assert_eq!((ahead(at(0), at(3), at(5)), ahead(at(0), at(65), at(5)), ahead(at(0), at(-60), at(5))), (0.0, 60.0, -60.0));
+        assert_eq!(ahead(at(5), at(3), at(0)), 3.0, "ours was set back meanwhile");
     }
 
     #[test]

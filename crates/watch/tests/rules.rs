@@ -54,6 +54,7 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
     use Urgency::{Critical, Warning};
     let cases: Vec<(String, Value, &str, &str, Urgency)> = vec![
         ("/repository".into(), trouble("store-unreachable"), "repository", "", Critical),
+        ("/repository/seen/damaged".into(), json!([trouble("repository-damaged")["unseen"].clone()]), "repository", "it does not answer", Critical),
         ("/repository/seen/is_encrypted".into(), json!(false), "encryption-off", "", Warning),
         ("/repository/seen/backups".into(), json!([]), "no-backup", "", Critical),
         (format!("{newest}/took_seconds"), json!(4000.0), "backup-window", "took", Warning),
@@ -70,6 +71,9 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
         ("/keys/seen/0/trouble".into(), trouble("key-unreachable")["unseen"].clone(), "kms", "aws-kms:", Warning),
         ("/server".into(), trouble("pg-unreachable"), "server", "", Critical),
         ("/server/seen/is_ours".into(), json!(false), "foreign-server", "", Critical),
+        ("/server/seen/clock_ahead_seconds".into(), json!(3600.0), "clock-skew", "server", Warning),
+        ("/server/seen/clock_ahead_seconds".into(), json!(-90.0), "clock-skew", "server", Warning),
+        ("/server/seen/commits_waiting".into(), json!(2), "wal-held-up", "", Critical),
         ("/server/seen/slot/active".into(), json!(false), "receiver", "", Critical),
         ("/server/seen/findings".into(), finding, "slot", "slot-lost", Critical),
         ("/server/seen/wal_lag_seconds".into(), json!(1000.0), "wal-lag", "", Critical),
@@ -204,6 +208,21 @@ fn what_would_be_lost_counts_from_the_mark_when_the_server_is_gone() {
 }
 
 #[test]
+fn where_the_archiver_brings_wal_no_receiver_is_missed() {
+    let missed = |exists: bool, archived: Value| {
+        let mut facts = healthy();
+        let server = &mut facts["server"]["seen"];
+        (server["slot"]["exists"], server["slot"]["active"], server["is_archived"]) = (json!(exists), json!(false), archived);
+        let judgement = judged(&facts);
+        (judgement.alarms.iter().any(|alarm| alarm.rule == "receiver"), judgement.unknown.contains("receiver"))
+    };
+    assert_eq!(missed(false, json!(true)), (false, false));
+    assert_eq!(missed(false, json!(false)), (true, false), "another tool archives, or none");
+    assert_eq!(missed(false, Value::Null), (false, true), "the repository cannot be asked");
+    assert_eq!(missed(true, Value::Null), (true, false), "a slot that nobody uses holds WAL back");
+}
+
+#[test]
 fn a_lag_that_nobody_can_tell_is_neither_well_nor_too_long() {
     let mut facts = healthy();
     (facts["server"]["seen"]["wal_lag_bytes"], facts["server"]["seen"]["wal_lag_seconds"]) = (Value::Null, Value::Null);
@@ -229,8 +248,11 @@ fn commits_that_wait_are_told_with_the_way_to_let_them_go() {
 #[test]
 fn a_repository_that_cannot_be_looked_at_resolves_nothing() {
     let mut facts = healthy();
-    facts["repository"] = trouble("store-unreachable");
+    facts["repository"] = trouble(watch::Trouble::NOT_YET);
     facts["jobs"] = json!([]);
+    let judgement = judged(&facts);
+    assert!(judgement.alarms.is_empty() && judgement.unknown.contains("repository"), "a large one is being listed: {judgement:#?}");
+    facts["repository"] = trouble("store-unreachable");
     let judgement = judged(&facts);
     for rule in [
         "no-backup",

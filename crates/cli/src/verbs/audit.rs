@@ -71,7 +71,7 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
     let all = |is_so: fn(&Audit) -> bool| is_protected && audited.iter().all(|one| is_so(&one.found) && one.known.without_history.is_empty());
     // The end of the log may be in pieces, which the audit of whole segments does not see.
     let has_histories = audited.iter().all(|one| one.known.without_history.is_empty());
-    let tail_hole = if has_histories { restore::stored_end(&reader, present).await?.and_then(|end| end.hole) } else { None };
+    let tail_hole = if has_histories { restore::stored_end(&reader, present, &backups).await?.and_then(|end| end.hole) } else { None };
     let all_whole = all(Audit::is_whole);
     let earlier = audited.len() - usize::from(is_protected);
     let (earlier, newest) = audited.split_at(earlier);
@@ -128,7 +128,7 @@ pub(super) async fn gaps(reader: &Reader) -> Result<Vec<upkeep::Found>, Fault> {
     }
     // The end of the log may be in pieces, which the audit of whole segments does not see.
     if let Some(present) = reader.epoch().filter(|present| backups.iter().any(|b| b.system_id == present.system_id))
-        && let Some(first) = restore::stored_end(reader, present).await?.and_then(|end| end.hole)
+        && let Some(first) = restore::stored_end(reader, present, &backups).await?.and_then(|end| end.hole)
     {
         let path = repo::wal_object(present.system_id, &WalName::Segment(first)).to_string();
         if gaps.iter().all(|gap| gap.path != path) {

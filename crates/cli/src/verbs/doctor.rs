@@ -3,6 +3,7 @@
 use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::Printer;
+use crate::verbs::status::OF_THE_DAEMON;
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use terms::Urgency;
 use watch::RULES;
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let (_, judgement) = super::status::look(common).await?;
+    let (facts, judgement) = super::status::look(common).await?;
     let mut alarms = judgement.alarms;
     // What is gravest first, and within that what other things follow from: rules are listed in that order.
     let place = |rule: &str| RULES.iter().position(|(name, _)| *name == rule).unwrap_or(RULES.len());
@@ -34,7 +35,12 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
     }
     let red = alarms.iter().filter(|alarm| alarm.urgency == Urgency::Critical).count();
     printer.say(match (alarms.len(), red, judgement.unknown.len()) {
-        (0, 0, 0) => format!("nothing is wrong: all {} rules hold", RULES.len()),
+        (0, 0, 0) if facts.acting.is_some() => format!("nothing is wrong: all {} rules hold", RULES.len()),
+        (0, 0, 0) => format!(
+            "nothing is wrong: {} rules hold; {} only a daemon can judge, and none acts",
+            RULES.len() - OF_THE_DAEMON.len(),
+            OF_THE_DAEMON.join(" and ")
+        ),
         (0, 0, unknown) => format!("nothing is known to be wrong; {unknown} rules could not be judged"),
         (all, red, _) => format!("{red} critical, {} to look at", all - red),
     });

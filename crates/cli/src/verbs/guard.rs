@@ -18,11 +18,11 @@ pub async fn look(wiring: &Wiring, sql: &Sql, reader: Option<&Reader>) -> Result
         Some(reader) => reader.lease(repo::RECEIVER_LEASE).await?.is_some(),
         None => false,
     };
-    let expected = SlotExpectation {
-        was_used,
-        archived_otherwise: sql.archiver().await?.archived_count > 0,
-        status_interval: wal.status_interval.unwrap_or(STATUS_INTERVAL),
+    let archived_otherwise = match reader {
+        Some(reader) => watch::is_archived_here(&sql.archiver().await?, reader, sql.system_id().await?).await?,
+        None => false,
     };
+    let expected = SlotExpectation { was_used, archived_otherwise, status_interval: wal.status_interval.unwrap_or(STATUS_INTERVAL) };
     let mut findings = slot.judge(&expected);
     findings.extend(sql.sync_facts().await?.judge(RECEIVER, wal.synchronous));
     Ok(findings)

@@ -4,13 +4,17 @@ use crate::args::Common;
 use crate::fault::Fault;
 use crate::show::{Printer, bytes, duration};
 use crate::watching::{self, WiredDoors};
+use alerts::{Alert, CHANNEL_DEAD, State};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use terms::{Clock, Judgement, SystemClock, Urgency};
+use terms::{Alarm, Clock, Judgement, SystemClock, Urgency};
 use watch::facts::{BackupFacts, EpochFacts, RepositoryFacts, ServerFacts};
 use watch::{Ages, Facts, Look, Watcher};
+
+/// Rules that are broken by what only the daemon hears: its receiver, its reload.
+pub const OF_THE_DAEMON: [&str; 2] = ["wal-held-up", "configuration"];
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let (facts, judgement) = look(common).await?;
@@ -53,11 +57,36 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
 
 /// One observation, judged.
 pub async fn look(common: &Common) -> Result<(Facts, Judgement), Fault> {
-    let doors = WiredDoors::new(common)?;
+    let doors = Arc::new(WiredDoors::new(common)?);
     let settings = watching::settings(&doors.wiring().config)?;
-    let facts = Watcher::new(settings, Arc::new(doors), Ages::ALWAYS).look(SystemClock.now(), None, false).await;
-    let judgement = watch::judge(&facts);
+    let facts = Watcher::new(settings, doors.clone(), Ages::ALWAYS).look(SystemClock.now(), None, false).await;
+    let mut judgement = watch::judge(&facts);
+    if facts.acting.is_some() {
+        match doors.wiring().alert_shelf()?.state::<State>(None).await {
+            Ok(state) => {
+                let mut heard: Vec<Alarm> = state.into_iter().flat_map(|(state, _)| of_the_daemon(state)).collect();
+                // What was seen from here, too, is said once.
+                heard.retain(|alarm| judgement.alarms.iter().all(|seen| (&seen.rule, &seen.subject) != (&alarm.rule, &alarm.subject)));
+                judgement.alarms.extend(heard);
+            }
+            Err(_) => judgement.unknown.extend(OF_THE_DAEMON.map(str::to_owned)),
+        }
+    }
     Ok((facts, judgement))
+}
+
+/// What fires by the daemon's own judgement and cannot be seen from here.
+fn of_the_daemon(state: State) -> impl Iterator<Item = Alarm> {
+    let is_its_own = |alert: &Alert| match alert.rule.as_str() {
+        "wal-gap" => alert.subject == "received",
+        rule => rule == CHANNEL_DEAD || OF_THE_DAEMON.contains(&rule),
+    };
+    state.alerts.into_iter().filter(move |alert| alert.fires() && is_its_own(alert)).map(|alert| {
+        // One that was escalated stayed a warning for long: nothing is less protected by that.
+        let urgency = if alert.escalated { Urgency::Warning } else { alert.urgency };
+        let Alert { rule, subject, summary, detail, hint, .. } = alert;
+        Alarm { rule, subject, urgency, summary, detail, hint }
+    })
 }
 
 fn time(seconds: f64) -> String {
@@ -129,17 +158,27 @@ fn show_server(server: &ServerFacts, facts: &Facts, printer: &Printer) {
     let promised = time(facts.objectives.rpo_seconds);
     printer.say(format!("exposure     {not_stored} of WAL not stored yet{commits}; objective {promised}; server at {}", server.lsn));
     let slot = &server.slot;
-    printer.say(format!("receiver     {}", if slot.active { "streaming" } else { "NOT RUNNING on the configured slot" }));
+    printer.say(match (slot.active, server.is_archived) {
+        (true, _) => "receiver     streaming",
+        (false, Some(true)) => "receiver     none: the server's archive_command stores WAL here",
+        (false, _) => "receiver     NOT RUNNING on the configured slot",
+    });
     let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
     let state = if slot.exists { slot.wal_status.as_deref().unwrap_or("unused") } else { "missing" };
     printer.say(format!("slot         {} ({state}), holds {held} of WAL on the server", slot.name));
 }
 
 fn show_rest(facts: &Facts, printer: &Printer) {
-    if let Some(Look::Seen(capacity)) = &facts.capacity {
-        let share = capacity.used_bytes as f64 / capacity.limit_bytes.max(1) as f64 * 100.0;
-        let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!(", full in {days:.0} days"));
-        printer.say(format!("room         {share:.0} % of {} used ({}){forecast}", bytes(capacity.limit_bytes), capacity.kind));
+    match &facts.capacity {
+        Some(Look::Seen(capacity)) => {
+            let share = capacity.used_bytes as f64 / capacity.limit_bytes.max(1) as f64 * 100.0;
+            let forecast = capacity.days_to_full.map_or_else(String::new, |days| format!(", full in {days:.0} days"));
+            let measured =
+                capacity.history.last().filter(|_| capacity.kind == "quota").map_or_else(String::new, |last| format!(", measured {}", last.at));
+            printer.say(format!("room         {share:.0} % of {} used ({}{measured}){forecast}", bytes(capacity.limit_bytes), capacity.kind));
+        }
+        Some(Look::Unseen(trouble)) => printer.say(format!("room         not known: {}", trouble.summary)),
+        None => {}
     }
     for job in facts.jobs.iter().filter(|job| job.last.is_some()) {
         let Some(last) = &job.last else { continue };
@@ -174,4 +213,26 @@ fn epoch_json(epoch: &EpochFacts) -> serde_json::Value {
         "system_id": epoch.system_id, "major": epoch.major, "since": epoch.since, "present": epoch.is_present, "backups": epoch.backups,
         "restorable_from": epoch.restorable_from, "covered_until": epoch.covered_until,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_daemon_what_fires_and_cannot_be_seen_from_here_is_taken_over() {
+        let alert = |rule: &str, subject: &str, resolved: Option<&str>| {
+            json!({ "rule": rule, "subject": subject, "urgency": "critical", "escalated": rule == "configuration", "summary": "s", "detail": "", "hint": "",
+                "since": "2026-11-26T12:00:00Z", "silenced_by": null, "told": null, "peak": null, "resolved": resolved, "resolved_told": null })
+        };
+        let state: State = serde_json::from_value(json!({ "alerts": [
+            alert("wal-held-up", "", None), alert("wal-gap", "received", None), alert("wal-gap", "audit", None), alert("configuration", "", None),
+            alert("channel-dead", "slack", None), alert("channel-dead", "mail", Some("2026-11-26T13:00:00Z")), alert("receiver", "", None),
+        ] }))
+        .expect("a state");
+        let found: Vec<(String, Urgency)> = of_the_daemon(state).map(|alarm| (alarm.rule, alarm.urgency)).collect();
+        let rules: Vec<&str> = found.iter().map(|(rule, _)| rule.as_str()).collect();
+        assert_eq!(rules, ["wal-held-up", "wal-gap", "configuration", "channel-dead"]);
+        assert_eq!(found.iter().filter(|(_, urgency)| *urgency == Urgency::Critical).count(), 3, "it stayed a warning for long, no more");
+    }
 }

@@ -66,6 +66,7 @@ impl PackagesLook {
                         summary: format!("the packages could not be listed within {} s", LIMIT.as_secs()),
                         detail: String::new(),
                         hint: "Run bowline packages status by hand.".into(),
+                        is_damage: false,
                     };
                     (self.last, self.running) = (Some((Instant::now(), Err(trouble))), None);
                 }
@@ -76,7 +77,7 @@ impl PackagesLook {
             || {
                 let summary = "the packages are being listed for the first time".to_owned();
                 let hint = "Wait; a large bucket takes minutes.".to_owned();
-                Err(Trouble { slug: Trouble::NOT_YET.to_owned(), summary, detail: String::new(), hint })
+                Err(Trouble { slug: Trouble::NOT_YET.to_owned(), summary, detail: String::new(), hint, is_damage: false })
             },
             |(_, seen)| seen.clone(),
         )

@@ -158,7 +158,7 @@ function lag(now) {
   const { facts } = now, server = seen(facts.server), receiver = facts.receiver;
   const parts = [];
   if (!server) parts.push(trouble(facts.server, "PostgreSQL"));
-  else parts.push(el("p", { class: "lead" }, `${server.wal_lag_bytes === null ? "An unknown amount" : bytes(server.wal_lag_bytes)} of WAL waits${server.wal_lag_seconds ? `, commits of the last ${span(server.wal_lag_seconds)}` : ""}. ${server.slot.active ? "It is being streamed." : "Nobody streams it."}`));
+  else parts.push(el("p", { class: "lead" }, `${server.wal_lag_bytes === null ? "An unknown amount" : bytes(server.wal_lag_bytes)} of WAL waits${server.wal_lag_seconds ? `, commits of the last ${span(server.wal_lag_seconds)}` : ""}. ${server.slot.active ? "It is being streamed." : server.is_archived ? "The server archives it here." : "Nobody streams it."}`));
   const samples = receiver ? receiver.lag.map((sample) => [time(sample.at), sample.value]) : [];
   if (samples.length) parts.push(chart({ samples, limit: facts.objectives.wal_lag_seconds, limitWords: `told at ${span(facts.objectives.wal_lag_seconds)}`, words: span, least: 1, label: `Seconds that commits waited, up to ${span(Math.max(...samples.map((s) => s[1])))}` }));
   if (receiver && receiver.why) parts.push(el("p", { class: "bad" }, receiver.why));

@@ -159,6 +159,14 @@ fn check_says_who_makes_the_slot_and_what_is_wrong_with_synchronous_names() {
             result["findings"].as_array().is_some_and(|f| f.iter().any(|f| f["slug"] == "sync-absent" && f["severity"] == "critical")),
             "{result}"
         );
+        // Now one is made, and hangs: whoever asks is told, though no daemon is there to hear of it.
+        let mut commit = cluster.bin("psql").args(["-X", "-c", "CREATE TABLE waits ()"]).spawn().expect("psql");
+        wait("the commit that hangs to be told of", Duration::from_secs(30), || {
+            let told = bowline.run(&["status"]);
+            told.code == 1
+                && told.lines.iter().find_map(|line| line.get("result")).expect("a result")["reasons"].to_string().contains("commits wait:")
+        });
         name("");
+        assert!(commit.wait().expect("psql ends").success());
     }
 }
