@@ -364,6 +364,7 @@ mod tests {
             org: "acme".into(),
             objectives: serde_json::from_value(sample["facts"]["objectives"].take()).unwrap(),
             jobs: Vec::new(),
+            lost_after: Duration::ZERO,
             slot: "bowline".into(),
             status_interval: Duration::from_secs(5),
             is_synchronous: false,
