@@ -224,6 +224,7 @@ mod tests {
         }
         refuse_unreachable(Path::new("/bin/true"), nobody).unwrap();
         let home = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let hidden = home.path().join("bowline");
         std::fs::copy("/bin/true", &hidden).unwrap();
         let error = refuse_unreachable(&hidden, nobody).unwrap_err();
