@@ -28,6 +28,9 @@ pub struct Facts {
     pub capacity: Option<Look<CapacityFacts>>,
     /// Room on this host that Bowline or PostgreSQL needs.
     pub disks: Vec<DiskFacts>,
+    /// Names of those that did not say in time how full they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks_unseen: Vec<String>,
     /// In the order of the schedule; empty until the ledger was read once.
     pub jobs: Vec<JobFacts>,
     /// The receiver that the daemon supervises; absent where no daemon runs it.

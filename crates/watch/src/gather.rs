@@ -1,5 +1,6 @@
 //! Looks at everything, each part in its own time: a part that hangs is a part that was not seen.
 
+use crate::disk::Disk;
 use crate::facts::{
     CapacityFacts, CopyFacts, DiskFacts, Facts, Look, PackagesFacts, ReceiverFacts, RecipientFacts, RepositoryFacts, ScrubFacts, ServerFacts, Trouble,
 };
@@ -111,6 +112,8 @@ pub struct Watcher {
     keys: Option<Aged<Option<Look<Vec<RecipientFacts>>>>>,
     second_copy: Option<Aged<Option<Look<CopyFacts>>>>,
     packages: Option<Aged<Option<Look<PackagesFacts>>>>,
+    wal_disk: Disk,
+    drill_disk: Disk,
 }
 
 impl Watcher {
@@ -129,6 +132,8 @@ impl Watcher {
             keys: None,
             second_copy: None,
             packages: None,
+            wal_disk: Disk::default(),
+            drill_disk: Disk::default(),
         }
     }
 
@@ -172,7 +177,7 @@ impl Watcher {
         let is_watched = is_acting || lease.is_some();
         // Nothing was ever read: nothing is known of any job.
         let jobs = runs.map_or_else(Vec::new, |runs| jobs::look(&self.settings, runs, facts, is_watched, now));
-        let disks = self.disks(facts);
+        let (disks, disks_unseen) = self.disks(facts).await;
         Facts {
             at: now,
             org: self.settings.org.clone(),
@@ -184,6 +189,7 @@ impl Watcher {
             keys,
             second_copy,
             disks,
+            disks_unseen,
             jobs,
             receiver,
             packages,
@@ -245,14 +251,20 @@ impl Watcher {
         }
     }
 
-    fn disks(&self, repository: Option<&RepositoryFacts>) -> Vec<DiskFacts> {
-        let mut disks = Vec::new();
-        if let Some(dir) = &self.settings.data_dir {
-            disks.extend(capacity::disk("pg_wal", &dir.join("pg_wal"), None));
-        }
+    /// Room on this host, and the names of the disks that did not say.
+    async fn disks(&mut self, repository: Option<&RepositoryFacts>) -> (Vec<DiskFacts>, Vec<String>) {
+        let wal_dir = self.settings.data_dir.as_ref().map(|dir| dir.join("pg_wal"));
+        let drill_dir = self.settings.drill_dir.as_deref();
         let newest = repository.and_then(|repository| repository.backups.last()).map(|backup| backup.bytes);
-        disks.extend(self.settings.drill_dir.as_ref().and_then(|dir| capacity::disk("drill", dir, newest)));
-        disks
+        let (wal, drill) = tokio::join!(self.wal_disk.look("pg_wal", wal_dir.as_deref(), None), self.drill_disk.look("drill", drill_dir, newest));
+        let (mut seen, mut unseen) = (Vec::new(), Vec::new());
+        for (name, found) in [("pg_wal", wal), ("drill", drill)] {
+            match found {
+                Ok(disk) => seen.extend(disk),
+                Err(_) => unseen.push(name.to_owned()),
+            }
+        }
+        (seen, unseen)
     }
 }
 
@@ -282,7 +294,7 @@ async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository:
         Err(trouble) if !trouble.is_damage => return Err(trouble),
         found => look_of(found),
     };
-    let capacity = capacity::look(reader, settings, now).await?;
+    let capacity = capacity::look(reader, settings, &mut memory.disk, now).await?;
     let scrub = repository::scrub(reader).await?;
     let daemon = reader.lease(crate::DAEMON_LEASE).await.map_err(of)?;
     let was_received = reader.lease(repo::RECEIVER_LEASE).await.map_err(of)?.is_some();

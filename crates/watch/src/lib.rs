@@ -3,6 +3,7 @@
 mod ahead;
 mod capacity;
 mod copy;
+mod disk;
 pub mod facts;
 mod gather;
 mod jobs;

@@ -1,5 +1,6 @@
 //! What the repository itself says: its backups and why they are kept, how far its log reaches, its drills, what an audit found.
 
+use crate::disk::Disk;
 use crate::facts::{
     BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Memory {
     pub(crate) ledger: Ledger,
     drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
     plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
+    /// That of the repository's folder.
+    pub(crate) disk: Disk,
 }
 
 impl Memory {
