@@ -23,6 +23,8 @@ const SILENT: Duration = Duration::from_secs(120);
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// How long the first look at a repository may take: a large one is listed in minutes.
 const FIRST: Duration = Duration::from_secs(600);
+/// How long it may take whoever looks once, and has somebody before the screen.
+const ONCE: Duration = Duration::from_secs(60);
 const TIMED_OUT: &str = "look-timeout";
 
 /// How old what is not looked at each time may become.
@@ -95,6 +97,13 @@ struct FromRepository {
 struct Beside {
     since: Instant,
     task: JoinHandle<Result<FromRepository, Trouble>>,
+}
+
+impl Drop for Beside {
+    /// Whoever looks is gone, or looks with other settings: without this it would read on for nobody.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// One that looks again and again.
@@ -226,9 +235,10 @@ impl Watcher {
             Beside { since: Instant::now(), task: tokio::spawn(async move { read_all(&reader, &settings, &mut *memory.lock().await, now).await }) }
         });
         // A small one answers at once; with something to show already nobody waits for a large one.
+        let looks_once = self.ages.repository.is_zero();
         let patience = match &self.repository {
             // Whoever looks once has nothing to show before.
-            _ if self.ages.repository.is_zero() => FIRST,
+            _ if looks_once => ONCE,
             Some(_) => AT_ONCE,
             None => LIMIT,
         };
@@ -243,6 +253,7 @@ impl Watcher {
             Err(_) => {
                 let waited = beside.since.elapsed();
                 match &self.repository {
+                    _ if looks_once => Err(listed_elsewhere(waited)),
                     Some(kept) if waited < LIMIT.max(self.took * 3) => Ok(with_marks(reader, kept.value.clone()).await),
                     None if waited < FIRST => Err(not_yet()),
                     _ => Err(timed_out("the repository", waited)),
@@ -358,6 +369,11 @@ fn not_yet() -> Trouble {
     }
 }
 
+fn listed_elsewhere(after: Duration) -> Trouble {
+    let hint = "A large one takes minutes to be listed: the daemon's page shows what it saw last. A small one hangs: try bowline check by hand.";
+    Trouble { hint: hint.into(), ..timed_out("the repository", after) }
+}
+
 fn look_of<T>(found: Result<T, Trouble>) -> Look<T> {
     found.map_or_else(Look::Unseen, Look::Seen)
 }
@@ -387,6 +403,48 @@ mod tests {
             quota_bytes: Some(1 << 40),
             folder: None,
         }
+    }
+
+    /// A repository, and a server that nobody reaches.
+    struct Doorway(Reader);
+
+    #[async_trait::async_trait]
+    impl Doors for Doorway {
+        async fn reader(&self) -> Result<Reader, Trouble> {
+            Ok(self.0.clone())
+        }
+        async fn replica(&self) -> Option<Result<Reader, Trouble>> {
+            None
+        }
+        fn recipients(&self) -> Result<Vec<Arc<dyn seal::Recipient>>, Trouble> {
+            Ok(Vec::new())
+        }
+        fn server(&self) -> Result<pg::ConnInfo, Trouble> {
+            Err(timed_out("PostgreSQL", LIMIT))
+        }
+        async fn packages(&self, _is_acting: bool) -> Option<Result<PackagesFacts, Trouble>> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_looks_once_waits_a_minute_for_a_listing_that_hangs_and_is_told_the_rest_and_it_ends_with_them() {
+        let now = Timestamp::from_unix_micros(1_795_000_000_000_000);
+        let writer = Writer::create(Arc::new(store::Memory::new()), Vec::new(), "acme", Encryption::Off, json!({}), now).await.unwrap();
+        let mut watcher = Watcher::new(settings(), Arc::new(Doorway(writer.reader().clone())), Ages::ALWAYS);
+        let memory = Arc::clone(&watcher.memory);
+        // The one who lists needs it.
+        let _hangs = memory.lock().await;
+        let began = Instant::now();
+        let facts = watcher.look(now, None, false).await;
+        assert_eq!(began.elapsed().as_secs(), ONCE.as_secs(), "by a clock that jumps over waits");
+        assert_eq!(facts.repository.trouble().map(|trouble| trouble.slug.as_str()), Some(TIMED_OUT), "one that was not seen is red");
+        assert!(facts.server.trouble().is_some(), "and the server was asked");
+        drop(watcher);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&memory), 1, "nobody lists on for one who is gone");
     }
 
     #[tokio::test]

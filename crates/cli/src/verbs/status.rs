@@ -6,18 +6,25 @@ use crate::show::{Printer, bytes, duration};
 use crate::watching::{self, WiredDoors};
 use alerts::{Alert, CHANNEL_DEAD, State};
 use serde_json::json;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Alarm, Clock, Judgement, SystemClock, Urgency};
+use tokio::time::timeout;
 use watch::facts::{BackupFacts, EpochFacts, RepositoryFacts, ServerFacts};
 use watch::{Ages, Facts, Look, Watcher};
+
+/// Whoever waits for longer is told for what. A server whose commits hang is watched for 3 s of it.
+const REMARK_AFTER: Duration = Duration::from_secs(5);
+/// How long what the daemon wrote down may keep what was seen from being shown.
+const ALERTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Rules that are broken by what only the daemon hears: its receiver, its reload.
 pub const OF_THE_DAEMON: [&str; 2] = ["wal-held-up", "configuration"];
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let (facts, judgement) = look(common).await?;
+    let (facts, judgement) = look(common, printer).await?;
     match &facts.repository {
         Look::Seen(repository) => show_repository(repository, &facts, printer),
         Look::Unseen(trouble) => printer.say(format!("repository   cannot be looked at: {}", trouble.summary)),
@@ -56,10 +63,18 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
 }
 
 /// One observation, judged.
-pub async fn look(common: &Common) -> Result<(Facts, Judgement), Fault> {
+pub async fn look(common: &Common, printer: &Printer) -> Result<(Facts, Judgement), Fault> {
     let doors = Arc::new(WiredDoors::new(common)?);
     let settings = watching::settings(&doors.wiring().config)?;
-    let facts = Watcher::new(settings, doors.clone(), Ages::ALWAYS).look(SystemClock.now(), None, false).await;
+    let mut watcher = Watcher::new(settings, doors.clone(), Ages::ALWAYS);
+    let mut looking = pin!(watcher.look(SystemClock.now(), None, false));
+    let facts = match timeout(REMARK_AFTER, looking.as_mut()).await {
+        Ok(facts) => facts,
+        Err(_) => {
+            printer.remark("still looking: a large repository takes minutes to be listed; after one minute the rest is shown without it");
+            looking.await
+        }
+    };
     let mut judgement = watch::judge(&facts);
     if facts.acting.is_some() {
         match doors.wiring().alert_shelf()?.state::<State>(None).await {
