@@ -77,17 +77,24 @@ pub async fn look(common: &Common, printer: &Printer) -> Result<(Facts, Judgemen
     };
     let mut judgement = watch::judge(&facts);
     if facts.acting.is_some() {
-        match doors.wiring().alert_shelf()?.state::<State>(None).await {
-            Ok(state) => {
-                let mut heard: Vec<Alarm> = state.into_iter().flat_map(|(state, _)| of_the_daemon(state)).collect();
-                // What was seen from here, too, is said once.
-                heard.retain(|alarm| judgement.alarms.iter().all(|seen| (&seen.rule, &seen.subject) != (&alarm.rule, &alarm.subject)));
-                judgement.alarms.extend(heard);
-            }
-            Err(_) => judgement.unknown.extend(OF_THE_DAEMON.map(str::to_owned)),
-        }
+        let kept = async {
+            let kept = doors.wiring().alert_shelf().ok()?.state::<State>(None).await.ok()?;
+            Some(kept.map(|(state, _)| state).unwrap_or_default())
+        };
+        take_over(&mut judgement, timeout(ALERTS_LIMIT, kept).await.ok().flatten());
     }
     Ok((facts, judgement))
+}
+
+/// Adds what only the daemon hears, by the alerts that it wrote down; `None` where they cannot be read, or not in time.
+fn take_over(judgement: &mut Judgement, kept: Option<State>) {
+    let Some(state) = kept else {
+        return judgement.unknown.extend(OF_THE_DAEMON.into_iter().chain(["wal-gap", CHANNEL_DEAD]).map(str::to_owned));
+    };
+    // What was seen from here, too, is said once.
+    let is_seen = |alarm: &Alarm| judgement.alarms.iter().any(|seen| (&seen.rule, &seen.subject) == (&alarm.rule, &alarm.subject));
+    let heard: Vec<Alarm> = of_the_daemon(state).filter(|alarm| !is_seen(alarm)).collect();
+    judgement.alarms.extend(heard);
 }
 
 /// What fires by the daemon's own judgement and cannot be seen from here.
@@ -249,5 +256,17 @@ mod tests {
         let rules: Vec<&str> = found.iter().map(|(rule, _)| rule.as_str()).collect();
         assert_eq!(rules, ["wal-held-up", "wal-gap", "configuration", "channel-dead"]);
         assert_eq!(found.iter().filter(|(_, urgency)| *urgency == Urgency::Critical).count(), 3, "it stayed a warning for long, no more");
+    }
+    #[test]
+    fn what_the_daemon_wrote_down_and_cannot_be_read_is_not_judged_and_hides_nothing_that_was_seen() {
+        let alarm = |rule: &str| {
+            let text = String::new;
+            Alarm { rule: rule.to_owned(), subject: text(), urgency: Urgency::Critical, summary: text(), detail: text(), hint: text() }
+        };
+        let mut judgement = Judgement { alarms: vec![alarm("server")], ..Judgement::default() };
+        take_over(&mut judgement, None);
+        assert_eq!(judgement.alarms, [alarm("server")]);
+        let unknown: Vec<&str> = judgement.unknown.iter().map(String::as_str).collect();
+        assert_eq!(unknown, ["channel-dead", "configuration", "wal-gap", "wal-held-up"]);
     }
 }
