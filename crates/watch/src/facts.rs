@@ -381,7 +381,8 @@ pub struct ServerFacts {
     /// the receiver, and in asynchronous mode.
     #[serde(default)]
     pub commits_waiting: u64,
-    /// What its `archive_command` handed over last is stored here. Absent where there is a slot, and where nobody can tell.
+    /// What its `archive_command` handed over last is stored here, and no receiver can have stored it. Absent where there is a slot, and where
+    /// nobody can tell.
     #[serde(default)]
     pub is_archived: Option<bool>,
     /// The slot that the configuration names.

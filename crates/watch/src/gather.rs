@@ -393,6 +393,7 @@ mod tests {
             objectives: serde_json::from_value(sample["facts"]["objectives"].take()).unwrap(),
             jobs: Vec::new(),
             lost_after: Duration::ZERO,
+            receives: true,
             slot: "bowline".into(),
             status_interval: Duration::from_secs(5),
             is_synchronous: false,

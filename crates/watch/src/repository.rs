@@ -358,6 +358,7 @@ mod tests {
             objectives: serde_json::from_value(sample["facts"]["objectives"].take()).expect("objectives"),
             jobs: Vec::new(),
             lost_after: Duration::ZERO,
+            receives: true,
             slot: String::new(),
             status_interval: Duration::ZERO,
             is_synchronous: false,

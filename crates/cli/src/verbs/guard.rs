@@ -19,7 +19,12 @@ pub async fn look(wiring: &Wiring, sql: &Sql, reader: Option<&Reader>) -> Result
         None => false,
     };
     let archived_otherwise = match reader {
-        Some(reader) => watch::is_archived_here(&sql.archiver().await?, reader, sql.system_id().await?).await?,
+        Some(reader) => {
+            let server = sql.server_facts().await?;
+            let receives = wiring.config.daemon.receives();
+            // What it archives nobody can tell before the next file: a slot is not missed until then.
+            watch::is_archived_here(&sql.archiver().await?, server.archives, reader, server.system_id, receives).await?.unwrap_or(true)
+        }
         None => false,
     };
     let expected = SlotExpectation { was_used, archived_otherwise, status_interval: wal.status_interval.unwrap_or(STATUS_INTERVAL) };

@@ -183,6 +183,7 @@ fn show_server(server: &ServerFacts, facts: &Facts, printer: &Printer) {
     printer.say(match (slot.active, server.is_archived) {
         (true, _) => "receiver     streaming",
         (false, Some(true)) => "receiver     none: the server's archive_command stores WAL here",
+        (false, None) if !slot.exists => "receiver     none: whether the server's archive_command stores WAL here is not known yet",
         (false, _) => "receiver     NOT RUNNING on the configured slot",
     });
     let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
