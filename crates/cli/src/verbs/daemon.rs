@@ -67,7 +67,7 @@ struct Wired {
 #[async_trait]
 impl Premises for Wired {
     fn name(&self) -> String {
-        format!("the daemon on {}, process {}", super::host(), std::process::id())
+        format!("{} {}, process {}", watch::DAEMON_ON, super::host(), std::process::id())
     }
 
     fn load(&self) -> Result<Loaded, Trouble> {
