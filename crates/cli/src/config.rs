@@ -214,6 +214,9 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    pub fn receives(&self) -> bool {
+        self.receive.unwrap_or(true)
+    }
     pub fn holds_drills(&self) -> bool {
         self.drill.unwrap_or(true)
     }

@@ -72,6 +72,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
             plan("check", "daemon.check", HOUR, true)?,
         ],
         lost_after: config.daemon.job_limit.unwrap_or_default().max(24 * HOUR) + TO_END,
+        receives: config.daemon.receives(),
         slot: config.wal.slot.clone(),
         status_interval: config.wal.status_interval.unwrap_or(STATUS_INTERVAL),
         is_synchronous: config.wal.synchronous,

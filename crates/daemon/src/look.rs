@@ -2,6 +2,7 @@
 
 use crate::office::{LOOK_LIMIT, Observed, Office};
 use crate::{Loaded, Tell};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Clock, SystemClock, Timestamp};
@@ -35,18 +36,20 @@ pub(crate) async fn go_on_looking(
         let mut watcher = Watcher::new(now.settings.clone(), Arc::clone(&now.doors), Ages::default());
         office.look_within(LOOK_LIMIT);
         while !loaded.has_changed().unwrap_or(false) && !*end.borrow() {
-            let look = async {
-                let (begun, heard) = (Instant::now(), receiver.borrow().clone());
-                let facts = watcher.look(SystemClock.now(), heard, office.role().acts()).await;
-                observe(facts, begun, None, &office, now.tell.as_deref()).await;
-                office.look_within(now.watch_interval + LOOK_LIMIT);
-            };
-            tokio::select! {
-                () = look => {}
+            let (begun, heard) = (Instant::now(), receiver.borrow().clone());
+            let look = watcher.look(SystemClock.now(), heard, office.role().acts());
+            let mut facts = tokio::select! {
                 // What hangs must not keep people from being told: the last look, with what is new.
-                () = told_quickly(&asked, &receiver, &office, &now) => continue,
+                facts = to_its_end(look, || told_quickly(&asked, &receiver, &office, &now)) => facts,
+                () = crate::told(&mut end) => return,
+            };
+            // What was told meanwhile is newer than what the look began with.
+            facts.receiver = receiver.borrow().clone();
+            tokio::select! {
+                () = observe(facts, begun, None, &office, now.tell.as_deref()) => {}
                 () = crate::told(&mut end) => return,
             }
+            office.look_within(now.watch_interval + LOOK_LIMIT);
             tokio::select! {
                 () = sleep(now.watch_interval) => {}
                 () = asked.repository.notified() => watcher.forget_repository(),
@@ -55,6 +58,18 @@ pub(crate) async fn go_on_looking(
                 _ = loaded.changed() => break,
                 () = crate::told(&mut end) => return,
             }
+        }
+    }
+}
+
+/// Goes on with a look however often there is news meanwhile. A receiver that ends every half minute is news each time: a look that was begun
+/// anew for that would never end, and a daemon without looks is killed.
+async fn to_its_end<T, N: Future<Output = ()>>(look: impl Future<Output = T>, news: impl Fn() -> N) -> T {
+    let mut look = pin!(look);
+    loop {
+        tokio::select! {
+            seen = &mut look => return seen,
+            () = news() => {}
         }
     }
 }
@@ -77,5 +92,31 @@ async fn observe(mut facts: watch::Facts, begun: Instant, seen: Option<Timestamp
     office.publish(Observed { at: begun, facts: shown, judgement: judgement.clone() });
     if let Some(tell) = tell.filter(|_| office.role().stands_in()) {
         drop(timeout(TELL_LIMIT, tell.judge(&judgement, &facts)).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tokio::task::yield_now;
+
+    #[tokio::test]
+    async fn a_look_comes_to_its_end_however_often_there_is_news_meanwhile() {
+        let told = Cell::new(0);
+        let look = async {
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            "seen"
+        };
+        // Quicker than the look, each time.
+        let news = || async {
+            yield_now().await;
+            told.set(told.get() + 1);
+        };
+        let seen = timeout(Duration::from_secs(30), to_its_end(look, news)).await;
+        assert_eq!(seen, Ok("seen"), "it is not begun anew");
+        assert!(told.get() > 0, "and keeps nobody from being told");
     }
 }

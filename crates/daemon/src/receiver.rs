@@ -182,8 +182,9 @@ impl Receiver {
     }
 
     /// The same of the newest backup that is listed, whoever made it: begun later by its server's clock, and by that of the host in its name.
+    /// One that a clock stamped which was ahead says nothing: it would lead past every break until its time comes.
     pub fn mended_by_newest(&mut self, repository: &RepositoryFacts) {
-        if let Some(newest) = repository.backups.iter().rev().find(|backup| backup.is_present) {
+        if let Some(newest) = repository.newest().filter(|newest| !newest.is_ahead) {
             self.mended_by(newest.began.min(newest.id.time()));
         }
     }
@@ -258,6 +259,25 @@ mod tests {
             receiver.mended_by_newest(&repository);
             assert_eq!(receiver.broken_at().is_some(), is_broken, "{began} {named}");
         }
+    }
+
+    #[test]
+    fn a_backup_of_a_clock_that_was_ahead_leads_past_no_break() {
+        let mut sample: Value = serde_json::from_str(include_str!("../../page/sample/sample.json")).unwrap();
+        let mut repository: RepositoryFacts = serde_json::from_value(sample["facts"]["repository"]["seen"].take()).unwrap();
+        let (yesterday, in_years) = (SystemClock.now().plus_micros(-86_400_000_000), SystemClock.now().plus_micros(3 * 365 * 86_400_000_000));
+        let mut ahead = repository.backups.pop().unwrap();
+        repository.backups.truncate(1);
+        (repository.backups[0].began, repository.backups[0].id) = (yesterday, terms::BackupId::begun(yesterday));
+        (ahead.began, ahead.at, ahead.id, ahead.is_ahead) = (in_years, in_years, terms::BackupId::begun(in_years), true);
+        repository.backups.push(ahead);
+        let mut receiver = Receiver::default();
+        receiver.hear(&json!({"event": "wal-gap", "from": "0/1", "to": "0/2", "why": "the slot was dropped"}));
+        receiver.mended_by_newest(&repository);
+        assert!(receiver.broken_at().is_some(), "the newest that counts began before the break");
+        repository.backups.retain(|backup| backup.is_ahead);
+        receiver.mended_by_newest(&repository);
+        assert!(receiver.broken_at().is_some(), "nor where there is no other");
     }
 
     /// One whose last connection said that commits wait for the store.

@@ -165,16 +165,19 @@ impl Door {
         }
     }
 
-    /// Until the caller has gone, or has tried our patience.
-    async fn receive(self, stream: TcpStream, from: SocketAddr, _guest: Guest) {
+    /// Until the caller has gone, has tried our patience, or has to make room for one who may have more to say.
+    async fn receive(self, stream: TcpStream, from: SocketAddr, guest: Guest) {
         let Self { router, tls, patience, mut going } = self;
         let io = tokio::select! {
             io = shake_hands(tls, stream) => io,
+            () = guest.must_leave() => None,
             _ = going.changed() => None,
         };
         let Some(io) = io else { return };
         let router = TowerToHyperService::new(router);
+        let stay = guest.stay();
         let service = service_fn(move |mut request: Request<Incoming>| {
+            stay.asks();
             request.extensions_mut().insert(ConnectInfo(Peer(from)));
             router.call(request)
         });
@@ -184,6 +187,7 @@ impl Door {
         let mut served = pin!(http.serve_connection(TokioIo::new(Connection::new(io, patience)), service));
         tokio::select! {
             _ = served.as_mut() => return,
+            () = guest.must_leave() => return,
             _ = going.changed() => {}
         }
         served.as_mut().graceful_shutdown();

@@ -3,18 +3,35 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Connections at once; more wait.
 const CONNECTIONS: usize = 256;
-/// Of one host's; more are closed at once, so that no single host keeps all others out.
+/// Of one host's, so that no single host keeps all others out. Behind a proxy, or a node, many are one host: for one more the oldest goes that has
+/// asked nothing yet. Where all have asked, the one more is closed at once.
 const OF_ONE_HOST: usize = 64;
 
 /// Counts who is connected.
 pub(crate) struct Guests {
     room: Arc<Semaphore>,
-    hosts: Mutex<HashMap<IpAddr, usize>>,
+    /// Oldest first.
+    hosts: Mutex<HashMap<IpAddr, Vec<Arc<Stay>>>>,
+}
+
+/// How one who is connected behaves.
+#[derive(Default)]
+pub(crate) struct Stay {
+    has_asked: AtomicBool,
+    leave: Notify,
+}
+
+impl Stay {
+    /// It asks something: it may stay.
+    pub(crate) fn asks(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Room for one connection.
@@ -27,6 +44,18 @@ pub(crate) struct Guest {
     _room: Room,
     guests: Arc<Guests>,
     host: IpAddr,
+    stay: Arc<Stay>,
+}
+
+impl Guest {
+    pub(crate) fn stay(&self) -> Arc<Stay> {
+        Arc::clone(&self.stay)
+    }
+
+    /// Waits until it has to make room for another of its host.
+    pub(crate) async fn must_leave(&self) {
+        self.stay.leave.notified().await;
+    }
 }
 
 impl Guests {
@@ -39,29 +68,32 @@ impl Guests {
         Arc::clone(&self.room).acquire_owned().await.ok().map(|_permit| Room { _permit })
     }
 
-    /// `None` when this host has its share already.
+    /// `None` when this host has its share already, and each of them has asked something.
     pub(crate) fn admit(self: &Arc<Self>, room: Room, from: IpAddr) -> Option<Guest> {
         let host = host_of(from);
         let mut hosts = self.hosts();
-        let count = hosts.entry(host).or_default();
-        if *count >= OF_ONE_HOST {
-            return None;
+        let stays = hosts.entry(host).or_default();
+        if stays.len() >= OF_ONE_HOST {
+            let silent = stays.iter().position(|stay| !stay.has_asked.load(Ordering::Relaxed))?;
+            stays.remove(silent).leave.notify_one();
         }
-        *count += 1;
-        Some(Guest { _room: room, guests: Arc::clone(self), host })
+        let stay = Arc::<Stay>::default();
+        stays.push(Arc::clone(&stay));
+        Some(Guest { _room: room, guests: Arc::clone(self), host, stay })
     }
 
-    fn hosts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn hosts(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<Arc<Stay>>>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = self.guests.hosts().entry(self.host) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        if let Entry::Occupied(mut stays) = self.guests.hosts().entry(self.host) {
+            // One that had to leave is counted no more.
+            stays.get_mut().retain(|stay| !Arc::ptr_eq(stay, &self.stay));
+            if stays.get().is_empty() {
+                stays.remove();
             }
         }
     }
@@ -85,7 +117,9 @@ mod tests {
         let mut inside = Vec::new();
         for number in 0..OF_ONE_HOST {
             let from = format!("2001:db8::{number:x}").parse().expect("an address");
-            inside.push(guests.admit(guests.room().await.expect("room"), from).expect("within its share"));
+            let guest = guests.admit(guests.room().await.expect("room"), from).expect("within its share");
+            guest.stay().asks();
+            inside.push(guest);
         }
         let room = async || guests.room().await.expect("room");
         let (same, other) = ("2001:db8::ffff:1".parse().expect("an address"), "192.0.2.1".parse().expect("an address"));
@@ -96,5 +130,24 @@ mod tests {
         inside.clear();
         assert!(guests.hosts().is_empty(), "nobody is remembered who is not there");
         assert_eq!(guests.room.available_permits(), CONNECTIONS);
+    }
+
+    #[tokio::test]
+    async fn who_asks_nothing_makes_room_for_one_more_of_its_host() {
+        let guests = Guests::new();
+        let proxy: IpAddr = "192.0.2.1".parse().expect("an address");
+        let enter = async || guests.admit(guests.room().await.expect("room"), proxy);
+        let mut inside = Vec::new();
+        for _ in 0..OF_ONE_HOST {
+            inside.push(enter().await.expect("within its share"));
+        }
+        inside[0].stay().asks();
+        let probe = enter().await.expect("the silent keep nobody out");
+        inside[1].must_leave().await;
+        drop(inside.remove(1));
+        assert_eq!(guests.hosts()[&proxy].len(), OF_ONE_HOST, "who left was counted no more");
+        inside.push(probe);
+        inside.iter().for_each(|guest| guest.stay().asks());
+        assert!(enter().await.is_none(), "who asks is not sent away");
     }
 }

@@ -192,7 +192,7 @@ impl Sql {
             data_checksums: needed("data_checksums")? == "on",
             wal_level: needed("wal_level")?,
             archive_mode: needed("archive_mode")?,
-            archives: in_use("archive_command") || in_use("archive_library"),
+            archives: needed("archive_mode")? != "off" && (in_use("archive_command") || in_use("archive_library")),
             max_wal_senders: number("max_wal_senders")?,
             max_replication_slots: number("max_replication_slots")?,
             summarize_wal: setting("summarize_wal").map(|value| value == "on"),

@@ -1,11 +1,10 @@
 //! How full the repository is, how fast it grows, and when it is full at that rate.
 
 use crate::Trouble;
-use crate::facts::{CapacityFacts, DiskFacts, Look, Sample};
+use crate::disk::Disk;
+use crate::facts::{CapacityFacts, Look, Sample};
 use crate::settings::Settings;
-use nix::sys::statvfs::statvfs;
 use repo::{Reader, RepoError};
-use std::path::Path;
 use terms::Timestamp;
 
 /// Growth is that of so many last days.
@@ -17,7 +16,7 @@ const DAY_SECONDS: f64 = 86_400.0;
 const OLD_SECONDS: f64 = 3.0 * DAY_SECONDS;
 
 /// Where a quota is set, by the last measurement; else by the disk of the folder, asked now. `None` where neither is.
-pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -> Result<Option<Look<CapacityFacts>>, Trouble> {
+pub(crate) async fn look(reader: &Reader, settings: &Settings, disk: &mut Disk, now: Timestamp) -> Result<Option<Look<CapacityFacts>>, Trouble> {
     let measured = match reader.capacity().await {
         Err(e @ RepoError::Store(_)) => return Err(Trouble::of(&e)),
         // The next measurement begins it anew; the disk of a folder is asked now.
@@ -25,7 +24,12 @@ pub(crate) async fn look(reader: &Reader, settings: &Settings, now: Timestamp) -
         measured => measured.unwrap_or_default(),
     };
     let history: Vec<Sample> = measured.samples.into_iter().map(|(at, bytes)| Sample { at, value: bytes as f64 }).collect();
-    let disk = settings.folder.as_deref().and_then(|folder| disk("repository", folder, None));
+    // A quota says it without the disk.
+    let folder = settings.folder.as_deref().filter(|_| settings.quota_bytes.is_none());
+    let disk = match disk.look("repository", folder, None).await {
+        Ok(disk) => disk,
+        Err(silent) => return Ok(Some(Look::Unseen(silent))),
+    };
     let (kind, used_bytes, limit_bytes) = match (settings.quota_bytes, disk) {
         (Some(quota), _) => match last_measured(&history, now) {
             Ok(used) => ("quota", used, quota),
@@ -73,22 +77,6 @@ fn growth_per_day(history: &[Sample], now: Timestamp) -> Option<f64> {
     let above: f64 = recent.iter().map(|(day, bytes)| (day - mean_day) * (bytes - mean_bytes)).sum();
     let below: f64 = recent.iter().map(|(day, _)| (day - mean_day).powi(2)).sum();
     (below > 0.0).then(|| above / below)
-}
-
-/// Room on the file system of a directory; of its nearest parent that exists.
-pub(crate) fn disk(name: &str, path: &Path, needed_bytes: Option<u64>) -> Option<DiskFacts> {
-    let there = path.ancestors().find(|ancestor| ancestor.exists())?;
-    let found = statvfs(there).ok()?;
-    let block = found.fragment_size();
-    // As df counts: what is kept for root is room for nobody, and neither used nor free.
-    let total = found.blocks().saturating_sub(found.blocks_free()).saturating_add(found.blocks_available());
-    Some(DiskFacts {
-        name: name.to_owned(),
-        path: path.display().to_string(),
-        free_bytes: found.blocks_available().saturating_mul(block),
-        total_bytes: total.saturating_mul(block),
-        needed_bytes,
-    })
 }
 
 #[cfg(test)]

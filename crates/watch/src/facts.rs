@@ -28,6 +28,9 @@ pub struct Facts {
     pub capacity: Option<Look<CapacityFacts>>,
     /// Room on this host that Bowline or PostgreSQL needs.
     pub disks: Vec<DiskFacts>,
+    /// Names of those that did not say in time how full they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks_unseen: Vec<String>,
     /// In the order of the schedule; empty until the ledger was read once.
     pub jobs: Vec<JobFacts>,
     /// The receiver that the daemon supervises; absent where no daemon runs it.
@@ -378,7 +381,8 @@ pub struct ServerFacts {
     /// the receiver, and in asynchronous mode.
     #[serde(default)]
     pub commits_waiting: u64,
-    /// What its `archive_command` handed over last is stored here. Absent where there is a slot, and where nobody can tell.
+    /// What its `archive_command` handed over last is stored here, and no receiver can have stored it. Absent where there is a slot, and where
+    /// nobody can tell.
     #[serde(default)]
     pub is_archived: Option<bool>,
     /// The slot that the configuration names.

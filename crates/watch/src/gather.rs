@@ -1,5 +1,6 @@
 //! Looks at everything, each part in its own time: a part that hangs is a part that was not seen.
 
+use crate::disk::Disk;
 use crate::facts::{
     CapacityFacts, CopyFacts, DiskFacts, Facts, Look, PackagesFacts, ReceiverFacts, RecipientFacts, RepositoryFacts, ScrubFacts, ServerFacts, Trouble,
 };
@@ -22,6 +23,8 @@ const SILENT: Duration = Duration::from_secs(120);
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// How long the first look at a repository may take: a large one is listed in minutes.
 const FIRST: Duration = Duration::from_secs(600);
+/// How long it may take whoever looks once, and has somebody before the screen.
+const ONCE: Duration = Duration::from_secs(60);
 const TIMED_OUT: &str = "look-timeout";
 
 /// How old what is not looked at each time may become.
@@ -96,6 +99,13 @@ struct Beside {
     task: JoinHandle<Result<FromRepository, Trouble>>,
 }
 
+impl Drop for Beside {
+    /// Whoever looks is gone, or looks with other settings: without this it would read on for nobody.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// One that looks again and again.
 pub struct Watcher {
     settings: Arc<Settings>,
@@ -111,6 +121,8 @@ pub struct Watcher {
     keys: Option<Aged<Option<Look<Vec<RecipientFacts>>>>>,
     second_copy: Option<Aged<Option<Look<CopyFacts>>>>,
     packages: Option<Aged<Option<Look<PackagesFacts>>>>,
+    wal_disk: Disk,
+    drill_disk: Disk,
 }
 
 impl Watcher {
@@ -129,6 +141,8 @@ impl Watcher {
             keys: None,
             second_copy: None,
             packages: None,
+            wal_disk: Disk::default(),
+            drill_disk: Disk::default(),
         }
     }
 
@@ -172,7 +186,7 @@ impl Watcher {
         let is_watched = is_acting || lease.is_some();
         // Nothing was ever read: nothing is known of any job.
         let jobs = runs.map_or_else(Vec::new, |runs| jobs::look(&self.settings, runs, facts, is_watched, now));
-        let disks = self.disks(facts);
+        let (disks, disks_unseen) = self.disks(facts).await;
         Facts {
             at: now,
             org: self.settings.org.clone(),
@@ -184,6 +198,7 @@ impl Watcher {
             keys,
             second_copy,
             disks,
+            disks_unseen,
             jobs,
             receiver,
             packages,
@@ -220,9 +235,10 @@ impl Watcher {
             Beside { since: Instant::now(), task: tokio::spawn(async move { read_all(&reader, &settings, &mut *memory.lock().await, now).await }) }
         });
         // A small one answers at once; with something to show already nobody waits for a large one.
+        let looks_once = self.ages.repository.is_zero();
         let patience = match &self.repository {
             // Whoever looks once has nothing to show before.
-            _ if self.ages.repository.is_zero() => FIRST,
+            _ if looks_once => ONCE,
             Some(_) => AT_ONCE,
             None => LIMIT,
         };
@@ -237,6 +253,7 @@ impl Watcher {
             Err(_) => {
                 let waited = beside.since.elapsed();
                 match &self.repository {
+                    _ if looks_once => Err(listed_elsewhere(waited)),
                     Some(kept) if waited < LIMIT.max(self.took * 3) => Ok(with_marks(reader, kept.value.clone()).await),
                     None if waited < FIRST => Err(not_yet()),
                     _ => Err(timed_out("the repository", waited)),
@@ -245,14 +262,20 @@ impl Watcher {
         }
     }
 
-    fn disks(&self, repository: Option<&RepositoryFacts>) -> Vec<DiskFacts> {
-        let mut disks = Vec::new();
-        if let Some(dir) = &self.settings.data_dir {
-            disks.extend(capacity::disk("pg_wal", &dir.join("pg_wal"), None));
-        }
+    /// Room on this host, and the names of the disks that did not say.
+    async fn disks(&mut self, repository: Option<&RepositoryFacts>) -> (Vec<DiskFacts>, Vec<String>) {
+        let wal_dir = self.settings.data_dir.as_ref().map(|dir| dir.join("pg_wal"));
+        let drill_dir = self.settings.drill_dir.as_deref();
         let newest = repository.and_then(|repository| repository.backups.last()).map(|backup| backup.bytes);
-        disks.extend(self.settings.drill_dir.as_ref().and_then(|dir| capacity::disk("drill", dir, newest)));
-        disks
+        let (wal, drill) = tokio::join!(self.wal_disk.look("pg_wal", wal_dir.as_deref(), None), self.drill_disk.look("drill", drill_dir, newest));
+        let (mut seen, mut unseen) = (Vec::new(), Vec::new());
+        for (name, found) in [("pg_wal", wal), ("drill", drill)] {
+            match found {
+                Ok(disk) => seen.extend(disk),
+                Err(_) => unseen.push(name.to_owned()),
+            }
+        }
+        (seen, unseen)
     }
 }
 
@@ -282,7 +305,7 @@ async fn read_all(reader: &Reader, settings: &Settings, memory: &mut repository:
         Err(trouble) if !trouble.is_damage => return Err(trouble),
         found => look_of(found),
     };
-    let capacity = capacity::look(reader, settings, now).await?;
+    let capacity = capacity::look(reader, settings, &mut memory.disk, now).await?;
     let scrub = repository::scrub(reader).await?;
     let daemon = reader.lease(crate::DAEMON_LEASE).await.map_err(of)?;
     let was_received = reader.lease(repo::RECEIVER_LEASE).await.map_err(of)?.is_some();
@@ -346,6 +369,11 @@ fn not_yet() -> Trouble {
     }
 }
 
+fn listed_elsewhere(after: Duration) -> Trouble {
+    let hint = "A large one takes minutes to be listed: the daemon's page shows what it saw last. A small one hangs: try bowline check by hand.";
+    Trouble { hint: hint.into(), ..timed_out("the repository", after) }
+}
+
 fn look_of<T>(found: Result<T, Trouble>) -> Look<T> {
     found.map_or_else(Look::Unseen, Look::Seen)
 }
@@ -365,6 +393,7 @@ mod tests {
             objectives: serde_json::from_value(sample["facts"]["objectives"].take()).unwrap(),
             jobs: Vec::new(),
             lost_after: Duration::ZERO,
+            receives: true,
             slot: "bowline".into(),
             status_interval: Duration::from_secs(5),
             is_synchronous: false,
@@ -375,6 +404,48 @@ mod tests {
             quota_bytes: Some(1 << 40),
             folder: None,
         }
+    }
+
+    /// A repository, and a server that nobody reaches.
+    struct Doorway(Reader);
+
+    #[async_trait::async_trait]
+    impl Doors for Doorway {
+        async fn reader(&self) -> Result<Reader, Trouble> {
+            Ok(self.0.clone())
+        }
+        async fn replica(&self) -> Option<Result<Reader, Trouble>> {
+            None
+        }
+        fn recipients(&self) -> Result<Vec<Arc<dyn seal::Recipient>>, Trouble> {
+            Ok(Vec::new())
+        }
+        fn server(&self) -> Result<pg::ConnInfo, Trouble> {
+            Err(timed_out("PostgreSQL", LIMIT))
+        }
+        async fn packages(&self, _is_acting: bool) -> Option<Result<PackagesFacts, Trouble>> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_looks_once_waits_a_minute_for_a_listing_that_hangs_and_is_told_the_rest_and_it_ends_with_them() {
+        let now = Timestamp::from_unix_micros(1_795_000_000_000_000);
+        let writer = Writer::create(Arc::new(store::Memory::new()), Vec::new(), "acme", Encryption::Off, json!({}), now).await.unwrap();
+        let mut watcher = Watcher::new(settings(), Arc::new(Doorway(writer.reader().clone())), Ages::ALWAYS);
+        let memory = Arc::clone(&watcher.memory);
+        // The one who lists needs it.
+        let _hangs = memory.lock().await;
+        let began = Instant::now();
+        let facts = watcher.look(now, None, false).await;
+        assert_eq!(began.elapsed().as_secs(), ONCE.as_secs(), "by a clock that jumps over waits");
+        assert_eq!(facts.repository.trouble().map(|trouble| trouble.slug.as_str()), Some(TIMED_OUT), "one that was not seen is red");
+        assert!(facts.server.trouble().is_some(), "and the server was asked");
+        drop(watcher);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&memory), 1, "nobody lists on for one who is gone");
     }
 
     #[tokio::test]

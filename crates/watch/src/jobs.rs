@@ -13,6 +13,8 @@ const RESULT_BYTES_MAX: usize = 16 << 10;
 
 /// Jobs that find something, rather than do something: a verdict is their success.
 pub const FINDERS: [&str; 4] = ["drill", "scrub", "audit", "check"];
+/// How a daemon, and each job that one began, calls itself; the host follows.
+pub const DAEMON_ON: &str = "the daemon on";
 /// Runs of a job that decide when it begins again.
 const PAST: usize = 12;
 
@@ -37,9 +39,12 @@ fn job(
     // One that found another under way says nothing of the job; nor does one that a clock wrote which was wrong.
     let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
     let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_ahead(run.began(), now));
-    // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once the same
-    // began another, for no daemon does a job twice at a time, or when nothing runs so long. What another began may wait for this one.
-    let is_followed = |number: usize, run: &Run| own().take(number).any(|(_, later)| later.by() == run.by());
+    // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once the same, or
+    // another daemon, began another: no daemon does a job twice at a time, and of several one acts; a pod that replaces one has another name.
+    // Else when nothing runs so long: what somebody else began may wait for this one.
+    let is_daemons = |run: &Run| run.by().starts_with(DAEMON_ON);
+    let is_followed =
+        |number: usize, run: &Run| own().take(number).any(|(_, later)| later.by() == run.by() || (is_daemons(later) && is_daemons(run)));
     let is_old = |run: &Run| now.seconds_since(run.began()) > lost_after.as_secs_f64();
     let is_lost = |number: usize, run: &Run| run.ended().is_none() && (is_followed(number, run) || is_old(run));
     let last = own().enumerate().find(|(number, (_, run))| run.ended().is_some() || is_lost(*number, run)).map(|(_, (name, run))| {
@@ -171,6 +176,7 @@ mod tests {
         let lost = |run: &str| Some((run.to_owned(), "broken-off".to_owned()));
         assert_eq!(told("a command on db1, process 7", "2026-11-26 05:20:00 UTC"), None, "it waits for the other's lease");
         assert_eq!(told("the daemon on db1", "2026-11-26 05:20:00 UTC"), lost("20261126T050000Z-scrub"), "it was started again");
+        assert_eq!(told("the daemon on bowline-7c9d-x2x4q", "2026-11-26 05:20:00 UTC"), lost("20261126T050000Z-scrub"), "another pod took over");
         assert_eq!(told("a command on db1, process 7", "2026-11-27 05:05:00 UTC"), lost("20261126T050000Z-scrub"), "nothing runs so long");
     }
 

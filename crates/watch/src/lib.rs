@@ -3,6 +3,7 @@
 mod ahead;
 mod capacity;
 mod copy;
+mod disk;
 pub mod facts;
 mod gather;
 mod jobs;
@@ -18,7 +19,7 @@ pub use ahead::is_ahead;
 pub use copy::compare as compare_copies;
 pub use facts::{Facts, Look, Trouble};
 pub use gather::{Ages, Watcher};
-pub use jobs::{FINDERS, run_facts};
+pub use jobs::{DAEMON_ON, FINDERS, run_facts};
 pub use rules::{RULES, judge, rpo_seconds};
 pub use server::is_archived_here;
 pub use settings::{Doors, JobPlan, Settings};

@@ -1,5 +1,6 @@
 //! What the repository itself says: its backups and why they are kept, how far its log reaches, its drills, what an audit found.
 
+use crate::disk::Disk;
 use crate::facts::{
     BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Memory {
     pub(crate) ledger: Ledger,
     drills: BTreeMap<ObjectPath, Option<DrillDocument>>,
     plan: Option<(Instant, Vec<BackupId>, usize, RetentionPlan)>,
+    /// That of the repository's folder.
+    pub(crate) disk: Disk,
 }
 
 impl Memory {
@@ -355,6 +358,7 @@ mod tests {
             objectives: serde_json::from_value(sample["facts"]["objectives"].take()).expect("objectives"),
             jobs: Vec::new(),
             lost_after: Duration::ZERO,
+            receives: true,
             slot: String::new(),
             status_interval: Duration::ZERO,
             is_synchronous: false,

@@ -607,6 +607,12 @@ fn judge_room(facts: &Facts, found: &mut Found) {
         Some(Look::Unseen(_)) => found.cannot(["capacity"]),
         None => {}
     }
+    for name in &facts.disks_unseen {
+        let detail = "it did not answer in time: it may be a network file system whose server is away";
+        let hint = "Look at it: df on it hangs, too. Where it is gone for good, name another directory.";
+        found.tell("capacity", name, Urgency::Warning, format!("the disk of {name} does not say how full it is"), detail, hint);
+        found.cannot(["capacity"]);
+    }
     for disk in &facts.disks {
         let share = 1.0 - disk.free_bytes as f64 / disk.total_bytes.max(1) as f64;
         let short = disk.needed_bytes.filter(|needed| *needed > disk.free_bytes);

@@ -4,7 +4,7 @@ use crate::Trouble;
 use crate::facts::{FindingFacts, RepositoryFacts, ServerFacts, SlotFacts, StoredFacts};
 use crate::settings::{Doors, Settings};
 use pg::{ArchiverFacts, ConnInfo, Replication, Severity, SlotExpectation, SlotGuard, Sql, TimelineHistory};
-use repo::{Reader, RepoError};
+use repo::{RECEIVER_LEASE, Reader, RepoError};
 use std::time::Duration;
 use terms::{Clock, Lsn, SystemClock, SystemId, Timeline, Timestamp, WalName};
 use tokio::time::sleep;
@@ -28,7 +28,10 @@ pub(crate) async fn look(
     let clock_ahead_seconds = ahead(before, facts.now, SystemClock.now());
     let guard = sql.slot_guard(&settings.slot, settings.data_dir.as_deref()).await.map_err(trouble)?;
     let is_archived = match (&guard.slot, reader) {
-        (None, Some(reader)) => is_archived_here(&sql.archiver().await.map_err(trouble)?, reader, facts.system_id).await.ok(),
+        (None, Some(reader)) => {
+            let archiver = sql.archiver().await.map_err(trouble)?;
+            is_archived_here(&archiver, facts.archives, reader, facts.system_id, settings.receives).await.ok().flatten()
+        }
         _ => None,
     };
     // Where nobody can tell, the rules say that.
@@ -80,12 +83,25 @@ fn ahead(before: Timestamp, server: Timestamp, after: Timestamp) -> f64 {
     server.seconds_since(server.max(before).min(after))
 }
 
-/// Whether the server's `archive_command` brings its WAL here: what it handed over last is stored. That it ever archived anything says nothing:
-/// that may have been another tool's doing, and the server counts on.
-pub async fn is_archived_here(archiver: &ArchiverFacts, reader: &Reader, system_id: SystemId) -> Result<bool, RepoError> {
+/// Whether the server's `archive_command` brings its WAL here: what it handed over last is stored, and no receiver can have stored it. That it ever
+/// archived anything says nothing: that may have been another tool's doing, and the server counts on. `archives`: a command or library is in use;
+/// `receives`: by the configuration a receiver is wanted. `None` where nobody can tell: the server's statistics, which a crash, a promotion or a
+/// reset begins anew, know of no file yet.
+pub async fn is_archived_here(
+    archiver: &ArchiverFacts,
+    archives: bool,
+    reader: &Reader,
+    system_id: SystemId,
+    receives: bool,
+) -> Result<Option<bool>, RepoError> {
+    // A receiver stores the same files: beside another tool's archive_command its own slot would not be missed.
+    if receives && reader.lease(RECEIVER_LEASE).await?.is_some() {
+        return Ok(Some(false));
+    }
     match archiver.last_archived_wal.as_ref().and_then(|name| name.parse::<WalName>().ok()) {
-        Some(name) => reader.has_wal(system_id, &name).await,
-        None => Ok(false),
+        Some(name) => reader.has_wal(system_id, &name).await.map(Some),
+        None if archives && archiver.failed_count == 0 => Ok(None),
+        None => Ok(Some(false)),
     }
 }
 
@@ -155,6 +171,9 @@ fn finding(finding: pg::Finding) -> FindingFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use repo::{Claim, Contender, Encryption, Writer};
+    use std::sync::Arc;
+    use store::{Created, Put};
 
     fn timeline(id: u32) -> Timeline {
         Timeline::new(id).unwrap()
@@ -172,6 +191,36 @@ mod tests {
     /// Of a server that left timeline 1 at 0/5000000.
     fn history() -> TimelineHistory {
         TimelineHistory::parse(timeline(2), "1\t0/5000000\tno recovery target specified\n").unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_archiver_brings_wal_here_where_what_it_handed_over_is_stored_and_no_receiver_can_have_done_that() {
+        let (bucket, system) = (Arc::new(store::Memory::new()), SystemId::new(7));
+        let writer = Writer::create(bucket.clone(), Vec::new(), "acme", Encryption::Off, serde_json::json!({}), at(0)).await.unwrap();
+        let [stored, elsewhere]: [WalName; 2] = ["000000010000000000000001", "000000010000000000000002"].map(|name| name.parse().unwrap());
+        assert_eq!(bucket.put_new(&repo::wal_object(system, &stored), "a segment".into()).await.unwrap(), Created::New);
+        let ask = async |last: Option<&WalName>, archives: bool, failed_count: i64, receives: bool| {
+            let last_archived_wal = last.map(WalName::to_string);
+            let archiver = ArchiverFacts {
+                archived_count: 1,
+                last_archived_wal,
+                last_archived_at: None,
+                failed_count,
+                last_failed_wal: None,
+                last_failed_at: None,
+            };
+            is_archived_here(&archiver, archives, writer.reader(), system, receives).await.unwrap()
+        };
+        assert_eq!(ask(Some(&stored), true, 0, true).await, Some(true));
+        assert_eq!(ask(Some(&elsewhere), true, 0, true).await, Some(false), "another tool archives");
+        assert_eq!(ask(None, true, 0, true).await, None, "the server's statistics were discarded, as by a crash");
+        assert_eq!(ask(None, true, 3, true).await, Some(false), "it archives nothing");
+        assert_eq!(ask(None, false, 0, true).await, Some(false), "nor does it try");
+        let claimed = Contender::new(&writer, RECEIVER_LEASE, "a receiver", Duration::from_secs(30)).unwrap().attempt(at(0)).await.unwrap();
+        assert!(matches!(claimed, Claim::Acquired(_)), "{claimed:?}");
+        assert_eq!(ask(Some(&stored), true, 0, true).await, Some(false), "the receiver that was here may have stored it");
+        assert_eq!(ask(None, true, 0, true).await, Some(false));
+        assert_eq!(ask(Some(&stored), true, 0, false).await, Some(true), "none is wanted any more");
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Settings {
     pub jobs: Vec<JobPlan>,
     /// A run that has no end for so long broke off: a daemon would have ended it by then.
     pub lost_after: Duration,
+    /// The daemon of this configuration receives WAL: `daemon.receive`.
+    pub receives: bool,
     /// The replication slot that the receiver streams from.
     pub slot: String,
     /// How often the receiver reports to the server; a `wal_sender_timeout` below three times that is a finding.

@@ -91,6 +91,7 @@ fn each_rule_fires_on_what_it_is_about_and_on_nothing_else() {
         ("/capacity/seen/used_bytes".into(), json!(7_900_000_000_000_u64), "capacity", "repository", Critical),
         ("/capacity/seen/days_to_full".into(), json!(9.0), "capacity", "repository", Warning),
         ("/disks/1/free_bytes".into(), json!(1_000_000_000), "capacity", "drill", Warning),
+        ("/disks_unseen".into(), json!(["drill"]), "capacity", "drill", Warning),
         ("/configuration".into(), trouble("config-wrong")["unseen"].clone(), "configuration", "", Warning),
         ("/daemon_silent_since".into(), json!("2026-11-26T13:00:00Z"), "daemon-silent", "", Critical),
     ];
@@ -243,6 +244,15 @@ fn commits_that_wait_are_told_with_the_way_to_let_them_go() {
     let alarm = &judgement.alarms[0];
     assert_eq!((alarm.rule.as_str(), alarm.urgency), ("wal-held-up", Urgency::Critical));
     assert!(alarm.hint.contains("synchronous_standby_names = ''"), "{}", alarm.hint);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_resolves_nothing() {
+    let mut facts = healthy();
+    facts["disks_unseen"] = json!(["pg_wal"]);
+    let judgement = judged(&facts);
+    assert!(judgement.unknown.contains("capacity"), "{judgement:#?}");
+    assert!(judgement.alarms.iter().any(|alarm| alarm.summary.contains("pg_wal")), "it is named: {judgement:#?}");
 }
 
 #[test]

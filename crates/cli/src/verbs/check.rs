@@ -247,7 +247,7 @@ async fn look_at_server(wiring: &Wiring, sql: &Sql, facts: &ServerFacts, reader:
         Ok(()) => findings.ok("replication connection", "works"),
         Err(fault) => findings.fail("replication connection", &fault),
     }
-    match guard::look(wiring, sql, reader).await {
+    match guard::look(wiring, sql, facts, reader).await {
         Ok(found) => found.into_iter().for_each(|finding| findings.take(finding)),
         Err(fault) => findings.fail("WAL", &fault),
     }

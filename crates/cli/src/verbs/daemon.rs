@@ -67,7 +67,7 @@ struct Wired {
 #[async_trait]
 impl Premises for Wired {
     fn name(&self) -> String {
-        format!("the daemon on {}, process {}", super::host(), std::process::id())
+        format!("{} {}, process {}", watch::DAEMON_ON, super::host(), std::process::id())
     }
 
     fn load(&self) -> Result<Loaded, Trouble> {
@@ -92,7 +92,7 @@ fn load(common: &Common) -> Result<Loaded, Fault> {
         settings,
         tell: Some(Arc::new(Telling::start(doors.wiring())?)),
         program: Program { path: program()?, arguments: arguments(common), mark: ledger::BY_DAEMON },
-        receives: daemon.receive.unwrap_or(true),
+        receives: daemon.receives(),
         holds_drills: daemon.holds_drills(),
         expires: daemon.expire.unwrap_or(true),
         watch_interval: daemon.watch_interval.unwrap_or(WATCH_INTERVAL),

@@ -11,7 +11,7 @@ use terms::Urgency;
 use watch::RULES;
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let (facts, judgement) = super::status::look(common).await?;
+    let (facts, judgement) = super::status::look(common, printer).await?;
     let mut alarms = judgement.alarms;
     // What is gravest first, and within that what other things follow from: rules are listed in that order.
     let place = |rule: &str| RULES.iter().position(|(name, _)| *name == rule).unwrap_or(RULES.len());

@@ -48,7 +48,7 @@ pub async fn recorded(
     work: impl Future<Output = Result<ExitCode, Fault>>,
 ) -> Result<ExitCode, Fault> {
     let by = match std::env::var_os(BY_DAEMON) {
-        Some(_) => format!("the daemon on {}", super::host()),
+        Some(_) => format!("{} {}", watch::DAEMON_ON, super::host()),
         None => format!("a command on {}, process {}", super::host(), std::process::id()),
     };
     let begun = RunBegun::new(job, SystemClock.now(), by);

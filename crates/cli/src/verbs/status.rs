@@ -6,18 +6,25 @@ use crate::show::{Printer, bytes, duration};
 use crate::watching::{self, WiredDoors};
 use alerts::{Alert, CHANNEL_DEAD, State};
 use serde_json::json;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use terms::{Alarm, Clock, Judgement, SystemClock, Urgency};
+use tokio::time::timeout;
 use watch::facts::{BackupFacts, EpochFacts, RepositoryFacts, ServerFacts};
 use watch::{Ages, Facts, Look, Watcher};
+
+/// Whoever waits for longer is told for what. A server whose commits hang is watched for 3 s of it.
+const REMARK_AFTER: Duration = Duration::from_secs(5);
+/// How long what the daemon wrote down may keep what was seen from being shown.
+const ALERTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Rules that are broken by what only the daemon hears: its receiver, its reload.
 pub const OF_THE_DAEMON: [&str; 2] = ["wal-held-up", "configuration"];
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
-    let (facts, judgement) = look(common).await?;
+    let (facts, judgement) = look(common, printer).await?;
     match &facts.repository {
         Look::Seen(repository) => show_repository(repository, &facts, printer),
         Look::Unseen(trouble) => printer.say(format!("repository   cannot be looked at: {}", trouble.summary)),
@@ -56,23 +63,38 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
 }
 
 /// One observation, judged.
-pub async fn look(common: &Common) -> Result<(Facts, Judgement), Fault> {
+pub async fn look(common: &Common, printer: &Printer) -> Result<(Facts, Judgement), Fault> {
     let doors = Arc::new(WiredDoors::new(common)?);
     let settings = watching::settings(&doors.wiring().config)?;
-    let facts = Watcher::new(settings, doors.clone(), Ages::ALWAYS).look(SystemClock.now(), None, false).await;
+    let mut watcher = Watcher::new(settings, doors.clone(), Ages::ALWAYS);
+    let mut looking = pin!(watcher.look(SystemClock.now(), None, false));
+    let facts = match timeout(REMARK_AFTER, looking.as_mut()).await {
+        Ok(facts) => facts,
+        Err(_) => {
+            printer.remark("still looking: a large repository takes minutes to be listed; after one minute the rest is shown without it");
+            looking.await
+        }
+    };
     let mut judgement = watch::judge(&facts);
     if facts.acting.is_some() {
-        match doors.wiring().alert_shelf()?.state::<State>(None).await {
-            Ok(state) => {
-                let mut heard: Vec<Alarm> = state.into_iter().flat_map(|(state, _)| of_the_daemon(state)).collect();
-                // What was seen from here, too, is said once.
-                heard.retain(|alarm| judgement.alarms.iter().all(|seen| (&seen.rule, &seen.subject) != (&alarm.rule, &alarm.subject)));
-                judgement.alarms.extend(heard);
-            }
-            Err(_) => judgement.unknown.extend(OF_THE_DAEMON.map(str::to_owned)),
-        }
+        let kept = async {
+            let kept = doors.wiring().alert_shelf().ok()?.state::<State>(None).await.ok()?;
+            Some(kept.map(|(state, _)| state).unwrap_or_default())
+        };
+        take_over(&mut judgement, timeout(ALERTS_LIMIT, kept).await.ok().flatten());
     }
     Ok((facts, judgement))
+}
+
+/// Adds what only the daemon hears, by the alerts that it wrote down; `None` where they cannot be read, or not in time.
+fn take_over(judgement: &mut Judgement, kept: Option<State>) {
+    let Some(state) = kept else {
+        return judgement.unknown.extend(OF_THE_DAEMON.into_iter().chain(["wal-gap", CHANNEL_DEAD]).map(str::to_owned));
+    };
+    // What was seen from here, too, is said once.
+    let is_seen = |alarm: &Alarm| judgement.alarms.iter().any(|seen| (&seen.rule, &seen.subject) == (&alarm.rule, &alarm.subject));
+    let heard: Vec<Alarm> = of_the_daemon(state).filter(|alarm| !is_seen(alarm)).collect();
+    judgement.alarms.extend(heard);
 }
 
 /// What fires by the daemon's own judgement and cannot be seen from here.
@@ -161,6 +183,7 @@ fn show_server(server: &ServerFacts, facts: &Facts, printer: &Printer) {
     printer.say(match (slot.active, server.is_archived) {
         (true, _) => "receiver     streaming",
         (false, Some(true)) => "receiver     none: the server's archive_command stores WAL here",
+        (false, None) if !slot.exists => "receiver     none: whether the server's archive_command stores WAL here is not known yet",
         (false, _) => "receiver     NOT RUNNING on the configured slot",
     });
     let held = slot.held_bytes.map_or_else(|| "nothing".to_owned(), bytes);
@@ -234,5 +257,17 @@ mod tests {
         let rules: Vec<&str> = found.iter().map(|(rule, _)| rule.as_str()).collect();
         assert_eq!(rules, ["wal-held-up", "wal-gap", "configuration", "channel-dead"]);
         assert_eq!(found.iter().filter(|(_, urgency)| *urgency == Urgency::Critical).count(), 3, "it stayed a warning for long, no more");
+    }
+    #[test]
+    fn what_the_daemon_wrote_down_and_cannot_be_read_is_not_judged_and_hides_nothing_that_was_seen() {
+        let alarm = |rule: &str| {
+            let text = String::new;
+            Alarm { rule: rule.to_owned(), subject: text(), urgency: Urgency::Critical, summary: text(), detail: text(), hint: text() }
+        };
+        let mut judgement = Judgement { alarms: vec![alarm("server")], ..Judgement::default() };
+        take_over(&mut judgement, None);
+        assert_eq!(judgement.alarms, [alarm("server")]);
+        let unknown: Vec<&str> = judgement.unknown.iter().map(String::as_str).collect();
+        assert_eq!(unknown, ["channel-dead", "configuration", "wal-gap", "wal-held-up"]);
     }
 }
