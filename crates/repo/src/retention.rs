@@ -43,6 +43,8 @@ pub struct Candidate {
     pub held: Option<String>,
     /// A run that works with it now, such as a restore or a drill.
     pub in_use: Option<String>,
+    /// Why it is not believed to be a backup of this repository, made when it says; it is kept, and takes nobody's place.
+    pub aside: Option<String>,
 }
 
 impl Candidate {
@@ -73,6 +75,8 @@ pub enum Reason {
     Held(String),
     /// A run may read it now; which one, in words.
     InUse(String),
+    /// It is not believed, and why: nothing follows from it, and nothing that it may be is lost.
+    Unproven(String),
     /// Of snapshots: an instant since then may need it.
     Window(Timestamp),
     /// The end of this backup may need it.
@@ -93,6 +97,7 @@ impl fmt::Display for Reason {
             Self::NewestProven => f.write_str("the newest that passed a drill"),
             Self::Held(why) => write!(f, "held: {why}"),
             Self::InUse(by) => write!(f, "in use by {by}"),
+            Self::Unproven(why) => write!(f, "takes no place, not proven: {why}"),
             Self::Window(from) => write!(f, "for every instant since {from}"),
             Self::EndOf(backup) => write!(f, "for the end of backup {backup}"),
             Self::RecentDay(day) => write!(f, "of {day}, a recent day"),
@@ -148,9 +153,11 @@ impl RetentionPlan {
     /// Plans for these backups, in any order; `present` is the cluster that is protected now. `chosen` are the monthlies that were chosen earlier: a month keeps the one that it has,
     /// whatever comes or goes beside it.
     pub fn new(policy: &RetentionPolicy, candidates: &[Candidate], present: Option<SystemId>, chosen: &BTreeMap<Month, BackupId>) -> Self {
-        let mut all: Vec<&Candidate> = candidates.iter().collect();
-        all.sort_by_key(|candidate| (candidate.at(), candidate.backup.id));
-        let mut kept: BTreeMap<BackupId, Vec<Reason>> = all.iter().map(|candidate| (candidate.backup.id, Vec::new())).collect();
+        let mut listed: Vec<&Candidate> = candidates.iter().collect();
+        listed.sort_by_key(|candidate| (candidate.at(), candidate.backup.id));
+        // What stands aside stays, and the others are planned for as if it were not there: whoever forges a backup gains nothing.
+        let all: Vec<&Candidate> = listed.iter().copied().filter(|candidate| candidate.aside.is_none()).collect();
+        let mut kept: BTreeMap<BackupId, Vec<Reason>> = BTreeMap::new();
         let mut keep = |candidate: &Candidate, reason: Reason| kept.entry(candidate.backup.id).or_default().push(reason);
         // By the clock, and by the log: a clock that was set back makes the newest backup look old.
         let own = all.iter().filter(|candidate| Some(candidate.backup.system_id) == present);
@@ -173,7 +180,8 @@ impl RetentionPlan {
         if let Some(proven) = proven {
             keep(proven, Reason::NewestProven);
         }
-        for candidate in &all {
+        for candidate in &listed {
+            candidate.aside.iter().for_each(|why| keep(candidate, Reason::Unproven(why.clone())));
             candidate.held.iter().for_each(|why| keep(candidate, Reason::Held(why.clone())));
             candidate.in_use.iter().for_each(|by| keep(candidate, Reason::InUse(by.clone())));
         }
@@ -181,8 +189,8 @@ impl RetentionPlan {
             let id = candidate.backup.id;
             Verdict { backup: id, at: candidate.at(), kept: kept.get(&id).cloned().unwrap_or_default() }
         };
-        let verdicts: Vec<Verdict> = all.iter().map(verdict).collect();
-        let wal = wal(&all, &verdicts);
+        let verdicts: Vec<Verdict> = listed.iter().map(verdict).collect();
+        let wal = wal(&listed, &verdicts);
         Self { verdicts, wal, monthlies }
     }
 
@@ -249,14 +257,18 @@ fn monthlies(policy: &RetentionPolicy, all: &[&Candidate], chosen: &BTreeMap<Mon
 }
 
 /// All log from the start of each cluster's oldest daily on, so that every instant from its end on can be reached; and of each other backup
-/// that is kept what it needs itself.
+/// that is kept what it needs itself. A cluster whose every backup stands aside keeps all log from the first of them on: what is damaged may
+/// come back, and so may its time.
 fn wal(all: &[&Candidate], verdicts: &[Verdict]) -> Vec<WalKept> {
     let of = |candidate: &Candidate| {
         verdicts.iter().find(|verdict| verdict.backup == candidate.backup.id).map(|verdict| &verdict.kept[..]).unwrap_or_default()
     };
-    let is_calendar = |reason: &Reason| !matches!(reason, Reason::Monthly(_) | Reason::Held(_) | Reason::InUse(_) | Reason::NewestProven);
+    let is_calendar =
+        |reason: &Reason| !matches!(reason, Reason::Monthly(_) | Reason::Held(_) | Reason::InUse(_) | Reason::NewestProven | Reason::Unproven(_));
+    let believed: BTreeSet<SystemId> = all.iter().filter(|candidate| candidate.aside.is_none()).map(|candidate| candidate.backup.system_id).collect();
+    let counts = |candidate: &Candidate| of(candidate).iter().any(is_calendar) || !believed.contains(&candidate.backup.system_id);
     let mut floors: BTreeMap<SystemId, &BackupDocument> = BTreeMap::new();
-    for candidate in all.iter().filter(|candidate| of(candidate).iter().any(is_calendar)) {
+    for candidate in all.iter().filter(|candidate| counts(candidate)) {
         let floor = floors.entry(candidate.backup.system_id).or_insert(&candidate.backup);
         if candidate.backup.start.lsn < floor.start.lsn {
             *floor = &candidate.backup;
