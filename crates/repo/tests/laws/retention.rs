@@ -193,7 +193,8 @@ fn what_is_not_believed_stays_and_takes_nobodys_place_whatever_it_says() {
     assert!(plan.verdicts.iter().filter(|verdict| is_aside(verdict.backup)).all(|verdict| verdict.kept == unproven), "{:?}", plan.verdicts);
     // The window begins where it began; the old one keeps its own log, and none after it.
     assert!(without.wal.iter().all(|kept| plan.wal.contains(kept)), "{:#?}", plan.wal);
-    let keeps = |plan: &RetentionPlan, lsn: u64| plan.keeps_wal(SystemId::new(1), Timeline::FIRST, Lsn::from_bytes(lsn), Lsn::from_bytes(lsn + 0x100));
+    let keeps =
+        |plan: &RetentionPlan, lsn: u64| plan.keeps_wal(SystemId::new(1), Timeline::FIRST, Lsn::from_bytes(lsn), Lsn::from_bytes(lsn + 0x100));
     assert!(keeps(&plan, 0x10_0000) && !keeps(&without, 0x10_0000) && !keeps(&plan, 0x20_0000));
     // Where nothing else is left of a cluster its log waits for what may yet be mended.
     let alone = plan_of(&aside);
