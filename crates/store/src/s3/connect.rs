@@ -93,6 +93,9 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
     let clients = [client(STALL_SECONDS_MAX), client(UPLOAD_SECONDS_MAX)];
     let control = Control::new(shown, address, &settings, steady.credentials().clone(), clients, Arc::clone(&tap)).map_err(bad)?;
+    if let Some(host) = control.host() {
+        drop(tap.host.set(host));
+    }
     if let Some(lock) = options.lock {
         let prefix = if address.prefix.is_empty() { String::new() } else { format!("{}/", address.prefix) };
         let (root, region) = (format!("{}/{prefix}", control.place()), settings.region.clone());

@@ -129,6 +129,11 @@ impl Control {
         self.base.split_once("://").map_or(&self.base, |(_, place)| place)
     }
 
+    /// Who answers for the bucket.
+    pub(super) fn host(&self) -> Option<String> {
+        self.base.parse::<http::Uri>().ok()?.host().map(str::to_owned)
+    }
+
     /// Sends, again while that may help. The error means that nobody answered; a refusal is an answer.
     pub(crate) async fn send(&self, ask: &Ask<'_>) -> Result<Answered, StoreError> {
         let headers = ask.headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
