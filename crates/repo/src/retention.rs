@@ -75,7 +75,7 @@ pub enum Reason {
     Held(String),
     /// A run may read it now; which one, in words.
     InUse(String),
-    /// It is not believed, and why: nothing follows from it, and nothing that it may be is lost.
+    /// It is not believed to be of this repository, and why.
     Unproven(String),
     /// Of snapshots: an instant since then may need it.
     Window(Timestamp),
@@ -165,7 +165,9 @@ impl RetentionPlan {
         let newest: BTreeMap<BackupId, &Candidate> =
             [all.last().copied(), by_log].into_iter().flatten().map(|newest| (newest.backup.id, newest)).collect();
         newest.into_values().for_each(|newest| keep(newest, Reason::Newest));
-        for daily in dailies(policy, &all) {
+        let dailies = dailies(policy, &all);
+        let is_short = dailies.len() < policy.daily;
+        for daily in dailies {
             keep(daily, Reason::Daily(policy.zone.day(daily.at())));
         }
         let monthlies = monthlies(policy, &all, chosen);
@@ -190,7 +192,7 @@ impl RetentionPlan {
             Verdict { backup: id, at: candidate.at(), kept: kept.get(&id).cloned().unwrap_or_default() }
         };
         let verdicts: Vec<Verdict> = listed.iter().map(verdict).collect();
-        let wal = wal(&listed, &verdicts);
+        let wal = wal(&listed, &verdicts, is_short);
         Self { verdicts, wal, monthlies }
     }
 
@@ -257,16 +259,17 @@ fn monthlies(policy: &RetentionPolicy, all: &[&Candidate], chosen: &BTreeMap<Mon
 }
 
 /// All log from the start of each cluster's oldest daily on, so that every instant from its end on can be reached; and of each other backup
-/// that is kept what it needs itself. A cluster whose every backup stands aside keeps all log from the first of them on: what is damaged may
-/// come back, and so may its time.
-fn wal(all: &[&Candidate], verdicts: &[Verdict]) -> Vec<WalKept> {
+/// that is kept what it needs itself. What stands aside counts as a daily here while the others are fewer days than are asked for (`is_short`),
+/// or none of its cluster: a manifest that is damaged may come back, and then its log is wanted.
+fn wal(all: &[&Candidate], verdicts: &[Verdict], is_short: bool) -> Vec<WalKept> {
     let of = |candidate: &Candidate| {
         verdicts.iter().find(|verdict| verdict.backup == candidate.backup.id).map(|verdict| &verdict.kept[..]).unwrap_or_default()
     };
     let is_calendar =
         |reason: &Reason| !matches!(reason, Reason::Monthly(_) | Reason::Held(_) | Reason::InUse(_) | Reason::NewestProven | Reason::Unproven(_));
     let believed: BTreeSet<SystemId> = all.iter().filter(|candidate| candidate.aside.is_none()).map(|candidate| candidate.backup.system_id).collect();
-    let counts = |candidate: &Candidate| of(candidate).iter().any(is_calendar) || !believed.contains(&candidate.backup.system_id);
+    let may_count = |candidate: &Candidate| candidate.aside.is_some() && (is_short || !believed.contains(&candidate.backup.system_id));
+    let counts = |candidate: &Candidate| of(candidate).iter().any(is_calendar) || may_count(candidate);
     let mut floors: BTreeMap<SystemId, &BackupDocument> = BTreeMap::new();
     for candidate in all.iter().filter(|candidate| counts(candidate)) {
         let floor = floors.entry(candidate.backup.system_id).or_insert(&candidate.backup);

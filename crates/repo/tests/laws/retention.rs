@@ -196,6 +196,9 @@ fn what_is_not_believed_stays_and_takes_nobodys_place_whatever_it_says() {
     let keeps =
         |plan: &RetentionPlan, lsn: u64| plan.keeps_wal(SystemId::new(1), Timeline::FIRST, Lsn::from_bytes(lsn), Lsn::from_bytes(lsn + 0x100));
     assert!(keeps(&plan, 0x10_0000) && !keeps(&without, 0x10_0000) && !keeps(&plan, 0x20_0000));
+    // While there are fewer days than are asked for, it may be one of them.
+    let few: Vec<Candidate> = years.present.iter().rev().take(20).chain(&aside).cloned().collect();
+    assert!(keeps(&plan_of(&few), 0x20_0000), "{:#?}", plan_of(&few).wal);
     // Where nothing else is left of a cluster its log waits for what may yet be mended.
     let alone = plan_of(&aside);
     assert!(alone.expired().next().is_none() && keeps(&alone, 0x10_0000) && keeps(&alone, 0x5000_0000), "{:#?}", alone.wal);
