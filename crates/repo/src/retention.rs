@@ -43,6 +43,8 @@ pub struct Candidate {
     pub held: Option<String>,
     /// A run that works with it now, such as a restore or a drill.
     pub in_use: Option<String>,
+    /// Why it is not believed to be a backup of this repository, made when it says; it is kept, and takes nobody's place.
+    pub aside: Option<String>,
 }
 
 impl Candidate {
@@ -73,6 +75,8 @@ pub enum Reason {
     Held(String),
     /// A run may read it now; which one, in words.
     InUse(String),
+    /// It is not believed to be of this repository, and why.
+    Unproven(String),
     /// Of snapshots: an instant since then may need it.
     Window(Timestamp),
     /// The end of this backup may need it.
@@ -93,6 +97,7 @@ impl fmt::Display for Reason {
             Self::NewestProven => f.write_str("the newest that passed a drill"),
             Self::Held(why) => write!(f, "held: {why}"),
             Self::InUse(by) => write!(f, "in use by {by}"),
+            Self::Unproven(why) => write!(f, "takes no place, not proven: {why}"),
             Self::Window(from) => write!(f, "for every instant since {from}"),
             Self::EndOf(backup) => write!(f, "for the end of backup {backup}"),
             Self::RecentDay(day) => write!(f, "of {day}, a recent day"),
@@ -148,9 +153,11 @@ impl RetentionPlan {
     /// Plans for these backups, in any order; `present` is the cluster that is protected now. `chosen` are the monthlies that were chosen earlier: a month keeps the one that it has,
     /// whatever comes or goes beside it.
     pub fn new(policy: &RetentionPolicy, candidates: &[Candidate], present: Option<SystemId>, chosen: &BTreeMap<Month, BackupId>) -> Self {
-        let mut all: Vec<&Candidate> = candidates.iter().collect();
-        all.sort_by_key(|candidate| (candidate.at(), candidate.backup.id));
-        let mut kept: BTreeMap<BackupId, Vec<Reason>> = all.iter().map(|candidate| (candidate.backup.id, Vec::new())).collect();
+        let mut listed: Vec<&Candidate> = candidates.iter().collect();
+        listed.sort_by_key(|candidate| (candidate.at(), candidate.backup.id));
+        // What stands aside stays, and the others are planned for as if it were not there: whoever forges a backup gains nothing.
+        let all: Vec<&Candidate> = listed.iter().copied().filter(|candidate| candidate.aside.is_none()).collect();
+        let mut kept: BTreeMap<BackupId, Vec<Reason>> = BTreeMap::new();
         let mut keep = |candidate: &Candidate, reason: Reason| kept.entry(candidate.backup.id).or_default().push(reason);
         // By the clock, and by the log: a clock that was set back makes the newest backup look old.
         let own = all.iter().filter(|candidate| Some(candidate.backup.system_id) == present);
@@ -158,7 +165,9 @@ impl RetentionPlan {
         let newest: BTreeMap<BackupId, &Candidate> =
             [all.last().copied(), by_log].into_iter().flatten().map(|newest| (newest.backup.id, newest)).collect();
         newest.into_values().for_each(|newest| keep(newest, Reason::Newest));
-        for daily in dailies(policy, &all) {
+        let dailies = dailies(policy, &all);
+        let is_short = dailies.len() < policy.daily;
+        for daily in dailies {
             keep(daily, Reason::Daily(policy.zone.day(daily.at())));
         }
         let monthlies = monthlies(policy, &all, chosen);
@@ -173,7 +182,8 @@ impl RetentionPlan {
         if let Some(proven) = proven {
             keep(proven, Reason::NewestProven);
         }
-        for candidate in &all {
+        for candidate in &listed {
+            candidate.aside.iter().for_each(|why| keep(candidate, Reason::Unproven(why.clone())));
             candidate.held.iter().for_each(|why| keep(candidate, Reason::Held(why.clone())));
             candidate.in_use.iter().for_each(|by| keep(candidate, Reason::InUse(by.clone())));
         }
@@ -181,8 +191,8 @@ impl RetentionPlan {
             let id = candidate.backup.id;
             Verdict { backup: id, at: candidate.at(), kept: kept.get(&id).cloned().unwrap_or_default() }
         };
-        let verdicts: Vec<Verdict> = all.iter().map(verdict).collect();
-        let wal = wal(&all, &verdicts);
+        let verdicts: Vec<Verdict> = listed.iter().map(verdict).collect();
+        let wal = wal(&listed, &verdicts, is_short);
         Self { verdicts, wal, monthlies }
     }
 
@@ -249,14 +259,19 @@ fn monthlies(policy: &RetentionPolicy, all: &[&Candidate], chosen: &BTreeMap<Mon
 }
 
 /// All log from the start of each cluster's oldest daily on, so that every instant from its end on can be reached; and of each other backup
-/// that is kept what it needs itself.
-fn wal(all: &[&Candidate], verdicts: &[Verdict]) -> Vec<WalKept> {
+/// that is kept what it needs itself. What stands aside counts as a daily here while the others are fewer days than are asked for (`is_short`),
+/// or none of its cluster: a manifest that is damaged may come back, and then its log is wanted.
+fn wal(all: &[&Candidate], verdicts: &[Verdict], is_short: bool) -> Vec<WalKept> {
     let of = |candidate: &Candidate| {
         verdicts.iter().find(|verdict| verdict.backup == candidate.backup.id).map(|verdict| &verdict.kept[..]).unwrap_or_default()
     };
-    let is_calendar = |reason: &Reason| !matches!(reason, Reason::Monthly(_) | Reason::Held(_) | Reason::InUse(_) | Reason::NewestProven);
+    let is_calendar =
+        |reason: &Reason| !matches!(reason, Reason::Monthly(_) | Reason::Held(_) | Reason::InUse(_) | Reason::NewestProven | Reason::Unproven(_));
+    let believed: BTreeSet<SystemId> = all.iter().filter(|candidate| candidate.aside.is_none()).map(|candidate| candidate.backup.system_id).collect();
+    let may_count = |candidate: &Candidate| candidate.aside.is_some() && (is_short || !believed.contains(&candidate.backup.system_id));
+    let counts = |candidate: &Candidate| of(candidate).iter().any(is_calendar) || may_count(candidate);
     let mut floors: BTreeMap<SystemId, &BackupDocument> = BTreeMap::new();
-    for candidate in all.iter().filter(|candidate| of(candidate).iter().any(is_calendar)) {
+    for candidate in all.iter().filter(|candidate| counts(candidate)) {
         let floor = floors.entry(candidate.backup.system_id).or_insert(&candidate.backup);
         if candidate.backup.start.lsn < floor.start.lsn {
             *floor = &candidate.backup;

@@ -1,6 +1,7 @@
-//! Why nothing was removed.
+//! Why nothing was removed, or not everything could be judged.
 
 use repo::RepoError;
+use std::collections::BTreeMap;
 use store::StoreError;
 use terms::{Class, Explain, Timestamp};
 
@@ -15,9 +16,9 @@ pub enum UpkeepError {
     /// Two clocks that ought to agree do not: whichever is wrong, what is old cannot be told.
     #[error("nothing expires while the clock cannot be believed")]
     Clock { ours: Timestamp, other: Timestamp, whose: &'static str },
-    /// Each of these folders would keep others from staying.
-    #[error("nothing expires while what is listed is not proven to be of this repository")]
-    Unproven { listed: Vec<(String, String)> },
+    /// Each of these folders would keep others from staying if it were believed. Where it ends a run, the run has done its work.
+    #[error("what is listed is not proven to be of this repository, and takes no place")]
+    Unproven { listed: BTreeMap<String, String> },
 }
 
 impl Explain for UpkeepError {
@@ -44,7 +45,7 @@ impl Explain for UpkeepError {
             Self::Clock { ours, other, whose } => format!("This host's clock says {ours}, {whose} {other}: more than a day apart."),
             Self::Unproven { listed } => {
                 let each: Vec<String> = listed.iter().map(|(folder, why)| format!("{folder}: {why}.")).collect();
-                format!("{} Others would go in its place: none did.", each.join(" "))
+                format!("{} It stays, and all else expires as if it were not there.", each.join(" "))
             }
         }
     }
@@ -53,7 +54,7 @@ impl Explain for UpkeepError {
             Self::Repo(e) => e.hint(),
             Self::Store(e) => e.hint(),
             Self::Clock { .. } => "Set the clock right (see timedatectl), then expire again.".into(),
-            Self::Unproven { .. } => "Where a clock is wrong, set it right. A manifest that is damaged or gone comes back from a copy of the store. What nobody here backed up was listed by somebody who has a credential that writes: change that credential, remove the backup.json in that folder, then expire again.".into(),
+            Self::Unproven { .. } => "Where a clock is wrong, set it right; a backup whose time is still to come is proven when it has come. A manifest that is damaged or gone comes back from a copy of the store. What nobody here backed up was listed by somebody who has a credential that writes: change that credential, and remove the backup.json in that folder.".into(),
         }
     }
 }

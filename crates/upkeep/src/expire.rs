@@ -73,6 +73,9 @@ pub struct Plans {
     /// Nothing of the repository opens here: that what is listed is its own was believed, not proven.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_believed: bool,
+    /// By folder, what is listed and not proven to be of this repository, made when it says, and why: it stays, and takes nobody's place.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unproven: BTreeMap<String, String>,
 }
 
 impl Plans {
@@ -80,6 +83,14 @@ impl Plans {
     pub fn expired(&self) -> Confirmed {
         let backups = self.backups.iter().flat_map(RetentionPlan::expired).collect();
         Confirmed { backups, snapshots: self.snapshots.expired().collect() }
+    }
+
+    /// With which error a run ends that did its work beside what is not proven: somebody has to hear of it.
+    pub fn proven(&self) -> Result<(), UpkeepError> {
+        match self.unproven.is_empty() {
+            true => Ok(()),
+            false => Err(UpkeepError::Unproven { listed: self.unproven.clone() }),
+        }
     }
 }
 
@@ -126,24 +137,27 @@ impl Grace {
 
 /// What would be kept of the backups, and why. Changes nothing.
 pub async fn plan(reader: &Reader, policy: &RetentionPolicy, now: Timestamp) -> Result<RetentionPlan, UpkeepError> {
-    Ok(of_backups(reader, policy, &chosen(reader).await?, now).await?.0)
+    let candidates = known::candidates(reader, now).await?;
+    Ok(RetentionPlan::new(policy, &candidates, present(reader), &chosen(reader).await?))
 }
 
 /// What would be kept of backups and snapshots, and why. Changes nothing.
 pub async fn plans(reader: &Reader, policy: &RetentionPolicy, elsewhere: Option<&Elsewhere>, now: Timestamp) -> Result<Plans, UpkeepError> {
-    let places = Places::new(reader, now).await?;
+    let mut places = Places::new(reader, now).await?;
     let (backups, reachable) = match elsewhere {
         Some(elsewhere) => (None, elsewhere.reachable.clone()),
         None => {
-            let (plan, candidates) = of_backups(reader, policy, &chosen(reader).await?, now).await?;
-            places.prove_backups(&plan, &candidates).await?;
+            let (plan, candidates) = of_backups(&mut places, reader, policy, &chosen(reader).await?, now).await?;
             let reachable = plan.reachable(&candidates, |verdict| !verdict.kept.is_empty());
             (Some(plan), reachable)
         }
     };
-    let (snapshots, candidates) = of_snapshots(reader, policy, reachable.as_ref(), elsewhere).await?;
-    places.prove_snapshots(&snapshots, &candidates).await?;
-    Ok(Plans { backups, snapshots, reachable, is_believed: places.are_believed() })
+    let (snapshots, _) = of_snapshots(&mut places, reader, policy, reachable.as_ref(), elsewhere).await?;
+    Ok(Plans { backups, snapshots, reachable, is_believed: places.are_believed(), unproven: places.unproven() })
+}
+
+fn present(reader: &Reader) -> Option<SystemId> {
+    reader.epoch().map(|epoch| epoch.system_id)
 }
 
 async fn chosen(reader: &Reader) -> Result<BTreeMap<Month, BackupId>, RepoError> {
@@ -151,28 +165,33 @@ async fn chosen(reader: &Reader) -> Result<BTreeMap<Month, BackupId>, RepoError>
 }
 
 async fn of_backups(
+    places: &mut Places<'_>,
     reader: &Reader,
     policy: &RetentionPolicy,
     chosen: &BTreeMap<Month, BackupId>,
     now: Timestamp,
 ) -> Result<(RetentionPlan, Vec<Candidate>), RepoError> {
-    let candidates = known::candidates(reader, now).await?;
-    let present = reader.epoch().map(|epoch| epoch.system_id);
-    Ok((RetentionPlan::new(policy, &candidates, present, chosen), candidates))
+    let mut candidates = known::candidates(reader, now).await?;
+    let present = present(reader);
+    let plan = places.prove_backups(&mut candidates, |candidates| RetentionPlan::new(policy, candidates, present, chosen)).await?;
+    Ok((plan, candidates))
 }
 
 async fn of_snapshots(
+    places: &mut Places<'_>,
     reader: &Reader,
     policy: &RetentionPolicy,
     reachable: Option<&Reachable>,
     elsewhere: Option<&Elsewhere>,
 ) -> Result<(SnapshotPlan, Vec<SnapshotCandidate>), RepoError> {
     let only = elsewhere.map(|elsewhere| elsewhere.source.as_str());
-    let candidates = known::snapshots(reader).await?;
-    Ok((SnapshotPlan::new(policy, &candidates, reachable, only), candidates))
+    let mut candidates = known::snapshots(reader).await?;
+    let plan = places.prove_snapshots(&mut candidates, |candidates| SnapshotPlan::new(policy, candidates, reachable, only)).await?;
+    Ok((plan, candidates))
 }
 
-/// Expires what retention lets go. One at a time, by lease; whatever interrupts it, the next run goes on.
+/// Expires what retention lets go. One at a time, by lease; whatever interrupts it, the next run goes on. What is not proven stands aside:
+/// [`Plans::proven`] is the verdict of the run.
 pub async fn expire(writer: &Writer, remover: &dyn Remove, options: &ExpireOptions, clock: &dyn Clock) -> Result<Expired, UpkeepError> {
     let lease = Contender::new(writer, LEASE, &options.holder, options.lease_ttl)?.acquire(clock).await?.keep();
     let done = run(writer, remover, options, clock, async || Ok(lease.still_mine().await?)).await;
@@ -193,13 +212,19 @@ async fn run(
     let grace = Grace { now, length: options.grace };
     let (mut state, version) = found.map_or_else(|| (ExpiryState::new(now), None), |(state, version)| (state, Some(version)));
     state.last_run = now;
-    let own = match options.elsewhere {
+    let (policy, elsewhere) = (&options.policy, options.elsewhere.as_ref());
+    let mut places = Places::new(reader, now).await?;
+    let own = match elsewhere {
         Some(_) => None,
-        None => Some(of_backups(reader, &options.policy, &state.monthlies, now).await?),
+        None => Some(of_backups(&mut places, reader, policy, &state.monthlies, now).await?),
     };
-    let places = Places::new(reader, now).await?;
-    if let Some((plan, candidates)) = &own {
-        places.prove_backups(plan, candidates).await?;
+    let reachable = match &own {
+        Some((plan, candidates)) => plan.reachable(candidates, |verdict| !verdict.kept.is_empty()),
+        None => elsewhere.and_then(|elsewhere| elsewhere.reachable.clone()),
+    };
+    // Whatever has to be opened is opened before anything goes.
+    of_snapshots(&mut places, reader, policy, reachable.as_ref(), elsewhere).await?;
+    if let Some((plan, _)) = &own {
         // Chosen monthlies are written down before anything goes that was not chosen.
         state.monthlies.clone_from(&plan.monthlies);
     }
@@ -214,12 +239,11 @@ async fn run(
         unlisted = unlisting.unlist(going.cloned().map(Listed::Backup), confirmed.map(|confirmed| &confirmed.backups)).await?;
     }
     // Planned by what is listed now: one of the backups may have been held meanwhile.
-    let reachable = match (&own, &options.elsewhere) {
-        (Some((plan, candidates)), _) => plan.reachable(candidates, |verdict| !unlisted.contains(&verdict.backup)),
-        (None, elsewhere) => elsewhere.as_ref().and_then(|elsewhere| elsewhere.reachable.clone()),
+    let reachable = match &own {
+        Some((plan, candidates)) => plan.reachable(candidates, |verdict| !unlisted.contains(&verdict.backup)),
+        None => reachable,
     };
-    let (snapshots, candidates) = of_snapshots(reader, &options.policy, reachable.as_ref(), options.elsewhere.as_ref()).await?;
-    places.prove_snapshots(&snapshots, &candidates).await?;
+    let (snapshots, candidates) = of_snapshots(&mut places, reader, policy, reachable.as_ref(), elsewhere).await?;
     let expired: BTreeSet<BackupId> = snapshots.expired().collect();
     let going = candidates.into_iter().map(|candidate| candidate.snapshot).filter(|snapshot| expired.contains(&snapshot.id));
     let unlisted_snapshots = unlisting.unlist(going.map(Listed::Snapshot), confirmed.map(|confirmed| &confirmed.snapshots)).await?;
@@ -240,7 +264,7 @@ async fn run(
         wal: Swept::default(),
         pieces: Swept::default(),
         uploads: store::end_abandoned_uploads(remover, now).await?.len(),
-        plans: Plans { backups: None, snapshots, reachable, is_believed: places.are_believed() },
+        plans: Plans { backups: None, snapshots, reachable, is_believed: places.are_believed(), unproven: places.unproven() },
     };
     if let Some((plan, candidates)) = own {
         // What an interrupted run unlisted counts, too.
@@ -248,7 +272,8 @@ async fn run(
         done.backups = sweep::buried(BackupKind::Full, reader, remover, grace).await?;
         done.pieces = sweep::pieces(reader, remover, grace).await?;
         if state.has_expired && still_mine().await? {
-            let sizes = sizes(candidates.iter().map(|candidate| &candidate.backup));
+            // What stands aside says nothing of its cluster, either.
+            let sizes = sizes(candidates.iter().filter(|candidate| candidate.aside.is_none()).map(|candidate| &candidate.backup));
             match &state.wal {
                 Some(waiting) if grace.is_over(waiting.since) => {
                     done.wal = sweep::wal(remover, &plan, waiting, grace).await?;

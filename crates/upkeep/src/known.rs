@@ -31,7 +31,7 @@ pub(crate) async fn candidates(reader: &Reader, now: Timestamp) -> Result<Vec<Ca
     let mut drilled = drilled(reader).await?;
     let known = |backup: repo::BackupDocument| {
         let id = backup.id;
-        Candidate { backup, drilled: drilled.remove(&id), held: holds.remove(&id), in_use: in_use.clone() }
+        Candidate { backup, drilled: drilled.remove(&id), held: holds.remove(&id), in_use: in_use.clone(), aside: None }
     };
     Ok(backups.into_iter().map(known).collect())
 }
@@ -49,7 +49,7 @@ async fn reading(reader: &Reader, now: Timestamp) -> Result<Option<String>, Repo
 /// Every listed snapshot of packages with what is known of it.
 pub(crate) async fn snapshots(reader: &Reader) -> Result<Vec<SnapshotCandidate>, RepoError> {
     let holds = reader.holds().await?;
-    let known = |snapshot: repo::SnapshotDocument| SnapshotCandidate { held: holds.get(&snapshot.id).cloned(), snapshot };
+    let known = |snapshot: repo::SnapshotDocument| SnapshotCandidate { held: holds.get(&snapshot.id).cloned(), aside: None, snapshot };
     Ok(reader.snapshots().await?.into_iter().map(known).collect())
 }
 

@@ -1,10 +1,10 @@
 //! Whether what keeps others from staying is this repository's own. A listing anybody can forge who can write to the store; a manifest
 //! nobody can who has no key.
 
-use crate::UpkeepError;
 use repo::retention::{Candidate, Reason, RetentionPlan, SnapshotCandidate, SnapshotPlan, SnapshotVerdict};
-use repo::{ManifestReader, Reader, RepoError, SnapshotReader, backup_folder};
-use terms::{Class, Explain, Timestamp};
+use repo::{BackupDocument, ManifestReader, Reader, RepoError, SnapshotDocument, SnapshotReader, backup_folder};
+use std::collections::{BTreeMap, BTreeSet};
+use terms::{BackupId, Class, Explain, Timestamp};
 
 /// A clock may be ahead of the one by which expiry goes by so much: five minutes.
 const AHEAD_SECONDS_MAX: f64 = 300.0;
@@ -15,6 +15,8 @@ pub(crate) struct Places<'r> {
     now: Timestamp,
     /// Whether somebody here opens what this repository seals.
     opens: bool,
+    /// By folder, what was looked at once: why it is not believed; `None`: it is.
+    judged: BTreeMap<String, Option<String>>,
 }
 
 impl<'r> Places<'r> {
@@ -25,7 +27,7 @@ impl<'r> Places<'r> {
             Err(e @ RepoError::NoRecipient { .. }) if e.class() != Class::Transient => false,
             Err(e) => return Err(e),
         };
-        Ok(Self { reader, now, opens })
+        Ok(Self { reader, now, opens, judged: BTreeMap::new() })
     }
 
     /// Whether listings are believed, because the repository is encrypted and nothing of it opens here.
@@ -33,41 +35,86 @@ impl<'r> Places<'r> {
         self.reader.sealed_only() && !self.opens
     }
 
-    /// Refuses a plan in which a backup has a place that is not proven to be one of this repository.
-    pub(crate) async fn prove_backups(&self, plan: &RetentionPlan, candidates: &[Candidate]) -> Result<(), UpkeepError> {
+    /// What stands aside, by folder, and why.
+    pub(crate) fn unproven(self) -> BTreeMap<String, String> {
+        self.judged.into_iter().filter_map(|(folder, why)| Some((folder, why?))).collect()
+    }
+
+    /// The plan in which each backup that has a place is proven to be one of this repository. Who is not stands aside, and the others are
+    /// planned for anew.
+    pub(crate) async fn prove_backups(
+        &mut self,
+        candidates: &mut [Candidate],
+        plan: impl Fn(&[Candidate]) -> RetentionPlan,
+    ) -> Result<RetentionPlan, RepoError> {
         // Who is held, or in use, stays beside the others and takes nobody's place.
-        let is_place = |reason: &Reason| !matches!(reason, Reason::Held(_) | Reason::InUse(_));
-        let mut unproven = Vec::new();
-        for verdict in plan.verdicts.iter().filter(|verdict| verdict.kept.iter().any(is_place)) {
-            let Some(backup) = candidates.iter().map(|candidate| &candidate.backup).find(|backup| backup.id == verdict.backup) else { continue };
-            let why = match self.ahead(backup.start.time.max(backup.stop.time)) {
-                None if self.opens => doubt(ManifestReader::open_for(self.reader, backup).await.err())?,
-                why => why,
-            };
-            unproven.extend(why.map(|why| (backup_folder(backup.kind, backup.id), why)));
+        let is_place = |reason: &Reason| !matches!(reason, Reason::Held(_) | Reason::InUse(_) | Reason::Unproven(_));
+        loop {
+            let made = plan(candidates);
+            let placed = made.verdicts.iter().filter(|verdict| verdict.kept.iter().any(is_place));
+            let placed: BTreeSet<BackupId> = placed.map(|verdict| verdict.backup).collect();
+            let mut is_proven = true;
+            for candidate in candidates.iter_mut().filter(|candidate| placed.contains(&candidate.backup.id)) {
+                candidate.aside = self.doubt_backup(&candidate.backup).await?;
+                is_proven &= candidate.aside.is_none();
+            }
+            if is_proven {
+                return Ok(made);
+            }
         }
-        refuse(unproven)
     }
 
     /// The same of snapshots of packages.
-    pub(crate) async fn prove_snapshots(&self, plan: &SnapshotPlan, candidates: &[SnapshotCandidate]) -> Result<(), UpkeepError> {
+    pub(crate) async fn prove_snapshots(
+        &mut self,
+        candidates: &mut [SnapshotCandidate],
+        plan: impl Fn(&[SnapshotCandidate]) -> SnapshotPlan,
+    ) -> Result<SnapshotPlan, RepoError> {
         // All that lie within the window stay beside each other; the one before it has a place.
         let is_place = |verdict: &SnapshotVerdict, reason: &Reason| match reason {
-            Reason::Held(_) | Reason::OtherSource => false,
+            Reason::Held(_) | Reason::OtherSource | Reason::Unproven(_) => false,
             Reason::Window(from) => verdict.at <= *from,
             _ => true,
         };
-        let mut unproven = Vec::new();
-        for verdict in plan.verdicts.iter().filter(|verdict| verdict.kept.iter().any(|reason| is_place(verdict, reason))) {
-            let found = candidates.iter().map(|candidate| &candidate.snapshot).find(|snapshot| snapshot.id == verdict.snapshot);
-            let Some(snapshot) = found else { continue };
-            let why = match self.ahead(snapshot.began.max(snapshot.ended)) {
-                None if self.opens => doubt(SnapshotReader::open(self.reader, snapshot).await.err())?,
-                why => why,
-            };
-            unproven.extend(why.map(|why| (backup_folder(snapshot.kind, snapshot.id), why)));
+        loop {
+            let made = plan(candidates);
+            let placed = made.verdicts.iter().filter(|verdict| verdict.kept.iter().any(|reason| is_place(verdict, reason)));
+            let placed: BTreeSet<BackupId> = placed.map(|verdict| verdict.snapshot).collect();
+            let mut is_proven = true;
+            for candidate in candidates.iter_mut().filter(|candidate| placed.contains(&candidate.snapshot.id)) {
+                candidate.aside = self.doubt_snapshot(&candidate.snapshot).await?;
+                is_proven &= candidate.aside.is_none();
+            }
+            if is_proven {
+                return Ok(made);
+            }
         }
-        refuse(unproven)
+    }
+
+    async fn doubt_backup(&mut self, backup: &BackupDocument) -> Result<Option<String>, RepoError> {
+        let folder = backup_folder(backup.kind, backup.id);
+        if let Some(known) = self.judged.get(&folder) {
+            return Ok(known.clone());
+        }
+        let why = match self.ahead(backup.start.time.max(backup.stop.time)) {
+            None if self.opens => doubt(ManifestReader::open_for(self.reader, backup).await.err())?,
+            why => why,
+        };
+        self.judged.insert(folder, why.clone());
+        Ok(why)
+    }
+
+    async fn doubt_snapshot(&mut self, snapshot: &SnapshotDocument) -> Result<Option<String>, RepoError> {
+        let folder = backup_folder(snapshot.kind, snapshot.id);
+        if let Some(known) = self.judged.get(&folder) {
+            return Ok(known.clone());
+        }
+        let why = match self.ahead(snapshot.began.max(snapshot.ended)) {
+            None if self.opens => doubt(SnapshotReader::open(self.reader, snapshot).await.err())?,
+            why => why,
+        };
+        self.judged.insert(folder, why.clone());
+        Ok(why)
     }
 
     /// Why it was not made at this time.
@@ -82,12 +129,5 @@ fn doubt(trouble: Option<RepoError>) -> Result<Option<String>, RepoError> {
     match trouble {
         Some(e) if matches!(e, RepoError::Store(_)) || e.class() == Class::Transient => Err(e),
         trouble => Ok(trouble.map(|e| format!("{e}: {}", e.detail().trim_end_matches('.')))),
-    }
-}
-
-fn refuse(unproven: Vec<(String, String)>) -> Result<(), UpkeepError> {
-    match unproven.is_empty() {
-        true => Ok(()),
-        false => Err(UpkeepError::Unproven { listed: unproven }),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::{Fault, FaultPlan, Faults, Fetch, Memory, ObjectPath, Put, Remove};
 use terms::{BackupId, BackupKind, Clock, Lsn, SegmentName, SegmentSize, Silent, SystemClock, SystemId, Timeline, Timestamp};
-use upkeep::{ExpireOptions, ScrubOptions, Scrubbed, UpkeepError, expire, scrub};
+use upkeep::{ExpireOptions, Expired, ScrubOptions, Scrubbed, UpkeepError, expire, scrub};
 
 const SYSTEM: SystemId = SystemId::new(7_412_345_678_901_234_567);
 const SEGMENT: u64 = 16 << 20;
@@ -119,7 +119,7 @@ async fn filled() -> Memory {
     memory
 }
 
-async fn run(memory: &Memory, plan: Arc<FaultPlan>) -> Result<(), UpkeepError> {
+async fn run(memory: &Memory, plan: Arc<FaultPlan>) -> Result<Expired, UpkeepError> {
     let faulty = Arc::new(Faults::new(Arc::new(memory.clone()), plan));
     let writer = Writer::open(faulty.clone(), Vec::new()).await?;
     // Two days, one month at the most, and no grace: all of it happens in one run.
@@ -133,7 +133,7 @@ async fn run(memory: &Memory, plan: Arc<FaultPlan>) -> Result<(), UpkeepError> {
         holder: "a test".into(),
         lease_ttl: Duration::from_millis(1),
     };
-    expire(&writer, &*faulty as &dyn Remove, &options, &SystemClock).await.map(drop)
+    expire(&writer, &*faulty as &dyn Remove, &options, &SystemClock).await
 }
 
 async fn objects(memory: &Memory) -> BTreeSet<String> {
@@ -262,7 +262,7 @@ async fn no_tombstone_removes_what_is_listed_or_referred_to_and_nothing_is_liste
 }
 
 #[tokio::test]
-async fn nothing_goes_for_a_backup_whose_times_have_not_come() {
+async fn a_backup_whose_times_have_not_come_stands_aside_and_the_others_expire_as_if_it_were_not_there() {
     let memory = filled().await;
     let now = SystemClock.now();
     let writer = Writer::open(Arc::new(memory.clone()), Vec::new()).await.unwrap();
@@ -275,17 +275,25 @@ async fn nothing_goes_for_a_backup_whose_times_have_not_come() {
         }
         writer.publish(document).await.unwrap();
     }
-    let stays = async || objects(&memory).await.into_iter().filter(|name| !name.starts_with("leases/")).collect::<BTreeSet<_>>();
-    let before = stays().await;
-    let refused = run(&memory, FaultPlan::none()).await.unwrap_err();
-    assert!(
-        matches!(&refused, UpkeepError::Unproven { listed } if listed.len() == 1 && listed[0].0 == backup_folder(KIND, forged.id)),
-        "{refused:?}"
-    );
-    assert_eq!(stays().await, before);
-    memory.remove(&repo::listing_of(KIND, forged.id)).await.unwrap();
+    let future = snapshot(&writer, 9, now.plus_micros(DAY));
+    for name in ["manifest", "data/000001"] {
+        memory.put_new(&path(&format!("{}/{name}", backup_folder(BackupKind::Packages, future.id))), Bytes::from_static(b"x")).await.unwrap();
+    }
+    let listing = path(&format!("{}/backup.json", backup_folder(BackupKind::Packages, future.id)));
+    let unneeded = SnapshotDocument { needs: BTreeSet::new(), ..future };
+    writer.publish_snapshot(&unneeded).await.unwrap();
+    let done = run(&memory, FaultPlan::none()).await.unwrap();
+    let aside: Vec<String> = done.plans.unproven.keys().cloned().collect();
+    assert_eq!(aside, [backup_folder(KIND, forged.id), backup_folder(BackupKind::Packages, unneeded.id)], "{:#?}", done.plans);
+    assert!(matches!(done.plans.proven(), Err(UpkeepError::Unproven { listed }) if listed == done.plans.unproven));
+    // Six nights and the one that is a little ahead: two dailies stay, and the monthly; the same goes without the one that is to come.
+    let listed: Vec<BackupId> = writer.reader().backups().await.unwrap().iter().map(|listed| listed.id).collect();
+    assert!(listed.contains(&forged.id) && listed.contains(&ahead.id), "{listed:?}");
+    assert!(listed.len() <= 4 && done.unlisted.len() + listed.len() == 8, "{listed:?}");
+    // Nothing of it goes, nor what it needs.
     run(&memory, FaultPlan::none()).await.unwrap();
-    assert_ne!(stays().await, before);
+    let there = objects(&memory).await;
+    assert!(there.contains(&format!("{}/manifest", backup_folder(KIND, forged.id))) && there.contains(listing.as_str()), "{there:#?}");
 }
 
 #[tokio::test]

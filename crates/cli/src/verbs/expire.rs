@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::OldVersions;
 use terms::{BackupId, Clock, SystemClock};
-use upkeep::{Confirmed, ExpireOptions, Expired, Plans, Swept};
+use upkeep::{Confirmed, ExpireOptions, Expired, Plans, Swept, UpkeepError};
 
 /// How long what was unlisted stays unless told.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -46,13 +46,14 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
         show(plans, printer);
     }
     if asked.dry_run {
-        let mut result = json!(plans);
+        let (mut result, mut proven) = (json!(plans), plans.proven());
         apart?;
         if let Some(of_apart) = of_apart {
-            result["apart"] = json!(of_apart?);
+            let of_apart = of_apart?;
+            result["apart"] = json!(of_apart);
+            proven = proven.and(of_apart.proven());
         }
-        printer.result(result);
-        return Ok(ExitCode::SUCCESS);
+        return end(proven, result, printer);
     }
     let confirmed = plans.expired();
     let confirmed_apart = match &of_apart {
@@ -82,6 +83,7 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
     }
     let mut result = json!(done);
     result["old_versions"] = json!(kept);
+    let mut proven = done.plans.proven();
     let told = |fault: Fault, result: Value| fault.with("result", result);
     match (apart, of_apart) {
         (Err(fault), _) | (_, Some(Err(fault))) => return Err(told(fault, result)),
@@ -95,11 +97,18 @@ pub async fn run(common: &Common, asked: &ExpireArgs, printer: &Arc<Printer>) ->
                     tell(&done, false, kept.as_ref(), printer);
                     result["apart"] = json!(done);
                     result["apart"]["old_versions"] = json!(kept);
+                    proven = proven.and(done.plans.proven());
                 }
             }
         }
         (Ok(_), _) => {}
     }
+    end(proven, result, printer)
+}
+
+/// Ends with what was done or is planned; where something is not proven, with the error that names it, so that somebody hears of it.
+fn end(proven: Result<(), UpkeepError>, result: Value, printer: &Printer) -> Result<ExitCode, Fault> {
+    proven.map_err(|e| Fault::from(e).with("result", result.clone()))?;
     printer.result(result);
     Ok(ExitCode::SUCCESS)
 }

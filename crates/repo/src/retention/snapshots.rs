@@ -13,6 +13,8 @@ pub struct SnapshotCandidate {
     pub snapshot: SnapshotDocument,
     /// The reason that was given; `None`: nobody does.
     pub held: Option<String>,
+    /// Why it is not believed to be a snapshot of this repository, made when it says; it is kept, and takes nobody's place.
+    pub aside: Option<String>,
 }
 
 /// The instants to which a database can be restored.
@@ -80,9 +82,12 @@ impl SnapshotPlan {
     pub fn new(policy: &RetentionPolicy, candidates: &[SnapshotCandidate], reachable: Option<&Reachable>, only: Option<&str>) -> Self {
         let mut sources: BTreeMap<&str, Vec<&SnapshotDocument>> = BTreeMap::new();
         let mut kept: BTreeMap<BackupId, Vec<Reason>> = BTreeMap::new();
-        for SnapshotCandidate { snapshot, held } in candidates {
-            sources.entry(&snapshot.source).or_default().push(snapshot);
-            kept.insert(snapshot.id, held.iter().cloned().map(Reason::Held).collect());
+        for SnapshotCandidate { snapshot, held, aside } in candidates {
+            if aside.is_none() {
+                sources.entry(&snapshot.source).or_default().push(snapshot);
+            }
+            let unproven = aside.iter().cloned().map(Reason::Unproven);
+            kept.insert(snapshot.id, unproven.chain(held.iter().cloned().map(Reason::Held)).collect());
         }
         let mut keep = |id: BackupId, reason: Reason| kept.entry(id).or_default().push(reason);
         for (source, mut own) in sources {

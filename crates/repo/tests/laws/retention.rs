@@ -61,7 +61,7 @@ impl Years {
             let at = BEGIN.plus_micros((number + night.off) * DAY + hour * DAY / 24);
             self.lsn += 0x1_0000;
             if self.present.iter().all(|known| known.backup.id != BackupId::begun(at)) {
-                self.present.push(Candidate { backup: backup(at, self.lsn, self.system), drilled: None, held: None, in_use: None });
+                self.present.push(Candidate { backup: backup(at, self.lsn, self.system), drilled: None, held: None, in_use: None, aside: None });
             }
         }
         if let Some(newest) = self.present.iter_mut().max_by_key(|candidate| candidate.backup.stop.time) {
@@ -166,6 +166,42 @@ fn a_year_and_a_half_of_good_nights_keeps_thirty_dailies_and_twelve_monthlies() 
     let forged: BTreeMap<Month, BackupId> = (1..=12).map(|month| (format!("2099-{month:02}").parse().unwrap(), newest)).collect();
     let plan = RetentionPlan::new(&years.policy, &years.present, Some(SystemId::new(years.system)), &forged);
     assert_eq!((plan.expired().count(), &plan.monthlies), (0, &years.chosen));
+}
+
+#[test]
+fn what_is_not_believed_stays_and_takes_nobodys_place_whatever_it_says() {
+    let mut years = Years { policy: RetentionPolicy::default(), present: Vec::new(), chosen: BTreeMap::new(), lsn: 0x100_0000, system: 1 };
+    let night = Night { hours: vec![2], drill: None, holds: false, lets_go: false, is_read: false, upgrade: false, off: 0 };
+    (0..100).for_each(|number| drop(years.pass(number, &night)));
+    let plan_of = |candidates: &[Candidate]| RetentionPlan::new(&years.policy, candidates, Some(SystemId::new(1)), &years.chosen);
+    let without = plan_of(&years.present);
+    // Forty that are to come, and one that was there before all others.
+    let forged = |at: i64, lsn: u64| Candidate {
+        backup: backup(BEGIN.plus_micros(at * DAY), lsn, 1),
+        drilled: Some((BEGIN, true)),
+        held: None,
+        in_use: None,
+        aside: Some("its manifest is damaged".to_owned()),
+    };
+    let aside: Vec<Candidate> = (0..40).map(|number| forged(1000 + number, 0x900_0000)).chain([forged(-1000, 0x10_0000)]).collect();
+    let all: Vec<Candidate> = years.present.iter().chain(&aside).cloned().collect();
+    let plan = plan_of(&all);
+    assert!(without.expired().count() > 0 && plan.expired().eq(without.expired()), "{:?}", plan.verdicts);
+    assert_eq!(plan.monthlies, without.monthlies);
+    let unproven = [Reason::Unproven("its manifest is damaged".to_owned())];
+    let is_aside = |id: BackupId| aside.iter().any(|candidate| candidate.backup.id == id);
+    assert!(plan.verdicts.iter().filter(|verdict| is_aside(verdict.backup)).all(|verdict| verdict.kept == unproven), "{:?}", plan.verdicts);
+    // The window begins where it began; the old one keeps its own log, and none after it.
+    assert!(without.wal.iter().all(|kept| plan.wal.contains(kept)), "{:#?}", plan.wal);
+    let keeps =
+        |plan: &RetentionPlan, lsn: u64| plan.keeps_wal(SystemId::new(1), Timeline::FIRST, Lsn::from_bytes(lsn), Lsn::from_bytes(lsn + 0x100));
+    assert!(keeps(&plan, 0x10_0000) && !keeps(&without, 0x10_0000) && !keeps(&plan, 0x20_0000));
+    // While there are fewer days than are asked for, it may be one of them.
+    let few: Vec<Candidate> = years.present.iter().rev().take(20).chain(&aside).cloned().collect();
+    assert!(keeps(&plan_of(&few), 0x20_0000), "{:#?}", plan_of(&few).wal);
+    // Where nothing else is left of a cluster its log waits for what may yet be mended.
+    let alone = plan_of(&aside);
+    assert!(alone.expired().next().is_none() && keeps(&alone, 0x10_0000) && keeps(&alone, 0x5000_0000), "{:#?}", alone.wal);
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl World {
             let (start, stop) = (position(0, began), position(0x1000, self.now.plus_micros(minutes * MINUTE)));
             let (system_id, id) = (SystemId::new(self.system), BackupId::begun(began));
             let backup = BackupDocument { system_id, start, stop, ..document(RepositoryId::random(), id) };
-            self.backups.push(Candidate { backup, drilled: None, held: None, in_use: None });
+            self.backups.push(Candidate { backup, drilled: None, held: None, in_use: None, aside: None });
             self.now = stop.time;
         }
         if let Some(newest) = self.backups.last_mut().filter(|_| step.holds_backup) {
@@ -145,7 +145,7 @@ impl World {
         };
         self.ever.push(snapshot.clone());
         self.packs.insert(id);
-        self.listed.push(SnapshotCandidate { snapshot, held: None });
+        self.listed.push(SnapshotCandidate { snapshot, held: None, aside: None });
     }
 
     fn plans(&self) -> (RetentionPlan, SnapshotPlan) {

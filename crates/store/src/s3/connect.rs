@@ -93,6 +93,9 @@ pub(super) fn connect(shown: &str, address: &BucketAddress, options: &StoreOptio
     let steady = builder.clone().with_retry(patient).with_client_options(client(STALL_SECONDS_MAX)).build().map_err(failed)?;
     let clients = [client(STALL_SECONDS_MAX), client(UPLOAD_SECONDS_MAX)];
     let control = Control::new(shown, address, &settings, steady.credentials().clone(), clients, Arc::clone(&tap)).map_err(bad)?;
+    if let Some(host) = control.host() {
+        drop(tap.host.set(host));
+    }
     if let Some(lock) = options.lock {
         let prefix = if address.prefix.is_empty() { String::new() } else { format!("{}/", address.prefix) };
         let (root, region) = (format!("{}/{prefix}", control.place()), settings.region.clone());
@@ -138,7 +141,12 @@ pub(super) fn merged(address: &BucketAddress, options: &StoreOptions) -> Result<
         match key.as_str() {
             "region" => options.region = Some(value.clone()),
             "endpoint" => options.endpoint = Some(value.clone()),
-            "profile" => options.profile = Some(value.clone()),
+            "profile" => {
+                // Keys that are given come before any profile: what is configured beside it is meant for other addresses.
+                let StoreOptions { access_key_id, secret_access_key, session_token, renew, .. } = &mut options;
+                (*access_key_id, *secret_access_key, *session_token, *renew) = (None, None, None, None);
+                options.profile = Some(value.clone());
+            }
             "checksum" => options.checksum = Some(value.clone()),
             "ca_file" => options.ca_file = Some(value.into()),
             "path_style" => {
@@ -271,6 +279,28 @@ mod tests {
         ] {
             assert!(resolved(&[(key, value)], &StoreOptions::default()).err().unwrap().contains(word), "{key}");
         }
+    }
+
+    #[test]
+    fn the_profile_of_an_address_wins_over_the_keys_of_the_options() {
+        let secret = |text: &str| Some(terms::Secret::new(text.to_owned()));
+        let options = StoreOptions {
+            access_key_id: secret("A"),
+            secret_access_key: secret("s"),
+            session_token: secret("t"),
+            renew: Some(crate::Renew::new(|| None)),
+            profile: Some("mine".to_owned()),
+            ..StoreOptions::default()
+        };
+        let of = |settings: &[(&str, &str)]| {
+            let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            merged(&BucketAddress { settings, ..BucketAddress::default() }, &options).unwrap()
+        };
+        let other = of(&[("profile", "other")]);
+        assert_eq!(other.profile.as_deref(), Some("other"));
+        assert!(other.access_key_id.is_none() && other.secret_access_key.is_none() && other.session_token.is_none() && other.renew.is_none());
+        let same = of(&[("region", "x")]);
+        assert!(same.access_key_id.is_some() && same.secret_access_key.is_some() && same.session_token.is_some() && same.renew.is_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Asks the bucket itself, not its objects: signed with object_store's own signer, since object_store has no calls for this.
 
-use super::connect::Settings;
+use super::connect::{STALL_SECONDS_MAX, Settings};
 use super::put::{RETRY_SECONDS_MAX, pause};
 use super::tap::{Tap, md5_of_bytes};
 use super::trouble::Trouble;
@@ -129,6 +129,11 @@ impl Control {
         self.base.split_once("://").map_or(&self.base, |(_, place)| place)
     }
 
+    /// Who answers for the bucket.
+    pub(super) fn host(&self) -> Option<String> {
+        self.base.parse::<http::Uri>().ok()?.host().map(str::to_owned)
+    }
+
     /// Sends, again while that may help. The error means that nobody answered; a refusal is an answer.
     pub(crate) async fn send(&self, ask: &Ask<'_>) -> Result<Answered, StoreError> {
         let headers = ask.headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -150,7 +155,7 @@ impl Control {
                 Ok(Err(trouble)) => trouble,
                 Err(_) => Trouble::silent(limit),
             };
-            if !trouble.may_pass() || self.is_spent(call, &trouble, tries, begun.elapsed()) {
+            if !trouble.may_pass() || is_spent(&self.tap, call, &trouble, tries, begun.elapsed()) {
                 // A server that fails each time at this one question may do so for good: that, too, is an answer.
                 let asked = if call.path.is_empty() { call.query } else { call.path };
                 return if trouble.is_answer() { Ok(Err(trouble)) } else { Err(trouble.of_store(&self.address, "ask", asked)) };
@@ -158,18 +163,6 @@ impl Control {
             tokio::time::sleep(pause(tries)).await;
         }
         unreachable!("the loop ends by itself")
-    }
-
-    fn is_spent(&self, call: &Call<'_>, trouble: &Trouble, tries: u32, waited: Duration) -> bool {
-        let seconds = match trouble.is_busy() {
-            true => BUSY_SECONDS_MAX,
-            // A conflict is the answer of a server that works, and lasts where it is no race.
-            false if trouble.is_conflict() || (trouble.never_left() && self.tap.is_gone(RETRY_SECONDS_MAX)) => 0,
-            false => call.patience.seconds(),
-        };
-        // Each attempt at what is copied may last as long as the copying: there time alone counts.
-        let has_tried = tries >= ATTEMPTS || (call.copied_bytes > 0 && seconds > 0);
-        has_tried && waited.as_secs() >= seconds
     }
 
     async fn attempt(&self, call: &Call<'_>) -> Result<Reply, Trouble> {
@@ -210,6 +203,20 @@ impl Control {
             false => Err(Trouble::answered(status, &String::from_utf8_lossy(&body))),
         }
     }
+}
+
+/// Whether no further attempt begins.
+fn is_spent(tap: &Tap, call: &Call<'_>, trouble: &Trouble, tries: u32, waited: Duration) -> bool {
+    let seconds = match trouble.is_busy() {
+        true => BUSY_SECONDS_MAX,
+        // A conflict is the answer of a server that works, and lasts where it is no race.
+        false if trouble.is_conflict() || (trouble.never_left() && tap.is_gone(RETRY_SECONDS_MAX)) => 0,
+        false => call.patience.seconds(),
+    };
+    // Each attempt at what is copied may last as long as the copying: there time alone counts, and so it does where two reads stood still.
+    let has_stood = call.patience == Patience::Reading && waited.as_secs() >= 2 * STALL_SECONDS_MAX;
+    let has_tried = tries >= ATTEMPTS || has_stood || (call.copied_bytes > 0 && seconds > 0);
+    has_tried && waited.as_secs() >= seconds
 }
 
 /// A request with a body of any bytes.
@@ -253,4 +260,24 @@ fn set(to: &mut HeaderMap, headers: &[(&str, &str)]) -> Result<(), Trouble> {
         to.insert(name, HeaderValue::from_str(value).map_err(|_| Trouble::ours("a header holds what no header can"))?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_of_a_store_that_stands_still_ends_after_two_reads_and_waits_for_a_busy_one() {
+        let tap = Tap::new(None, false);
+        let spent = |patience, trouble: &Trouble, tries, seconds| {
+            is_spent(&tap, &Call { patience, ..Call::default() }, trouble, tries, Duration::from_secs(seconds))
+        };
+        let silent = Trouble::silent(STALL_SECONDS_MAX);
+        assert!(!spent(Patience::Reading, &silent, 1, STALL_SECONDS_MAX));
+        assert!(spent(Patience::Reading, &silent, 2, 2 * STALL_SECONDS_MAX));
+        assert!(spent(Patience::Reading, &silent, 1, CALL_SECONDS_MAX));
+        assert!(!spent(Patience::Whole, &silent, 2, 2 * STALL_SECONDS_MAX));
+        let busy = Trouble::answered(503, "<Error><Code>SlowDown</Code></Error>");
+        assert!(!spent(Patience::Reading, &busy, 9, CALL_SECONDS_MAX));
+    }
 }

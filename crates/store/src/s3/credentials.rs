@@ -13,6 +13,10 @@ use tokio::sync::Mutex;
 
 /// How long a key is used before it is looked at again where it came from.
 const USED_FOR: Duration = Duration::from_secs(3);
+/// Who did not look for so long looks twice, lest a request is made with a key that was replaced in the meantime.
+const LONG_AGO: Duration = Duration::from_secs(60);
+/// Files that are written one by one are written within this.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 
 /// What was found before asking the machine.
 #[derive(Debug, Default)]
@@ -43,6 +47,8 @@ impl Keys {
 pub(super) struct Renewed {
     options: StoreOptions,
     used_for: Duration,
+    long_ago: Duration,
+    looks_apart: Duration,
     kept: Mutex<Kept>,
 }
 
@@ -57,7 +63,16 @@ struct Kept {
 impl Renewed {
     pub(super) fn new(options: StoreOptions, keys: &Keys) -> Self {
         let kept = Kept { credential: Arc::new(keys.credential()), looked: Instant::now(), seen: None };
-        Self { options, used_for: USED_FOR, kept: Mutex::new(kept) }
+        Self { options, used_for: USED_FOR, long_ago: LONG_AGO, looks_apart: LOOKS_APART, kept: Mutex::new(kept) }
+    }
+
+    async fn look(&self, kept: &mut Kept) {
+        let now = self.read().await.filter(|now| *now != *kept.credential);
+        kept.looked = Instant::now();
+        match now {
+            Some(now) if kept.seen.as_ref() == Some(&now) => (kept.credential, kept.seen) = (Arc::new(now), None),
+            now => kept.seen = now,
+        }
     }
 
     /// What is there now; `None` while that cannot be read.
@@ -80,12 +95,12 @@ impl CredentialProvider for Renewed {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         // Held while reading, so that many requests at once read once.
         let mut kept = self.kept.lock().await;
-        if kept.looked.elapsed() >= self.used_for {
-            let now = self.read().await.filter(|now| *now != *kept.credential);
-            kept.looked = Instant::now();
-            match now {
-                Some(now) if kept.seen.as_ref() == Some(&now) => (kept.credential, kept.seen) = (Arc::new(now), None),
-                now => kept.seen = now,
+        let since = kept.looked.elapsed();
+        if since >= self.used_for {
+            self.look(&mut kept).await;
+            if since >= self.long_ago && kept.seen.is_some() {
+                tokio::time::sleep(self.looks_apart).await;
+                self.look(&mut kept).await;
             }
         }
         Ok(Arc::clone(&kept.credential))
@@ -280,6 +295,10 @@ mod tests {
             used.push(provider.get_credential().await.unwrap().secret_key.clone());
         }
         assert_eq!(used, ["a", "a", "a", "a", "a", "b"]);
+        // Who asks rarely looks twice at once.
+        let rarely = Renewed { long_ago: Duration::ZERO, looks_apart: Duration::ZERO, ..provider };
+        std::fs::write(&file.0, "c").unwrap();
+        assert_eq!(rarely.get_credential().await.unwrap().secret_key, "c");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Pages of S3 are read here: object_store fails at a page that holds a key with an empty part, a dot or a control character, and whoever
 //! may write one such key could keep everybody from listing the folder.
 
-use super::page::{Entry as Listed, Page as Answer};
+use super::page::{ENCODED, Entry as Listed, Page as Answer, plain};
 use super::trouble::LIST;
 use super::{Ask, CloudKind, Inner, Patience, versions};
 use crate::address::folder_prefix;
@@ -205,6 +205,7 @@ impl Inner {
         let parameters = [
             ("continuation-token", token),
             ("delimiter", by_level.then_some("/")),
+            (ENCODED.0, Some(ENCODED.1)),
             ("list-type", Some("2")),
             ("prefix", Some(prefix).filter(|prefix| !prefix.is_empty())),
             ("start-after", start),
@@ -212,8 +213,9 @@ impl Inner {
         let given: Vec<(&str, &str)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let query = versions::query(&given);
         let text = self.ask(LIST, folder, &Ask { method: "GET", query: &query, patience: Patience::Reading, ..Ask::default() }).await?;
-        let page: Answer = quick_xml::de::from_str(&text).map_err(|error| self.no_sense(folder, &error))?;
-        let next = match (page.is_truncated, page.token.filter(|token| !token.is_empty())) {
+        let page = Answer::read(&text).map_err(|why| self.no_sense(folder, &why))?;
+        let (goes_on, is_encoded) = (page.goes_on(), page.is_encoded());
+        let next = match (goes_on, page.token) {
             (true, None) => return Err(self.no_sense(folder, &"it is cut off and names no place to go on")),
             (true, token) => token,
             (false, _) => None,
@@ -224,12 +226,15 @@ impl Inner {
                 // What SeaweedFS leaves of a folder whose last object was removed.
                 Listed::Contents(listed) if listed.bytes == 0 && listed.etag.trim_matches('"').is_empty() => {}
                 Listed::Contents(listed) => {
-                    let Some(path) = self.below(&listed.key) else { continue };
+                    let Some(path) = plain(&listed.key, is_encoded).and_then(|key| self.below(&key)) else { continue };
                     let time = listed.modified.parse::<Timestamp>();
                     let modified = time.map_err(|_| self.no_sense(folder, &format!("the time of {path} is {:?}", listed.modified)))?;
                     found.objects.push(ObjectInfo { path, bytes: listed.bytes, modified, version: self.version(Some(listed.etag)) });
                 }
-                Listed::CommonPrefixes(folder) => found.folders.extend(folder_name(prefix, &folder.prefix)),
+                Listed::CommonPrefixes(folder) => {
+                    let whole = plain(&folder.prefix, is_encoded);
+                    found.folders.extend(whole.and_then(|whole| folder_name(prefix, &whole)));
+                }
                 Listed::Version(_) | Listed::DeleteMarker(_) | Listed::Other => {}
             }
         }

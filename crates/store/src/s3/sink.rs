@@ -1,6 +1,7 @@
 //! A large object on its way to a bucket: one put while it is small, parts under way in the background when it grows.
 
 use super::put::{CONNECT_ATTEMPTS, pause};
+use super::tap::Tap;
 use super::trouble::Trouble;
 use super::{BUSY_SECONDS_MAX, BYTES_PER_SECOND_MIN, CALL_SECONDS_MAX, Inner};
 use crate::pending::Ticket;
@@ -25,7 +26,7 @@ const PARTS_AT_ONCE: usize = 4;
 const PART_ATTEMPTS: u32 = 6;
 /// An object that takes hours outlives a store that is away for so long; after that no further attempt begins.
 const AWAY_SECONDS_MAX: u64 = 300;
-/// No new attempt to complete an upload begins after this long.
+/// No new attempt to complete an upload begins after this long, where a server answers.
 const COMPLETE_SECONDS_MAX: u64 = 60;
 /// How many of the last bytes are compared when the answer to the completion was lost.
 const TAIL_BYTES: u64 = 4096;
@@ -304,7 +305,7 @@ impl Upload {
                     if trouble.is_unknown_header() && self.inner.tap.complete_unconditionally() {
                         continue;
                     }
-                    let budget = if trouble.is_busy() { BUSY_SECONDS_MAX } else { COMPLETE_SECONDS_MAX };
+                    let budget = complete_seconds(&trouble, &self.inner.tap);
                     let again = trouble.may_pass() && !trouble.is_conflict() && begun.elapsed().as_secs() < budget;
                     (self.inner.fail("write", self.path.as_str(), &trouble), again)
                 }
@@ -342,6 +343,16 @@ impl Upload {
     }
 }
 
+/// For how long the completion of an upload is attempted again, by what went wrong last.
+fn complete_seconds(trouble: &Trouble, tap: &Tap) -> u64 {
+    let is_away = trouble.never_left() && !tap.is_gone(AWAY_SECONDS_MAX);
+    match (trouble.is_busy(), is_away) {
+        (true, _) => BUSY_SECONDS_MAX,
+        (false, true) => AWAY_SECONDS_MAX,
+        (false, false) => COMPLETE_SECONDS_MAX,
+    }
+}
+
 fn take(parts: &mut [Option<PartId>], done: Option<Result<(usize, PartId), StoreError>>) -> Result<(), StoreError> {
     if let Some(done) = done {
         let (index, part) = done?;
@@ -356,4 +367,23 @@ fn exists(inner: &Inner, path: &ObjectPath) -> StoreError {
 
 fn failed(inner: &Inner, path: &ObjectPath, why: &str) -> StoreError {
     StoreError::Failed { store: inner.address.clone(), operation: "write", path: path.to_string(), why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::client::{HttpError, HttpErrorKind, HttpResponse};
+
+    #[test]
+    fn a_completion_waits_as_long_for_a_store_that_is_away_as_its_parts_do() {
+        let refused = || HttpError::new(HttpErrorKind::Connect, std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let tap = Tap::new(None, false);
+        assert_eq!(complete_seconds(&Trouble::transport(refused()), &tap), COMPLETE_SECONDS_MAX, "nobody ever answered there");
+        tap.note(&Ok(HttpResponse::new(Bytes::new().into())));
+        tap.note(&Err(refused()));
+        assert_eq!(complete_seconds(&Trouble::transport(refused()), &tap), AWAY_SECONDS_MAX);
+        assert_eq!(complete_seconds(&Trouble::silent(5), &tap), COMPLETE_SECONDS_MAX, "it was connected to");
+        let busy = "<Error><Code>SlowDown</Code></Error>";
+        assert_eq!(complete_seconds(&Trouble::answered(503, busy), &tap), BUSY_SECONDS_MAX);
+    }
 }

@@ -30,6 +30,8 @@ pub(super) struct Tap {
     skew: AtomicI64,
     /// What locks new objects, where they are to be locked; known when the credentials are.
     pub(super) locking: OnceLock<Locking>,
+    /// The bucket's host. What others answer, such as whoever gives keys, says nothing of the store; unset: whoever answers is the store.
+    pub(super) host: OnceLock<String>,
     contact: Mutex<Contact>,
 }
 
@@ -50,6 +52,7 @@ impl Tap {
             sends_md5,
             skew: AtomicI64::new(UNSEEN),
             locking: OnceLock::new(),
+            host: OnceLock::new(),
             contact: Mutex::default(),
         })
     }
@@ -84,6 +87,10 @@ impl Tap {
     /// Whether the completion of an upload refuses to overwrite, as far as this side is concerned.
     pub(super) fn completes_conditionally(&self) -> bool {
         self.condition.is_some() && !self.is_unconditional.load(Ordering::Relaxed)
+    }
+
+    fn is_for_store(&self, request: &HttpRequest) -> bool {
+        self.host.get().is_none_or(|host| request.uri().host().is_some_and(|asked| asked.eq_ignore_ascii_case(host)))
     }
 
     fn prepare(&self, request: &mut HttpRequest) {
@@ -164,10 +171,13 @@ impl HttpService for Service {
         if let Some(locking) = self.tap.locking.get() {
             locking.dress(&mut request).await?;
         }
+        let is_for_store = self.tap.is_for_store(&request);
         let mut outcome = self.inner.execute(request).await;
-        self.tap.note(&outcome);
-        if let Ok(answer) = &mut outcome {
-            self.tap.keep(answer);
+        if is_for_store {
+            self.tap.note(&outcome);
+            if let Ok(answer) = &mut outcome {
+                self.tap.keep(answer);
+            }
         }
         outcome
     }
@@ -204,6 +214,33 @@ mod tests {
         tap.note(&Ok(HttpResponse::new(bytes::Bytes::new().into())));
         tap.note(&refused());
         assert!(!tap.is_gone(60) && tap.is_gone(0));
+    }
+
+    #[derive(Debug)]
+    struct Answers;
+
+    #[async_trait]
+    impl HttpService for Answers {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            Ok(HttpResponse::new(bytes::Bytes::new().into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_keys_is_not_the_store() {
+        let tap = Tap::new(None, false);
+        tap.host.set("b.s3.eu-central-1.amazonaws.com".to_owned()).unwrap();
+        let service = Service { inner: HttpClient::new(Answers), tap: Arc::clone(&tap) };
+        for (uri, is_gone) in [
+            ("http://169.254.169.254/latest/api/token", true),
+            ("https://sts.eu-central-1.amazonaws.com/", true),
+            ("https://B.s3.eu-central-1.amazonaws.com/key", false),
+        ] {
+            let mut request = HttpRequest::new(HttpRequestBody::from(Vec::<u8>::new()));
+            *request.uri_mut() = uri.parse().unwrap();
+            service.call(request).await.unwrap();
+            assert_eq!(tap.is_gone(60), is_gone, "{uri}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The versions that a bucket keeps of its objects (`ListObjectVersions`, Amazon S3 API Reference).
 
-use super::page::{Entry, Folder, Page};
+use super::page::{ENCODED, Entry, Folder, Listed, Page, plain};
 use super::trouble::LIST;
 use super::{Answered, Ask, Inner, S3};
 use crate::{LockMode, ObjectPath, ObjectVersion, StoreError, Versions};
@@ -72,9 +72,10 @@ type Next = Option<(String, String)>;
 
 impl S3 {
     /// One page of what the bucket keeps below a prefix, as the server orders it: by key, the newest first; folders by their full prefix.
+    /// What has no key that can be read is nobody's here, and left out.
     async fn page(&self, raw_prefix: &str, by_level: bool, from: &Next) -> Result<(Vec<Entry>, Next), StoreError> {
         let inner = &*self.inner;
-        let mut query = vec![("versions", ""), ("prefix", raw_prefix)];
+        let mut query = vec![("versions", ""), ("prefix", raw_prefix), ENCODED];
         if by_level {
             query.push(("delimiter", "/"));
         }
@@ -92,8 +93,9 @@ impl S3 {
             path: raw_prefix.to_owned(),
             why: format!("the answer makes no sense: {e}"),
         };
-        let page: Page = quick_xml::de::from_str(&text).map_err(|e| wrong(&e))?;
-        let next = match (page.is_truncated, page.next_key) {
+        let page = Page::read(&text).map_err(|why| wrong(&why))?;
+        let (goes_on, is_encoded) = (page.goes_on(), page.is_encoded());
+        let next = match (goes_on, page.next_key.and_then(|key| plain(&key, is_encoded))) {
             (true, Some(key)) => Some((key, page.next_version.unwrap_or_default())),
             (true, None) => return Err(wrong(&"it is cut off and names no place to go on")),
             (false, _) => None,
@@ -102,7 +104,14 @@ impl S3 {
             // Asked for ever, or taken for whole: neither.
             return Err(wrong(&"it says that there is more, and goes on where it began"));
         }
-        Ok((page.entries, next))
+        let listed = |listed: Listed| plain(&listed.key, is_encoded).map(|key| Listed { key, ..listed });
+        let entry = |entry: Entry| match entry {
+            Entry::Version(version) => listed(version).map(Entry::Version),
+            Entry::DeleteMarker(removal) => listed(removal).map(Entry::DeleteMarker),
+            Entry::CommonPrefixes(folder) => plain(&folder.prefix, is_encoded).map(|prefix| Entry::CommonPrefixes(Folder { prefix })),
+            Entry::Contents(_) | Entry::Other => None,
+        };
+        Ok((page.entries.into_iter().filter_map(entry).collect(), next))
     }
 
     /// A version or a removal, unless it is no object's that Bowline wrote.

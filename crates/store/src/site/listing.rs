@@ -7,9 +7,8 @@ use super::pace::Pace;
 use super::part::Part;
 use super::sort::Sorter;
 use crate::StoreError;
-use crate::address::decode;
 use crate::bucket::encoded;
-use crate::s3::page::{Entry, Page};
+use crate::s3::page::{self as answer, Entry, Page};
 use crate::s3::{Call, Patience};
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use std::io;
@@ -220,13 +219,10 @@ async fn page(site: &BucketSite, what: What, prefix: &str, by_level: bool, from:
     let reply = site.control.exchange(&Call { method: "GET", query: &query.join("&"), patience, ..Call::default() }).await?;
     let reply = reply.map_err(|trouble| site.fail("list", prefix, &trouble))?;
     let wrong = |why: &dyn std::fmt::Display| site.failed("list", prefix, &format!("the answer makes no sense: {why}"));
-    let page: Page = quick_xml::de::from_str(&String::from_utf8_lossy(&reply.body)).map_err(|e| wrong(&e))?;
-    let is_encoded = page.encoding.as_deref() == Some("url");
-    let plain = |text: &str| match is_encoded {
-        true => decode(&text.replace('+', " ")).ok_or_else(|| wrong(&"a key holds a broken %-code")),
-        false => Ok(text.to_owned()),
-    };
-    let next = match (page.is_truncated, what) {
+    let page = Page::read(&String::from_utf8_lossy(&reply.body)).map_err(|why| wrong(&why))?;
+    let is_encoded = page.is_encoded();
+    let plain = |text: &str| answer::plain(text, is_encoded).ok_or_else(|| wrong(&"a key holds a broken %-code"));
+    let next = match (page.goes_on(), what) {
         (false, _) => None,
         (true, What::Current) => {
             Some(format!("continuation-token={}", encoded(page.token.as_deref().ok_or_else(|| wrong(&"it names no place to go on"))?)))

@@ -151,7 +151,7 @@ fn snapshots_go_with_the_backups_that_needed_them_and_what_is_promised_comes_bac
     let listing = fs::read_to_string(listing).expect("a listing").replace(&seventh, forged);
     fs::create_dir(packages(forged)).expect("a folder");
     fs::write(packages(forged).join("backup.json"), with_digest(&listing)).expect("forge");
-    let text = bowline.fails(&["expire", "--yes"], 6, "backup-unproven");
+    let text = bowline.fails(&["expire", "--dry-run"], 6, "backup-unproven");
     assert!(text.contains(&format!("packages/{forged}:")), "{text}");
     fs::remove_dir_all(packages(forged)).expect("remove");
 
