@@ -1,6 +1,7 @@
 //! What retention lets go goes late, in order, and leaves what stays whole: with real backups and their log.
 
 use nix::sys::signal::Signal;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 use testkit::bowline::{files_below, wait, with_digest};
@@ -56,6 +57,11 @@ fn what_expires_goes_after_its_grace_and_what_stays_restores() {
         std::fs::write(folder(forged).join("backup.json"), with_digest(&listing.replace(&ids[4], forged))).expect("write");
         if has_manifest {
             std::fs::copy(folder(&ids[4]).join("manifest"), folder(forged).join("manifest")).expect("copy");
+        }
+        // As the repository's own user has written it.
+        let owner = std::fs::metadata(folder(&ids[4])).expect("a folder");
+        for path in files_below(&folder(forged)).into_iter().chain([folder(forged)]) {
+            std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).expect("own");
         }
     };
     for has_manifest in [false, true] {
