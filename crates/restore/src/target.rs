@@ -243,11 +243,14 @@ pub fn linked_wal(data_dir: &Path) -> Option<PathBuf> {
 
 /// Makes a file that is certainly new: what bears its name goes first, and a link is not followed.
 pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-        _ => {}
+    let make = || OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    match make() {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            make()
+        }
+        made => made,
     }
-    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Renames `path` to a name that says when it was put aside.
