@@ -9,7 +9,7 @@ use pg::{Owner, owner_of, server_running_in, survivors_in};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use terms::Timestamp;
@@ -148,8 +148,8 @@ impl Target {
         if !self.data_dir.exists() {
             self.make_dir(&self.data_dir)?;
         } else {
-            chown(&self.data_dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &self.data_dir))?;
-            fs::set_permissions(&self.data_dir, fs::Permissions::from_mode(0o700)).map_err(RestoreError::file("set the mode of", &self.data_dir))?;
+            let opened = self.own_dir(&self.data_dir, false)?;
+            opened.set_permissions(fs::Permissions::from_mode(0o700)).map_err(RestoreError::file("set the mode of", &self.data_dir))?;
         }
         Ok(())
     }
@@ -207,23 +207,37 @@ impl Target {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(RestoreError::file("create", path)(e)),
             _ => {}
         }
+        self.own_dir(path, false).map(drop)
+    }
+
+    /// Opens a directory that is the owner's or becomes it, for what else is to be done to it: by what is opened and not by its name, which may
+    /// be another's a moment later. One that is neither his nor root's is refused. Where a link is followed, it must be his already: his link
+    /// would have root give away whatever it leads to.
+    pub(crate) fn own_dir(&self, path: &Path, follows: bool) -> Result<File, RestoreError> {
         let unusable = |why: String| RestoreError::Target {
             path: path.to_owned(),
             why,
             hint: "See who put it there, and move it away; then run the restore again.".into(),
         };
-        // By what is opened and not by its name, which may be another's a moment later.
-        let opened = match OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path) {
-            Err(_) if fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()) => {
+        let open = |flags| OpenOptions::new().read(true).custom_flags(O_DIRECTORY | flags).open(path);
+        let is_there = fs::symlink_metadata(path);
+        let (opened, is_link) = match open(O_NOFOLLOW) {
+            Err(_) if follows && is_there.as_ref().is_ok_and(fs::Metadata::is_symlink) => (open(0), true),
+            Err(_) if is_there.as_ref().is_ok_and(|there| !there.is_dir()) => {
                 return Err(unusable("It is a link or a file, and must be a directory of this restore's own.".into()));
             }
-            opened => opened.map_err(RestoreError::file("open", path))?,
+            opened => (opened, false),
         };
+        let opened = opened.map_err(RestoreError::file("open", path))?;
         let there = opened.metadata().map_err(RestoreError::file("look at", path))?;
+        let Owner { uid, gid } = self.owner;
         match there.uid() {
-            uid if uid == self.owner.uid => Ok(()),
-            0 => fchown(&opened, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", path)),
-            uid => Err(unusable(format!("It belongs to user {uid}, and the cluster to user {}.", self.owner.uid))),
+            found if found == uid && there.gid() == gid => Ok(opened),
+            found if found == uid || (found == 0 && !is_link) => {
+                fchown(&opened, Some(uid), Some(gid)).map_err(RestoreError::file("own", path))?;
+                Ok(opened)
+            }
+            found => Err(unusable(format!("It belongs to user {found}, and the cluster to user {uid}."))),
         }
     }
 }
@@ -328,7 +342,7 @@ fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{chown, symlink};
     use std::process::{Command, Stdio};
 
     #[test]
@@ -421,6 +435,30 @@ mod tests {
         fs::remove_file(&wal).unwrap();
         fs::write(&wal, "").unwrap();
         target.make_dir(&wal).unwrap_err();
+    }
+
+    #[test]
+    fn a_directory_is_the_owners_by_what_it_is_and_not_by_what_a_link_of_his_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, place, elsewhere) = (target(dir.path()), dir.path().join("place"), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, &place).unwrap();
+        let refused = target.own_dir(&place, false).unwrap_err();
+        assert!(matches!(&refused, RestoreError::Target { path, .. } if *path == place), "{refused}");
+        target.own_dir(&place, true).unwrap();
+        symlink(&elsewhere, &target.data_dir).unwrap();
+        target.prepare(None).unwrap_err();
+        if geteuid().is_root() {
+            // Of nobody's: what is root's behind his link is not given to him, and what is somebody else's not in any case.
+            let nobodys = Target { owner: Owner { uid: 65_534, gid: 65_534 }, ..target };
+            nobodys.own_dir(&place, true).unwrap_err();
+            assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);
+            nobodys.own_dir(&elsewhere, false).unwrap();
+            assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 65_534);
+            nobodys.own_dir(&place, true).unwrap();
+            chown(&elsewhere, Some(65_533), None).unwrap();
+            nobodys.own_dir(&elsewhere, false).unwrap_err();
+        }
     }
 
     #[test]
