@@ -112,6 +112,8 @@ struct Found<'f> {
     is_patronis: bool,
     is_to_be_stopped: bool,
     is_to_be_started: bool,
+    /// By a run before this one.
+    is_begun: bool,
 }
 
 /// Refuses a restore in place that could not stop the server, or not start it again, before the service is stopped for it.
@@ -129,6 +131,7 @@ pub fn refuse_powerless(target: &Target, options: &RescueOptions, journal: &Jour
             is_patronis: is_old || unit.as_ref().is_some_and(|unit| unit.starts_with("patroni")),
             is_to_be_stopped: running.is_some(),
             is_to_be_started: options.starts && journal.stage < Stage::ServerStarted,
+            is_begun: journal.stage > Stage::Begun,
         },
         &options.commands,
         geteuid().is_root(),
@@ -147,13 +150,14 @@ fn judge(found: &Found<'_>, commands: &Commands, is_root: bool, is_allowed: &dyn
         return Ok(());
     }
     let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| format!("#{}", geteuid()), |user| user.name);
-    Err(RescueError::Powerless { unit: unit.to_owned(), user })
+    Err(RescueError::Powerless { unit: unit.to_owned(), user, is_begun: found.is_begun })
 }
 
 /// Whether sudo lets this user do it without a password; asking runs nothing.
 fn is_allowed(verb: &str, unit: &str) -> bool {
     let mut asked = Command::new("sudo");
-    asked.args(["-n", "-l", "systemctl", verb, unit]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A ticket that somebody's password bought (-k: not heeded) is over before the restore has come to it.
+    asked.args(["-n", "-k", "-l", "systemctl", verb, unit]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     asked.status().is_ok_and(|status| status.success())
 }
 
@@ -174,7 +178,7 @@ mod tests {
     use terms::Explain;
 
     fn found(unit: Option<&str>) -> Found<'_> {
-        Found { data_dir: Path::new("/srv/pg"), unit, is_patronis: false, is_to_be_stopped: true, is_to_be_started: true }
+        Found { data_dir: Path::new("/srv/pg"), unit, is_patronis: false, is_to_be_stopped: true, is_to_be_started: true, is_begun: false }
     }
 
     fn configured() -> Commands {
@@ -197,6 +201,9 @@ mod tests {
             assert!(matches!(error, RescueError::Powerless { .. }), "{error}");
             let hint = error.hint();
             assert!(hint.contains("NOPASSWD: /usr/bin/systemctl stop postgresql@18-main.service, /usr/bin/systemctl start"), "{hint}");
+            assert!(hint.contains("as root") && hint.contains("polkit"), "{hint}");
+            let begun = judge(&Found { is_begun: true, ..found(pg) }, &none, false, may).unwrap_err().hint();
+            assert!(begun.contains("the user who began it") && !begun.contains("as root"), "{begun}");
         }
         // A run that goes on after somebody stopped it by hand.
         let stopped = Found { is_to_be_stopped: false, ..found(pg) };
@@ -218,6 +225,8 @@ mod tests {
         let hint = |what| RescueError::Hook { what, command: "systemctl".into(), status: "exit status: 1".into(), said: String::new() }.hint();
         for what in ["stop PostgreSQL", "start PostgreSQL"] {
             assert!(hint(what).contains("[postgres] stop and start") && !hint(what).contains("--no-service"), "{}", hint(what));
+            // Root does not go on with what another user began.
+            assert!(hint(what).contains("the user who began it") && !hint(what).contains("as root"), "{}", hint(what));
         }
         assert!(hint("stop the service").contains("--no-service"));
     }

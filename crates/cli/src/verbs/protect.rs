@@ -12,9 +12,8 @@ use pg::{CONTROL_FILE, ControlFile, Replication, Sql, TimelineHistory};
 use repo::{Coverage, Reader};
 use rescue::{Lent, Salvage};
 use restore::{Detour, RestorePlan};
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -225,8 +224,7 @@ impl Protector<'_> {
         let path = self.side_dir.join("receiver.log");
         let cannot =
             |e: std::io::Error| Fault::of("no-receiver", Class::Refused, "cannot start a WAL receiver", format!("{}: {e}.", path.display()), "");
-        // Through a link of the cluster's owner root would write elsewhere.
-        let log = File::options().create(true).append(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path).map_err(cannot)?;
+        let log = pg::append_as_owners(&path, pg::owner_of(&self.data_dir)?).map_err(cannot)?;
         let child = beside::receiver(self.common, log).map_err(cannot)?;
         self.printer.tell(Event::Noticed {
             what: format!(
