@@ -79,5 +79,5 @@ pub use supervisor::systemd_unit_of;
 pub use sync_names::{Method, Rank, SyncNames, SyncNamesError};
 pub use synchronous::{CommitLevel, LevelOverride, SyncFacts, SyncStandby};
 pub use tar::{TarEntry, TarItem, TarKind, TarReader};
-pub use told_timeline::is_told_its_timeline;
+pub use told_timeline::{data_directory_in, is_told_its_timeline};
 pub use wire::{Identity, Replication, SlotCreated, SlotPosition};
