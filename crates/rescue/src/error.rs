@@ -191,11 +191,12 @@ impl Explain for RescueError {
                      {user} do it, \"systemctl stop {unit}\" and \"systemctl start {unit}\", which are run as they are."
                 )
             }
-            Self::UnderPatroni { .. } => {
+            Self::UnderPatroni { data_dir } => format!(
                 "Pause it (patronictl pause), stop PostgreSQL on the other members, let [postgres] stop and start name pg_ctl's commands for this one, restore, \
-                 then patronictl resume and reinit the others: docs/restore.md, \"Under Patroni, or with standbys\"."
-                    .into()
-            }
+                 then patronictl resume and reinit the others: docs/restore.md, \"Under Patroni, or with standbys\". Where Patroni manages this cluster no \
+                 more, remove patroni.dynamic.json from {}.",
+                data_dir.display()
+            ),
             Self::Unproven { .. } => {
                 "The old data and the service are as they were set aside; nothing serves what did not pass. Restore to another instant with --anew, \
                  or go on as it is with --validate none."

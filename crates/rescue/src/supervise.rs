@@ -6,7 +6,7 @@ use crate::server::SERVER_LIMIT;
 use crate::{Commands, RescueError, RescueOptions, hooks};
 use nix::unistd::{User, geteuid};
 use pg::{is_ready_by, pid_file_text, server_running_in, systemd_unit_of};
-use restore::Target;
+use restore::{Target, UNFINISHED};
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -123,7 +123,7 @@ pub fn refuse_powerless(target: &Target, options: &RescueOptions, journal: &Jour
     }
     let running = target.running().filter(|_| journal.stage < Stage::ServerStopped);
     let unit = running.and_then(systemd_unit_of).or_else(|| journal.unit.clone());
-    let is_old = journal.stage < Stage::SetAside && target.data_dir.join(PATRONI_FILE).exists();
+    let is_old = journal.stage < Stage::SetAside && is_marked_by_patroni(&target.data_dir);
     judge(
         &Found {
             data_dir: &target.data_dir,
@@ -161,15 +161,20 @@ fn is_allowed(verb: &str, unit: &str) -> bool {
     asked.status().is_ok_and(|status| status.success())
 }
 
+/// Whether Patroni has managed the cluster there. Its file comes with every backup: in what a restore has half made it tells nothing of this host.
+fn is_marked_by_patroni(data_dir: &Path) -> bool {
+    data_dir.join(PATRONI_FILE).exists() && !data_dir.join(UNFINISHED).exists()
+}
+
 /// What somebody must know of the old server who restores over it; nothing where there is nothing to know.
 pub fn standing_of(target: &Target) -> Option<&'static str> {
-    let has = |name: &str| target.data_dir.join(name).exists();
-    if has(PATRONI_FILE) {
+    if is_marked_by_patroni(&target.data_dir) {
         return Some(
             "this cluster is Patroni's: it must be paused (patronictl pause) and the other members made anew afterwards, see docs/restore.md",
         );
     }
-    has("standby.signal").then_some("this is a standby: afterwards it is a primary of its own, and the one it followed goes on")
+    let is_standby = target.data_dir.join("standby.signal").exists();
+    is_standby.then_some("this is a standby: afterwards it is a primary of its own, and the one it followed goes on")
 }
 
 #[cfg(test)]
@@ -216,8 +221,18 @@ mod tests {
         let error = judge(&patronis, &Commands::default(), true, &|_, _| true).unwrap_err();
         assert!(matches!(error, RescueError::UnderPatroni { .. }) && error.hint().contains("patronictl pause"), "{error}");
         judge(&patronis, &configured(), true, &|_, _| false).unwrap();
+        assert!(error.hint().contains("remove patroni.dynamic.json from /srv/pg"), "{}", error.hint());
         // It was stopped, and is not to be started: nothing of Patroni's is touched.
         judge(&Found { is_to_be_stopped: false, is_to_be_started: false, ..patronis }, &Commands::default(), true, &|_, _| false).unwrap();
+    }
+
+    #[test]
+    fn what_a_restore_has_half_made_is_not_patronis() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(PATRONI_FILE), "{}").unwrap();
+        assert!(is_marked_by_patroni(dir.path()));
+        std::fs::write(dir.path().join(UNFINISHED), "an id").unwrap();
+        assert!(!is_marked_by_patroni(dir.path()));
     }
 
     #[test]
