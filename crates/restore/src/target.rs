@@ -64,8 +64,11 @@ impl Target {
             Err(e) if e.kind() == ErrorKind::NotFound => false,
             Err(e) => return Err(RestoreError::file("look at", data_dir)(e)),
         };
-        let owner =
-            if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
+        let owner = if geteuid().is_root() {
+            future_owner(data_dir, &side_dir)?
+        } else {
+            Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+        };
         Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir, sockets: "/tmp".into(), occupied })
     }
 
@@ -167,7 +170,11 @@ impl Target {
         }
         // These are each thread's own (setfsuid(2), and setgroups(2) as the system call that it is), and end with it.
         let lowered = || -> io::Result<T> {
-            rustix::thread::set_thread_groups(&[])?;
+            match rustix::thread::set_thread_groups(&[]) {
+                // Root without this right, as in a container, has no other groups to lose either.
+                Ok(()) | Err(rustix::io::Errno::PERM) => {}
+                Err(why) => return Err(why.into()),
+            }
             setfsgid(Gid::from_raw(gid));
             setfsuid(Uid::from_raw(uid));
             // It says what was, not whether it did anything.
@@ -322,9 +329,10 @@ pub(crate) fn stays(name: &std::ffi::OsStr) -> bool {
     name == "lost+found" || name == UNFINISHED || name.to_string_lossy().starts_with(pg::rules::BEFORE)
 }
 
-/// As root: the owner of what is there or of the folder around it, unless that is root; else the user postgres.
-fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
-    for place in [Some(data_dir), data_dir.parent()].into_iter().flatten() {
+/// As root: the owner of what is there, of the directory beside it or of the folder around it, unless that is root; else the user postgres. What
+/// a restore leaves that is killed after the old data went aside is beside it, and nowhere else.
+fn future_owner(data_dir: &Path, side_dir: &Path) -> Result<Owner, RestoreError> {
+    for place in [Some(data_dir), Some(side_dir), data_dir.parent()].into_iter().flatten() {
         if fs::metadata(place).is_ok_and(|m| m.uid() != 0) {
             return Ok(owner_of(place)?);
         }
@@ -416,6 +424,21 @@ mod tests {
         let owner = Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
         let side_dir = dir.join("data.bowline");
         Target { data_dir: dir.join("data"), owner, side_dir, sockets: "/tmp".into(), occupied: false }
+    }
+
+    #[test]
+    fn whose_a_cluster_is_outlives_a_kill_between_its_going_aside_and_the_new_directory() {
+        // Only root restores for somebody else.
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (data_dir, side_dir) = (dir.path().join("data"), dir.path().join("data.bowline"));
+        fs::create_dir(&side_dir).unwrap();
+        chown(&side_dir, Some(65_534), Some(65_534)).unwrap();
+        assert_eq!(Target::inspect(&data_dir).unwrap().owner.uid, 65_534, "nothing is there");
+        fs::create_dir(&data_dir).unwrap();
+        assert_eq!(Target::inspect(&data_dir).unwrap().owner.uid, 65_534, "it is root's still");
     }
 
     #[test]
