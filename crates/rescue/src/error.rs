@@ -51,6 +51,9 @@ pub enum RescueError {
     /// A command ended well and did not do what it is there for.
     #[error("the command that is to {what} PostgreSQL in {} did not", data_dir.display())]
     Unheeded { what: &'static str, command: String, data_dir: PathBuf, found: String },
+    /// A server came up, and did not stay.
+    #[error("PostgreSQL in {} was started and ended again", data_dir.display())]
+    Ended { command: String, data_dir: PathBuf, log: String },
     /// This user cannot have systemd stop or start the server.
     #[error("PostgreSQL runs in the systemd unit {unit}, which user {user} may not stop and start")]
     Powerless { unit: String, user: String, is_begun: bool },
@@ -92,6 +95,7 @@ impl Explain for RescueError {
             Self::Survivors { .. } => "server-survivors",
             Self::Restarted { .. } => "server-restarted",
             Self::Unheeded { .. } => "hook-unheeded",
+            Self::Ended { .. } => "server-ended",
             Self::Powerless { .. } => "unit-not-allowed",
             Self::UnderPatroni { .. } => "under-patroni",
             Self::Unproven { .. } => "restore-unproven",
@@ -110,7 +114,7 @@ impl Explain for RescueError {
             Self::Locked { .. } | Self::Survivors { .. } => Class::Held,
             Self::NoConfig { .. } => Class::Missing,
             Self::File { .. } | Self::Hook { .. } | Self::Unfinished { .. } | Self::NotOurs { .. } | Self::Restarted { .. } => Class::Refused,
-            Self::Unheeded { .. } | Self::Powerless { .. } | Self::UnderPatroni { .. } | Self::Foreign { .. } => Class::Refused,
+            Self::Unheeded { .. } | Self::Ended { .. } | Self::Powerless { .. } | Self::UnderPatroni { .. } | Self::Foreign { .. } => Class::Refused,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -138,6 +142,7 @@ impl Explain for RescueError {
             }
             Self::Restarted { pid, .. } => format!("Its process is {pid} now: whoever supervises it started it again."),
             Self::Unheeded { command, found, .. } => format!("{command:?} ended well. {found}."),
+            Self::Ended { command, .. } => format!("{command:?} ended well and a server came up, but it is gone again."),
             Self::Powerless { .. } => "Whoever is not root needs a word of root's for that. Nothing was touched.".into(),
             Self::UnderPatroni { .. } => {
                 "Patroni would promote another member as soon as this one stops, and then make this one a copy of that again: what was restored would be lost."
@@ -183,6 +188,7 @@ impl Explain for RescueError {
                 "Let [postgres] {what} name the command that does it (on Debian the unit of the cluster, such as postgresql@18-main, not postgresql), or \
                  {what} it by hand; then run the same restore again."
             ),
+            Self::Ended { log, .. } => format!("Its log says why: {log}. Put that right, then run the same restore again."),
             Self::Powerless { unit, user, is_begun } => {
                 let by_whom = if *is_begun { "Go on as the user who began it, where that is another" } else { "Run the restore as root" };
                 format!(

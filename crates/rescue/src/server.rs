@@ -2,7 +2,7 @@
 //! host reaches it.
 
 use crate::journal::Journal;
-use crate::supervise::Way;
+use crate::supervise::{GONE_FOR, Way};
 use crate::{RescueError, RescueOptions, Validation};
 use checks::{Outcome, Proof, Referred};
 use pg::{
@@ -95,7 +95,7 @@ pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Jo
     if way != Way::Itself {
         let (limit, before) = (options.commands.limit, pid_file_text(&target.data_dir));
         way.run("start PostgreSQL", limit.max(SERVER_LIMIT)).await?;
-        way.until_started(&target.data_dir, before, limit).await?;
+        way.until_started(&target.data_dir, before, limit, GONE_FOR).await?;
         return Ok(Started::Normally);
     }
     let settings = where_configured(target, journal)?;

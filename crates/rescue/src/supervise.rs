@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 /// Patroni's copy of its dynamic configuration, in every data directory that it manages.
 const PATRONI_FILE: &str = "patroni.dynamic.json";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a server that came up is gone before nobody is expected to start it again.
+pub(crate) const GONE_FOR: Duration = Duration::from_secs(5);
 
 /// How the server is stopped or started; prints as what is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,15 @@ impl Way {
         RescueError::Unheeded { what, command: self.to_string(), data_dir: data_dir.to_owned(), found }
     }
 
+    /// Where a server that was started this way says why it ended.
+    fn log_of(&self, data_dir: &Path) -> String {
+        let own = format!("{} or, on Debian, /var/log/postgresql", data_dir.join("log").display());
+        match self {
+            Self::Systemctl(words) => format!("journalctl -u {}, {own}", words.last().map_or("", String::as_str)),
+            Self::Command(_) | Self::Itself => own,
+        }
+    }
+
     /// A command that stops may return before the server has ended, or have stopped something else.
     pub(crate) async fn until_ended(&self, data_dir: &Path, pid: u32, limit: Duration) -> Result<(), RescueError> {
         let begun = Instant::now();
@@ -74,13 +85,30 @@ impl Way {
     }
 
     /// A command that starts may have started nothing, as Debian's umbrella unit does. `before` is what `postmaster.pid` said before it ran;
-    /// within `limit` a server must be there, which then has its own time to let connections in.
-    pub(crate) async fn until_started(&self, data_dir: &Path, before: Option<String>, limit: Duration) -> Result<(), RescueError> {
+    /// within `limit` a server must be there, which then has its own time to let connections in. One that came up and was gone again for
+    /// `gone_for` does not come back.
+    pub(crate) async fn until_started(
+        &self,
+        data_dir: &Path,
+        before: Option<String>,
+        limit: Duration,
+        gone_for: Duration,
+    ) -> Result<(), RescueError> {
         let begun = Instant::now();
+        let (mut was_there, mut gone): (bool, Option<Instant>) = (false, None);
         loop {
             let now = pid_file_text(data_dir).filter(|now| before.as_ref() != Some(now));
             if now.as_deref().is_some_and(is_ready_by) {
                 return Ok(());
+            }
+            was_there |= now.is_some();
+            if was_there && now.is_none() {
+                // Whoever supervises it may start it again at once.
+                if gone.get_or_insert_with(Instant::now).elapsed() > gone_for {
+                    return Err(RescueError::Ended { command: self.to_string(), data_dir: data_dir.to_owned(), log: self.log_of(data_dir) });
+                }
+            } else {
+                gone = None;
             }
             let (limit, found) = match now {
                 None => (limit, "No server runs there"),
@@ -251,13 +279,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let way = Way::Command("true".into());
         let limit = Duration::from_millis(1);
-        let error = way.until_started(dir.path(), None, limit).await.unwrap_err();
+        let error = way.until_started(dir.path(), None, limit, GONE_FOR).await.unwrap_err();
         assert!(error.detail().contains("\"true\"") && error.detail().contains("No server runs there"), "{}", error.detail());
         // What was there before it ran is no sign of it.
         let text = "42\n/data\n1700000000\n5432\n/tmp\n\n  123 4\nready   \n";
         std::fs::write(dir.path().join("postmaster.pid"), text).unwrap();
-        way.until_started(dir.path(), Some(text.into()), limit).await.unwrap_err();
-        way.until_started(dir.path(), None, limit).await.unwrap();
+        way.until_started(dir.path(), Some(text.into()), limit, GONE_FOR).await.unwrap_err();
+        way.until_started(dir.path(), None, limit, GONE_FOR).await.unwrap();
         way.until_ended(dir.path(), 42, limit).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_comes_up_and_ends_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("postmaster.pid");
+        std::fs::write(&pid_file, "42\n/data\n1700000000\n5432\n/tmp\n\n  123 4\nstarting\n").unwrap();
+        let way = Way::Systemctl(["systemctl", "start", "postgresql@18-main.service"].map(str::to_owned).into());
+        // It is looked at before the other comes to remove it.
+        let waits = way.until_started(dir.path(), None, Duration::from_secs(600), Duration::ZERO);
+        let (ended, ()) = tokio::join!(waits, async { std::fs::remove_file(&pid_file).unwrap() });
+        let error = ended.unwrap_err();
+        assert!(matches!(error, RescueError::Ended { .. }), "{error}");
+        assert!(error.hint().contains("journalctl -u postgresql@18-main.service"), "{}", error.hint());
     }
 }

@@ -156,9 +156,20 @@ impl Protector<'_> {
         Ok(backup::make(self.wiring, &BackupArgs::default(), Meanwhile::Wait, self.printer).await?.id)
     }
 
+    /// Whether this server answers on a socket of this host and works in the directory that was restored: then it needs no replication
+    /// connection to be known by.
+    async fn is_here(&self, sql: &Sql) -> bool {
+        let data_dir = sql.setting("data_directory").await.ok().flatten().filter(|_| sql.peer().address.starts_with('/'));
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        data_dir.and_then(|data_dir| real(Path::new(&data_dir))).is_some_and(|there| real(&self.data_dir) == Some(there))
+    }
+
     /// A connection string of several hosts, or a name that went over to another one, leads to a server that was not restored: of the same
     /// cluster, on a timeline of the same number perhaps, but by another way there.
     async fn refuse_another(&self, sql: &Sql) -> Result<(), Fault> {
+        if self.is_here(sql).await {
+            return Ok(());
+        }
         let Some(restored) = history_in(&self.data_dir) else { return Ok(()) };
         let timeline = restored.timeline();
         let mut connection = Replication::connect(&self.wiring.conninfo()?.only(&sql.peer().address)).await?;
