@@ -175,8 +175,14 @@ fn put_one(kept: &Path, original: &Path, gives_way: bool, now: Timestamp) -> io:
         fs::rename(original, aside)?;
     }
     // A link, which unlike a rename goes over nothing that somebody has put there meanwhile.
-    fs::hard_link(&new, original)?;
-    fs::remove_file(&new)?;
+    match fs::hard_link(&new, original) {
+        // Not every file system has them.
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => fs::rename(&new, original)?,
+        linked => {
+            linked?;
+            fs::remove_file(&new)?;
+        }
+    }
     let folder = original.parent().unwrap_or(Path::new("/"));
     File::open(folder)?.sync_all()?;
     Ok(fate)
