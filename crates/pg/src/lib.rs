@@ -66,7 +66,7 @@ pub use label::{BackupLabel, TablespaceLink, parse_tablespace_map, print_tablesp
 pub use needs::{DatabaseNeeds, HostNeeds, TablespacePlace};
 pub use page::{BadPage, PAGE_SIZE, page_checksum, page_lsn, verify_page, verify_pages};
 pub use private_server::{PrivateOptions, PrivateServer, QUIET, ServerState, StopMode, min_wal_size, settings_of_a_copy, silenced};
-pub use programs::{Owner, find_bin_dir, older_minor_in, owner_of, refuse_unreachable};
+pub use programs::{Owner, append_as_owners, find_bin_dir, older_minor_in, owner_of, refuse_unreachable};
 pub use proof::{Amcheck, CheckKind, Checkable, MissingLibrary, Provable, Readable};
 pub use reporter::Reporter;
 pub use running::{is_ready_by, pid_file_text, server_running_in, start_normally, stop_server, survivors_in, until_ready};
@@ -79,5 +79,5 @@ pub use supervisor::systemd_unit_of;
 pub use sync_names::{Method, Rank, SyncNames, SyncNamesError};
 pub use synchronous::{CommitLevel, LevelOverride, SyncFacts, SyncStandby};
 pub use tar::{TarEntry, TarItem, TarKind, TarReader};
-pub use told_timeline::is_told_its_timeline;
+pub use told_timeline::{data_directory_in, is_told_its_timeline};
 pub use wire::{Identity, Replication, SlotCreated, SlotPosition};

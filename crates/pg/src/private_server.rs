@@ -4,14 +4,13 @@ use crate::conninfo::ConnInfo;
 use crate::control::ControlFile;
 use crate::error::PgError;
 use crate::instance_error::InstanceError;
-use crate::programs::{Owner, command};
+use crate::programs::{Owner, append_as_owners, command};
 use crate::running::{last_lines, read_pid_file, server_running_in};
 use crate::sql::Sql;
-use nix::libc::O_NOFOLLOW;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -173,8 +172,7 @@ impl PrivateServer {
         set("unix_socket_permissions", "0700");
         set("unix_socket_group", "");
         set("port", &PORT.to_string());
-        // It lies in a folder of the owner, whose link would have root write elsewhere what the server says.
-        let output = fs::File::options().create(true).append(true).custom_flags(O_NOFOLLOW).open(log).map_err(io("open", log))?;
+        let output = append_as_owners(log, *owner).map_err(io("open", log))?;
         let errors = output.try_clone().map_err(io("open", log))?;
         // A group of its own: Ctrl-C is for Bowline, which then stops the server in order.
         command.stdout(output).stderr(errors).process_group(0);

@@ -2,9 +2,11 @@
 
 use crate::instance_error::InstanceError;
 use nix::errno::Errno;
+use nix::libc::O_NOFOLLOW;
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
 use std::ffi::CString;
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -64,6 +66,17 @@ pub fn owner_of(data_dir: &Path) -> Result<Owner, InstanceError> {
         Ok(meta) => Ok(Owner { uid: meta.uid(), gid: meta.gid() }),
         Err(why) => Err(InstanceError::Io { doing: "look at", path: data_dir.to_owned(), why }),
     }
+}
+
+/// Opens a file to append to that lies in a folder of the owner's, and makes it his, so that he can go on with what root began. Through a link
+/// of his, or another name of the same file, root would write elsewhere.
+pub fn append_as_owners(path: &Path, owner: Owner) -> std::io::Result<File> {
+    let file = File::options().create(true).append(true).custom_flags(O_NOFOLLOW).open(path)?;
+    let there = file.metadata()?;
+    if geteuid().is_root() && there.uid() != owner.uid && there.is_file() && there.nlink() == 1 {
+        fchown(&file, Some(owner.uid), Some(owner.gid))?;
+    }
+    Ok(file)
 }
 
 /// Refuses a program that the server is to call and that its user cannot run, such as one below a folder of root's alone: it would only show when
@@ -214,6 +227,27 @@ mod tests {
         assert_eq!(groups(asked.arg("-G").output().unwrap()), wanted, "{}", user.name);
         let mut asked = command(Path::new("/usr/bin/id"), owner, Path::new("/")).unwrap();
         assert_eq!(String::from_utf8_lossy(&asked.arg("-u").output().unwrap().stdout).trim(), user.uid.to_string());
+    }
+
+    #[test]
+    fn what_root_appends_to_is_the_owners_who_goes_on_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("recovery.log"), dir.path().join("link"));
+        // Only root can give a file to somebody else.
+        let owner = if geteuid().is_root() { Owner { uid: 65_534, gid: 65_534 } } else { owner_of(dir.path()).unwrap() };
+        for _ in 0..2 {
+            append_as_owners(&path, owner).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().uid(), owner.uid);
+        }
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        append_as_owners(&link, owner).unwrap_err();
+        if geteuid().is_root() {
+            let (other, second) = (dir.path().join("other"), dir.path().join("second"));
+            std::fs::write(&other, "").unwrap();
+            std::fs::hard_link(&other, &second).unwrap();
+            append_as_owners(&second, owner).unwrap();
+            assert_eq!(std::fs::metadata(&other).unwrap().uid(), 0, "somebody else's file under another name");
+        }
     }
 
     #[test]

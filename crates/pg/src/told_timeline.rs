@@ -1,7 +1,7 @@
-//! Whether a server that recovers was told which timeline to follow, or looks for the newest: read from its own files.
+//! Whether a server that recovers was told which timeline to follow, or looks for the newest, and where its data are: read from its own files.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const SETTING: &str = "recovery_target_timeline";
 
@@ -31,23 +31,34 @@ fn on_command_line(started: &str, name: &str) -> Option<String> {
     given.filter(|(given, _)| given.trim().replace('-', "_").eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).last()
 }
 
-/// The last word on it in a configuration file (manual chapter 20.1.2); `None` as well when something is included behind it.
+/// Where this postgresql.conf says that its cluster's data are, as Debian's do; an inclusion behind it is not looked into.
+pub fn data_directory_in(config_file: &Path) -> Option<PathBuf> {
+    let text = String::from_utf8_lossy(&fs::read(config_file).ok()?).into_owned();
+    last_word(&text, "data_directory").map(|(value, _)| PathBuf::from(value)).filter(|place| place.is_absolute())
+}
+
+/// The last word on it in a configuration file; `None` as well when something is included behind it.
 fn in_file(text: &str) -> Option<String> {
+    last_word(text, SETTING).filter(|(_, is_overruled)| !is_overruled).map(|(value, _)| value)
+}
+
+/// The last word on a setting in a configuration file (manual chapter 20.1.2), and whether something is included behind it.
+fn last_word(text: &str, setting: &str) -> Option<(String, bool)> {
     let mut last = None;
     for line in text.lines() {
         let line = line.trim_start();
         let (name, rest) = line.split_at(line.find(|c: char| c.is_whitespace() || c == '=').unwrap_or(line.len()));
         match name.to_ascii_lowercase().as_str() {
-            SETTING => {
+            name if name == setting => {
                 let rest = rest.trim_start().trim_start_matches('=').trim_start();
                 let value = match rest.strip_prefix('\'') {
                     Some(quoted) => quoted.split('\'').next(),
                     None => rest.split(|c: char| c.is_whitespace() || c == '#').next(),
                 };
-                last = value.map(|value| value.trim().to_owned());
+                last = value.map(|value| (value.trim().to_owned(), false));
             }
             // What it brings wins over what stands before it.
-            "include" | "include_if_exists" | "include_dir" => last = None,
+            "include" | "include_if_exists" | "include_dir" => last = last.map(|(value, _)| (value, true)),
             _ => {}
         }
     }

@@ -30,6 +30,9 @@ pub enum RescueError {
     /// The journal makes no sense.
     #[error("cannot read the journal of an earlier restore, {}", path.display())]
     Journal { path: PathBuf, why: String },
+    /// The journal is another user's, who may have written there what he likes.
+    #[error("the earlier restore into {} was begun by another user", data_dir.display())]
+    Foreign { data_dir: PathBuf, uid: u32, me: u32 },
     /// Another restore of this target is at work.
     #[error("another restore into {} is at work", data_dir.display())]
     Locked { data_dir: PathBuf },
@@ -48,9 +51,12 @@ pub enum RescueError {
     /// A command ended well and did not do what it is there for.
     #[error("the command that is to {what} PostgreSQL in {} did not", data_dir.display())]
     Unheeded { what: &'static str, command: String, data_dir: PathBuf, found: String },
+    /// A server came up, and did not stay.
+    #[error("PostgreSQL in {} was started and ended again", data_dir.display())]
+    Ended { command: String, data_dir: PathBuf, log: String },
     /// This user cannot have systemd stop or start the server.
     #[error("PostgreSQL runs in the systemd unit {unit}, which user {user} may not stop and start")]
-    Powerless { unit: String, user: String },
+    Powerless { unit: String, user: String, is_begun: bool },
     /// Patroni decides who of its members is the primary.
     #[error("PostgreSQL in {} is under Patroni", data_dir.display())]
     UnderPatroni { data_dir: PathBuf },
@@ -82,12 +88,14 @@ impl Explain for RescueError {
             Self::File { .. } => "target-unwritable",
             Self::Hook { .. } => "hook-failed",
             Self::Journal { .. } => "journal-damaged",
+            Self::Foreign { .. } => "restore-of-another-user",
             Self::Locked { .. } => "restore-running",
             Self::Unfinished { .. } => "restore-unfinished",
             Self::NotOurs { .. } => "target-changed",
             Self::Survivors { .. } => "server-survivors",
             Self::Restarted { .. } => "server-restarted",
             Self::Unheeded { .. } => "hook-unheeded",
+            Self::Ended { .. } => "server-ended",
             Self::Powerless { .. } => "unit-not-allowed",
             Self::UnderPatroni { .. } => "under-patroni",
             Self::Unproven { .. } => "restore-unproven",
@@ -106,7 +114,7 @@ impl Explain for RescueError {
             Self::Locked { .. } | Self::Survivors { .. } => Class::Held,
             Self::NoConfig { .. } => Class::Missing,
             Self::File { .. } | Self::Hook { .. } | Self::Unfinished { .. } | Self::NotOurs { .. } | Self::Restarted { .. } => Class::Refused,
-            Self::Unheeded { .. } | Self::Powerless { .. } | Self::UnderPatroni { .. } => Class::Refused,
+            Self::Unheeded { .. } | Self::Ended { .. } | Self::Powerless { .. } | Self::UnderPatroni { .. } | Self::Foreign { .. } => Class::Refused,
             Self::Bug(_) => Class::Bug,
         }
     }
@@ -121,6 +129,7 @@ impl Explain for RescueError {
             Self::Hook { command, status, said, .. } if said.is_empty() => format!("{command:?} ended with {status}."),
             Self::Hook { command, status, said, .. } => format!("{command:?} ended with {status}. It said:\n{said}"),
             Self::Journal { why, .. } => format!("{why}."),
+            Self::Foreign { uid, me, .. } => format!("It was user {uid}, and user {me} goes on only with what is his own or root's."),
             Self::Unfinished { target, began, stage, .. } => {
                 format!("It was to restore to {target}, began at {began}, and broke off after {stage}.")
             }
@@ -133,6 +142,7 @@ impl Explain for RescueError {
             }
             Self::Restarted { pid, .. } => format!("Its process is {pid} now: whoever supervises it started it again."),
             Self::Unheeded { command, found, .. } => format!("{command:?} ended well. {found}."),
+            Self::Ended { command, .. } => format!("{command:?} ended well and a server came up, but it is gone again."),
             Self::Powerless { .. } => "Whoever is not root needs a word of root's for that. Nothing was touched.".into(),
             Self::UnderPatroni { .. } => {
                 "Patroni would promote another member as soon as this one stops, and then make this one a copy of that again: what was restored would be lost."
@@ -158,14 +168,15 @@ impl Explain for RescueError {
             Self::Lent(advice) => advice.hint.clone(),
             Self::File { .. } => "Run as root or as the owner of the target.".into(),
             Self::Hook { what: "stop PostgreSQL" | "start PostgreSQL", .. } => {
-                "Look at what it says. Do that part by hand, or run the restore as root, or let [postgres] stop and start name commands that this user may \
-                 run (such as \"sudo systemctl stop postgresql@18-main\"); then run the same restore again."
+                "Look at what it says. Do that part by hand, or let [postgres] stop and start name commands that this user may run (such as \
+                 \"sudo systemctl stop postgresql@18-main\"); then run the same restore again, as the user who began it."
                     .into()
             }
             Self::Hook { .. } => {
                 "Look at what it says, or do that part by hand and leave it out with --no-service; then run the same restore again.".into()
             }
             Self::Journal { path, .. } => format!("Look at what is there, then remove {} to begin anew.", path.display()),
+            Self::Foreign { .. } => "Go on as that user; or give that restore up and begin anew as this one by --anew.".into(),
             Self::Locked { .. } => "Wait for its end: two restores of one target would destroy each other's work.".into(),
             Self::Unfinished { .. } => "Go on with it by --continue, or give it up and restore as you say now by --anew.".into(),
             Self::NotOurs { .. } => "Restore with --anew: what is there is then kept aside.".into(),
@@ -177,15 +188,21 @@ impl Explain for RescueError {
                 "Let [postgres] {what} name the command that does it (on Debian the unit of the cluster, such as postgresql@18-main, not postgresql), or \
                  {what} it by hand; then run the same restore again."
             ),
-            Self::Powerless { unit, user } => format!(
-                "Run the restore as root; or allow it by this line in /etc/sudoers.d/bowline: {user} ALL=(root) NOPASSWD: /usr/bin/systemctl stop {unit}, \
-                 /usr/bin/systemctl start {unit}; or let [postgres] stop and start name commands that {user} may run."
-            ),
-            Self::UnderPatroni { .. } => {
-                "Pause it (patronictl pause), stop PostgreSQL on the other members, let [postgres] stop and start name pg_ctl's commands for this one, restore, \
-                 then patronictl resume and reinit the others: docs/restore.md, \"Under Patroni, or with standbys\"."
-                    .into()
+            Self::Ended { log, .. } => format!("Its log says why: {log}. Put that right, then run the same restore again."),
+            Self::Powerless { unit, user, is_begun } => {
+                let by_whom = if *is_begun { "Go on as the user who began it, where that is another" } else { "Run the restore as root" };
+                format!(
+                    "{by_whom}; or allow it by this line in /etc/sudoers.d/bowline: {user} ALL=(root) NOPASSWD: /usr/bin/systemctl stop {unit}, \
+                     /usr/bin/systemctl start {unit}; or let [postgres] stop and start name commands that {user} may run: where a rule of polkit lets \
+                     {user} do it, \"systemctl stop {unit}\" and \"systemctl start {unit}\", which are run as they are."
+                )
             }
+            Self::UnderPatroni { data_dir } => format!(
+                "Pause it (patronictl pause), stop PostgreSQL on the other members, let [postgres] stop and start name pg_ctl's commands for this one, restore, \
+                 then patronictl resume and reinit the others: docs/restore.md, \"Under Patroni, or with standbys\". Where Patroni manages this cluster no \
+                 more, remove patroni.dynamic.json from {}.",
+                data_dir.display()
+            ),
             Self::Unproven { .. } => {
                 "The old data and the service are as they were set aside; nothing serves what did not pass. Restore to another instant with --anew, \
                  or go on as it is with --validate none."

@@ -3,6 +3,7 @@
 use crate::RescueError;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::geteuid;
 use pg::StaleCollation;
 use restore::{ConfigPlaces, Detour, Placed, Target, UNFINISHED, Wish, create_anew};
 use serde::{Deserialize, Serialize};
@@ -213,7 +214,10 @@ impl Journal {
         if found.stage == Stage::Done {
             return Ok(None);
         }
-        need_own(&file, &path)?;
+        let uid = owner_of(&file, &path)?;
+        if !is_heeded(uid) {
+            return Err(RescueError::Foreign { data_dir: target.data_dir.clone(), uid, me: geteuid().as_raw() });
+        }
         if let Some(unit) = found.unit.as_ref().filter(|unit| !is_unit(unit)) {
             return Err(RescueError::Journal { path, why: format!("{unit:?} is no name of a systemd unit") });
         }
@@ -316,21 +320,21 @@ fn read(mut file: &File, path: &Path) -> Result<Vec<u8>, RescueError> {
     Ok(bytes)
 }
 
-/// Root does as a file says only where root wrote it, and everybody else where he or root did.
-fn need_own(file: &File, path: &Path) -> Result<(), RescueError> {
-    let uid = file.metadata().map_err(RescueError::file("read", path))?.uid();
-    let me = nix::unistd::geteuid().as_raw();
-    if [me, 0].contains(&uid) {
-        return Ok(());
-    }
-    let why = format!("It was written by user {uid}, and user {me} goes on only with what is his own: go on as that user");
-    Err(RescueError::Journal { path: path.to_owned(), why })
+fn owner_of(file: &File, path: &Path) -> Result<u32, RescueError> {
+    Ok(file.metadata().map_err(RescueError::file("read", path))?.uid())
 }
 
-/// `None` where it is not there.
+/// Root does as a file says only where root wrote it, and everybody else where he or root did.
+fn is_heeded(uid: u32) -> bool {
+    [geteuid().as_raw(), 0].contains(&uid)
+}
+
+/// `None` where it is not there, or is of a restore that another user began, which this one is not.
 pub(crate) fn read_own(path: &Path) -> Result<Option<Vec<u8>>, RescueError> {
     let Some(file) = open(path)? else { return Ok(None) };
-    need_own(&file, path)?;
+    if !is_heeded(owner_of(&file, path)?) {
+        return Ok(None);
+    }
     read(&file, path).map(Some)
 }
 
@@ -372,7 +376,12 @@ impl Lock {
     pub fn take(target: &Target) -> Result<Self, RescueError> {
         target.make_side_dir()?;
         let path = target.side_dir.join(LOCK);
-        let file = File::options().create(true).append(true).custom_flags(O_NOFOLLOW).open(&path).map_err(RescueError::file("open", &path))?;
+        let opened = match pg::append_as_owners(&path, target.owner) {
+            // A lock needs no right to write: what another user left is as good.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(&path),
+            opened => opened,
+        };
+        let file = opened.map_err(RescueError::file("open", &path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Self { _file: file }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(RescueError::Locked { data_dir: target.data_dir.clone() }),
@@ -385,6 +394,7 @@ impl Lock {
 mod tests {
     use super::*;
     use restore::{LossWindow, Way};
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
     use terms::{Clock, SystemClock};
 
@@ -510,6 +520,20 @@ mod tests {
         assert!(matches!(Lock::take(&target), Err(RescueError::Locked { .. })));
         drop(lock);
         Lock::take(&target).unwrap();
+        // Nobody may write to it: root all the same, everybody else needs no more than to read it.
+        let path = target.side_dir.join(LOCK);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        let _lock = Lock::take(&target).unwrap();
+        assert!(matches!(Lock::take(&target), Err(RescueError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_lock_that_root_took_is_the_owners_who_takes_it_next() {
+        let dir = tempfile::tempdir().unwrap();
+        // As root its owner is the user postgres.
+        let target = target(dir.path());
+        Lock::take(&target).unwrap();
+        assert_eq!(fs::metadata(target.side_dir.join(LOCK)).unwrap().uid(), target.owner.uid);
     }
 
     #[test]
@@ -544,9 +568,10 @@ mod tests {
         journal.save().unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("precious")).unwrap(), "precious");
         Journal::unfinished(&target).unwrap().unwrap();
-        if nix::unistd::geteuid().is_root() {
+        if geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
-            assert!(matches!(Journal::unfinished(&target), Err(RescueError::Journal { .. })), "another user's");
+            assert!(matches!(Journal::unfinished(&target), Err(RescueError::Foreign { uid: 65_534, me: 0, .. })), "another user's");
+            assert!(read_own(&path).unwrap().is_none());
             journal.reach(Stage::Done).unwrap();
             std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
             assert!(Journal::unfinished(&target).unwrap().is_none(), "what is over keeps nobody from beginning");

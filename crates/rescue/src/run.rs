@@ -327,6 +327,10 @@ impl<L: Lent> Rescue<'_, L> {
         if !self.options.is_side && self.journal.config_placed.is_none() {
             let Journal { config, config_places, config_gives_way, .. } = &self.journal;
             let placed = restore::put_config_back(config, config_places, *config_gives_way == Some(true), self.target, self.clock.now())?;
+            // Before the server is started: it may fail for want of just these.
+            for file in placed.iter().filter(|file| file.is_open()) {
+                self.notice(format!("{} is not the backup's; to use that: {}", file.original.display(), file.remedy()));
+            }
             self.journal.config_placed = Some(placed);
             self.journal.save()?;
         }

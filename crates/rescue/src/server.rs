@@ -2,7 +2,7 @@
 //! host reaches it.
 
 use crate::journal::Journal;
-use crate::supervise::Way;
+use crate::supervise::{GONE_FOR, Way};
 use crate::{RescueError, RescueOptions, Validation};
 use checks::{Outcome, Proof, Referred};
 use pg::{
@@ -95,7 +95,7 @@ pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Jo
     if way != Way::Itself {
         let (limit, before) = (options.commands.limit, pid_file_text(&target.data_dir));
         way.run("start PostgreSQL", limit.max(SERVER_LIMIT)).await?;
-        way.until_started(&target.data_dir, before, limit).await?;
+        way.until_started(&target.data_dir, before, limit, GONE_FOR).await?;
         return Ok(Started::Normally);
     }
     let settings = where_configured(target, journal)?;
@@ -108,7 +108,7 @@ fn where_configured(target: &Target, journal: &Journal) -> Result<Vec<(String, S
     let is_inside = target.data_dir.join("postgresql.conf").exists();
     let is_main = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "postgresql.conf");
     // Older backups do not say which one it was.
-    let guessed = journal.config.iter().map(|(_, original)| original).find(is_main).filter(|_| !is_inside);
+    let guessed = journal.config.iter().map(|(_, original)| original).find(is_main).filter(|path| !is_inside && path.exists());
     let recorded = journal.config_places.config_file.as_ref();
     match recorded.filter(|path| path.exists()).or(guessed) {
         Some(outside) => {
@@ -203,6 +203,11 @@ mod tests {
         fs::write(target.data_dir.join("postgresql.conf"), "# a leftover\n").unwrap();
         assert!(where_configured(&target, &journal).unwrap().is_empty());
         let outside = dir.path().join("postgresql.conf");
+        journal.config = vec![(dir.path().join("kept"), outside.clone())];
+        fs::rename(target.data_dir.join("postgresql.conf"), dir.path().join("leftover")).unwrap();
+        let missing = where_configured(&target, &journal);
+        assert!(matches!(missing, Err(RescueError::NoConfig { .. })), "it was not put back: {missing:?}");
+        fs::rename(dir.path().join("leftover"), target.data_dir.join("postgresql.conf")).unwrap();
         journal.config_places.config_file = Some(outside.clone());
         assert!(where_configured(&target, &journal).unwrap().is_empty(), "it is gone: what is in the data directory is better than nothing");
         fs::write(&outside, "").unwrap();

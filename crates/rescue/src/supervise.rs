@@ -6,7 +6,7 @@ use crate::server::SERVER_LIMIT;
 use crate::{Commands, RescueError, RescueOptions, hooks};
 use nix::unistd::{User, geteuid};
 use pg::{is_ready_by, pid_file_text, server_running_in, systemd_unit_of};
-use restore::Target;
+use restore::{Target, UNFINISHED};
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 /// Patroni's copy of its dynamic configuration, in every data directory that it manages.
 const PATRONI_FILE: &str = "patroni.dynamic.json";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a server that came up is gone before nobody is expected to start it again.
+pub(crate) const GONE_FOR: Duration = Duration::from_secs(5);
 
 /// How the server is stopped or started; prints as what is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,15 @@ impl Way {
         RescueError::Unheeded { what, command: self.to_string(), data_dir: data_dir.to_owned(), found }
     }
 
+    /// Where a server that was started this way says why it ended.
+    fn log_of(&self, data_dir: &Path) -> String {
+        let own = format!("{} or, on Debian, /var/log/postgresql", data_dir.join("log").display());
+        match self {
+            Self::Systemctl(words) => format!("journalctl -u {}, {own}", words.last().map_or("", String::as_str)),
+            Self::Command(_) | Self::Itself => own,
+        }
+    }
+
     /// A command that stops may return before the server has ended, or have stopped something else.
     pub(crate) async fn until_ended(&self, data_dir: &Path, pid: u32, limit: Duration) -> Result<(), RescueError> {
         let begun = Instant::now();
@@ -74,13 +85,30 @@ impl Way {
     }
 
     /// A command that starts may have started nothing, as Debian's umbrella unit does. `before` is what `postmaster.pid` said before it ran;
-    /// within `limit` a server must be there, which then has its own time to let connections in.
-    pub(crate) async fn until_started(&self, data_dir: &Path, before: Option<String>, limit: Duration) -> Result<(), RescueError> {
+    /// within `limit` a server must be there, which then has its own time to let connections in. One that came up and was gone again for
+    /// `gone_for` does not come back.
+    pub(crate) async fn until_started(
+        &self,
+        data_dir: &Path,
+        before: Option<String>,
+        limit: Duration,
+        gone_for: Duration,
+    ) -> Result<(), RescueError> {
         let begun = Instant::now();
+        let (mut was_there, mut gone): (bool, Option<Instant>) = (false, None);
         loop {
             let now = pid_file_text(data_dir).filter(|now| before.as_ref() != Some(now));
             if now.as_deref().is_some_and(is_ready_by) {
                 return Ok(());
+            }
+            was_there |= now.is_some();
+            if was_there && now.is_none() {
+                // Whoever supervises it may start it again at once.
+                if gone.get_or_insert_with(Instant::now).elapsed() > gone_for {
+                    return Err(RescueError::Ended { command: self.to_string(), data_dir: data_dir.to_owned(), log: self.log_of(data_dir) });
+                }
+            } else {
+                gone = None;
             }
             let (limit, found) = match now {
                 None => (limit, "No server runs there"),
@@ -112,6 +140,8 @@ struct Found<'f> {
     is_patronis: bool,
     is_to_be_stopped: bool,
     is_to_be_started: bool,
+    /// By a run before this one.
+    is_begun: bool,
 }
 
 /// Refuses a restore in place that could not stop the server, or not start it again, before the service is stopped for it.
@@ -121,7 +151,7 @@ pub fn refuse_powerless(target: &Target, options: &RescueOptions, journal: &Jour
     }
     let running = target.running().filter(|_| journal.stage < Stage::ServerStopped);
     let unit = running.and_then(systemd_unit_of).or_else(|| journal.unit.clone());
-    let is_old = journal.stage < Stage::SetAside && target.data_dir.join(PATRONI_FILE).exists();
+    let is_old = journal.stage < Stage::SetAside && is_marked_by_patroni(&target.data_dir);
     judge(
         &Found {
             data_dir: &target.data_dir,
@@ -129,6 +159,7 @@ pub fn refuse_powerless(target: &Target, options: &RescueOptions, journal: &Jour
             is_patronis: is_old || unit.as_ref().is_some_and(|unit| unit.starts_with("patroni")),
             is_to_be_stopped: running.is_some(),
             is_to_be_started: options.starts && journal.stage < Stage::ServerStarted,
+            is_begun: journal.stage > Stage::Begun,
         },
         &options.commands,
         geteuid().is_root(),
@@ -147,25 +178,31 @@ fn judge(found: &Found<'_>, commands: &Commands, is_root: bool, is_allowed: &dyn
         return Ok(());
     }
     let user = User::from_uid(geteuid()).ok().flatten().map_or_else(|| format!("#{}", geteuid()), |user| user.name);
-    Err(RescueError::Powerless { unit: unit.to_owned(), user })
+    Err(RescueError::Powerless { unit: unit.to_owned(), user, is_begun: found.is_begun })
 }
 
 /// Whether sudo lets this user do it without a password; asking runs nothing.
 fn is_allowed(verb: &str, unit: &str) -> bool {
     let mut asked = Command::new("sudo");
-    asked.args(["-n", "-l", "systemctl", verb, unit]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A ticket that somebody's password bought (-k: not heeded) is over before the restore has come to it.
+    asked.args(["-n", "-k", "-l", "systemctl", verb, unit]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     asked.status().is_ok_and(|status| status.success())
+}
+
+/// Whether Patroni has managed the cluster there. Its file comes with every backup: in what a restore has half made it tells nothing of this host.
+fn is_marked_by_patroni(data_dir: &Path) -> bool {
+    data_dir.join(PATRONI_FILE).exists() && !data_dir.join(UNFINISHED).exists()
 }
 
 /// What somebody must know of the old server who restores over it; nothing where there is nothing to know.
 pub fn standing_of(target: &Target) -> Option<&'static str> {
-    let has = |name: &str| target.data_dir.join(name).exists();
-    if has(PATRONI_FILE) {
+    if is_marked_by_patroni(&target.data_dir) {
         return Some(
             "this cluster is Patroni's: it must be paused (patronictl pause) and the other members made anew afterwards, see docs/restore.md",
         );
     }
-    has("standby.signal").then_some("this is a standby: afterwards it is a primary of its own, and the one it followed goes on")
+    let is_standby = target.data_dir.join("standby.signal").exists();
+    is_standby.then_some("this is a standby: afterwards it is a primary of its own, and the one it followed goes on")
 }
 
 #[cfg(test)]
@@ -174,7 +211,7 @@ mod tests {
     use terms::Explain;
 
     fn found(unit: Option<&str>) -> Found<'_> {
-        Found { data_dir: Path::new("/srv/pg"), unit, is_patronis: false, is_to_be_stopped: true, is_to_be_started: true }
+        Found { data_dir: Path::new("/srv/pg"), unit, is_patronis: false, is_to_be_stopped: true, is_to_be_started: true, is_begun: false }
     }
 
     fn configured() -> Commands {
@@ -197,6 +234,9 @@ mod tests {
             assert!(matches!(error, RescueError::Powerless { .. }), "{error}");
             let hint = error.hint();
             assert!(hint.contains("NOPASSWD: /usr/bin/systemctl stop postgresql@18-main.service, /usr/bin/systemctl start"), "{hint}");
+            assert!(hint.contains("as root") && hint.contains("polkit"), "{hint}");
+            let begun = judge(&Found { is_begun: true, ..found(pg) }, &none, false, may).unwrap_err().hint();
+            assert!(begun.contains("the user who began it") && !begun.contains("as root"), "{begun}");
         }
         // A run that goes on after somebody stopped it by hand.
         let stopped = Found { is_to_be_stopped: false, ..found(pg) };
@@ -209,8 +249,18 @@ mod tests {
         let error = judge(&patronis, &Commands::default(), true, &|_, _| true).unwrap_err();
         assert!(matches!(error, RescueError::UnderPatroni { .. }) && error.hint().contains("patronictl pause"), "{error}");
         judge(&patronis, &configured(), true, &|_, _| false).unwrap();
+        assert!(error.hint().contains("remove patroni.dynamic.json from /srv/pg"), "{}", error.hint());
         // It was stopped, and is not to be started: nothing of Patroni's is touched.
         judge(&Found { is_to_be_stopped: false, is_to_be_started: false, ..patronis }, &Commands::default(), true, &|_, _| false).unwrap();
+    }
+
+    #[test]
+    fn what_a_restore_has_half_made_is_not_patronis() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(PATRONI_FILE), "{}").unwrap();
+        assert!(is_marked_by_patroni(dir.path()));
+        std::fs::write(dir.path().join(UNFINISHED), "an id").unwrap();
+        assert!(!is_marked_by_patroni(dir.path()));
     }
 
     #[test]
@@ -218,6 +268,8 @@ mod tests {
         let hint = |what| RescueError::Hook { what, command: "systemctl".into(), status: "exit status: 1".into(), said: String::new() }.hint();
         for what in ["stop PostgreSQL", "start PostgreSQL"] {
             assert!(hint(what).contains("[postgres] stop and start") && !hint(what).contains("--no-service"), "{}", hint(what));
+            // Root does not go on with what another user began.
+            assert!(hint(what).contains("the user who began it") && !hint(what).contains("as root"), "{}", hint(what));
         }
         assert!(hint("stop the service").contains("--no-service"));
     }
@@ -227,13 +279,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let way = Way::Command("true".into());
         let limit = Duration::from_millis(1);
-        let error = way.until_started(dir.path(), None, limit).await.unwrap_err();
+        let error = way.until_started(dir.path(), None, limit, GONE_FOR).await.unwrap_err();
         assert!(error.detail().contains("\"true\"") && error.detail().contains("No server runs there"), "{}", error.detail());
         // What was there before it ran is no sign of it.
         let text = "42\n/data\n1700000000\n5432\n/tmp\n\n  123 4\nready   \n";
         std::fs::write(dir.path().join("postmaster.pid"), text).unwrap();
-        way.until_started(dir.path(), Some(text.into()), limit).await.unwrap_err();
-        way.until_started(dir.path(), None, limit).await.unwrap();
+        way.until_started(dir.path(), Some(text.into()), limit, GONE_FOR).await.unwrap_err();
+        way.until_started(dir.path(), None, limit, GONE_FOR).await.unwrap();
         way.until_ended(dir.path(), 42, limit).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_comes_up_and_ends_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("postmaster.pid");
+        std::fs::write(&pid_file, "42\n/data\n1700000000\n5432\n/tmp\n\n  123 4\nstarting\n").unwrap();
+        let way = Way::Systemctl(["systemctl", "start", "postgresql@18-main.service"].map(str::to_owned).into());
+        // It is looked at before the other comes to remove it.
+        let waits = way.until_started(dir.path(), None, Duration::from_secs(600), Duration::ZERO);
+        let (ended, ()) = tokio::join!(waits, async { std::fs::remove_file(&pid_file).unwrap() });
+        let error = ended.unwrap_err();
+        assert!(matches!(error, RescueError::Ended { .. }), "{error}");
+        assert!(error.hint().contains("journalctl -u postgresql@18-main.service"), "{}", error.hint());
     }
 }

@@ -3,12 +3,12 @@
 use crate::RestoreError;
 use crate::contents::Contents;
 use crate::replay::shell_word;
-use crate::target::{Target, before, not_taken};
+use crate::target::{Target, before, create_anew, not_taken};
 use nix::libc::O_NOFOLLOW;
 use nix::unistd::geteuid;
-use pg::{CONTROL_FILE, ControlFile};
+use pg::{CONTROL_FILE, ControlFile, data_directory_in};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,9 @@ impl ConfigPlaces {
         let was_inside = |path: &Path| contents.data_dir.as_ref().is_some_and(|data_dir| path.starts_with(data_dir));
         let is_outside = |path: &&PathBuf| path.is_absolute() && !was_inside(path) && !path.starts_with(&target.data_dir);
         let named: Vec<PathBuf> = [&host.config_file, &host.hba_file, &host.ident_file].into_iter().flatten().filter(is_outside).cloned().collect();
-        let folders = named.iter().chain([&target.data_dir]).filter_map(|path| path.parent());
+        // Older backups do not say which one was the main file.
+        let guessed = contents.config.iter().filter(|path| host.config_file.is_none() && path.ends_with("postgresql.conf")).filter(is_outside);
+        let folders = named.iter().chain([&target.data_dir]).chain(guessed).filter_map(|path| path.parent());
         let mut folders: Vec<PathBuf> = folders.filter(|folder| folder.components().count() > PARTS_MIN).map(Path::to_owned).collect();
         folders.dedup();
         Self { config_file: host.config_file.clone().filter(|path| is_outside(&path)), named, folders }
@@ -54,6 +56,17 @@ pub fn gives_way(target: &Target, system_id: SystemId) -> bool {
         Some(control) => control.system_id != system_id,
         None => !target.is_occupied(),
     }
+}
+
+/// Whether a cluster that lives elsewhere on this host is configured where this file lies: the nearest postgresql.conf above it names another
+/// data directory than the target, and that holds a cluster.
+pub fn is_anothers(original: &Path, target: &Target) -> bool {
+    let main_file = original.ancestors().skip(1).map(|folder| folder.join("postgresql.conf")).find(|path| path.is_file());
+    let data_dir = main_file.and_then(|path| data_directory_in(&path)).filter(|data_dir| !target.is_at(data_dir));
+    data_dir.is_some_and(|data_dir| match fs::metadata(data_dir.join(CONTROL_FILE)) {
+        Ok(_) => true,
+        Err(e) => e.kind() == ErrorKind::PermissionDenied,
+    })
 }
 
 /// What became of a file.
@@ -102,7 +115,7 @@ impl Placed {
 }
 
 /// Puts outside configuration (where it lies now, where it was) back where nothing is now, or where what is there gives way: that is renamed
-/// to `NAME.before-TIME`. It is done with the owner's rights: root makes a folder that is missing, and nothing else.
+/// to `NAME.before-TIME`. What [`is_anothers`] never gives way. It is done with the owner's rights: root makes a folder that is missing, and nothing else.
 pub fn put_config_back(
     config: &[(PathBuf, PathBuf)],
     places: &ConfigPlaces,
@@ -111,13 +124,16 @@ pub fn put_config_back(
     now: Timestamp,
 ) -> Result<Vec<Placed>, RestoreError> {
     let mut placed = Vec::new();
-    for (kept, original) in config {
+    // Before anything is put back: the backup's own main file may name whatever was there then.
+    let anothers: Vec<bool> = config.iter().map(|(_, original)| is_anothers(original, target)).collect();
+    for ((kept, original), is_anothers) in config.iter().zip(anothers) {
         let put = || {
             make_folder(original, target)?;
-            target.as_owner(|| put_one(kept, original, gives_way, now))
+            target.as_owner(|| put_one(kept, original, gives_way && !is_anothers, now))
         };
         let fate = match places.may_hold(original) {
             false => Fate::Apart("it lies outside the folders of the cluster's configuration".into()),
+            true if is_anothers && fs::symlink_metadata(original).is_err() => Fate::Apart("another cluster of this host is configured there".into()),
             true => match put() {
                 Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
                     Fate::Apart(format!("the owner of the data directory cannot write it: {e}"))
@@ -130,7 +146,11 @@ pub fn put_config_back(
     Ok(placed)
 }
 
+/// Under its name it is whole from the beginning: half of it would pass for somebody's changes in a second run.
 fn put_one(kept: &Path, original: &Path, gives_way: bool, now: Timestamp) -> io::Result<Fate> {
+    let mut new = original.as_os_str().to_owned();
+    new.push(".bowline-new");
+    let new = PathBuf::from(new);
     let mut file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(kept)?;
     let mode = file.metadata()?.permissions().mode() & 0o777;
     let mut bytes = Vec::new();
@@ -138,17 +158,33 @@ fn put_one(kept: &Path, original: &Path, gives_way: bool, now: Timestamp) -> io:
     let fate = match fs::symlink_metadata(original) {
         Err(e) if e.kind() == ErrorKind::NotFound => Fate::PutBack,
         Err(e) => return Err(e),
-        Ok(_) if fs::read(original).is_ok_and(|there| there == bytes) => return Ok(Fate::Same),
-        Ok(_) if !gives_way => return Ok(Fate::Left),
-        Ok(_) => {
-            let aside = not_taken(before(original, now));
-            fs::rename(original, &aside)?;
-            Fate::Replaced(aside)
+        Ok(_) if fs::read(original).is_ok_and(|there| there == bytes) => {
+            // A run that was killed may have left it.
+            drop(fs::remove_file(&new));
+            return Ok(Fate::Same);
         }
+        Ok(_) if !gives_way => return Ok(Fate::Left),
+        Ok(_) => Fate::Replaced(not_taken(before(original, now))),
     };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(original)?;
+    let mut file = create_anew(&new, mode)?;
+    // Whatever this process's umask says.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(&bytes)?;
     file.sync_all()?;
+    if let Fate::Replaced(aside) = &fate {
+        fs::rename(original, aside)?;
+    }
+    // A link, which unlike a rename goes over nothing that somebody has put there meanwhile.
+    match fs::hard_link(&new, original) {
+        // Not every file system has them.
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => fs::rename(&new, original)?,
+        linked => {
+            linked?;
+            fs::remove_file(&new)?;
+        }
+    }
+    let folder = original.parent().unwrap_or(Path::new("/"));
+    File::open(folder)?.sync_all()?;
     Ok(fate)
 }
 
@@ -203,6 +239,53 @@ mod tests {
         }
         let inside = ConfigPlaces::of(&contents(Path::new("/old/data/postgresql.conf"), Path::new("/old/data/pg_hba.conf")), &target);
         assert!(inside.config_file.is_none() && !inside.may_hold(Path::new("/old/data/pg_hba.conf")));
+        // An older backup names no main file, and has one all the same.
+        let config = vec!["/etc/postgresql/17/main/conf.d/a.conf".into(), "/etc/postgresql/17/main/postgresql.conf".into()];
+        let older = ConfigPlaces::of(&Contents { config, ..Contents::default() }, &target);
+        assert!(older.may_hold(Path::new("/etc/postgresql/17/main/conf.d/a.conf")) && !older.may_hold(Path::new("/etc/postgresql/17/other/a.conf")));
+    }
+
+    #[test]
+    fn a_file_is_whole_from_the_moment_that_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, original, new) = (dir.path().join("kept"), dir.path().join("a.conf"), dir.path().join("a.conf.bowline-new"));
+        fs::write(&kept, "the backup's").unwrap();
+        // More than any umask leaves of it.
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o666)).unwrap();
+        // A run before this one was killed while it wrote.
+        fs::write(&new, "the b").unwrap();
+        let now: Timestamp = "2026-11-22 14:05:00 UTC".parse().unwrap();
+        assert_eq!(put_one(&kept, &original, false, now).unwrap(), Fate::PutBack);
+        assert_eq!(fs::read_to_string(&original).unwrap(), "the backup's");
+        assert_eq!(fs::metadata(&original).unwrap().permissions().mode() & 0o777, 0o666);
+        assert!(!new.exists());
+        fs::hard_link(&original, &new).unwrap();
+        assert_eq!(put_one(&kept, &original, false, now).unwrap(), Fate::Same);
+        assert!(!new.exists(), "it was killed just before it had removed it");
+    }
+
+    #[test]
+    fn what_another_cluster_of_this_host_is_configured_by_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = owned(dir.path());
+        let (etc, live, kept) = (dir.path().join("etc/18/main"), dir.path().join("live"), dir.path().join("kept"));
+        fs::create_dir_all(etc.join("conf.d")).unwrap();
+        fs::create_dir_all(live.join("global")).unwrap();
+        fs::write(&kept, "the backup's").unwrap();
+        let [main, included, hba] = ["postgresql.conf", "conf.d/a.conf", "pg_hba.conf"].map(|name| etc.join(name));
+        let places = ConfigPlaces::of(&contents(&main, &hba), &target);
+        let config = [&main, &included, &hba].map(|original| (kept.clone(), original.clone()));
+        let now: Timestamp = "2026-11-22 14:05:00 UTC".parse().unwrap();
+        let fates = || put_config_back(&config, &places, true, &target, now).unwrap().into_iter().map(|placed| placed.fate).collect::<Vec<_>>();
+        fs::write(&main, format!("data_directory = '{}'\t# use data in another directory\ninclude_dir = 'conf.d'\n", live.display())).unwrap();
+        fs::write(&hba, "its own").unwrap();
+        fs::write(live.join(CONTROL_FILE), "").unwrap();
+        let apart = Fate::Apart("another cluster of this host is configured there".into());
+        assert_eq!(fates(), [Fate::Left, apart, Fate::Left]);
+        assert!(!included.exists());
+        // It is none any more.
+        fs::remove_file(live.join(CONTROL_FILE)).unwrap();
+        assert_eq!(fates(), [Fate::Replaced(before(&main, now)), Fate::PutBack, Fate::Replaced(before(&hba, now))]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::files::TablespaceMap;
 use crate::paths::{decode, inside, stays_inside};
 use crate::place::{Item, Place, Shared, Span};
 use crate::target::{Target, stays};
+use nix::unistd::geteuid;
 use pg::{CONTROL_FILE, ControlFile};
 use repo::{ChunkRef, Entry, ManifestReader};
 use seal::{Digest, Digester};
@@ -14,7 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,8 +76,9 @@ pub(crate) struct Ground {
     ours: BTreeMap<u32, Vec<OsString>>,
     /// Everything the manifest names.
     named: Option<Named>,
-    /// The restore takes the old cluster's place, links included; a restore elsewhere has no business behind its links.
-    follows_links: bool,
+    /// Whose a linked pg_wal must be. The restore takes the old cluster's place, links included; one elsewhere, with `None`, has no business
+    /// behind its links.
+    follows_wal_of: Option<u32>,
 }
 
 impl Ground {
@@ -115,7 +117,8 @@ impl Ground {
         for (oid, name) in folders {
             ours.entry(oid).and_modify(|names: &mut Vec<OsString>| names.push(name));
         }
-        Ok(Self { is_kept: true, wal_elsewhere: None, ours, named: Some(named), follows_links: tablespaces.elsewhere.is_none() })
+        let follows_wal_of = tablespaces.elsewhere.is_none().then_some(target.owner.uid);
+        Ok(Self { is_kept: true, wal_elsewhere: None, ours, named: Some(named), follows_wal_of })
     }
 
     /// Removes everything from the target that the manifest does not name.
@@ -152,8 +155,11 @@ impl Ground {
 
     /// Whether a link stays. Behind it is cleared then; else nothing behind it is touched.
     fn link(&mut self, named: &mut Named, path: &Path, name: &Path) -> Result<bool, RestoreError> {
-        if name == Path::new("pg_wal") && self.follows_links && fs::metadata(path).is_ok_and(|meta| meta.is_dir()) {
-            let real = fs::canonicalize(path).map_err(RestoreError::file("follow", path))?;
+        if let Some(uid) = self.follows_wal_of.filter(|_| name == Path::new("pg_wal"))
+            && let Ok(real) = fs::canonicalize(path)
+            && fs::symlink_metadata(&real).is_ok_and(|meta| meta.is_dir() && (meta.uid() == uid || !geteuid().is_root()))
+        {
+            // As root only what is the owner's: he can link whatever he likes, and would have it emptied.
             self.sweep(named, &real, name)?;
             self.wal_elsewhere = Some(real);
             return Ok(true);

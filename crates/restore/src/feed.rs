@@ -11,7 +11,7 @@ use pg::CONTROL_FILE;
 use repo::{ChunkRef, Entry, FileBody, ManifestReader};
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -99,7 +99,8 @@ impl<'a> Feeder<'a> {
             self.directory(Path::new(folder), self.root_mode)?;
         }
         let root = &self.shared.target.data_dir;
-        fs::set_permissions(root, fs::Permissions::from_mode(self.root_mode)).map_err(RestoreError::file("set the mode of", root))
+        let opened = self.shared.target.own_dir(root, false)?;
+        opened.set_permissions(fs::Permissions::from_mode(self.root_mode)).map_err(RestoreError::file("set the mode of", root))
     }
 
     /// Each folder on the way from the side directory to this file is a real one: through a link root would write elsewhere.
@@ -110,15 +111,15 @@ impl<'a> Feeder<'a> {
         folders.into_iter().try_for_each(|folder| target.make_dir(folder))
     }
 
-    fn directory(&mut self, path: &Path, mode: u32) -> Result<(), RestoreError> {
+    fn directory(&mut self, name: &Path, mode: u32) -> Result<(), RestoreError> {
         let target = &self.shared.target;
-        let path = target.data_dir.join(path);
+        let path = target.data_dir.join(name);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => other.map_err(RestoreError::file("create", &path))?,
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o777)).map_err(RestoreError::file("set the mode of", &path))?;
-        chown(&path, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &path))
+        let opened = target.own_dir(&path, name == Path::new("pg_wal") && self.ground.wal_elsewhere.is_some())?;
+        opened.set_permissions(fs::Permissions::from_mode(mode & 0o777)).map_err(RestoreError::file("set the mode of", &path))
     }
 
     fn tablespace(&mut self, oid: u32, location: &str) -> Result<(), RestoreError> {
@@ -130,7 +131,8 @@ impl<'a> Feeder<'a> {
         if !place.exists() {
             target.make_dir(&place)?;
         }
-        chown(&place, Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", &place))?;
+        // The server takes a link for a tablespace's place, too.
+        target.own_dir(&place, true)?;
         self.restored.moved.extend(clear_tablespace(&place, self.now, |name| self.ground.keeps_in_tablespace(oid, name))?);
         let link = target.data_dir.join("pg_tblspc").join(oid.to_string());
         if link.parent().is_some_and(|p| !p.exists()) {

@@ -1,10 +1,12 @@
 //! `restore_command` by hand: one WAL file from the repository, or a proof that it is not there.
 
 use crate::RestoreError;
+use crate::target::create_anew;
+use pg::Owner;
 use repo::{Reader, Stored};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
 use terms::{Lsn, SegmentSize, SystemId, Timeline, WalName};
 
@@ -137,10 +139,14 @@ fn write_whole(to: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// [`write_whole`], on disk before it gets its name. The server makes a fetched segment durable before it replays it
-/// (`KeepFileRestoredFromArchive`, src/backend/access/transam/xlogarchive.c): it then has nothing to wait for.
-pub(crate) fn write_durably(to: &Path, bytes: &[u8]) -> io::Result<()> {
+/// (`KeepFileRestoredFromArchive`, src/backend/access/transam/xlogarchive.c): it then has nothing to wait for. The folder may be another's,
+/// whose links root must not follow.
+pub(crate) fn write_durably(to: &Path, bytes: &[u8], owner: Option<Owner>) -> io::Result<()> {
     let half = half_of(to);
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+    let mut file = create_anew(&half, 0o600)?;
+    if let Some(owner) = owner {
+        fchown(&file, Some(owner.uid), Some(owner.gid))?;
+    }
     file.write_all(bytes)?;
     file.sync_data()?;
     fs::rename(&half, to)

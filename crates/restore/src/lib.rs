@@ -37,7 +37,7 @@ mod tail;
 mod target;
 mod xids;
 
-pub use config::{ConfigPlaces, Fate, Placed, gives_way, put_config_back};
+pub use config::{ConfigPlaces, Fate, Placed, gives_way, is_anothers, put_config_back};
 pub use contents::{Contents, TablespaceContents};
 pub use deep::{Proven, prove_deep};
 pub use delta::{Occupied, recognise};

@@ -57,7 +57,6 @@ pub(crate) async fn replay(
     // Sockets have short names only (107 bytes), data directories need not.
     let private = tempfile::Builder::new().prefix("bowline-").tempdir_in(&target.sockets);
     let private = private.map_err(RestoreError::file("create a folder in", &target.sockets))?;
-    std::os::unix::fs::chown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let socket = private.path().join("wal.sock");
     let control = read_control(&target.data_dir)?;
     if control.timeline <= plan.timeline {
@@ -68,6 +67,8 @@ pub(crate) async fn replay(
     let (size, is_side) = (control.segment_size, options.tablespaces.elsewhere.is_some());
     let lookout = Lookout::new(target, is_side, plan, size, events.clone());
     let supply = Supply::start(reader, plan, size, socket.clone(), spool.clone(), target.data_dir.join("pg_wal"), target.owner, lookout, events)?;
+    // Not before the socket is dressed: whoever owns the folder can put something else in its place.
+    std::os::unix::fs::lchown(private.path(), Some(target.owner.uid), Some(target.owner.gid)).map_err(RestoreError::file("own", private.path()))?;
     let mut settings = recovery_settings(plan, plan.last_record);
     settings.push(("restore_command".into(), format!("{} wal fetch --supply {} %f %p", shell_word(&options.program), shell_word(&socket))));
     settings.extend(minima(&control));

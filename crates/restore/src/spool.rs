@@ -158,7 +158,7 @@ impl Spool {
         // Whoever asks for it in earnest gets the error.
         let Some(bytes) = reader.fetch_wal(system_id, name).await? else { return Ok(false) };
         let place = self.place(name);
-        let wrote = tokio::task::spawn_blocking(move || write_durably(&place, &bytes)).await.map_err(|e| RestoreError::Bug(e.to_string()))?;
+        let wrote = tokio::task::spawn_blocking(move || write_durably(&place, &bytes, None)).await.map_err(|e| RestoreError::Bug(e.to_string()))?;
         wrote.map_err(|e| RestoreError::Fetch { name: name.to_string(), why: e.to_string() })?;
         Ok(true)
     }

@@ -15,12 +15,13 @@ use crate::fetch::write_durably;
 use crate::plan::RestorePlan;
 use crate::tablespaces::Lookout;
 use crate::tail::refuse_foreign;
+use crate::target::create_anew;
+use pg::Owner;
 use repo::Reader;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,7 +64,7 @@ struct Shelf {
     plan: Vec<SegmentName>,
     folder: PathBuf,
     pg_wal: PathBuf,
-    owner: pg::Owner,
+    owner: Owner,
     lookout: Lookout,
     events: Arc<dyn Events>,
     /// Segments on their way or there.
@@ -78,7 +79,8 @@ struct Shelf {
 }
 
 impl Supply {
-    /// Listens on `socket` and begins at once to fetch into `folder`, which is on the filesystem of `pg_wal`.
+    /// Listens on `socket`, in a folder that nobody else can enter yet, and begins at once to fetch into `folder`, which is on the filesystem
+    /// of `pg_wal`.
     pub(crate) fn start(
         reader: &Reader,
         plan: &RestorePlan,
@@ -86,13 +88,13 @@ impl Supply {
         socket: PathBuf,
         folder: PathBuf,
         pg_wal: PathBuf,
-        owner: pg::Owner,
+        owner: Owner,
         lookout: Lookout,
         events: Arc<dyn Events>,
     ) -> Result<Self, RestoreError> {
         let listener = UnixListener::bind(&socket).map_err(RestoreError::file("listen on", &socket))?;
-        chown(&socket, Some(owner.uid), Some(owner.gid)).map_err(RestoreError::file("own", &socket))?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).map_err(RestoreError::file("set the mode of", &socket))?;
+        lchown(&socket, Some(owner.uid), Some(owner.gid)).map_err(RestoreError::file("own", &socket))?;
         let shelf = Arc::new(Shelf {
             reader: reader.clone(),
             system_id: plan.backup.system_id,
@@ -194,7 +196,7 @@ impl Shelf {
                     let path = self.segment(*segment, *at).await?;
                     let former = at.checked_sub(1).map(|before| self.plan[before]).map(|name| (name, self.pg_wal.join(name.to_string())));
                     self.lookout.look(*segment, &path, former.as_ref().map(|(name, path)| (*name, path.as_path())))?;
-                    self.place(*segment, &path)?;
+                    place(&self.pg_wal, *segment, &path, self.owner)?;
                     self.events.tell(Event::SegmentReplayed { segment: *segment });
                     Ok(Answer::Placed)
                 }
@@ -205,15 +207,6 @@ impl Shelf {
             WalName::History(timeline) if self.without_history.contains(timeline) => put_down(self, name, STAND_IN).map(Answer::File),
             _ => Ok(Answer::Absent),
         }
-    }
-
-    /// Puts a fetched segment into pg_wal, marked as archived, as the server does with what an archive delivers (`XLogArchiveForceDone`).
-    fn place(&self, segment: SegmentName, path: &Path) -> Result<(), RestoreError> {
-        let done = self.pg_wal.join("archive_status").join(format!("{segment}.done"));
-        fs::write(&done, b"").map_err(RestoreError::file("write", &done))?;
-        chown(&done, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &done))?;
-        let placed = self.pg_wal.join(segment.to_string());
-        fs::rename(path, &placed).map_err(RestoreError::file("rename", path))
     }
 
     async fn segment(self: &Arc<Self>, segment: SegmentName, at: usize) -> Result<PathBuf, RestoreError> {
@@ -249,6 +242,16 @@ impl Shelf {
             drop(fs::remove_file(self.folder.join(self.plan[place].to_string())));
         }
     }
+}
+
+/// Puts a fetched segment into pg_wal, marked as archived, as the server does with what an archive delivers (`XLogArchiveForceDone`).
+fn place(pg_wal: &Path, segment: SegmentName, path: &Path, owner: Owner) -> Result<(), RestoreError> {
+    let done = pg_wal.join("archive_status").join(format!("{segment}.done"));
+    // The folder is the owner's, whose link would have root empty and give away what it leads to.
+    let mark = create_anew(&done, 0o600).map_err(RestoreError::file("write", &done))?;
+    fchown(&mark, Some(owner.uid), Some(owner.gid)).map_err(RestoreError::file("own", &done))?;
+    let placed = pg_wal.join(segment.to_string());
+    fs::rename(path, &placed).map_err(RestoreError::file("rename", path))
 }
 
 /// Fetches a file of the plan into the folder. That it is listed and cannot be had is a failure, never an absence.
@@ -288,17 +291,17 @@ async fn fetch(shelf: Arc<Shelf>, name: WalName) -> Result<PathBuf, RestoreError
 fn put_down(shelf: &Shelf, name: &WalName, bytes: &[u8]) -> Result<PathBuf, RestoreError> {
     let path = shelf.folder.join(name.to_string());
     let written = match name {
-        WalName::Segment(_) => write_quickly(&path, bytes),
-        _ => write_durably(&path, bytes),
+        WalName::Segment(_) => write_quickly(&path, bytes, shelf.owner),
+        _ => write_durably(&path, bytes, Some(shelf.owner)),
     };
     written.map_err(RestoreError::file("write", &path))?;
-    chown(&path, Some(shelf.owner.uid), Some(shelf.owner.gid)).map_err(RestoreError::file("own", &path))?;
     Ok(path)
 }
 
 /// Not durable: a restore that power loss interrupts fetches it again, and one that ends has no more need of it.
-fn write_quickly(to: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+fn write_quickly(to: &Path, bytes: &[u8], owner: Owner) -> std::io::Result<()> {
+    let mut file = create_anew(to, 0o600)?;
+    fchown(&file, Some(owner.uid), Some(owner.gid))?;
     file.write_all(bytes)
 }
 
@@ -339,5 +342,34 @@ pub fn ask_supply(socket: &Path, name: &str, to: &Path) -> Supplied {
             None if answer.trim_end() == "absent" => Supplied::Absent,
             _ => Supplied::Failed(format!("an answer that makes no sense: {answer:?}")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_file_of_the_supply_goes_through_a_link_that_somebody_laid_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, folder, precious) = (dir.path().join("pg_wal"), dir.path().join("wal"), dir.path().join("precious"));
+        fs::create_dir_all(wal.join("archive_status")).unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(&precious, "precious").unwrap();
+        let segment: SegmentName = "000000010000000000000003".parse().unwrap();
+        let (fetched, history) = (folder.join(segment.to_string()), folder.join("00000002.history"));
+        let done = wal.join("archive_status").join(format!("{segment}.done"));
+        for link in [&fetched, &folder.join("00000002.history.bowline"), &done, &wal.join(segment.to_string())] {
+            symlink(&precious, link).unwrap();
+        }
+        let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        write_quickly(&fetched, b"a segment", owner).unwrap();
+        write_durably(&history, b"a history", Some(owner)).unwrap();
+        place(&wal, segment, &fetched, owner).unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+        assert_eq!(fs::read_to_string(wal.join(segment.to_string())).unwrap(), "a segment");
+        assert_eq!(fs::read_to_string(&history).unwrap(), "a history");
+        assert!(fs::symlink_metadata(&done).unwrap().is_file());
     }
 }

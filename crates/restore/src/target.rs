@@ -9,7 +9,7 @@ use pg::{Owner, owner_of, server_running_in, survivors_in};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use terms::Timestamp;
@@ -64,8 +64,11 @@ impl Target {
             Err(e) if e.kind() == ErrorKind::NotFound => false,
             Err(e) => return Err(RestoreError::file("look at", data_dir)(e)),
         };
-        let owner =
-            if geteuid().is_root() { future_owner(data_dir)? } else { Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() } };
+        let owner = if geteuid().is_root() {
+            future_owner(data_dir, &side_dir)?
+        } else {
+            Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+        };
         Ok(Self { data_dir: data_dir.to_owned(), owner, side_dir, sockets: "/tmp".into(), occupied })
     }
 
@@ -148,8 +151,8 @@ impl Target {
         if !self.data_dir.exists() {
             self.make_dir(&self.data_dir)?;
         } else {
-            chown(&self.data_dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", &self.data_dir))?;
-            fs::set_permissions(&self.data_dir, fs::Permissions::from_mode(0o700)).map_err(RestoreError::file("set the mode of", &self.data_dir))?;
+            let opened = self.own_dir(&self.data_dir, false)?;
+            opened.set_permissions(fs::Permissions::from_mode(0o700)).map_err(RestoreError::file("set the mode of", &self.data_dir))?;
         }
         Ok(())
     }
@@ -167,7 +170,11 @@ impl Target {
         }
         // These are each thread's own (setfsuid(2), and setgroups(2) as the system call that it is), and end with it.
         let lowered = || -> io::Result<T> {
-            rustix::thread::set_thread_groups(&[])?;
+            match rustix::thread::set_thread_groups(&[]) {
+                // Root without this right, as in a container, has no other groups to lose either.
+                Ok(()) | Err(rustix::io::Errno::PERM) => {}
+                Err(why) => return Err(why.into()),
+            }
             setfsgid(Gid::from_raw(gid));
             setfsuid(Uid::from_raw(uid));
             // It says what was, not whether it did anything.
@@ -207,23 +214,37 @@ impl Target {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(RestoreError::file("create", path)(e)),
             _ => {}
         }
+        self.own_dir(path, false).map(drop)
+    }
+
+    /// Opens a directory that is the owner's or becomes it, for what else is to be done to it: by what is opened and not by its name, which may
+    /// be another's a moment later. One that is neither his nor root's is refused. Where a link is followed, it must be his already: his link
+    /// would have root give away whatever it leads to.
+    pub(crate) fn own_dir(&self, path: &Path, follows: bool) -> Result<File, RestoreError> {
         let unusable = |why: String| RestoreError::Target {
             path: path.to_owned(),
             why,
             hint: "See who put it there, and move it away; then run the restore again.".into(),
         };
-        // By what is opened and not by its name, which may be another's a moment later.
-        let opened = match OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path) {
-            Err(_) if fs::symlink_metadata(path).is_ok_and(|there| !there.is_dir()) => {
+        let open = |flags| OpenOptions::new().read(true).custom_flags(O_DIRECTORY | flags).open(path);
+        let is_there = fs::symlink_metadata(path);
+        let (opened, is_link) = match open(O_NOFOLLOW) {
+            Err(_) if follows && is_there.as_ref().is_ok_and(fs::Metadata::is_symlink) => (open(0), true),
+            Err(_) if is_there.as_ref().is_ok_and(|there| !there.is_dir()) => {
                 return Err(unusable("It is a link or a file, and must be a directory of this restore's own.".into()));
             }
-            opened => opened.map_err(RestoreError::file("open", path))?,
+            opened => (opened, false),
         };
+        let opened = opened.map_err(RestoreError::file("open", path))?;
         let there = opened.metadata().map_err(RestoreError::file("look at", path))?;
+        let Owner { uid, gid } = self.owner;
         match there.uid() {
-            uid if uid == self.owner.uid => Ok(()),
-            0 => fchown(&opened, Some(self.owner.uid), Some(self.owner.gid)).map_err(RestoreError::file("own", path)),
-            uid => Err(unusable(format!("It belongs to user {uid}, and the cluster to user {}.", self.owner.uid))),
+            found if found == uid && there.gid() == gid => Ok(opened),
+            found if found == uid || (found == 0 && !is_link) => {
+                fchown(&opened, Some(uid), Some(gid)).map_err(RestoreError::file("own", path))?;
+                Ok(opened)
+            }
+            found => Err(unusable(format!("It belongs to user {found}, and the cluster to user {uid}."))),
         }
     }
 }
@@ -243,11 +264,14 @@ pub fn linked_wal(data_dir: &Path) -> Option<PathBuf> {
 
 /// Makes a file that is certainly new: what bears its name goes first, and a link is not followed.
 pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-        _ => {}
+    let make = || OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    match make() {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            make()
+        }
+        made => made,
     }
-    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Renames `path` to a name that says when it was put aside.
@@ -305,9 +329,10 @@ pub(crate) fn stays(name: &std::ffi::OsStr) -> bool {
     name == "lost+found" || name == UNFINISHED || name.to_string_lossy().starts_with(pg::rules::BEFORE)
 }
 
-/// As root: the owner of what is there or of the folder around it, unless that is root; else the user postgres.
-fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
-    for place in [Some(data_dir), data_dir.parent()].into_iter().flatten() {
+/// As root: the owner of what is there, of the directory beside it or of the folder around it, unless that is root; else the user postgres. What
+/// a restore leaves that is killed after the old data went aside is beside it, and nowhere else.
+fn future_owner(data_dir: &Path, side_dir: &Path) -> Result<Owner, RestoreError> {
+    for place in [Some(data_dir), Some(side_dir), data_dir.parent()].into_iter().flatten() {
         if fs::metadata(place).is_ok_and(|m| m.uid() != 0) {
             return Ok(owner_of(place)?);
         }
@@ -325,7 +350,7 @@ fn future_owner(data_dir: &Path) -> Result<Owner, RestoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{chown, symlink};
     use std::process::{Command, Stdio};
 
     #[test]
@@ -402,6 +427,21 @@ mod tests {
     }
 
     #[test]
+    fn whose_a_cluster_is_outlives_a_kill_between_its_going_aside_and_the_new_directory() {
+        // Only root restores for somebody else.
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (data_dir, side_dir) = (dir.path().join("data"), dir.path().join("data.bowline"));
+        fs::create_dir(&side_dir).unwrap();
+        chown(&side_dir, Some(65_534), Some(65_534)).unwrap();
+        assert_eq!(Target::inspect(&data_dir).unwrap().owner.uid, 65_534, "nothing is there");
+        fs::create_dir(&data_dir).unwrap();
+        assert_eq!(Target::inspect(&data_dir).unwrap().owner.uid, 65_534, "it is root's still");
+    }
+
+    #[test]
     fn a_link_in_the_place_of_a_directory_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let (target, elsewhere) = (target(dir.path()), dir.path().join("elsewhere"));
@@ -418,6 +458,30 @@ mod tests {
         fs::remove_file(&wal).unwrap();
         fs::write(&wal, "").unwrap();
         target.make_dir(&wal).unwrap_err();
+    }
+
+    #[test]
+    fn a_directory_is_the_owners_by_what_it_is_and_not_by_what_a_link_of_his_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, place, elsewhere) = (target(dir.path()), dir.path().join("place"), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, &place).unwrap();
+        let refused = target.own_dir(&place, false).unwrap_err();
+        assert!(matches!(&refused, RestoreError::Target { path, .. } if *path == place), "{refused}");
+        target.own_dir(&place, true).unwrap();
+        symlink(&elsewhere, &target.data_dir).unwrap();
+        target.prepare(None).unwrap_err();
+        if geteuid().is_root() {
+            // Of nobody's: what is root's behind his link is not given to him, and what is somebody else's not in any case.
+            let nobodys = Target { owner: Owner { uid: 65_534, gid: 65_534 }, ..target };
+            nobodys.own_dir(&place, true).unwrap_err();
+            assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);
+            nobodys.own_dir(&elsewhere, false).unwrap();
+            assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 65_534);
+            nobodys.own_dir(&place, true).unwrap();
+            chown(&elsewhere, Some(65_533), None).unwrap();
+            nobodys.own_dir(&elsewhere, false).unwrap_err();
+        }
     }
 
     #[test]

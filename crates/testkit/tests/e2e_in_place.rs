@@ -142,9 +142,15 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
     std::fs::write(etc.join("pg_hba.conf"), "local all all trust\n").expect("write");
     let plan = bowline.ok(&["restore", "--plan"]);
     assert!(plan["steps"].to_string().contains("configuration that is there stays"), "{plan:#}");
-    let (_, rules) = fate(&bowline.ok(&restore));
+    let outcome = bowline.run(&restore);
+    let (_, rules) = fate(outcome.result());
     came_back();
     assert_eq!(rules["fate"], "left", "{rules}");
+    // Already before the server is started, which may fail for want of it.
+    let is_told = |line: &serde_json::Value| line.to_string().contains("/pg_hba.conf is not the backup's; to use that: cp -p ");
+    let is_start = |line: &serde_json::Value| line["event"] == "step-begun" && line.to_string().contains("start");
+    let told = outcome.lines.iter().position(is_told).expect("a notice");
+    assert!(outcome.lines[told..].iter().any(is_start), "{outcome:#?}");
     assert!(rules["remedy"].as_str().is_some_and(|command| command.starts_with("cp -p ")), "{rules}");
     assert_eq!(std::fs::read_to_string(etc.join("pg_hba.conf")).expect("read"), "local all all trust\n");
 }

@@ -18,11 +18,13 @@ pub fn steps(plan: &RestorePlan, target: &Target, journal: &Journal) -> Vec<Stri
         (format!("configuration from elsewhere goes only into {}", target.side_dir.join("config").display()), Vec::new()),
     ];
     for original in &plan.contents.config {
+        let is_anothers = restore::is_anothers(original, target);
         let fate = match (places.may_hold(original), original.exists(), gives_way) {
             (false, ..) => 3,
+            (_, false, _) if is_anothers => 3,
             (_, false, _) => 0,
-            (_, _, true) => 1,
-            (_, _, false) => 2,
+            (_, _, true) if !is_anothers => 1,
+            _ => 2,
         };
         found[fate].1.push(original.display().to_string());
     }

@@ -12,9 +12,8 @@ use pg::{CONTROL_FILE, ControlFile, Replication, Sql, TimelineHistory};
 use repo::{Coverage, Reader};
 use rescue::{Lent, Salvage};
 use restore::{Detour, RestorePlan};
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
@@ -157,9 +156,20 @@ impl Protector<'_> {
         Ok(backup::make(self.wiring, &BackupArgs::default(), Meanwhile::Wait, self.printer).await?.id)
     }
 
+    /// Whether this server answers on a socket of this host and works in the directory that was restored: then it needs no replication
+    /// connection to be known by.
+    async fn is_here(&self, sql: &Sql) -> bool {
+        let data_dir = sql.setting("data_directory").await.ok().flatten().filter(|_| sql.peer().address.starts_with('/'));
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        data_dir.and_then(|data_dir| real(Path::new(&data_dir))).is_some_and(|there| real(&self.data_dir) == Some(there))
+    }
+
     /// A connection string of several hosts, or a name that went over to another one, leads to a server that was not restored: of the same
     /// cluster, on a timeline of the same number perhaps, but by another way there.
     async fn refuse_another(&self, sql: &Sql) -> Result<(), Fault> {
+        if self.is_here(sql).await {
+            return Ok(());
+        }
         let Some(restored) = history_in(&self.data_dir) else { return Ok(()) };
         let timeline = restored.timeline();
         let mut connection = Replication::connect(&self.wiring.conninfo()?.only(&sql.peer().address)).await?;
@@ -225,8 +235,7 @@ impl Protector<'_> {
         let path = self.side_dir.join("receiver.log");
         let cannot =
             |e: std::io::Error| Fault::of("no-receiver", Class::Refused, "cannot start a WAL receiver", format!("{}: {e}.", path.display()), "");
-        // Through a link of the cluster's owner root would write elsewhere.
-        let log = File::options().create(true).append(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path).map_err(cannot)?;
+        let log = pg::append_as_owners(&path, pg::owner_of(&self.data_dir)?).map_err(cannot)?;
         let child = beside::receiver(self.common, log).map_err(cannot)?;
         self.printer.tell(Event::Noticed {
             what: format!(

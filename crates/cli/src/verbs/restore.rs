@@ -33,7 +33,7 @@ pub async fn run(common: &Common, asked: &RestoreArgs, printer: &Arc<Printer>) -
     }
     let target = Target::inspect(&target_dir(&wiring, asked)?)?;
     let is_side = wiring.config.postgres.data_dir.as_ref().is_none_or(|production| !target.is_at(production));
-    let mut journal = journal(asked, &target)?;
+    let mut journal = journal(asked, &target, printer)?;
     // Once the new cluster is there, no plan would be the one that made it.
     let course = Course::new(&reader, journal.wish()?, asked, wiring.config.postgres.bin_dir.as_deref(), printer);
     let mut plan = if journal.stage < Stage::Recovered { Some(course.plan().await?) } else { None };
@@ -123,10 +123,19 @@ fn with_kept(common: &Common, kept: Option<&str>, target: &Target) -> Result<Com
 }
 
 /// What is to be done: what is asked for, or what broke off.
-fn journal(asked: &RestoreArgs, target: &Target) -> Result<Journal, Fault> {
+fn journal(asked: &RestoreArgs, target: &Target, printer: &Printer) -> Result<Journal, Fault> {
     let wish = asked.goal.wish();
     let new = Journal::new(target, &wish, SystemClock.now()).rewriting(asked.delta);
-    Ok(match Journal::unfinished(target)? {
+    let old = match Journal::unfinished(target) {
+        Err(RescueError::Foreign { .. }) if asked.anew => {
+            let what = "another user began the restore that is given up: nothing is taken from its journal, and the systemd unit that ran PostgreSQL, \
+                        if it was stopped, is unknown; look whether [postgres] start names what starts it";
+            printer.tell(Event::Noticed { what: what.into() });
+            None
+        }
+        old => old?,
+    };
+    Ok(match old {
         None if asked.go_on => {
             let hint = "Say what to restore to; nothing was touched.";
             return Err(Fault::misuse("nothing-to-continue", format!("no restore of {} broke off", target.data_dir.display()), "", hint));
