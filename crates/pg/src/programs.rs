@@ -2,7 +2,7 @@
 
 use crate::instance_error::InstanceError;
 use nix::errno::Errno;
-use nix::libc::O_NOFOLLOW;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, setgid, setgroups, setuid};
 use std::ffi::CString;
 use std::fs::File;
@@ -69,11 +69,17 @@ pub fn owner_of(data_dir: &Path) -> Result<Owner, InstanceError> {
 }
 
 /// Opens a file to append to that lies in a folder of the owner's, and makes it his, so that he can go on with what root began. Through a link
-/// of his, or another name of the same file, root would write elsewhere.
+/// of his, or another name of the same file, root would write elsewhere: that is refused, and so is a pipe, which would be waited for.
 pub fn append_as_owners(path: &Path, owner: Owner) -> std::io::Result<File> {
-    let file = File::options().create(true).append(true).custom_flags(O_NOFOLLOW).open(path)?;
+    let file = File::options().create(true).append(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     let there = file.metadata()?;
-    if geteuid().is_root() && there.uid() != owner.uid && there.is_file() && there.nlink() == 1 {
+    if !there.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    if geteuid().is_root() && there.uid() != owner.uid {
+        if there.nlink() != 1 {
+            return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it is somebody else's file under a second name"));
+        }
         fchown(&file, Some(owner.uid), Some(owner.gid))?;
     }
     Ok(file)
@@ -245,7 +251,7 @@ mod tests {
             let (other, second) = (dir.path().join("other"), dir.path().join("second"));
             std::fs::write(&other, "").unwrap();
             std::fs::hard_link(&other, &second).unwrap();
-            append_as_owners(&second, owner).unwrap();
+            append_as_owners(&second, owner).unwrap_err();
             assert_eq!(std::fs::metadata(&other).unwrap().uid(), 0, "somebody else's file under another name");
         }
     }

@@ -166,7 +166,7 @@ impl RetentionPlan {
             [all.last().copied(), by_log].into_iter().flatten().map(|newest| (newest.backup.id, newest)).collect();
         newest.into_values().for_each(|newest| keep(newest, Reason::Newest));
         let dailies = dailies(policy, &all);
-        let is_short = dailies.len() < policy.daily;
+        let is_short = dailies.len() < policy.daily || all.len() < policy.minimum.max(1);
         for daily in dailies {
             keep(daily, Reason::Daily(policy.zone.day(daily.at())));
         }
@@ -259,8 +259,9 @@ fn monthlies(policy: &RetentionPolicy, all: &[&Candidate], chosen: &BTreeMap<Mon
 }
 
 /// All log from the start of each cluster's oldest daily on, so that every instant from its end on can be reached; and of each other backup
-/// that is kept what it needs itself. What stands aside counts as a daily here while the others are fewer days than are asked for (`is_short`),
-/// or none of its cluster: a manifest that is damaged may come back, and then its log is wanted.
+/// that is kept what it needs itself. What stands aside counts as a daily here while the others are fewer than are asked for (`is_short`),
+/// or none of its cluster, and where it is younger than the oldest that counts, of whatever cluster: a manifest that is damaged may come back,
+/// and then its log is wanted.
 fn wal(all: &[&Candidate], verdicts: &[Verdict], is_short: bool) -> Vec<WalKept> {
     let of = |candidate: &Candidate| {
         verdicts.iter().find(|verdict| verdict.backup == candidate.backup.id).map(|verdict| &verdict.kept[..]).unwrap_or_default()
@@ -268,7 +269,11 @@ fn wal(all: &[&Candidate], verdicts: &[Verdict], is_short: bool) -> Vec<WalKept>
     let is_calendar =
         |reason: &Reason| !matches!(reason, Reason::Monthly(_) | Reason::Held(_) | Reason::InUse(_) | Reason::NewestProven | Reason::Unproven(_));
     let believed: BTreeSet<SystemId> = all.iter().filter(|candidate| candidate.aside.is_none()).map(|candidate| candidate.backup.system_id).collect();
-    let may_count = |candidate: &Candidate| candidate.aside.is_some() && (is_short || !believed.contains(&candidate.backup.system_id));
+    let since = all.iter().filter(|candidate| of(candidate).iter().any(is_calendar)).map(|candidate| candidate.at()).min();
+    let may_count = |candidate: &Candidate| {
+        let is_within = is_short || !believed.contains(&candidate.backup.system_id) || since.is_some_and(|since| candidate.at() >= since);
+        candidate.aside.is_some() && is_within
+    };
     let counts = |candidate: &Candidate| of(candidate).iter().any(is_calendar) || may_count(candidate);
     let mut floors: BTreeMap<SystemId, &BackupDocument> = BTreeMap::new();
     for candidate in all.iter().filter(|candidate| counts(candidate)) {

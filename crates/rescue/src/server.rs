@@ -107,10 +107,16 @@ pub(crate) async fn start(target: &Target, options: &RescueOptions, journal: &Jo
 fn where_configured(target: &Target, journal: &Journal) -> Result<Vec<(String, String)>, RescueError> {
     let is_inside = target.data_dir.join("postgresql.conf").exists();
     let is_main = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "postgresql.conf");
+    // Another cluster's settings are none of this one's, unless somebody put the backup's in their place.
+    let is_backups = |path: &Path| {
+        let kept = journal.config.iter().find(|(_, original)| original == path).and_then(|(kept, _)| fs::read(kept).ok());
+        kept.is_some() && kept == fs::read(path).ok()
+    };
+    let is_usable = |path: &&PathBuf| path.exists() && (is_backups(path) || !restore::is_anothers(path, target));
     // Older backups do not say which one it was.
-    let guessed = journal.config.iter().map(|(_, original)| original).find(is_main).filter(|path| !is_inside && path.exists());
+    let guessed = journal.config.iter().map(|(_, original)| original).find(is_main).filter(|_| !is_inside).filter(is_usable);
     let recorded = journal.config_places.config_file.as_ref();
-    match recorded.filter(|path| path.exists()).or(guessed) {
+    match recorded.filter(is_usable).or(guessed) {
         Some(outside) => {
             let words = |path: &Path| path.display().to_string();
             // It may name the data directory of the host that it was written for.

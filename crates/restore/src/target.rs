@@ -219,13 +219,14 @@ impl Target {
 
     /// Opens a directory that is the owner's or becomes it, for what else is to be done to it: by what is opened and not by its name, which may
     /// be another's a moment later. One that is neither his nor root's is refused. Where a link is followed, it must be his already: his link
-    /// would have root give away whatever it leads to.
+    /// would have root give away whatever it leads to. One that only root can have laid is root's word.
     pub(crate) fn own_dir(&self, path: &Path, follows: bool) -> Result<File, RestoreError> {
         let unusable = |why: String| RestoreError::Target {
             path: path.to_owned(),
             why,
-            hint: "See who put it there, and move it away; then run the restore again.".into(),
+            hint: "See who put it there: move it away, or give it to the cluster's user by chown; then run the restore again.".into(),
         };
+        let is_roots_alone = |path: &Path| fs::metadata(path).is_ok_and(|folder| folder.uid() == 0 && folder.mode() & 0o022 == 0);
         let open = |flags| OpenOptions::new().read(true).custom_flags(O_DIRECTORY | flags).open(path);
         let is_there = fs::symlink_metadata(path);
         let (opened, is_link) = match open(O_NOFOLLOW) {
@@ -240,7 +241,7 @@ impl Target {
         let Owner { uid, gid } = self.owner;
         match there.uid() {
             found if found == uid && there.gid() == gid => Ok(opened),
-            found if found == uid || (found == 0 && !is_link) => {
+            found if found == uid || (found == 0 && (!is_link || path.parent().is_some_and(is_roots_alone))) => {
                 fchown(&opened, Some(uid), Some(gid)).map_err(RestoreError::file("own", path))?;
                 Ok(opened)
             }

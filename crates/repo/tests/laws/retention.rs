@@ -205,6 +205,35 @@ fn what_is_not_believed_stays_and_takes_nobodys_place_whatever_it_says() {
 }
 
 #[test]
+fn no_log_goes_by_which_what_is_not_believed_now_could_be_gone_on_from() {
+    let night = |number: i64, lsn: u64, system: u64| Candidate {
+        // The other cluster's an hour earlier.
+        backup: backup(BEGIN.plus_micros(number * DAY + if system == 1 { 3_600_000_000 } else { 0 }), lsn, system),
+        drilled: None,
+        held: None,
+        in_use: None,
+        aside: None,
+    };
+    let aside = |candidates: &[Candidate], which: usize| {
+        let mut all = candidates.to_vec();
+        all[which].aside = Some("its key does not open now".to_owned());
+        all
+    };
+    let kept = |policy: &RetentionPolicy, all: &[Candidate], system: u64, lsn: u64| {
+        let plan = RetentionPlan::new(policy, all, Some(SystemId::new(1)), &BTreeMap::new());
+        plan.keeps_wal(SystemId::new(system), Timeline::FIRST, Lsn::from_bytes(lsn), Lsn::from_bytes(lsn + 0x100))
+    };
+    // The minimum reaches further back than the days.
+    let policy = RetentionPolicy { daily: 3, minimum: 7, ..RetentionPolicy::default() };
+    let nights: Vec<Candidate> = (0..7).map(|number| night(number, 0x100_0000 * (number as u64 + 1), 1)).collect();
+    assert!(kept(&policy, &nights, 1, 0x180_0000) && kept(&policy, &aside(&nights, 0), 1, 0x180_0000), "behind the oldest");
+    // Its cluster has others, and its day is another cluster's as well.
+    let policy = RetentionPolicy { daily: 3, minimum: 1, ..RetentionPolicy::default() };
+    let upgraded = [night(0, 0x900_0000, 2), night(0, 0x100_0000, 1), night(1, 0x200_0000, 1), night(2, 0x300_0000, 1)];
+    assert!(kept(&policy, &upgraded, 1, 0x180_0000) && kept(&policy, &aside(&upgraded, 1), 1, 0x180_0000), "behind the first of its cluster");
+}
+
+#[test]
 fn an_empty_repository_lets_no_log_go() {
     let plan = RetentionPlan::new(&RetentionPolicy::default(), &[], None, &BTreeMap::new());
     assert!(plan.keeps_wal(SystemId::new(1), Timeline::FIRST, Lsn::from_bytes(0), Lsn::from_bytes(1 << 24)));
