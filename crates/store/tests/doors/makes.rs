@@ -8,7 +8,7 @@ use crate::stores::{MINIO_KEY, Make, ObjectServer};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use std::sync::Arc;
-use store::{Created, Item, ItemFacts, Site, Sse, StoreError, StoreOptions};
+use store::{Created, Item, ItemFacts, Site, Sse, Store, StoreError, StoreOptions};
 use terms::{Clock, SystemClock};
 
 async fn start(make: Make) -> ObjectServer {
@@ -17,6 +17,23 @@ async fn start(make: Make) -> ObjectServer {
 
 async fn keeps_every_promise(url: &str, options: &StoreOptions) {
     conform(store::open(url, options).unwrap(), store::open_remover(url, options).unwrap()).await;
+}
+
+/// Stores 45 MiB in parts, and sees that they are there.
+async fn write_large(store: &Arc<dyn Store>) {
+    let writing = tokio::task::spawn_blocking({
+        let store = Arc::clone(store);
+        move || {
+            let sink = store.begin(&path("large")).unwrap();
+            for piece in 0..45u8 {
+                sink.append(&vec![piece; 1 << 20]).unwrap();
+            }
+            sink.finish().unwrap();
+        }
+    });
+    writing.await.unwrap();
+    store.settle().await.unwrap();
+    assert_eq!(store.info(&path("large")).await.unwrap().unwrap().bytes, 45 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -147,19 +164,7 @@ async fn a_store_that_is_gone_for_seconds_ends_neither_a_put_nor_a_large_object(
     }
     // Two looks whether it is there, and the beginning: nobody listens when its parts come.
     let store = leaving(3, 7);
-    let writing = tokio::task::spawn_blocking({
-        let store = Arc::clone(&store);
-        move || {
-            let sink = store.begin(&path("large")).unwrap();
-            for piece in 0..45u8 {
-                sink.append(&vec![piece; 1 << 20]).unwrap();
-            }
-            sink.finish().unwrap();
-        }
-    });
-    writing.await.unwrap();
-    store.settle().await.unwrap();
-    assert_eq!(store.info(&path("large")).await.unwrap().unwrap().bytes, 45 << 20);
+    write_large(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,19 +195,7 @@ async fn a_write_whose_answer_is_lost_by_a_real_server_counts_as_done() {
     assert_eq!(store.put_new(&path("once"), Bytes::from_static(b"x")).await.unwrap(), Created::New);
     let first = store.replace(&path("document"), Bytes::from_static(b"1"), None).await.unwrap().unwrap();
     store.replace(&path("document"), Bytes::from_static(b"2"), Some(&first)).await.unwrap().unwrap();
-    let writing = tokio::task::spawn_blocking({
-        let store = Arc::clone(&store);
-        move || {
-            let sink = store.begin(&path("large")).unwrap();
-            for piece in 0..45u8 {
-                sink.append(&vec![piece; 1 << 20]).unwrap();
-            }
-            sink.finish().unwrap();
-        }
-    });
-    writing.await.unwrap();
-    store.settle().await.unwrap();
-    assert_eq!(store.info(&path("large")).await.unwrap().unwrap().bytes, 45 << 20);
+    write_large(&store).await;
     assert_eq!(forgetful.lost(), 3, "once, document and large: each answer was lost");
 }
 
