@@ -169,7 +169,7 @@ fn answer(request: &Request, state: &mut State) -> Option<(u16, u32, Vec<u8>)> {
                     )
                 })
                 .collect();
-            Some((200, 0, format!("<ListBucketResult>{items}</ListBucketResult>").into_bytes()))
+            Some((200, 0, format!("<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>").into_bytes()))
         }
         "GET" | "HEAD" => match found {
             Some(body) => Some((200, etag(&body), body)),
