@@ -475,8 +475,13 @@ mod tests {
         if geteuid().is_root() {
             // Of nobody's: what is root's behind his link is not given to him, and what is somebody else's not in any case.
             let nobodys = Target { owner: Owner { uid: 65_534, gid: 65_534 }, ..target };
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
             nobodys.own_dir(&place, true).unwrap_err();
             assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);
+            // Where only root lays links, it is his word that this is the place.
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            nobodys.own_dir(&place, true).unwrap();
+            chown(&elsewhere, Some(0), None).unwrap();
             nobodys.own_dir(&elsewhere, false).unwrap();
             assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 65_534);
             nobodys.own_dir(&place, true).unwrap();
