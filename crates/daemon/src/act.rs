@@ -19,7 +19,7 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout, timeout_at};
 use watch::facts::{Facts, PastRun, RepositoryFacts, RunFacts};
-use watch::{FINDERS, JobPlan, Look, Trouble, is_ahead};
+use watch::{FINDERS, JobPlan, Look, Trouble};
 
 /// How often the clock is looked at. It may jump, so nothing sleeps until a time.
 const TICK: Duration = Duration::from_millis(500);
@@ -291,7 +291,7 @@ impl Daemon {
         let now = SystemClock.now();
         let mut past: Vec<Past> = own.iter().map(|(_, past)| *past).chain(others).collect();
         // A clock that was wrong wrote these.
-        past.retain(|run| !is_ahead(run.began, now));
+        past.retain(|run| !run.began.is_ahead_of(now));
         past.sort_by_key(|run| std::cmp::Reverse(run.began));
         past
     }

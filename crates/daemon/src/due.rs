@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 use terms::{Schedule, Timestamp};
-use watch::is_ahead;
 
 /// How long after a failure the job is tried again; doubled with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(600);
@@ -58,7 +57,7 @@ pub struct Situation<'a> {
 /// Whether the job begins now.
 pub fn due(situation: &Situation<'_>) -> Option<Why> {
     let now = situation.now;
-    let past: Vec<&Past> = situation.past.iter().filter(|run| !is_ahead(run.began, now)).collect();
+    let past: Vec<&Past> = situation.past.iter().filter(|run| !run.began.is_ahead_of(now)).collect();
     let failures = past.iter().take_while(|run| !run.is_settled).count() as u32;
     let last = past.first();
     if let Some(last) = last.filter(|_| failures > 0 && !situation.is_in_vain) {
@@ -92,7 +91,7 @@ pub struct Backups {
 pub fn expiry_due(last: Option<&Past>, backups: Backups, is_full: bool, now: Timestamp) -> Option<&'static str> {
     let since = now.seconds_since(last.map_or(backups.since, |last| last.began));
     // The backup's time is the server's. Where that clock is ahead of ours, the last run may have followed this very backup.
-    let pause = |at: Timestamp, last: &Past| if is_ahead(at, last.began) { EXPIRE_PAUSE_SECONDS } else { EXPIRE_DOUBT_SECONDS };
+    let pause = |at: Timestamp, last: &Past| if at.is_ahead_of(last.began) { EXPIRE_PAUSE_SECONDS } else { EXPIRE_DOUBT_SECONDS };
     let is_over = |at: Timestamp, last: &Past| now.seconds_since(last.ended.unwrap_or(last.began)) >= pause(at, last);
     let is_after = backups.newest.is_some_and(|at| last.is_none_or(|last| at > last.began && is_over(at, last)));
     if is_after {

@@ -15,8 +15,6 @@ const DIGEST: &str = "# sha256: ";
 /// And the line before that, where the repository is encrypted: the HMAC-SHA-256 (hexadecimal), under the key of digests, of the
 /// repository's id, the object's path, a line feed and every byte before this line. Who has no key makes none, and moves none elsewhere.
 const MAC: &str = "# bowline-mac: ";
-/// What nobody vouches for is from the future when its time is so far ahead: five minutes.
-const AHEAD_SECONDS_MAX: f64 = 300.0;
 
 /// What is known of who wrote a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +74,7 @@ impl Reader {
         kept.sort();
         let (mut passed_over, mut other) = (Vec::new(), None);
         for (at, object) in kept.into_iter().rev() {
-            let is_future = at.seconds_since(now) > AHEAD_SECONDS_MAX;
+            let is_future = at.is_ahead_of(now);
             if is_future && key.is_none() {
                 continue;
             }

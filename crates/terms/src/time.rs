@@ -38,6 +38,11 @@ impl Timestamp {
     pub fn seconds_since(self, earlier: Self) -> f64 {
         (self.0 - earlier.0) as f64 / 1e6
     }
+    /// Whether this is still to come by more than the clocks of host, server and store may differ, five minutes: a clock that was wrong wrote it,
+    /// or somebody who would come first.
+    pub fn is_ahead_of(self, now: Self) -> bool {
+        self.seconds_since(now) > 300.0
+    }
     /// As RFC 3339 writes it: `2026-11-22T14:05:00Z`.
     pub fn rfc3339(self) -> String {
         format!("{}Z", self.to_string().trim_end_matches(" UTC").replacen(' ', "T", 1))

@@ -6,9 +6,6 @@ use repo::{BackupDocument, ManifestReader, Reader, RepoError, SnapshotDocument, 
 use std::collections::{BTreeMap, BTreeSet};
 use terms::{BackupId, Class, Explain, Timestamp};
 
-/// A clock may be ahead of the one by which expiry goes by so much: five minutes.
-const AHEAD_SECONDS_MAX: f64 = 300.0;
-
 /// Looks at whoever has a place.
 pub(crate) struct Places<'r> {
     reader: &'r Reader,
@@ -92,25 +89,27 @@ impl<'r> Places<'r> {
     }
 
     async fn doubt_backup(&mut self, backup: &BackupDocument) -> Result<Option<String>, RepoError> {
-        let folder = backup_folder(backup.kind, backup.id);
-        if let Some(known) = self.judged.get(&folder) {
-            return Ok(known.clone());
-        }
-        let why = match self.ahead(backup.start.time.max(backup.stop.time)) {
-            None if self.opens => doubt(ManifestReader::open_for(self.reader, backup).await.err())?,
-            why => why,
-        };
-        self.judged.insert(folder, why.clone());
-        Ok(why)
+        let (folder, latest) = (backup_folder(backup.kind, backup.id), backup.start.time.max(backup.stop.time));
+        self.judge(folder, latest, ManifestReader::open_for(self.reader, backup)).await
     }
 
     async fn doubt_snapshot(&mut self, snapshot: &SnapshotDocument) -> Result<Option<String>, RepoError> {
-        let folder = backup_folder(snapshot.kind, snapshot.id);
+        let (folder, latest) = (backup_folder(snapshot.kind, snapshot.id), snapshot.began.max(snapshot.ended));
+        self.judge(folder, latest, SnapshotReader::open(self.reader, snapshot)).await
+    }
+
+    /// Why what lies in this folder, made at `latest`, is not believed. Its list is opened once, and only where its time has come.
+    async fn judge<T>(
+        &mut self,
+        folder: String,
+        latest: Timestamp,
+        opened: impl Future<Output = Result<T, RepoError>>,
+    ) -> Result<Option<String>, RepoError> {
         if let Some(known) = self.judged.get(&folder) {
             return Ok(known.clone());
         }
-        let why = match self.ahead(snapshot.began.max(snapshot.ended)) {
-            None if self.opens => doubt(SnapshotReader::open(self.reader, snapshot).await.err())?,
+        let why = match self.ahead(latest) {
+            None if self.opens => doubt(opened.await.err())?,
             why => why,
         };
         self.judged.insert(folder, why.clone());
@@ -119,8 +118,7 @@ impl<'r> Places<'r> {
 
     /// Why it was not made at this time.
     fn ahead(&self, latest: Timestamp) -> Option<String> {
-        let is_ahead = latest.seconds_since(self.now) > AHEAD_SECONDS_MAX;
-        is_ahead.then(|| format!("it says that it was made at {latest}, and it is {}", self.now))
+        latest.is_ahead_of(self.now).then(|| format!("it says that it was made at {latest}, and it is {}", self.now))
     }
 }
 

@@ -1,7 +1,6 @@
 //! How each job of the schedule stands, by the ledger and by what it left: pure.
 
 use crate::facts::{JobFacts, PastRun, RepositoryFacts, RunFacts};
-use crate::is_ahead;
 use crate::settings::{JobPlan, Settings};
 use repo::{Run, RunEnded, RunName, RunOutcome};
 use std::collections::BTreeMap;
@@ -38,7 +37,7 @@ fn job(
 ) -> JobFacts {
     // One that found another under way says nothing of the job; nor does one that a clock wrote which was wrong.
     let is_refused = |run: &Run| run.ended().is_some_and(|run| run.outcome == RunOutcome::Refused);
-    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !is_ahead(run.began(), now));
+    let own = || runs.iter().rev().filter(|(name, run)| name.job() == plan.name && !is_refused(run) && !run.began().is_ahead_of(now));
     // The newest that is over: while it runs again the one before is what is known. One that broke off without a word is over once the same, or
     // another daemon, began another: no daemon does a job twice at a time, and of several one acts; a pod that replaces one has another name.
     // Else when nothing runs so long: what somebody else began may wait for this one.

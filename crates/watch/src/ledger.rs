@@ -1,6 +1,5 @@
 //! The ledger of runs as one who looks again and again remembers it: what was listed once is not listed each time.
 
-use crate::is_ahead;
 use crate::settings::JobPlan;
 use repo::{Reader, RepoError, Run, RunName, RunOutcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +56,7 @@ impl Ledger {
 
     async fn read(&mut self, reader: &Reader, jobs: &[JobPlan], now: Timestamp) -> Result<(), RepoError> {
         // A clock that was wrong once must not hide all that ran since.
-        let (ahead, names): (Vec<&RunName>, Vec<&RunName>) = self.names.iter().rev().partition(|name| is_ahead(name.began(), now));
+        let (ahead, names): (Vec<&RunName>, Vec<&RunName>) = self.names.iter().rev().partition(|name| name.began().is_ahead_of(now));
         let newest = |plan: &JobPlan| -> Vec<RunName> {
             let own = names.iter().copied().filter(|name| name.job() == plan.name);
             own.take(RUNS_OF_A_JOB).cloned().collect()

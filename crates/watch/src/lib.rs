@@ -1,6 +1,5 @@
 //! What is so at this moment, gathered once, and the rules that say what of it somebody must be told.
 
-mod ahead;
 mod capacity;
 mod copy;
 mod disk;
@@ -15,7 +14,6 @@ mod server;
 mod settings;
 mod words;
 
-pub use ahead::is_ahead;
 pub use copy::compare as compare_copies;
 pub use facts::{Facts, Look, Trouble};
 pub use gather::{Ages, Watcher};

@@ -1,12 +1,12 @@
 //! What the repository itself says: its backups and why they are kept, how far its log reaches, its drills, what an audit found.
 
+use crate::Trouble;
 use crate::disk::Disk;
 use crate::facts::{
     BackupFacts, DrillFacts, Drilled, EpochFacts, EstimateFacts, ExpiredFacts, GapFacts, PhaseFacts, RepositoryFacts, ScrubFacts, StoredFacts, Window,
 };
 use crate::ledger::Ledger;
 use crate::settings::Settings;
-use crate::{Trouble, is_ahead};
 use futures::{StreamExt, TryStreamExt};
 use repo::retention::{Reason, RetentionPlan, Verdict};
 use repo::{BackupDocument, Encryption, Epoch, Reader, RepoError, Run, RunName};
@@ -87,7 +87,7 @@ pub(crate) async fn look(
     let mut damaged = Vec::new();
     let (documents, unread) = reader.backups_and_damage().await.map_err(|e| Trouble::of(&e))?;
     damaged.extend(unread.iter().map(Trouble::of));
-    let (ahead, drills): (Vec<_>, Vec<_>) = memory.drills(reader).await?.into_iter().partition(|drill| is_ahead(drill.began, now));
+    let (ahead, drills): (Vec<_>, Vec<_>) = memory.drills(reader).await?.into_iter().partition(|drill| drill.began.is_ahead_of(now));
     let plan = without_damage(memory.plan(reader, settings, &documents, now).await.map(Some), &mut damaged)?;
     let expiry = without_damage(reader.expiry().await, &mut damaged)?.map(|(state, _)| state);
     let epoch = reader.epoch();
@@ -97,7 +97,7 @@ pub(crate) async fn look(
         .map(|document| {
             let verdict = plan.iter().flat_map(|plan| &plan.verdicts).find(|verdict| verdict.backup == document.id);
             let reaches_on = expiry.as_ref().is_none_or(|state| state.reaches_on_from(document));
-            let is_ahead = is_ahead(document.start.time.max(document.stop.time), now);
+            let is_ahead = document.start.time.max(document.stop.time).is_ahead_of(now);
             BackupFacts { is_ahead, ..backup(document, verdict, &drills, reaches_on, is_present(document)) }
         })
         .collect();

@@ -41,8 +41,8 @@ pub const TWINS: &[Twin] = &[
     twin(
         "a backup that is only listed has a place",
         "crates/upkeep/src/places.rs",
-        "None if self.opens => doubt(ManifestReader",
-        "None if self.opens && false => doubt(ManifestReader",
+        "None if self.opens => doubt(opened",
+        "None if self.opens && false => doubt(opened",
         ("e2e_expire", "what_expires_goes_after_its_grace"),
     ),
 ];
