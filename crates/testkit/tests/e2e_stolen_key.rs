@@ -31,6 +31,21 @@ impl Thief {
         })
     }
 
+    fn puts(&self, path: &str, body: &str) {
+        self.runtime.block_on(async {
+            let store = store::open(&self.url, &self.options).expect("open");
+            let path = store::ObjectPath::new(path).expect("a plain path");
+            store.put_new(&path, Bytes::copy_from_slice(body.as_bytes())).await.expect("write");
+        });
+    }
+
+    fn removes(&self, path: &str) {
+        self.runtime.block_on(async {
+            let remover = store::open_remover(&self.url, &self.options).expect("open");
+            remover.remove(&store::ObjectPath::new(path).expect("a plain path")).await.expect("a removal marks it only");
+        });
+    }
+
     /// Puts garbage over each object that `whether` chooses; how many.
     fn overwrites(&self, whether: impl Fn(&str) -> bool) -> usize {
         self.runtime.block_on(async {
@@ -88,20 +103,30 @@ fn a_stolen_credential_cannot_destroy_the_recovery_window() {
     // A snapshot is locked with its pack, its list, its listing and its key; under longer locks all of that is extended.
     bowline.ok(&["packages", "snapshot"]);
     assert_eq!(relocked(), [count + 4, 0]);
-    let config = std::fs::read_to_string(bowline.config()).expect("a configuration");
-    let longer: String = config
-        .lines()
-        .map(|line| if line.starts_with("object_lock_days") { "object_lock_days = 30\n".to_owned() } else { format!("{line}\n") })
-        .collect();
-    std::fs::write(bowline.config(), longer).expect("it can be written");
+    let lock_for = |days: u32| {
+        let config = std::fs::read_to_string(bowline.config()).expect("a configuration");
+        let lines = config.lines().map(|line| if line.starts_with("object_lock_days") { format!("object_lock_days = {days}\n") } else { format!("{line}\n") });
+        std::fs::write(bowline.config(), lines.collect::<String>()).expect("it can be written");
+    };
+    lock_for(30);
     assert_eq!(relocked(), [count + 4, count + 4]);
+    // A listing that says nothing does not let the locks of the others end: they are extended before it is told.
+    let thief = Thief::new(&bowline);
+    for (path, body) in [("full/20260101T020000Z/backup.json", "{}"), ("packages/20260101T020000Z/backup.json", "{\"format\": 99}")] {
+        thief.puts(path, body);
+    }
+    lock_for(90);
+    bowline.fails(&["relock"], 6, "repository-damaged");
+    for path in ["full/20260101T020000Z/backup.json", "packages/20260101T020000Z/backup.json"] {
+        thief.removes(path);
+    }
+    assert_eq!(relocked(), [count + 4, 0]);
     // The server's clock has whole seconds.
     std::thread::sleep(Duration::from_millis(1200));
     let before = SystemClock.now().to_string();
     std::thread::sleep(Duration::from_millis(1200));
 
     // What is written once and was overwritten is read as it was, without being asked to.
-    let thief = Thief::new(&bowline);
     let must_stay = |version: &ObjectVersion| !version.is_removal && !repo::is_unlocked(version.path.as_str());
     let ours: Vec<ObjectVersion> = thief.versions().into_iter().filter(must_stay).collect();
     let count = thief.overwrites(|path| path.starts_with("full/") || path.starts_with("wal/"));

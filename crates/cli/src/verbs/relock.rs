@@ -25,7 +25,7 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
 pub async fn relock(wiring: &Wiring) -> Result<Option<(Extended, u64)>, Fault> {
     let Some(lock) = wiring.object_lock() else { return Ok(None) };
     let door = store::open_versions(&wiring.address(), &wiring.store_options()?)?;
-    let found = wiring.reader().await?.extend_locks(&*door, &lock, SystemClock.now()).await?;
+    let (found, unread) = wiring.reader().await?.extend_locks(&*door, &lock, SystemClock.now()).await?;
     if found.removed > 0 {
         return Err(Fault::of(
             "objects-removed",
@@ -34,6 +34,10 @@ pub async fn relock(wiring: &Wiring) -> Result<Option<(Extended, u64)>, Fault> {
             "Their old versions are in the bucket until their locks end.",
             "Find out who did it, and restore with --repository-as-of a time before (see docs/immutability.md).",
         ));
+    }
+    // The locks of all that can be read are extended by now.
+    if let Some(unread) = unread.into_iter().next() {
+        return Err(unread.into());
     }
     Ok(Some((found, lock.keep.as_secs() / 86_400)))
 }
