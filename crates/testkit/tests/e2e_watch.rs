@@ -71,6 +71,8 @@ fn what_goes_wrong_is_told_within_its_time_and_so_is_its_end() {
     cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a");
     let daemon = bowline.start_daemon();
     wait("protection", Duration::from_secs(90), || bowline.run(&["status"]).code == 0);
+    // One that the outage ends would be tried again in minutes, and be told until then.
+    wait("what follows the first backup", Duration::from_secs(60), || daemon.log().contains("expire ended well"));
 
     watched.sees("repository", 60, || store.down(), || store.up());
     watched.sees("kms", 90, || keeper.down(), || keeper.up());
