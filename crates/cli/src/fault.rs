@@ -25,6 +25,11 @@ impl Fault {
     }
 }
 
+/// The verdict of what was done beside what cannot be read.
+pub fn beside<E: Explain>(unread: Vec<E>) -> Result<(), Fault> {
+    unread.into_iter().next().map_or(Ok(()), |e| Err(e.into()))
+}
+
 impl<E: Explain> From<E> for Fault {
     fn from(e: E) -> Self {
         Self(e.advice(), None)

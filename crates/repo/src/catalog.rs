@@ -6,7 +6,7 @@ use seal::{KeyId, RepositoryId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use store::{Created, ObjectPath};
-use terms::{BackupId, BackupKind, Class, Explain, Lsn, SegmentSize, SystemId, Timeline, Timestamp};
+use terms::{BackupId, BackupKind, Lsn, SegmentSize, SystemId, Timeline, Timestamp};
 
 /// A position in the log and when the server passed it, by the server's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,20 +92,20 @@ impl Reader {
         Ok(found)
     }
 
-    /// [`Reader::backups`] that can be read, and why each damaged one cannot: one bad document says nothing of the others.
+    /// [`Reader::backups`] that can be read, and why each other one cannot: one bad document says nothing of the others.
     pub async fn backups_and_damage(&self) -> Result<(Vec<BackupDocument>, Vec<RepoError>), RepoError> {
         let read = |id| self.backup_if_listed(BackupKind::Full, id);
         let answers: Vec<_> = futures::stream::iter(self.backup_names().await?).map(read).buffered(16).collect().await;
-        let (mut found, mut damaged) = (Vec::new(), Vec::new());
+        let (mut found, mut unread) = (Vec::new(), Vec::new());
         for answer in answers {
             match answer {
                 Ok(backup) => found.extend(backup),
-                Err(e) if e.class() == Class::Damaged => damaged.push(e),
+                Err(e) if e.is_unreadable() => unread.push(e),
                 Err(e) => return Err(e),
             }
         }
         found.sort_by_key(|backup| backup.id);
-        Ok((found, damaged))
+        Ok((found, unread))
     }
 
     /// The names below which backups lie, or attempts at one, oldest first.

@@ -101,6 +101,13 @@ impl RepoError {
     }
 }
 
+impl RepoError {
+    /// Whether a document says nothing to this program: damaged, of another repository, or of a newer format. The others do all the same.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.class() == Class::Damaged || matches!(self, Self::Newer { .. })
+    }
+}
+
 impl Explain for RepoError {
     fn slug(&self) -> &'static str {
         match self {

@@ -48,7 +48,7 @@ impl Reader {
 /// What was read; `None` if it says nothing, which is noted.
 fn if_readable<T>(read: Result<T, RepoError>, unread: &mut Vec<RepoError>) -> Result<Option<T>, RepoError> {
     match read {
-        Err(e @ (RepoError::Document { .. } | RepoError::Newer { .. })) => {
+        Err(e) if e.is_unreadable() => {
             unread.push(e);
             Ok(None)
         }

@@ -81,7 +81,7 @@ fn thing(error: &RestoreError) -> Option<Thing> {
         RestoreError::Pack { backup, .. } | RestoreError::Chunk { backup, .. } | RestoreError::Backup { backup, .. } => Some(Thing::Backup(*backup)),
         RestoreError::HalfRewritten { source, .. } => thing(source),
         RestoreError::Repo(RepoError::Manifest { backup, .. }) => backup.parse().ok().map(Thing::Backup),
-        RestoreError::Repo(RepoError::Document { path, .. }) => at(path),
+        RestoreError::Repo(RepoError::Document { path, .. } | RepoError::Newer { path, .. }) => at(path),
         RestoreError::Repo(RepoError::Object { path, source }) if is_damage(source) => at(path),
         _ => None,
     }

@@ -94,6 +94,38 @@ fn a_flipped_bit_in_a_pack_or_manifest_ends_the_restore_and_is_named() {
     assert_eq!(bowline.restore(&[]).psql(FINGERPRINT), wanted, "all is whole again");
 }
 
+/// Anybody may add one who may write.
+#[test]
+fn a_listing_that_cannot_be_read_hides_none_of_the_others() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 100) i");
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    assert_eq!(receiver.stop(), Some(0));
+    let good = std::fs::read_to_string(bowline.object("/backup.json")).expect("read");
+    let newer = with_digest(&good.replacen("\"format\": 1", "\"format\": 99", 1));
+    assert_ne!(newer, good);
+    for (body, code, slug) in [("no document", 6, "repository-damaged"), (newer.as_str(), 4, "format-newer")] {
+        let folder = bowline.repository().join("full/20260101T020000Z");
+        std::fs::create_dir_all(&folder).expect("make it");
+        std::fs::write(folder.join("backup.json"), body).expect("write it");
+        let listed = bowline.run(&["list"]);
+        assert_eq!((listed.code, listed.error().0), (code, slug), "{listed:#?}");
+        let told = listed.lines.iter().find_map(|line| line.get("result")).expect("what can be read");
+        let count = |name: &str| told[name].as_array().map(Vec::len);
+        assert_eq!((count("backups"), count("unreadable")), (Some(1), Some(1)), "{told:#}");
+        let audited = bowline.run(&["wal", "audit"]);
+        assert_eq!((audited.code, audited.error().0), (code, slug), "{audited:#?}");
+        let told = audited.lines.iter().find_map(|line| line.get("result")).expect("what was done beside it");
+        assert_eq!(told["whole"], true, "{told:#}");
+        bowline.ok(&["runbook"]);
+        bowline.restore_fails(&["--to", "latest"], code, slug);
+        assert_eq!(bowline.restore(&["--to", "latest", "--on-damage", "nearest-backup"]).psql("SELECT count(*) FROM t"), "100");
+        std::fs::remove_dir_all(&folder).expect("remove it");
+    }
+}
+
 #[test]
 fn numbers_in_the_open_that_are_not_those_of_the_sealed_manifest_are_no_backups() {
     let cluster = Cluster::start(newest_major());

@@ -105,7 +105,9 @@ fn a_stolen_credential_cannot_destroy_the_recovery_window() {
     assert_eq!(relocked(), [count + 4, 0]);
     let lock_for = |days: u32| {
         let config = std::fs::read_to_string(bowline.config()).expect("a configuration");
-        let lines = config.lines().map(|line| if line.starts_with("object_lock_days") { format!("object_lock_days = {days}\n") } else { format!("{line}\n") });
+        let lines = config
+            .lines()
+            .map(|line| if line.starts_with("object_lock_days") { format!("object_lock_days = {days}\n") } else { format!("{line}\n") });
         std::fs::write(bowline.config(), lines.collect::<String>()).expect("it can be written");
     };
     lock_for(30);
@@ -145,12 +147,15 @@ fn a_stolen_credential_cannot_destroy_the_recovery_window() {
     }
     bowline.fails(&["list"], 3, "repository-missing");
     let as_of = ["--repository-as-of", before.as_str()];
-    let listed = bowline.ok(&[&["list"], &as_of[..]].concat());
-    assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{listed:#}");
-    let restored = bowline.restore(&[&["--to", "latest"], &as_of[..]].concat());
+    // The thief took away that the garbage was removed, too: it is told, and hides nothing.
+    let listed = bowline.run(&[&["list"], &as_of[..]].concat());
+    assert_eq!((listed.code, listed.error().0), (6, "repository-damaged"), "{listed:#?}");
+    let told = listed.lines.iter().find_map(|line| line.get("result")).expect("what can be read");
+    assert_eq!(told["backups"].as_array().map(Vec::len), Some(1), "{told:#}");
+    let restored = bowline.restore(&[&["--to", "latest", "--on-damage", "nearest-backup"], &as_of[..]].concat());
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "7500");
     drop(restored);
-    bowline.ok(&[&["wal", "audit", "--no-read"], &as_of[..]].concat());
+    bowline.fails(&[&["wal", "audit", "--no-read"], &as_of[..]].concat(), 6, "repository-damaged");
     let refused = bowline.run(&[&["backup"], &as_of[..]].concat());
     assert_eq!(refused.code, 2, "{refused:#?}");
 }

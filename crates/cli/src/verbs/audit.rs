@@ -1,7 +1,7 @@
 //! `bowline wal audit`: whether the stored WAL is whole from the oldest backup on, and what each gap makes unreachable.
 
 use crate::args::{AuditArgs, Common};
-use crate::fault::Fault;
+use crate::fault::{Fault, beside};
 use crate::show::{Printer, duration};
 use crate::wiring::Wiring;
 use capture::{IndexBatch, survey_stored};
@@ -30,8 +30,11 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
             (writer.reader().clone(), Some(writer))
         }
     };
-    let backups = reader.backups().await?;
-    let Some(present) = reader.epoch().filter(|_| !backups.is_empty()) else { return Err(no_backup(&reader)) };
+    let (backups, unlisted) = reader.backups_and_damage().await?;
+    let Some(present) = reader.epoch().filter(|_| !backups.is_empty()) else {
+        beside(unlisted)?;
+        return Err(no_backup(&reader));
+    };
     let mut audited = Vec::new();
     for epoch in &reader.document().epochs {
         let own: Vec<_> = backups.iter().filter(|b| b.system_id == epoch.system_id).cloned().collect();
@@ -101,16 +104,18 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
     let unread: usize = audited.iter().map(|one| one.found.unindexed.len()).sum();
     if !all(Audit::is_proven) {
         printer.say(format!("verdict      NOT PROVEN: no gap, but {unread} segments were not read"));
+        beside(unlisted)?;
         return Ok(ExitCode::FAILURE);
     }
     let each = if audited.len() > 1 { format!(", in each of {} epochs", audited.len()) } else { String::new() };
     printer.say(format!("verdict      whole: every instant in between can be restored{each}"));
+    beside(unlisted)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The gaps in the stored log of every epoch, told for a record. Reads the listing and the index, and no segment.
 pub(super) async fn gaps(reader: &Reader) -> Result<Vec<upkeep::Found>, Fault> {
-    let backups = reader.backups().await?;
+    let (backups, _) = reader.backups_and_damage().await?;
     let mut gaps = Vec::new();
     for epoch in &reader.document().epochs {
         let own: Vec<_> = backups.iter().filter(|b| b.system_id == epoch.system_id).cloned().collect();

@@ -17,7 +17,7 @@ pub async fn run(common: &Common, asked: &InitArgs, printer: &Arc<Printer>) -> R
     let facts = Sql::connect(&wiring.conninfo()?).await?.server_facts().await?;
     // Refused before anybody is asked.
     let former = writer.reader().epoch_before(facts.system_id)?.clone();
-    let backups = writer.reader().backups().await?.iter().filter(|b| b.system_id == former.system_id).count();
+    let backups = writer.reader().backups_and_damage().await?.0.iter().filter(|b| b.system_id == former.system_id).count();
     printer.say(format!("repository   {}", writer.reader().address()));
     printer.say(format!("up to now    cluster {} of PostgreSQL {}, since {}, {backups} backups", former.system_id, former.major, former.since));
     printer.say(format!("from now on  cluster {} of PostgreSQL {}, the server that conninfo names", facts.system_id, facts.major));

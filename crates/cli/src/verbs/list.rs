@@ -1,20 +1,21 @@
 //! `bowline list`.
 
 use crate::args::Common;
-use crate::fault::Fault;
+use crate::fault::{Fault, beside};
 use crate::show::{Printer, bytes};
 use crate::wiring::Wiring;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use std::process::ExitCode;
 use std::sync::Arc;
+use terms::Explain;
 
 pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fault> {
     let reader = Wiring::new(common)?.reader().await?;
-    let backups = reader.backups().await?;
-    if backups.is_empty() {
+    let (backups, unread) = reader.backups_and_damage().await?;
+    if backups.is_empty() && unread.is_empty() {
         printer.say(format!("no backups in {}", reader.address()));
-    } else {
+    } else if !backups.is_empty() {
         // Of one epoch it would say the same in each line.
         let is_mixed = backups.windows(2).any(|pair| pair[0].system_id != pair[1].system_id);
         let mut table = Table::new();
@@ -47,6 +48,11 @@ pub async fn run(common: &Common, printer: &Arc<Printer>) -> Result<ExitCode, Fa
             printer.say(line.trim_end());
         }
     }
-    printer.result(json!({ "repository": reader.address(), "backups": backups }));
+    for e in &unread {
+        printer.say(format!("unreadable   {}", e.in_a_line()));
+    }
+    let unreadable: Vec<String> = unread.iter().map(Explain::in_a_line).collect();
+    printer.result(json!({ "repository": reader.address(), "backups": backups, "unreadable": unreadable }));
+    beside(unread)?;
     Ok(ExitCode::SUCCESS)
 }

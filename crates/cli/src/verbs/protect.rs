@@ -130,7 +130,7 @@ impl Protector<'_> {
         // A receiver that gave its lease back went for good.
         let is_expected = reader.lease(repo::RECEIVER_LEASE).await?.is_some_and(|lease| !lease.released);
         let patience = if is_expected { RETURN_LIMIT } else { Duration::ZERO };
-        let size = reader.backups().await?.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
+        let size = reader.backups_and_damage().await?.0.last().map_or(SegmentSize::DEFAULT, |newest| newest.segment_bytes);
         let mut own = None;
         let begun = Instant::now();
         let limit = ARRIVAL_LIMIT + wal.lease_ttl.unwrap_or(LEASE_TTL);

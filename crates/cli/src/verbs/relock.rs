@@ -1,7 +1,7 @@
 //! `bowline relock`: extends the locks of what is still needed before they end. `bowline backup` does the same each time.
 
 use crate::args::Common;
-use crate::fault::Fault;
+use crate::fault::{Fault, beside};
 use crate::show::Printer;
 use crate::wiring::Wiring;
 use serde_json::json;
@@ -36,8 +36,6 @@ pub async fn relock(wiring: &Wiring) -> Result<Option<(Extended, u64)>, Fault> {
         ));
     }
     // The locks of all that can be read are extended by now.
-    if let Some(unread) = unread.into_iter().next() {
-        return Err(unread.into());
-    }
+    beside(unread)?;
     Ok(Some((found, lock.keep.as_secs() / 86_400)))
 }

@@ -52,7 +52,7 @@ pub async fn keep(wiring: &Wiring, writer: &Writer, major: u32) -> Result<(), Fa
 async fn own_names(common: &Common) -> Result<Names, Fault> {
     let wiring = Wiring::new(common)?;
     let reader = wiring.reader().await?;
-    let newest = reader.backups().await?.pop();
+    let newest = reader.backups_and_damage().await?.0.pop();
     let major = match &newest {
         Some(backup) => backup.major,
         None => Sql::connect(&wiring.conninfo()?).await?.major(),
