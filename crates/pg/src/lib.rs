@@ -73,7 +73,7 @@ pub use running::{is_ready_by, pid_file_text, server_running_in, start_normally,
 pub use server_error::{Peer, ServerError};
 pub use slot_guard::{DiskSpace, SlotGuard, WalWritten};
 pub use slot_verdict::SlotExpectation;
-pub use sql::{BackupStopped, Sql};
+pub use sql::{BackupStopped, Sql, all_closed};
 pub use stream::{StreamEvent, WalStream};
 pub use supervisor::systemd_unit_of;
 pub use sync_names::{Method, Rank, SyncNames, SyncNamesError};

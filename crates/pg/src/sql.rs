@@ -9,7 +9,8 @@ use crate::tls::client_config;
 use crate::{Peer, PgError, ServerError};
 use std::error::Error as _;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 use terms::{Lsn, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -27,6 +28,34 @@ pub struct Sql {
     version: String,
     /// Why the connection ended, once it has.
     ended: watch::Receiver<Option<String>>,
+}
+
+/// How many sessions of this process have not ended.
+static OPEN: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+
+/// One of them.
+struct Open;
+
+impl Open {
+    fn new() -> Self {
+        OPEN.send_modify(|open| *open += 1);
+        Self
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        OPEN.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Returns when every session that was dropped has taken leave of its server, at the latest after `limit`. A process that ends before is
+/// told of in the server's log as `FATAL: connection to client lost`, as if something had gone wrong.
+pub async fn all_closed(limit: Duration) {
+    let mut open = OPEN.subscribe();
+    let none = tokio::time::timeout(limit, open.wait_for(|open| *open == 0));
+    // One that does not end in time is the server's affair.
+    drop(none.await);
 }
 
 /// What pg_backup_stop gives.
@@ -304,7 +333,9 @@ where
 {
     let version = admit(info, address, |name| connection.parameter(name))?;
     let (tell, ended) = watch::channel(None);
+    let open = Open::new();
     tokio::spawn(async move {
+        let _open = open;
         let why = match connection.await {
             Ok(()) => "the session was closed".to_owned(),
             Err(error) => said(&error),

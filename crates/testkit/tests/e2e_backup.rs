@@ -203,3 +203,24 @@ fn a_second_backup_is_refused_while_one_is_made_and_need_not_wait_for_one_that_w
     assert!(slow.log().contains("lease-lost"), "{}", slow.log());
     assert_eq!(bowline.ok(&["list"])["backups"].as_array().map(Vec::len), Some(1));
 }
+
+/// The server would log a failure for each command that ended before its sessions did.
+#[test]
+fn no_command_leaves_its_server_behind_with_a_lost_connection() {
+    let cluster = Cluster::start(newest_major());
+    let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
+    let receiver = bowline.receive();
+    bowline.ok(&["backup"]);
+    // It is a race, which a busy host loses more often.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..15).for_each(|_| drop(bowline.run(&["status"]))));
+        }
+    });
+    bowline.run(&["check"]);
+    let log = cluster.log();
+    drop(receiver);
+    let lost: Vec<&str> =
+        log.lines().filter(|line| line.contains("client lost") || line.contains("Broken pipe") || line.contains("reset by peer")).collect();
+    assert!(lost.is_empty(), "{lost:#?}");
+}

@@ -156,6 +156,9 @@ enum Threads {
     Few,
 }
 
+/// How long the servers' answers to the sessions' farewells are waited for.
+const LEAVE_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Runs asynchronous work on a runtime made for it. Few threads: the heavy lifting has threads of its own.
 pub fn with_runtime<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     with_threads(Threads::Few, work)
@@ -172,7 +175,11 @@ fn with_threads<T>(threads: Threads, work: impl Future<Output = Result<T, Fault>
     };
     let runtime = runtime
         .map_err(|e| Fault::of("no-runtime", terms::Class::Refused, "cannot start threads", format!("{e}."), "Look at ulimit -u and ulimit -n."))?;
-    let outcome = runtime.block_on(work);
+    let outcome = runtime.block_on(async {
+        let outcome = work.await;
+        pg::all_closed(LEAVE_LIMIT).await;
+        outcome
+    });
     // Work that hangs in a system call must not keep the command from ending.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     outcome
