@@ -15,8 +15,13 @@ impl Session<'_> {
     pub(crate) async fn take_slot(&mut self, connection: &mut Replication) -> Result<Option<(Timeline, Lsn)>, CaptureError> {
         let name = self.options.slot.name();
         let is_temporary = matches!(self.options.slot, Slot::Temporary(_));
-        let mut made = connection.create_slot(name, is_temporary).await?;
+        // Asked first: to make one that is there is an error in the server's log.
         let mut held = connection.read_slot(name).await?;
+        let mut made = SlotCreated::AlreadyThere;
+        if held.is_none() {
+            made = connection.create_slot(name, is_temporary).await?;
+            held = connection.read_slot(name).await?;
+        }
         // One that holds what was just found missing is lost, too, although the server did not get round to saying so.
         let is_refused = std::mem::take(&mut self.slot_is_refused);
         let is_lost = |slot: SlotPosition| is_refused || slot.restart.is_none_or(|at| self.gap.as_ref().is_some_and(|(_, from, _)| at <= *from));

@@ -2,7 +2,7 @@
 
 use crate::args::Common;
 use crate::fault::Fault;
-use crate::show::{Printer, bytes, duration};
+use crate::show::{Printer, bytes, counted, duration};
 use crate::watching::{self, WiredDoors};
 use alerts::{Alert, CHANNEL_DEAD, State};
 use serde_json::json;
@@ -144,7 +144,7 @@ fn show_epoch(epoch: &EpochFacts, repository: &RepositoryFacts, printer: &Printe
     let but = hole.map_or_else(String::new, |segment| format!(", but nothing that needs segment {segment}, which is missing"));
     printer.say(format!("restorable   from {from} ({lsn}){until}{but}{whose}"));
     if epoch.backups_alone > 0 {
-        printer.say(format!("{:12} and {} older backups, each to its own end", "", epoch.backups_alone));
+        printer.say(format!("{:12} and {}, each to its own end", "", counted(epoch.backups_alone, "older backup")));
     }
 }
 

@@ -110,7 +110,8 @@ function recovery(now) {
   const until = window && window.until ? time(window.until) : null;
   const hole = repository.stored?.hole;
   const but = repository.gaps.length ? `, but not ${many(repository.gaps.length, "gap")}` : hole ? `, but nothing that needs segment ${hole}, which is missing` : "";
-  set($("window-words"), window ? `Any instant from ${short(time(window.from))}${until ? ` to ${stamp(until)}` : " on"} UTC${but}, and ${many(repository.backups.filter((b) => !b.reaches_on).length, "older backup")} at their own ends.` : "Nothing yet: there is no backup of the present cluster.");
+  const alone = repository.backups.filter((backup) => !backup.reaches_on).length;
+  set($("window-words"), window ? `Any instant from ${short(time(window.from))}${until ? ` to ${stamp(until)}` : " on"} UTC${but}${alone ? `, and ${many(alone, "older backup")} at ${alone === 1 ? "its own end" : "their own ends"}` : ""}.` : "Nothing yet: there is no backup of the present cluster.");
   const gaps = repository.gaps.map((gap) => ({ from: time(gap.from) ?? first, until: time(gap.until) ?? at, what: gap.what }));
   timeline.show({
     start: window ? time(window.from) - (at - time(window.from)) * 0.06 : first, from: first - (at - first) * 0.02, to: at, reach: window ? [time(window.from), until ?? at] : null, gaps, words: (ms) => `${stamp(ms)} UTC`,
