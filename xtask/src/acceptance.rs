@@ -176,7 +176,8 @@ impl Ran {
             } else if let Some((before, ended)) = line.rsplit_once(" ... ") {
                 // Something that a child of a test printed without an end of line may stand before it.
                 let mut words = before.rsplit(' ');
-                if let (Some(name), Some("test")) = (words.next(), words.next()) {
+                let is_test = |word: &str| word.strip_suffix("test").is_some_and(|before| !before.ends_with(char::is_alphanumeric));
+                if let (Some(name), true) = (words.next(), words.next().is_some_and(is_test)) {
                     let ended = ended.split([',', ' ']).next().unwrap_or_default().to_owned();
                     ran.tests.entry((program.clone(), name.to_owned())).or_default().push(ended);
                 }
@@ -229,7 +230,7 @@ mod tests {
     const OUTPUT: &str = "     Running unittests src/lib.rs (target/debug/deps/watch-00aa)\n\
         test jobs::tests::late ... ok\n\
              Running tests/e2e_one.rs (target/debug/deps/e2e_one-0f)\n\
-        test kept::a_thing ... ok\ntest slow ... ignored, takes minutes\nsaid by a childtest other ... ok\nnoise: test broken ... FAILED\n\
+        test kept::a_thing ... ok\ntest slow ... ignored, takes minutes\nsaid by a childtest other ... ok\nnoise: test broken ... FAILED\nto start....test dotted ... ok\n done\n\
              Running tests/e2e_two.rs (target/debug/deps/e2e_two-0f)\n\
         test moved ... ok\n\
         bowline restore --to T                         7.1 s    37.9 MiB/s\n\
@@ -271,6 +272,7 @@ mod tests {
         }
         // A child that leaves its line open hides nothing that stands behind a word of its own.
         assert_eq!(faults("| A | `e2e_one::other` | x | – |\n", false).len(), 1, "no word of its own");
+        assert_eq!(faults("| A | `e2e_one::dotted` | x | – |\n", false), Vec::<String>::new(), "pg_ctl's dots are no part of a word");
         assert_eq!(faults("| A | `e2e_one::slow` (long form) | x | – |\n", false), Vec::<String>::new());
         assert_eq!(faults("| A | `e2e_one::slow` (long form) | x | – |\n", true).len(), 1);
     }

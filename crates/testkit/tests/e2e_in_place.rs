@@ -102,7 +102,7 @@ fn configuration_outside_the_data_directory_comes_back_with_it() {
         .arg(cluster.home().join("log-outside"))
         .arg("-o")
         .arg(format!("-c config_file={}/postgresql.conf", etc.display()));
-    assert!(start.status().expect("run pg_ctl").success(), "{}", cluster.log());
+    assert!(start.stdout(std::process::Stdio::null()).status().expect("run pg_ctl").success(), "{}", cluster.log());
 
     let bowline = Bowline::new(&cluster, RepositoryKind::Folder);
     cluster.psql("CREATE TABLE t AS SELECT 42 AS a");

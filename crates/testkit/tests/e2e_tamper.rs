@@ -315,7 +315,7 @@ fn another_minor_release_restores_what_the_first_one_backed_up() {
     // The other way, in place: the service ran on the older release, and its host was given the newer one.
     cluster.pg_ctl_stop(true);
     let log = cluster.home().join("log-older");
-    let started = cluster.older_bin("pg_ctl").args(["start", "-w", "-l"]).arg(&log).status().expect("run pg_ctl");
+    let started = cluster.older_bin("pg_ctl").args(["start", "-w", "-l"]).arg(&log).stdout(std::process::Stdio::null()).status().expect("run pg_ctl");
     assert!(started.success(), "{}", fs::read_to_string(&log).unwrap_or_default());
     assert_eq!(cluster.psql("SHOW server_version"), older);
     let backup = bowline.ok(&["backup"]);
