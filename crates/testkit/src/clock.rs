@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use terms::{Clock, SystemClock, Timestamp};
 
-/// How long a program may go on with the offset it read last.
+/// After how many whole seconds a program reads the offset anew: libfaketime does when more than this many have begun since, so it may go on with
+/// the old one for nearly twice as long. A forked server process has its parent's memory of it.
 const CACHED: Duration = Duration::from_secs(1);
 
 /// A wall clock of its own for the programs that get its environment.
@@ -51,7 +52,7 @@ impl MovedClock {
     /// Moves the clock, forward or back; returns when every program goes by it.
     pub fn set(&self, time: &str) {
         self.write(time);
-        std::thread::sleep(CACHED + Duration::from_millis(200));
+        std::thread::sleep(CACHED * 2 + Duration::from_millis(200));
     }
 
     fn write(&self, time: &str) {
