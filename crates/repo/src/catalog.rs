@@ -4,7 +4,7 @@ use crate::{Encryption, Reader, RepoError, Writer, document, layout};
 use futures::{StreamExt, TryStreamExt};
 use seal::{KeyId, RepositoryId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use store::{Created, ObjectPath};
 use terms::{BackupId, BackupKind, Lsn, SegmentSize, SystemId, Timeline, Timestamp};
 
@@ -94,18 +94,8 @@ impl Reader {
 
     /// [`Reader::backups`] that can be read, and why each other one cannot: one bad document says nothing of the others.
     pub async fn backups_and_damage(&self) -> Result<(Vec<BackupDocument>, Vec<RepoError>), RepoError> {
-        let read = |id| self.backup_if_listed(BackupKind::Full, id);
-        let answers: Vec<_> = futures::stream::iter(self.backup_names().await?).map(read).buffered(16).collect().await;
-        let (mut found, mut unread) = (Vec::new(), Vec::new());
-        for answer in answers {
-            match answer {
-                Ok(backup) => found.extend(backup),
-                Err(e) if e.is_unreadable() => unread.push(e),
-                Err(e) => return Err(e),
-            }
-        }
-        found.sort_by_key(|backup| backup.id);
-        Ok((found, unread))
+        let (found, unread) = readable(self.backup_names().await?, |id| self.backup_if_listed(BackupKind::Full, id)).await?;
+        Ok((found.into_values().collect(), unread.into_values().collect()))
     }
 
     /// The names below which backups lie, or attempts at one, oldest first.
@@ -129,6 +119,24 @@ impl Reader {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// What each of these names lists, as far as it can be read, and why each other one cannot. A name that lists nothing is in neither.
+pub(crate) async fn readable<T, F: Future<Output = Result<Option<T>, RepoError>>>(
+    names: Vec<BackupId>,
+    read: impl Fn(BackupId) -> F,
+) -> Result<(BTreeMap<BackupId, T>, BTreeMap<BackupId, RepoError>), RepoError> {
+    let answers: Vec<_> = futures::stream::iter(names.iter().copied().map(read)).buffered(16).collect().await;
+    let (mut found, mut unread) = (BTreeMap::new(), BTreeMap::new());
+    for (name, answer) in names.into_iter().zip(answers) {
+        match answer {
+            Ok(None) => {}
+            Ok(Some(listed)) => drop(found.insert(name, listed)),
+            Err(e) if e.is_unreadable() => drop(unread.insert(name, e)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((found, unread))
 }
 
 impl Writer {

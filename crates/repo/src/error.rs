@@ -99,9 +99,7 @@ impl RepoError {
     pub(crate) fn object(path: impl ToString) -> impl FnOnce(SealError) -> Self {
         move |source| Self::Object { path: path.to_string(), source }
     }
-}
 
-impl RepoError {
     /// Whether a document says nothing to this program: damaged, of another repository, or of a newer format. The others do all the same.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.class() == Class::Damaged || matches!(self, Self::Newer { .. })

@@ -1,5 +1,6 @@
 //! Which objects must stay locked: all that a listed backup or snapshot needs, and the log.
 
+use crate::catalog::readable;
 use crate::layout::{CONFIGURATIONS, backup_folder, is_replaced, repository};
 use crate::{Reader, RepoError};
 use std::collections::BTreeSet;
@@ -13,21 +14,14 @@ impl Reader {
     /// all the same, and of snapshots every one, since nobody knows what it refers to. One bad listing must not let the others' locks end.
     pub async fn extend_locks(&self, door: &dyn Versions, lock: &ObjectLock, now: Timestamp) -> Result<(Extended, Vec<RepoError>), RepoError> {
         let mut prefixes = vec![repository().to_string(), "keys/".into(), format!("{CONFIGURATIONS}/"), "wal/".into()];
-        let mut unread = Vec::new();
-        for id in self.backup_names().await? {
-            if if_readable(self.backup_if_listed(BackupKind::Full, id).await, &mut unread)?.is_none_or(|found| found.is_some()) {
-                prefixes.push(format!("{}/", backup_folder(BackupKind::Full, id)));
-            }
-        }
+        let (backups, unread) = readable(self.backup_names().await?, |id| self.backup_if_listed(BackupKind::Full, id)).await?;
+        prefixes.extend(backups.keys().chain(unread.keys()).map(|id| format!("{}/", backup_folder(BackupKind::Full, *id))));
         let names = self.snapshot_names().await?;
-        let (mut listed, mut needed) = (BTreeSet::new(), BTreeSet::new());
-        for id in &names {
-            match if_readable(self.snapshot_if_listed(*id).await, &mut unread)? {
-                Some(None) => continue,
-                Some(Some(snapshot)) => needed.extend(snapshot.needs),
-                None => needed.extend(&names),
-            }
-            listed.insert(*id);
+        let (snapshots, unread_snapshots) = readable(names.clone(), |id| self.snapshot_if_listed(id)).await?;
+        let listed: BTreeSet<BackupId> = snapshots.keys().chain(unread_snapshots.keys()).copied().collect();
+        let mut needed: BTreeSet<BackupId> = snapshots.values().flat_map(|snapshot| &snapshot.needs).copied().collect();
+        if !unread_snapshots.is_empty() {
+            needed.extend(names);
         }
         let folder = |id: &BackupId| backup_folder(BackupKind::Packages, *id);
         prefixes.extend(listed.iter().map(|id| format!("{}/", folder(id))));
@@ -41,17 +35,6 @@ impl Reader {
             // Of the log expiry removes; of a listed backup nobody does.
             all.removed += if prefix.starts_with("wal/") || prefix.starts_with("keys/") { 0 } else { found.removed };
         }
-        Ok((all, unread))
-    }
-}
-
-/// What was read; `None` if it says nothing, which is noted.
-fn if_readable<T>(read: Result<T, RepoError>, unread: &mut Vec<RepoError>) -> Result<Option<T>, RepoError> {
-    match read {
-        Err(e) if e.is_unreadable() => {
-            unread.push(e);
-            Ok(None)
-        }
-        read => read.map(Some),
+        Ok((all, unread.into_values().chain(unread_snapshots.into_values()).collect()))
     }
 }

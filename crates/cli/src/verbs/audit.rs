@@ -102,15 +102,15 @@ pub async fn run(common: &Common, asked: &AuditArgs, printer: &Arc<Printer>) -> 
         verdict(&one.known, &one.found)?;
     }
     let unread: usize = audited.iter().map(|one| one.found.unindexed.len()).sum();
-    if !all(Audit::is_proven) {
+    let is_proven = all(Audit::is_proven);
+    if is_proven {
+        let each = if audited.len() > 1 { format!(", in each of {} epochs", audited.len()) } else { String::new() };
+        printer.say(format!("verdict      whole: every instant in between can be restored{each}"));
+    } else {
         printer.say(format!("verdict      NOT PROVEN: no gap, but {unread} segments were not read"));
-        beside(unlisted)?;
-        return Ok(ExitCode::FAILURE);
     }
-    let each = if audited.len() > 1 { format!(", in each of {} epochs", audited.len()) } else { String::new() };
-    printer.say(format!("verdict      whole: every instant in between can be restored{each}"));
     beside(unlisted)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_proven { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The gaps in the stored log of every epoch, told for a record. Reads the listing and the index, and no segment.
